@@ -1,0 +1,75 @@
+"""Pure box arithmetic on numpy arrays: xyxy, pixels, 0-based, half-open."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Boxes = NDArray[np.float32]
+
+
+def area(boxes: Boxes) -> NDArray[np.float32]:
+    """Areas of `(N, 4)` boxes, square pixels; degenerate boxes have 0.
+
+    Returns:
+        `(N,)` float32.
+    """
+    sides = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None)
+    return (sides[:, 0] * sides[:, 1]).astype(np.float32)
+
+
+def clip(boxes: Boxes, window: tuple[float, float, float, float]) -> Boxes:
+    """Clip boxes to a window.
+
+    Args:
+        boxes: `(N, 4)`; N may be 0.
+        window: x1, y1, x2, y2.
+
+    Returns:
+        `(N, 4)`, a new array; boxes fully outside come back with zero area.
+    """
+    x1, y1, x2, y2 = window
+    low = np.array([x1, y1, x1, y1], dtype=np.float32)
+    high = np.array([x2, y2, x2, y2], dtype=np.float32)
+    return np.clip(boxes, low, high).astype(np.float32)
+
+
+def iou(a: NDArray[np.float64], b: NDArray[np.float64], extra: float = 0.0) -> NDArray[np.float64]:
+    """Intersection over union of every pair.
+
+    Args:
+        a: `(N, 4)`.
+        b: `(M, 4)`.
+        extra: Added to every width and height; 1 for VOC's inclusive pixels.
+
+    Returns:
+        `(N, M)` float64; 0 where both boxes are empty.
+    """
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    inter = np.clip(high - low + extra, 0, None).prod(-1)
+    area_a = (a[:, 2:] - a[:, :2] + extra).prod(-1)
+    area_b = (b[:, 2:] - b[:, :2] + extra).prod(-1)
+    union = area_a[:, None] + area_b[None, :] - inter
+    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+
+
+def fault(box: Boxes, size: tuple[int, int]) -> str | None:
+    """What makes one box unusable.
+
+    Args:
+        box: `(4,)`.
+        size: Height and width of its image, pixels; zeros where unknown.
+
+    Returns:
+        Why, in a few words; None if the box is good.
+    """
+    if not np.isfinite(box).all():
+        return "a coordinate is not finite"
+    x1, y1, x2, y2 = box.tolist()
+    if x2 <= x1 or y2 <= y1:
+        return "no width or no height"
+    height, width = size
+    if x2 <= 0 or y2 <= 0 or (height and y1 >= height) or (width and x1 >= width):
+        return f"outside the image of {width}x{height}"
+    return None

@@ -1,0 +1,393 @@
+"""From a configuration to objects: data, network, schedule, task, trainer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from detector.config import Config, DataConfig, parse
+from detector.data import trees
+from detector.data.voc import LAYOUT, read_voc
+from detector.finetune.schedule import Phase, Schedule
+from detector.types import AnnotatedImages, ClassMap, RequestError
+
+if TYPE_CHECKING:  # torch and lightning take seconds to import: a wrong request is refused before
+    import lightning.pytorch as pl
+
+    from detector.data.datamodule import DetectionDataModule
+    from detector.task import DetectionTask
+
+log = logging.getLogger(__name__)
+
+RUN_KEYS = ("output_dir", "overrides")
+# Keys that say what a verb does, which a checkpoint's configuration must not answer.
+VERB_KEYS = ("name", "ckpt", "split", "source", "score_threshold")
+
+
+def check_request(verb: str, cfg: DictConfig) -> None:
+    """Refuse a request that cannot be carried out, before anything is written.
+
+    Args:
+        verb: `train`, `evaluate` or `predict`.
+        cfg: As composed.
+
+    Raises:
+        RequestError: Naming the key, file or box.
+    """
+    config = resolve(verb, cfg)
+    if verb == "predict":
+        source_files(config.source or "")
+        return
+    check_finetune(config)
+    _, classes = read_data(config.data, config.seed, keep=True)
+    if config.ckpt:
+        known = checkpoint_classes(read_checkpoint(checkpoint_path(verb, config.ckpt)))
+        if known != classes:
+            raise RequestError(
+                f"ckpt={config.ckpt} knows the classes {', '.join(known.names)}, "
+                f"but the data have {', '.join(classes.names)}"
+            )
+
+
+def resolve(verb: str, cfg: DictConfig) -> Config:
+    """The configuration in force.
+
+    Without a checkpoint, what was composed. With one, what the checkpoint was trained with, except
+    for the keys and groups that were typed; an experiment typed stands for all of its keys.
+
+    Args:
+        verb: `train`, `evaluate` or `predict`.
+        cfg: As composed, with `overrides`.
+    """
+    typed = [o.lstrip("+~").split("=")[0] for o in cfg.overrides]
+    values = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in RUN_KEYS])
+    if not values.ckpt or "experiment" in typed:
+        return parse(values)
+    saved = OmegaConf.create(read_checkpoint(checkpoint_path(verb, values.ckpt))["config"])
+    for key in {key.split("@")[0].replace("/", ".") for key in typed} | set(VERB_KEYS):
+        value = OmegaConf.select(values, key)
+        if value is not None or OmegaConf.select(saved, key) is not None:
+            OmegaConf.update(saved, key, value, merge=False)
+    return parse(saved)
+
+
+def checkpoint_path(verb: str, ckpt: str) -> Path:
+    """The file that `ckpt` means: of a run folder, the last to go on from, the best to use.
+
+    Raises:
+        RequestError: If there is none, or the file is no checkpoint.
+    """
+    path = Path(ckpt)
+    if path.is_dir():
+        path = path / "checkpoints" / ("last.ckpt" if verb == "train" else "best.ckpt")
+        if not path.is_file():
+            raise RequestError(f"ckpt={ckpt}: not the folder of a run: it has no {path}")
+    if not path.is_file():
+        raise RequestError(f"ckpt={ckpt}: no such file or folder")
+    if not zipfile.is_zipfile(path):
+        raise RequestError(f"ckpt={ckpt}: not a checkpoint")
+    return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Our part of a checkpoint, as data: nothing in the file is executed.
+
+    Returns:
+        `config` and `classes`.
+
+    Raises:
+        RequestError: If it is not one of ours.
+    """
+    ours = load_checkpoint(path).get("detector")
+    if not isinstance(ours, dict) or not {"config", "classes"} <= ours.keys():
+        raise RequestError(f"ckpt={path}: not a checkpoint of detector.train")
+    return ours
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint file's content, tensors mapped from the file."""
+    import pickle
+
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+        raise RequestError(f"ckpt={path}: not a checkpoint of plain weights") from error
+    if not isinstance(content, dict):
+        raise RequestError(f"ckpt={path}: not a checkpoint of detector.train")
+    return content
+
+
+def checkpoint_classes(ours: dict[str, Any]) -> ClassMap:
+    """The classes a checkpoint was trained on."""
+    return ClassMap(tuple(ours["classes"]["names"]), tuple(ours["classes"]["ids"]))
+
+
+# What the check of a request has read, until the run takes it.
+_kept: dict[str, tuple[dict[str, AnnotatedImages], ClassMap]] = {}
+
+
+def read_data(
+    data: DataConfig, seed: int, *, keep: bool = False
+) -> tuple[dict[str, AnnotatedImages], ClassMap]:
+    """Read the annotations of all splits.
+
+    Args:
+        data: Which.
+        seed: Of the choice of validation images, where no split file makes it.
+        keep: Remember the answer for the next call.
+
+    Returns:
+        `train`, `val` and, where there is one, `test`; and the classes.
+    """
+    key = f"{seed} {data}"
+    answer = _kept.pop(key, None) or _read_data(data, seed)
+    if keep:
+        _kept[key] = answer
+    return answer
+
+
+def _read_data(data: DataConfig, seed: int) -> tuple[dict[str, AnnotatedImages], ClassMap]:
+    named = {k: v for k, v in vars(data.splits).items() if v}
+    if data.format == "trees" and data.root is None:
+        root = trees.prepare()
+    elif data.root is None:
+        raise RequestError(f"data.root= is required: the folder of your data; {LAYOUT}")
+    else:
+        root = Path(data.root)
+        if data.download:
+            download_voc(root, [part for parts in named.values() for part in parts])
+        elif not root.is_dir() and "VOC2007/trainval" in data.splits.train:
+            raise RequestError(
+                f"data.root={root.resolve()}: no such folder; expected VOCdevkit/VOC2007 and "
+                "VOCdevkit/VOC2012 in it, or fetch them with data.download=true (3 GB)"
+            )
+    images, classes = read_voc(root, named, data.classes)
+    if "val" not in images:
+        images = _hold_out(images, data.val_fraction, seed)
+    for name, split in images.items():
+        if not (~split.ignore).any():
+            raise RequestError(f"{root}: the split {name!r} has no boxes to learn or to find")
+    return images, classes
+
+
+def _hold_out(
+    images: dict[str, AnnotatedImages], fraction: float, seed: int
+) -> dict[str, AnnotatedImages]:
+    """Take a validation split out of the training images, by seed."""
+    train = images["train"]
+    count = max(1, round(fraction * len(train)))
+    if count >= len(train):
+        raise RequestError(f"{len(train)} training images are too few to hold {count} out for val")
+    order = np.random.default_rng(seed).permutation(len(train))
+    return {
+        **images,
+        "train": train.subset(np.sort(order[count:])),
+        "val": train.subset(np.sort(order[:count])),
+    }
+
+
+def download_voc(root: Path, parts: Sequence[str]) -> None:
+    """Fetch the VOC years that split names ask for, through torchvision.
+
+    Args:
+        root: The folder that gets `VOCdevkit/`.
+        parts: Such as `VOC2007/trainval`; other names are left alone.
+
+    Raises:
+        RequestError: If it cannot be fetched.
+    """
+    from torchvision.datasets import VOCDetection
+
+    for part in parts:
+        year, _, name = part.partition("/")
+        if not year.startswith("VOC") or (root / "VOCdevkit" / part).exists():
+            continue
+        if (root / "VOCdevkit" / year / "ImageSets" / "Main" / f"{name}.txt").is_file():
+            continue
+        root.mkdir(parents=True, exist_ok=True)
+        image_set = "test" if name == "test" else "trainval"
+        try:
+            VOCDetection(root, year=year[3:], image_set=image_set, download=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise RequestError(f"data.download=true: cannot fetch {part}: {error}") from error
+
+
+def source_files(source: str) -> list[Path]:
+    """The image files that `source` means, sorted.
+
+    Raises:
+        RequestError: If there is nothing there.
+    """
+    from detector.data.voc import SUFFIXES
+
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise RequestError(f"source={source}: no such file or folder")
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise RequestError(f"source={source}: no images in it ({', '.join(SUFFIXES)})")
+    return files
+
+
+GROUPS = ("stem", "layer1", "layer2", "layer3", "layer4", "neck", "head")
+
+
+def check_finetune(config: Config) -> Schedule:
+    """The schedule, checked against the groups that every network has."""
+    phases = [
+        Phase(p.name, tuple(p.train), p.lr_factor, p.epochs, p.warmup_steps, p.final_factor)
+        for p in config.finetune.phases
+    ]
+    return Schedule(phases, GROUPS, config.trainer.max_epochs)
+
+
+def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> DetectionTask:
+    """The network in its LightningModule.
+
+    Args:
+        config: The run's.
+        classes: The data's.
+        pretrained: Load the weights that `model.weights` names; False where a checkpoint follows.
+    """
+    import torch
+
+    from detector.config import plain
+    from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
+    from detector.task import DetectionTask, OptimiserOptions
+
+    numbers = {
+        k: tuple(v) if isinstance(v, list) else v
+        for k, v in vars(config.model).items()
+        if k != "weights"
+    }
+    # The new layers' weights are a function of the seed alone.
+    torch.manual_seed(config.seed)
+    network = build_faster_rcnn(
+        config.backbone.name,
+        len(classes),
+        imagenet=pretrained and config.model.weights == "imagenet",
+        norm=config.finetune.norm,  # type: ignore[arg-type]  # checked by FinetuneConfig
+        options=FasterRCNNOptions(**numbers),
+    )
+    optim = config.optim
+    options = OptimiserOptions(optim.name, optim.momentum, optim.weight_decay)
+    return DetectionTask(network, classes, options, plain(config), config.seed)
+
+
+def load_task(verb: str, config: Config) -> DetectionTask:
+    """The task of a checkpoint, with its weights."""
+    assert config.ckpt is not None
+    path = checkpoint_path(verb, config.ckpt)
+    task = build_task(config, checkpoint_classes(read_checkpoint(path)), pretrained=False)
+    load_weights(task, path)
+    return task
+
+
+def load_weights(task: DetectionTask, path: Path) -> None:
+    """Put a checkpoint's weights into a task.
+
+    Raises:
+        RequestError: If they do not fit.
+    """
+    try:
+        task.load_state_dict(load_checkpoint(path)["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RequestError(f"ckpt={path}: its weights do not fit the model ({reason})") from error
+
+
+def build_datamodule(config: Config, images: dict[str, AnnotatedImages]) -> DetectionDataModule:
+    """The loaders."""
+    import torch
+
+    from detector.data.datamodule import DetectionDataModule, LoaderOptions
+
+    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    workers = config.data.workers
+    if workers is None:
+        workers = min(8, os.cpu_count() or 1) if on_gpu else 0
+    options = LoaderOptions(
+        image_size=config.data.image_size,
+        batch_size=config.data.batch_size,
+        workers=workers,
+        steps=config.augment.steps,
+        min_visibility=config.augment.min_visibility,
+        seed=config.seed,
+        pin_memory=on_gpu,
+    )
+    return DetectionDataModule(images, options)
+
+
+def build_trainer(
+    config: Config, folder: Path, callbacks: Sequence[pl.Callback] = (), epochs: int = 1
+) -> pl.Trainer:
+    """Lightning's trainer, quiet: our callbacks speak.
+
+    Args:
+        config: The run's.
+        folder: Where it may write.
+        callbacks: Ours.
+        epochs: Of the schedule.
+    """
+    import lightning.pytorch as pl
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # Small data on a laptop is loaded in the training process by choice.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Frozen stages are in evaluation mode by design.
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
+    # Between Lightning 2.6 and torch's newest release; neither is ours.
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+    settings = config.trainer
+    return pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        precision=precision(settings.precision, settings.accelerator),  # type: ignore[arg-type]
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=any("Checkpoint" in type(c).__name__ for c in callbacks),
+        # A score of an untrained model must never become the best.
+        num_sanity_val_steps=0,
+        # `KeyedSampler` deals the images out itself.
+        use_distributed_sampler=False,
+        gradient_clip_val=config.optim.clip_norm,
+        limit_train_batches=settings.limit_train_batches,
+        limit_val_batches=settings.limit_val_batches,
+        limit_test_batches=settings.limit_test_batches,
+    )
+
+
+def precision(name: str, accelerator: str) -> str:
+    """What `trainer.precision` means on this machine.
+
+    Args:
+        name: `auto`, or one of Lightning's names.
+        accelerator: `trainer.accelerator`.
+    """
+    import torch
+
+    if name != "auto":
+        return name
+    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    # Without instructions of its own for it, a CPU is slower in bf16 than in float32.
+    has = torch.cpu.get_capabilities()
+    return "bf16-mixed" if has.get("avx512_bf16") or has.get("amx_bf16") else "32"

@@ -1,0 +1,166 @@
+"""The command line of every verb: Hydra around it, clear refusals, exit codes.
+
+Exit codes: 0 done; 1 the work failed; 2 the request was wrong; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from detector.config import conf_folder
+from detector.types import RequestError
+
+RunFolder = "output_dir"
+
+
+def run_verb(verb: str, work: Callable[[DictConfig], Any]) -> None:
+    """Run a verb as a command and exit.
+
+    Args:
+        verb: Its name, also of its file in conf/.
+        work: Takes the composed configuration, completed with `output_dir` and `overrides`.
+    """
+    _register_resolvers()
+    # Errors are to reach the handlers below instead of being printed and swallowed by Hydra.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def job(cfg: DictConfig) -> Any:
+        run = HydraConfig.get()
+        return work(complete(cfg, run.runtime.output_dir, list(run.overrides.task)))
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=verb)(job)()
+    except RequestError as error:
+        refuse(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        refuse(_explain(verb, error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def compose(verb: str, overrides: Sequence[str], output_dir: Path | None = None) -> DictConfig:
+    """Compose a configuration as the command line would, for notebooks and tests.
+
+    Args:
+        verb: `train`, `evaluate` or `predict`.
+        overrides: As typed on the command line.
+        output_dir: Where outputs go; None leaves it open.
+    """
+    _register_resolvers()
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        cfg = hydra.compose(verb, list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            choices = cfg.hydra.runtime.choices
+            name = choices.data if verb == "train" else verb
+            del cfg["hydra"]
+            cfg.name = name if OmegaConf.is_interpolation(cfg, "name") else cfg.name
+    return complete(cfg, None if output_dir is None else str(output_dir), list(overrides))
+
+
+def complete(cfg: DictConfig, output_dir: str | None, overrides: list[str]) -> DictConfig:
+    """Add what only the run knows: where outputs go, and what was typed."""
+    with open_dict(cfg):
+        cfg.output_dir = output_dir
+        cfg.overrides = overrides
+    return cfg
+
+
+class CheckRequest(Callback):
+    """Hydra's hook before it creates the run's folder: a wrong request ends here."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check a single run."""
+        self._check(config, str(kwargs["config_name"]))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check what all trials of a sweep share."""
+        self._check(config, str(kwargs["config_name"]))
+
+    def _check(self, config: DictConfig, verb: str) -> None:
+        from detector.build import check_request
+
+        HydraConfig.instance().set_config(config)
+        overrides = [str(o) for o in config.hydra.overrides.task]
+        cfg = config.copy()
+        with open_dict(cfg):
+            del cfg["hydra"]
+        # Hydra turns an exception of a callback into a warning, but lets SystemExit through.
+        try:
+            check_request(verb, complete(cfg, None, overrides))
+        except RequestError as error:
+            refuse(str(error))
+        except OmegaConfBaseException as error:
+            refuse(_explain(verb, error))
+
+
+def refuse(message: str) -> NoReturn:
+    """Say in one line what is wrong with the request, and exit with 2."""
+    logging.shutdown()
+    # Errors that crossed a process boundary carry a traceback; what was said is its last line.
+    line = message.strip().splitlines()[-1] if "Traceback" in message else message
+    print("error: " + line.removeprefix("detector.types.RequestError: "), file=sys.stderr)
+    sys.exit(2)
+
+
+def _explain(verb: str, error: Exception) -> str:
+    """A message of Hydra's or OmegaConf's as one line, with the key that may have been meant."""
+    text = " ".join(str(error).split())
+    wrong = re.search(r"Could not override '([^']+)'", text)
+    if wrong is None:
+        missing = re.search(r"Missing mandatory value: (\S+)", text)
+        return f"{missing[1]}= is required" if missing else text
+    known = _known_keys(verb)
+    key = wrong[1].lstrip("+~")
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else f" (see python -m detector.{verb} --help)"
+    return f"{key}: no such key{hint}"
+
+
+def _known_keys(verb: str) -> list[str]:
+    """Every key and group of a verb."""
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        cfg = hydra.compose(verb)
+
+    def walk(node: DictConfig, prefix: str) -> list[str]:
+        keys: list[str] = []
+        for key in node:
+            keys.append(f"{prefix}{key}")
+            missing = OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key)
+            if not missing and isinstance(node[key], DictConfig):
+                keys += walk(node[key], f"{prefix}{key}.")
+        return keys
+
+    return walk(cfg, "")
+
+
+def _register_resolvers() -> None:
+    """What conf/hydra/detector.yaml uses."""
+    OmegaConf.register_new_resolver("detector_run_folder", run_folder, replace=True, use_cache=True)
+
+
+def run_folder(name: str, ckpt: str | None) -> str:
+    """Where a run's outputs go unless `hydra.run.dir` says otherwise.
+
+    Args:
+        name: Of the configuration.
+        ckpt: What is resumed, if anything: a run folder goes on in itself.
+    """
+    if name not in ("evaluate", "predict") and ckpt and (Path(ckpt) / "checkpoints").is_dir():
+        return str(ckpt)
+    return f"outputs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"

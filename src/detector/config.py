@@ -1,0 +1,264 @@
+"""What a configuration may hold: types and ranges of every key, checked before any work.
+
+The YAML files in conf/ hold the values; these classes hold none. A value of the wrong type or out
+of range raises `RequestError` naming its key. Nothing in a configuration names code to run, so that
+one read from a checkpoint is as harmless as one typed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from detector.types import RequestError
+
+
+def require(condition: bool, key: str, value: object, wanted: str) -> None:
+    """Raise `RequestError` for a key unless the condition holds."""
+    if not condition:
+        raise RequestError(f"{key}={value}: expected {wanted}")
+
+
+def one_of(key: str, value: str, choices: Collection[str]) -> None:
+    """Raise `RequestError` for a key unless its value is among the choices."""
+    require(value in choices, key, value, "one of " + ", ".join(choices))
+
+
+@dataclass
+class SplitsConfig:
+    """Names of the split files behind each split; null where there is none."""
+
+    train: list[str]
+    val: list[str] | None
+    test: list[str] | None
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(bool(self.train), "data.splits.train", self.train, "at least one split file")
+
+
+@dataclass
+class DataConfig:
+    """The data set and how it is loaded (conf/data)."""
+
+    format: str
+    root: str | None
+    splits: SplitsConfig
+    val_fraction: float
+    classes: list[str] | None
+    image_size: int
+    batch_size: int
+    workers: int | None
+    download: bool
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        one_of("data.format", self.format, ("voc", "trees"))
+        require(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "0 < x < 1")
+        require(32 <= self.image_size <= 4096, "data.image_size", self.image_size, "32..4096")
+        require(self.batch_size >= 1, "data.batch_size", self.batch_size, "at least 1")
+        require((self.workers or 0) >= 0, "data.workers", self.workers, "null or at least 0")
+        names = self.classes or ["one"]
+        require(len(set(names)) == len(names), "data.classes", names, "every class once")
+
+
+@dataclass
+class AugmentConfig:
+    """The augmentation (conf/augment)."""
+
+    steps: list[dict[str, Any]]
+    min_visibility: float
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        value = self.min_visibility
+        require(0 <= value < 1, "augment.min_visibility", value, "0 <= x < 1")
+
+
+@dataclass
+class BackboneConfig:
+    """The pretrained network (conf/backbone)."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        one_of("backbone.name", self.name, ("resnet50", "efficientnet_lite0"))
+
+
+@dataclass
+class ModelConfig:
+    """The detector (conf/model); `detector.models.faster_rcnn.FasterRCNNOptions` says it all."""
+
+    weights: str
+    fpn_channels: int
+    head_channels: int
+    anchor_scales: list[float]
+    anchor_ratios: list[float]
+    rpn_top_n_train: int
+    rpn_top_n_test: int
+    rpn_batch_per_image: int
+    box_batch_per_image: int
+    score_threshold: float
+    nms_threshold: float
+    detections_per_image: int
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        one_of("model.weights", self.weights, ("imagenet", "none"))
+        for key, value in vars(self).items():
+            if isinstance(value, int):
+                require(value >= 1, f"model.{key}", value, "at least 1")
+            elif isinstance(value, float):
+                require(0 <= value <= 1, f"model.{key}", value, "0..1")
+            elif isinstance(value, list):
+                good = bool(value) and all(v > 0 for v in value)
+                require(good, f"model.{key}", value, "a list of positive numbers")
+
+
+@dataclass
+class PhaseConfig:
+    """One phase of the schedule; `detector.finetune.schedule.Phase` says what it means."""
+
+    name: str
+    train: list[str]
+    lr_factor: dict[str, float]
+    epochs: int
+    warmup_steps: int = 0
+    final_factor: float = 1.0
+
+
+@dataclass
+class FinetuneConfig:
+    """What is frozen when (conf/finetune)."""
+
+    norm: str
+    phases: list[PhaseConfig]
+
+    def __post_init__(self) -> None:
+        """Check ranges; the phases are checked against the network's groups later."""
+        one_of("finetune.norm", self.norm, ("frozen", "eval_when_frozen", "train"))
+
+
+@dataclass
+class OptimConfig:
+    """The optimiser (conf/optim)."""
+
+    name: str
+    lr: float
+    reference_batch: int | None
+    momentum: float
+    weight_decay: float
+    clip_norm: float
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        one_of("optim.name", self.name, ("sgd", "adamw"))
+        require(self.lr > 0, "optim.lr", self.lr, "a positive number")
+        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 <= x < 1")
+        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
+        require(self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "a positive number")
+        require(
+            self.reference_batch is None or self.reference_batch >= 1,
+            "optim.reference_batch",
+            self.reference_batch,
+            "null or at least 1",
+        )
+
+
+@dataclass
+class TrainerConfig:
+    """Where and how long it runs (conf/trainer)."""
+
+    max_epochs: int | None
+    accelerator: str
+    devices: int | str
+    num_nodes: int
+    precision: str
+    limit_train_batches: int | float
+    limit_val_batches: int | float
+    limit_test_batches: int | float
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        wanted = "null or at least 1"
+        require((self.max_epochs or 1) >= 1, "trainer.max_epochs", self.max_epochs, wanted)
+        one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
+        one_of("trainer.precision", self.precision, ("auto", "32", "bf16-mixed", "16-mixed"))
+        good = self.devices == "auto" or (isinstance(self.devices, int) and self.devices >= 1)
+        require(good, "trainer.devices", self.devices, "auto or a number of devices")
+        require(self.num_nodes >= 1, "trainer.num_nodes", self.num_nodes, "at least 1")
+        for split in ("train", "val", "test"):
+            key = f"limit_{split}_batches"
+            value = getattr(self, key)
+            good = value >= 1 if isinstance(value, int) else 0 < value <= 1
+            require(good, f"trainer.{key}", value, "a number of batches or a share in 0..1")
+
+
+@dataclass
+class Config:
+    """Everything that `train` is told; the other verbs add a few keys of their own."""
+
+    name: str
+    seed: int
+    ckpt: str | None
+    monitor: str
+    data: DataConfig
+    augment: AugmentConfig
+    backbone: BackboneConfig
+    model: ModelConfig
+    finetune: FinetuneConfig
+    optim: OptimConfig
+    trainer: TrainerConfig
+    # evaluate and predict
+    split: str | None = None
+    source: str | None = None
+    score_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(self.seed >= 0, "seed", self.seed, "at least 0")
+        one_of("monitor", self.monitor, ("val/map", "val/map_50"))
+        require(0 <= self.score_threshold <= 1, "score_threshold", self.score_threshold, "0..1")
+        if self.split is not None:
+            one_of("split", self.split, ("train", "val", "test"))
+
+
+def parse(values: DictConfig | dict[str, Any]) -> Config:
+    """Turn a composed configuration into a checked one.
+
+    Args:
+        values: As Hydra composed it, or plain data from a checkpoint.
+
+    Raises:
+        RequestError: If a key is unknown or missing, or a value is of the wrong type or out of
+            range; the message names the key.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), values)
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        key = getattr(error, "full_key", None) or "configuration"
+        raise RequestError(f"{key}: {reason}") from error
+    assert isinstance(config, Config)
+    return config
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The configuration as dictionaries, lists, strings and numbers."""
+    data = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(data, dict)
+    return {str(key): value for key, value in data.items()}
+
+
+def conf_folder() -> Path:
+    """The folder of the YAML files: beside this module in a wheel, else the source tree's."""
+    here = Path(__file__).resolve()
+    packaged = here.parent / "conf"
+    return packaged if packaged.is_dir() else here.parents[2] / "conf"

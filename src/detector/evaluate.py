@@ -1,0 +1,40 @@
+"""`python -m detector.evaluate ckpt=RUN`: the figures of a checkpoint on a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from detector.cli import run_verb
+
+
+def evaluate(cfg: DictConfig) -> dict[str, float]:
+    """Evaluate a checkpoint.
+
+    Args:
+        cfg: From Hydra or `detector.cli.compose`, with `output_dir` set.
+
+    Returns:
+        COCO's and VOC's numbers, fractions in 0..1.
+
+    Raises:
+        RequestError: If the request is wrong.
+    """
+    from detector import build
+
+    config = build.resolve("evaluate", cfg)
+    images, classes = build.read_data(config.data, config.seed)
+    task = build.load_task("evaluate", config)
+    folder = Path(cfg.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    from detector.scoring import describe_data, score
+
+    describe_data(images, classes)
+    split = config.split or ("test" if "test" in images else "val")
+    return score(config, task, build.build_datamodule(config, images), split, folder)
+
+
+if __name__ == "__main__":
+    run_verb("evaluate", evaluate)

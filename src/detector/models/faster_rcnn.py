@@ -1,0 +1,189 @@
+"""Torchvision's Faster R-CNN over our backbones, taking uint8 images."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import AnchorGenerator
+
+from detector.models.backbones import BACKBONES, build_backbone
+from detector.models.roi_align import PyramidRoIAlign
+from detector.models.stages import NormMode, PyramidBackbone
+
+
+@dataclass(frozen=True)
+class FasterRCNNOptions:
+    """The network's numbers; the defaults are torchvision's.
+
+    Attributes:
+        fpn_channels: Channels of every pyramid level.
+        head_channels: Width of the box head's two hidden layers.
+        anchor_scales: Anchor side over the level's stride; one anchor a cell for each.
+        anchor_ratios: Anchor height over width.
+        rpn_top_n_train: Proposals kept per image in training, before and after NMS.
+        rpn_top_n_test: The same in evaluation.
+        rpn_batch_per_image: Anchors sampled per image for the RPN's loss.
+        box_batch_per_image: Proposals sampled per image for the box head's loss.
+        score_threshold: Lowest score of a detection.
+        nms_threshold: IoU above which the weaker of two detections of a class is dropped.
+        detections_per_image: At most so many detections an image.
+    """
+
+    fpn_channels: int = 256
+    head_channels: int = 1024
+    anchor_scales: tuple[float, ...] = (8.0,)
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rpn_top_n_train: int = 2000
+    rpn_top_n_test: int = 1000
+    rpn_batch_per_image: int = 256
+    box_batch_per_image: int = 512
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    detections_per_image: int = 100
+
+
+class NormaliseAndBatch(nn.Module):
+    """The one place where images are scaled, normalised and padded; stands in for torchvision's.
+
+    Images arrive resized (the data set resizes once), so that no pixel is resampled twice.
+
+    Args:
+        mean: Per channel, on a scale of 0..1.
+        std: Per channel, on a scale of 0..1.
+        divisor: Heights and widths are padded to multiples of it, pixels.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], divisor: int) -> None:
+        super().__init__()
+        self.divisor = divisor
+        # Not in the checkpoint: they belong to the backbone's name, not to its training.
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(
+        self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
+        """Batch images of different sizes.
+
+        Args:
+            images: Each `(3, H, W)` uint8.
+            targets: Passed through.
+
+        Returns:
+            The batch `(N, 3, H', W')`, channels-last, zero (the mean colour) where padded.
+        """
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        height, width = (
+            -(-max(side) // self.divisor) * self.divisor for side in zip(*sizes, strict=True)
+        )
+        batch = torch.zeros(
+            (len(images), 3, height, width), device=self.mean.device, dtype=self.mean.dtype
+        ).contiguous(memory_format=torch.channels_last)
+        for row, image in zip(batch, images, strict=True):
+            row[:, : image.shape[1], : image.shape[2]] = (image.to(row) - self.mean) / self.std
+        return ImageList(batch, sizes), targets
+
+    def postprocess(
+        self, result: list[dict[str, Tensor]], image_shapes: object, original_sizes: object
+    ) -> list[dict[str, Tensor]]:
+        """Leave detections in input pixels (torchvision's hook to undo its own resizing)."""
+        return result
+
+
+class FasterRCNN(TorchvisionFasterRCNN):
+    """Faster R-CNN whose parameters are known by group: `head`, `neck`, and the backbone's stages.
+
+    Args:
+        backbone: The stages under their pyramid.
+        classes: Number of classes, without background.
+        mean: Of the backbone's training images, per channel, 0..1.
+        std: The same.
+        options: The network's numbers.
+    """
+
+    backbone: PyramidBackbone
+
+    def __init__(
+        self,
+        backbone: PyramidBackbone,
+        classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        options: FasterRCNNOptions,
+    ) -> None:
+        strides = backbone.strides
+        sizes = tuple(tuple(s * stride for s in options.anchor_scales) for stride in strides)
+        names = [str(i) for i in range(len(strides) - 1)]
+        super().__init__(
+            backbone,
+            num_classes=None,
+            rpn_anchor_generator=AnchorGenerator(sizes, (options.anchor_ratios,) * len(sizes)),
+            rpn_pre_nms_top_n_train=options.rpn_top_n_train,
+            rpn_post_nms_top_n_train=options.rpn_top_n_train,
+            rpn_pre_nms_top_n_test=options.rpn_top_n_test,
+            rpn_post_nms_top_n_test=options.rpn_top_n_test,
+            rpn_batch_size_per_image=options.rpn_batch_per_image,
+            box_batch_size_per_image=options.box_batch_per_image,
+            box_score_thresh=options.score_threshold,
+            box_nms_thresh=options.nms_threshold,
+            box_detections_per_img=options.detections_per_image,
+            box_roi_pool=PyramidRoIAlign(names, strides[:-1], output_size=7, sampling_ratio=2),
+            box_head=TwoMLPHead(backbone.out_channels * 49, options.head_channels),
+            box_predictor=FastRCNNPredictor(options.head_channels, classes + 1),
+        )
+        self.transform = NormaliseAndBatch(mean, std, divisor=max(32, strides[-2]))
+
+    def groups(self) -> OrderedDict[str, list[nn.Module]]:
+        """The modules of every parameter group, from the image upwards; together the network."""
+        groups = OrderedDict[str, list[nn.Module]]()
+        for stage in self.backbone.stages:
+            groups[stage.name] = list(self.backbone.stage_modules(stage.name))
+        groups["neck"] = [self.backbone.fpn]
+        groups["head"] = [self.rpn, self.roi_heads]
+        return groups
+
+    def set_trainable(self, names: Collection[str]) -> None:
+        """Train the named groups and freeze all others.
+
+        Args:
+            names: Group names, as `groups()` has them.
+        """
+        self.backbone.set_trainable([s.name for s in self.backbone.stages if s.name in names])
+        for name in ("neck", "head"):
+            for module in self.groups()[name]:
+                for parameter in module.parameters():
+                    parameter.requires_grad = name in names
+                    if name not in names:
+                        parameter.grad = None
+
+
+def build_faster_rcnn(
+    backbone: str,
+    classes: int,
+    *,
+    imagenet: bool,
+    norm: NormMode = "frozen",
+    options: FasterRCNNOptions | None = None,
+) -> FasterRCNN:
+    """Build the detector, everything trainable.
+
+    Args:
+        backbone: A key of `detector.models.backbones.BACKBONES`.
+        classes: Number of classes, without background.
+        imagenet: Start the backbone from ImageNet weights; else from random ones.
+        norm: How the backbone's norm layers behave.
+        options: The network's numbers.
+    """
+    options = options or FasterRCNNOptions()
+    spec = BACKBONES[backbone]
+    pyramid = build_backbone(
+        backbone, imagenet=imagenet, out_channels=options.fpn_channels, norm=norm
+    )
+    return FasterRCNN(pyramid, classes, spec.mean, spec.std, options)

@@ -1,0 +1,146 @@
+"""`python -m detector.predict ckpt=RUN source=FILE_OR_FOLDER`: detections in new images."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from detector.cli import run_verb
+from detector.types import RequestError
+
+if TYPE_CHECKING:
+    from detector.task import DetectionTask
+    from detector.types import Prediction
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("image_id", "file_name", "category_id", "category", "score", "x1", "y1", "x2", "y2")
+
+
+def predict(cfg: DictConfig) -> list[dict[str, Any]]:
+    """Detect, and write annotated images, `predictions.json` and `predictions.csv`.
+
+    Args:
+        cfg: From Hydra or `detector.cli.compose`, with `output_dir` set.
+
+    Returns:
+        The detections as COCO results, with `file_name` and `category` beside.
+
+    Raises:
+        RequestError: If the request is wrong; a file that cannot be read is only named.
+    """
+    from detector import build
+
+    config = build.resolve("predict", cfg)
+    source = Path(config.source or "")
+    files = build.source_files(str(source))
+    task = build.load_task("predict", config)
+    folder = Path(cfg.output_dir)
+    pictures = folder / "images"
+    pictures.mkdir(parents=True, exist_ok=True)
+
+    import torch
+
+    from detector.data.augment import Augmenter
+    from detector.data.dataset import read_image, to_tensor
+    from detector.report.draw import Boxes, draw_boxes, write_image
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    half = build.precision(config.trainer.precision, config.trainer.accelerator)
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(half)
+    task.eval().to(device)
+    resize = Augmenter((), config.data.image_size)
+    results: list[dict[str, Any]] = []
+    failed: list[str] = []
+    try:
+        for image_id, file in enumerate(tqdm(files, unit="image", disable=None), start=1):
+            try:
+                image = read_image(file)
+            except RequestError as error:
+                failed.append(str(error))
+                continue
+            small, _, _ = resize(image, np.zeros((0, 4), np.float32), (0,))
+            scale = torch.tensor(
+                [small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]], device=device
+            )
+            with torch.inference_mode(), torch.autocast(device.type, dtype, dtype is not None):
+                (found,) = task.predict([to_tensor(small).to(device)], [scale])
+            name = file.relative_to(source) if source.is_dir() else Path(file.name)
+            rows = _rows(image_id, name, found, task, config.score_threshold)
+            results += rows
+            xyxy = np.array([[r[c] for c in ("x1", "y1", "x2", "y2")] for r in rows])
+            boxes = Boxes(
+                xyxy.reshape(-1, 4),
+                np.array([task.classes.label(r["category"]) for r in rows], dtype=np.int64),
+                np.array([r["score"] for r in rows]),
+            )
+            picture = (pictures / name).with_suffix(".png")
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            write_image(picture, draw_boxes(image, boxes, task.classes.names))
+    finally:  # also after Ctrl-C: what is done is kept
+        coco = _write(folder, results)
+    for line in failed:
+        log.warning("not read: %s", line)
+    log.info("%d detections in %d images", len(results), len(files) - len(failed))
+    log.info("annotated images: %s", pictures)
+    log.info("predictions: %s", folder / "predictions.json")
+    return coco
+
+
+def _rows(
+    image_id: int, name: Path, found: Prediction, task: DetectionTask, threshold: float
+) -> list[dict[str, Any]]:
+    """The detections of one image as rows of the CSV file."""
+    rows = []
+    for box, label, score in zip(
+        found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
+    ):
+        if score < threshold:
+            continue
+        corners = dict(zip(("x1", "y1", "x2", "y2"), (round(v, 2) for v in box), strict=True))
+        rows.append(
+            {
+                "image_id": image_id,
+                "file_name": str(name),
+                "category_id": task.classes.category_id(label),
+                "category": task.classes.name(label),
+                "score": round(score, 5),
+                **corners,
+            }
+        )
+    return rows
+
+
+def _write(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write both files; return what is in the JSON."""
+    from detector.scoring import write_json
+
+    coco = [
+        {
+            "image_id": r["image_id"],
+            "category_id": r["category_id"],
+            "bbox": [
+                r["x1"], r["y1"], round(r["x2"] - r["x1"], 2), round(r["y2"] - r["y1"], 2)
+            ],
+            "score": r["score"],
+            "file_name": r["file_name"],
+            "category": r["category"],
+        }
+        for r in rows
+    ]
+    write_json(folder / "predictions.json", coco)
+    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return coco
+
+
+if __name__ == "__main__":
+    run_verb("predict", predict)

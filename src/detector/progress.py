@@ -1,0 +1,157 @@
+"""What a user sees while a run lasts: a bar, a line and a row for every epoch, how to go on."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from tqdm import tqdm
+
+from detector.finetune.schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+
+class RunProgress(pl.Callback):
+    """A bar over the whole run, and `metrics.csv` with a row for every epoch.
+
+    Args:
+        folder: The run's.
+        schedule: For the names of phases and the number of epochs.
+        resume_command: What to type to go on after an interruption.
+    """
+
+    def __init__(self, folder: Path, schedule: Schedule, resume_command: list[str]) -> None:
+        self.file = folder / "metrics.csv"
+        self.schedule = schedule
+        self.resume_command = resume_command
+        self.seconds = 0.0  # of training and validation, also before a resume
+        self._bar: tqdm[Any] | None = None
+        self._losses: list[Tensor] = []
+        self._started = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in checkpoints."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Taken from a checkpoint."""
+        self.seconds = state_dict["seconds"]
+
+    @rank_zero_only
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the bar, and drop rows of epochs that are about to be repeated."""
+        steps = int(trainer.num_training_batches)
+        self._bar = tqdm(
+            total=steps * self.schedule.epochs,
+            initial=steps * trainer.current_epoch,
+            unit="step",
+            dynamic_ncols=True,
+            disable=None,  # none where the output is not a terminal
+        )
+        if self.file.is_file():
+            with self.file.open(newline="", encoding="utf-8") as stream:
+                rows = [r for r in csv.DictReader(stream) if int(r["epoch"]) < trainer.current_epoch]
+            self._write(rows)
+
+    @rank_zero_only
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._losses = []
+        self._started = time.perf_counter()
+
+    @rank_zero_only
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Move the bar."""
+        self._losses.append(outputs["loss"].detach())
+        if self._bar is not None:
+            self._bar.update()
+            # Reading the loss waits for the device, so not at every step.
+            if not self._bar.disable and batch_idx % 5 == 0:
+                self._bar.set_postfix(
+                    epoch=f"{trainer.current_epoch + 1}/{self.schedule.epochs}",
+                    loss=f"{float(self._losses[-1]):.3f}",
+                )
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what the epoch brought."""
+        seconds = time.perf_counter() - self._started
+        self.seconds += seconds
+        epoch = trainer.current_epoch
+        phase = self.schedule.phases[self.schedule.locate(epoch)[0]].name
+        scores = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
+        loss = sum(float(x) for x in self._losses) / max(1, len(self._losses))
+        rates = {f"lr/{g['group']}": g["lr"] for g in trainer.optimizers[0].param_groups}
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "stage": phase,
+            "seconds": round(seconds, 2),
+            "train/loss": loss,
+            **scores,
+            **rates,
+        }
+        rows: list[dict[str, Any]] = []
+        if self.file.is_file():
+            with self.file.open(newline="", encoding="utf-8") as stream:
+                rows = list(csv.DictReader(stream))
+        self._write([*rows, row])
+        with tqdm.external_write_mode():
+            log.info(
+                "epoch %d/%d  %s  loss %.3f  val/map %.3f  val/map_50 %.3f  %.0f s",
+                *(epoch + 1, self.schedule.epochs, phase, loss),
+                *(scores.get("val/map", float("nan")), scores.get("val/map_50", float("nan"))),
+                seconds,
+            )
+
+    @rank_zero_only
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+    @rank_zero_only
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """After Ctrl-C: what is kept, and the line to go on."""
+        if self._bar is not None:
+            self._bar.close()
+        if not isinstance(exception, KeyboardInterrupt):
+            return
+        last = self.file.parent / "checkpoints" / "last.ckpt"
+        if last.is_file():
+            log.info("interrupted; all finished epochs are kept. To go on:")
+            log.info("  %s", shlex.join(self.resume_command))
+        else:
+            log.info("interrupted before the first epoch was finished: nothing to resume from")
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        """Replace metrics.csv in one step."""
+        if not rows:
+            self.file.unlink(missing_ok=True)
+            return
+        draft = self.file.with_suffix(".csv.part")
+        with draft.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(rows[-1]))
+            writer.writeheader()
+            writer.writerows(rows)
+        draft.replace(self.file)

@@ -1,0 +1,147 @@
+"""Pictures of boxes on images, by the library supervision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import supervision as sv
+from numpy.typing import NDArray
+
+IGNORED = sv.Color(150, 150, 150)
+PANEL_SIDE = 448  # pixels
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes to draw.
+
+    Attributes:
+        xyxy: `(N, 4)`, pixels.
+        labels: `(N,)`, 1..K.
+        scores: `(N,)`, written beside the class; None for truth.
+        ignore: `(N,)` bool, drawn in grey; None: none are.
+    """
+
+    xyxy: NDArray[np.floating[Any]]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.floating[Any]] | None = None
+    ignore: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One image of a sheet.
+
+    Attributes:
+        name: Written above it.
+        image: `(H, W, 3)` uint8 RGB.
+        truth: Drawn on the left copy.
+        found: Drawn on the right copy.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    truth: Boxes
+    found: Boxes
+
+
+def draw_boxes(
+    image: NDArray[np.uint8], boxes: Boxes, names: Sequence[str], side: int | None = None
+) -> NDArray[np.uint8]:
+    """Draw boxes, in one colour a class.
+
+    Args:
+        image: `(H, W, 3)` uint8 RGB; left as it is.
+        boxes: What to draw.
+        names: Class names; with a single class only scores are written.
+        side: Scale the picture to this longer side first, pixels; None keeps its size.
+
+    Returns:
+        A new picture, RGB.
+    """
+    height, width = image.shape[:2]
+    scale = side / max(height, width) if side else 1.0
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    scene = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    thickness = max(1, round(max(size) / 400))
+    ignore = boxes.ignore if boxes.ignore is not None else np.zeros(len(boxes.labels), bool)
+    for chosen, color in ((ignore, IGNORED), (~ignore, None)):
+        if not chosen.any():
+            continue
+        detections = sv.Detections(
+            xyxy=np.asarray(boxes.xyxy[chosen] * scale, dtype=np.float32),
+            class_id=boxes.labels[chosen] - 1,
+        )
+        look: dict[str, Any] = {"color": color} if color else {}
+        scene = sv.BoxAnnotator(thickness=thickness, **look).annotate(scene, detections)
+        texts = [
+            " ".join(
+                ([names[label - 1]] if len(names) > 1 else [])
+                + ([f"{score:.2f}"] if score is not None else [])
+            )
+            for label, score in zip(
+                boxes.labels[chosen],
+                boxes.scores[chosen] if boxes.scores is not None else [None] * chosen.sum(),
+                strict=True,
+            )
+        ]
+        if any(texts) and color is None:
+            writer = sv.LabelAnnotator(
+                text_scale=0.33 * thickness, text_thickness=1, text_padding=2, smart_position=True
+            )
+            scene = writer.annotate(scene, detections, labels=texts)
+    return np.asarray(scene, dtype=np.uint8)
+
+
+def draw_sheet(panels: Sequence[Panel], names: Sequence[str], threshold: float, file: Path) -> None:
+    """Write a picture of images, two to a row, each with its truth beside its detections.
+
+    Args:
+        panels: At least one.
+        names: Class names.
+        threshold: Lowest score drawn, for the caption.
+        file: A `.png`.
+    """
+    pairs = [_pair(panel, names, threshold) for panel in panels]
+    height = max(pair.shape[0] for pair in pairs)
+    width = max(pair.shape[1] for pair in pairs)
+    columns = 2 if len(pairs) > 1 else 1
+    gap = 12
+    rows = -(-len(pairs) // columns)
+    sheet = np.full(
+        (rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, dtype=np.uint8
+    )
+    for i, pair in enumerate(pairs):
+        y, x = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
+        sheet[y : y + pair.shape[0], x : x + pair.shape[1]] = pair
+    write_image(file, sheet)
+
+
+def _pair(panel: Panel, names: Sequence[str], threshold: float) -> NDArray[np.uint8]:
+    """One image's truth beside its detections, with captions."""
+    left = draw_boxes(panel.image, panel.truth, names, PANEL_SIDE)
+    right = draw_boxes(panel.image, panel.found, names, PANEL_SIDE)
+    header, gap = 22, 4
+    canvas = np.full(
+        (left.shape[0] + header, left.shape[1] * 2 + gap, 3), 255, dtype=np.uint8
+    )
+    canvas[header:, : left.shape[1]] = left
+    canvas[header:, left.shape[1] + gap :] = right
+    captions = (
+        (0, f"truth: {len(panel.truth.labels)}   {panel.name}"),
+        (left.shape[1] + gap, f"detected: {len(panel.found.labels)} (score >= {threshold:g})"),
+    )
+    for x, text in captions:
+        cv2.putText(canvas, text, (x, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (30, 30, 30), 1, cv2.LINE_AA)
+    return canvas
+
+
+def write_image(file: Path, image: NDArray[np.uint8]) -> None:
+    """Write an RGB image; OSError if that fails."""
+    if not cv2.imwrite(str(file), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+        raise OSError(f"cannot write {file}")

@@ -1,0 +1,191 @@
+"""Evaluate a task on a split, and write and show what came out; shared by train and evaluate."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import platform
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from detector import __version__
+from detector.config import Config
+from detector.types import AnnotatedImages, ClassMap, RequestError
+
+if TYPE_CHECKING:
+    from detector.data.datamodule import DetectionDataModule
+    from detector.evaluation.metric import Evaluation
+    from detector.task import DetectionTask
+
+log = logging.getLogger(__name__)
+
+# Of each split, so many images go into the picture of detections.
+PICTURED = 6
+
+
+def describe_data(images: dict[str, AnnotatedImages], classes: ClassMap) -> None:
+    """Log what was read, and name every box that was left out."""
+    log.info("classes: %s", ", ".join(classes.names))
+    for name, split in images.items():
+        ignored = int(split.ignore.sum())
+        note = f", {ignored} of them ignored (difficult)" if ignored else ""
+        log.info("%-5s %d images, %d boxes%s", name, len(split), len(split.labels), note)
+    # A split held out of another carries the other's list too.
+    dropped = dict.fromkeys(line for split in images.values() for line in split.dropped)
+    if dropped:
+        log.warning("%d unusable boxes are left out:", len(dropped))
+    for line in dropped:
+        log.warning("  %s", line)
+
+
+def score(
+    config: Config,
+    task: DetectionTask,
+    data: DetectionDataModule,
+    split: str,
+    folder: Path,
+    train_seconds: float | None = None,
+) -> dict[str, float]:
+    """Evaluate on a split; write `metrics.json` and `detections.png`; print the summary.
+
+    Args:
+        config: The run's.
+        task: With the weights to evaluate.
+        data: Has the split.
+        split: `train`, `val` or `test`.
+        folder: Where the files go.
+        train_seconds: For the record.
+
+    Returns:
+        COCO's twelve numbers and VOC's two, as `voc_<name>`; fractions in 0..1.
+    """
+    from detector.build import build_trainer
+    from detector.evaluation.coco import PROTOCOL as COCO_PROTOCOL
+    from detector.evaluation.voc import PROTOCOL as VOC_PROTOCOL
+    from detector.evaluation.voc import voc_scores
+
+    if split not in data.splits:
+        raise RequestError(f"split={split}: the data have {', '.join(data.splits)}")
+    trainer = build_trainer(config, folder)
+    started = time.perf_counter()
+    trainer.test(task, data.loader(split, training=False), verbose=False)
+    seconds = {"train": train_seconds, "evaluate": round(time.perf_counter() - started, 2)}
+    evaluation = task.metric.evaluation
+    assert evaluation is not None
+    voc, voc_classes = voc_scores(evaluation.detections, evaluation.truth, len(task.classes))
+    values = {**evaluation.coco, **{f"voc_{name}": value for name, value in voc.items()}}
+    if not trainer.is_global_zero:
+        return values
+    per_class = {
+        name: {**a, **b}
+        for name, a, b in zip(
+            task.classes.names, evaluation.per_class, voc_classes, strict=True
+        )
+    }
+    picture = folder / "detections.png"
+    _draw(data.splits[split], evaluation, task.classes, config.score_threshold, picture)
+    content = {
+        "split": split,
+        "images": len(evaluation.truth.images),
+        "protocol": {"coco": COCO_PROTOCOL, "voc": VOC_PROTOCOL},
+        "coco": evaluation.coco,
+        "voc": voc,
+        "per_class": per_class,
+        "seconds": seconds,
+        "environment": environment(),
+    }
+    file = folder / "metrics.json"
+    write_json(file, content)
+    _print_summary(split, content, per_class)
+    log.info("picture of detections: %s", picture)
+    log.info("metrics: %s", file)
+    return values
+
+
+def _draw(
+    images: AnnotatedImages,
+    evaluation: Evaluation,
+    classes: ClassMap,
+    threshold: float,
+    file: Path,
+) -> None:
+    """A picture of some images, truth beside detections."""
+    from detector.data.dataset import read_image
+    from detector.report.draw import Boxes, Panel, draw_sheet
+
+    seen = evaluation.truth.images
+    chosen = seen[np.linspace(0, len(seen) - 1, min(PICTURED, len(seen))).round().astype(int)]
+    panels = []
+    for index in chosen.tolist():
+        truth = images[index]
+        rows = evaluation.detections.image == index
+        rows &= evaluation.detections.scores >= threshold
+        found = Boxes(
+            evaluation.detections.boxes[rows],
+            evaluation.detections.labels[rows],
+            scores=evaluation.detections.scores[rows],
+        )
+        there = Boxes(truth.boxes, truth.labels, ignore=truth.ignore)
+        panels.append(Panel(truth.path.name, read_image(truth.path), there, found))
+    draw_sheet(panels, classes.names, threshold, file)
+
+
+def _print_summary(
+    split: str, content: dict[str, Any], per_class: dict[str, dict[str, float]]
+) -> None:
+    """One table on the terminal."""
+    table = Table(title=f"{split}: {content['images']} images", title_justify="left")
+    for heading in ("", "COCO AP", "AP50", "VOC AP50", "VOC07 AP50"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    names = ("ap", "ap_50", "voc_ap_50", "voc_ap_50_11point")
+    for name, row in list(per_class.items())[:40]:
+        table.add_row(name, *(_percent(row[key]) for key in names))
+    table.add_section()
+    coco, voc = content["coco"], content["voc"]
+    means = (coco["map"], coco["map_50"], voc["ap_50"], voc["ap_50_11point"])
+    table.add_row("all", *(_percent(value) for value in means))
+    console = Console()
+    with console.capture() as capture:
+        console.print(table)
+    log.info("%s", capture.get().rstrip())
+
+
+def _percent(value: float) -> str:
+    """A fraction as a percentage."""
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers were made with."""
+    packages = ("torch", "torchvision", "lightning", "pycocotools", "albumentations")
+    return {
+        "detector": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        **{name: metadata.version(name) for name in packages},
+    }
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write a JSON file in one step, NaN as null."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: clean(item) for key, item in value.items()}
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return [clean(item) for item in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    draft = file.with_name(file.name + ".part")
+    draft.write_text(json.dumps(clean(content), indent=2) + "\n", encoding="utf-8")
+    draft.replace(file)

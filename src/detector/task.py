@@ -1,0 +1,151 @@
+"""The LightningModule around the network."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detector.evaluation.metric import DetectionMetric
+from detector.models.faster_rcnn import FasterRCNN
+from detector.types import ClassMap, Prediction, Target
+
+# What our checkpoints carry beside Lightning's own keys.
+CHECKPOINT_KEY = "detector"
+
+
+@dataclass(frozen=True)
+class OptimiserOptions:
+    """The optimiser's numbers.
+
+    Attributes:
+        name: `sgd` or `adamw`.
+        momentum: Of SGD.
+        weight_decay: Of convolutions and linear layers; norms and biases have none.
+    """
+
+    name: str
+    momentum: float
+    weight_decay: float
+
+
+class DetectionTask(pl.LightningModule):
+    """Trains and evaluates a detector.
+
+    Args:
+        network: The detector.
+        classes: Its classes.
+        optimiser: The optimiser; learning rates come from `finetune.StagedFinetuning`.
+        config: The run's configuration as plain data, kept in checkpoints.
+        seed: Of the sampling of anchors and proposals in training.
+    """
+
+    def __init__(
+        self,
+        network: FasterRCNN,
+        classes: ClassMap,
+        optimiser: OptimiserOptions,
+        config: dict[str, Any],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.classes = classes
+        self.optimiser = optimiser
+        self.config = config
+        self.seed = seed
+        self.metric = DetectionMetric(len(classes))
+
+    def on_train_epoch_start(self) -> None:
+        """Key the randomness by seed, epoch and process, so that a resumed run is the same run."""
+        key = (self.seed, self.current_epoch, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+    def training_step(self, batch: tuple[list[Tensor], list[Target]], batch_idx: int) -> Tensor:
+        """The sum of the detector's losses; each is logged as `train/loss_<part>`."""
+        images, targets = batch
+        parts = self.network(images, [{"boxes": t.boxes, "labels": t.labels} for t in targets])
+        parts = {re.sub(r"^loss_", "", name): value for name, value in parts.items()}
+        loss: Tensor = torch.stack([value.float() for value in parts.values()]).sum()
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(images)}
+        self.log("train/loss", loss, **options)
+        self.log_dict({f"train/loss_{name}": value for name, value in parts.items()}, **options)
+        return loss
+
+    def predict(self, images: list[Tensor], scales: list[Tensor]) -> list[Prediction]:
+        """Detect.
+
+        Args:
+            images: Each `(3, H, W)` uint8, resized to the network's input.
+            scales: Each `(2,)`; original pixels times this are input pixels.
+
+        Returns:
+            Predictions in original pixels.
+        """
+        return [
+            Prediction(
+                row["boxes"].float() / scale.repeat(2), row["labels"], row["scores"].float()
+            )
+            for row, scale in zip(self.network(images), scales, strict=True)
+        ]
+
+    def validation_step(self, batch: tuple[list[Tensor], list[Target]], batch_idx: int) -> None:
+        """Detect and remember."""
+        images, targets = batch
+        self.metric.update(self.predict(images, [t.scale for t in targets]), targets)
+
+    test_step = validation_step
+
+    def predict_step(
+        self, batch: tuple[list[Tensor], list[Target]], batch_idx: int
+    ) -> list[Prediction]:
+        """Predictions in original pixels."""
+        images, targets = batch
+        return self.predict(images, [t.scale for t in targets])
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self.metric.reset()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores as `val/<name>`."""
+        # The same on every process: the metric has gathered.
+        self.log_dict({f"val/{name}": value for name, value in self.metric.compute().items()})
+
+    def on_test_epoch_end(self) -> None:
+        """Score, while the processes are together; `metric.evaluation` has it all."""
+        self.metric.compute()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """All groups, twice each (with and without weight decay), with rate 0 for now."""
+        groups: list[dict[str, Any]] = []
+        for name, modules in self.network.groups().items():
+            decay: list[nn.Parameter] = []
+            plain: list[nn.Parameter] = []
+            for module in modules:
+                for parameter in module.parameters():
+                    # Biases and norms' scales are vectors; kernels and matrices are not.
+                    (decay if parameter.ndim > 1 else plain).append(parameter)
+            rate = self.optimiser.weight_decay
+            groups += [
+                {"params": params, "group": name, "weight_decay": weight, "lr": 0.0}
+                for params, weight in ((decay, rate), (plain, 0.0))
+                if params
+            ]
+        if self.optimiser.name == "sgd":
+            return torch.optim.SGD(groups, lr=0.0, momentum=self.optimiser.momentum)
+        return torch.optim.AdamW(groups, lr=0.0)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is needed to build this task again, as plain data."""
+        checkpoint[CHECKPOINT_KEY] = {
+            "config": self.config,
+            "classes": {"names": list(self.classes.names), "ids": list(self.classes.ids)},
+        }

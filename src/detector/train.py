@@ -1,0 +1,102 @@
+"""`python -m detector.train`: train a detector, then evaluate its best checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from detector.cli import run_verb
+from detector.types import RequestError
+
+
+def train(cfg: DictConfig) -> dict[str, float]:
+    """Train and evaluate.
+
+    Args:
+        cfg: From Hydra or `detector.cli.compose`, with `output_dir` set.
+
+    Returns:
+        The best validation score by its name, and the final scores as `test/<name>` (`val/<name>`
+        where there is no test split); fractions in 0..1.
+
+    Raises:
+        RequestError: If the request is wrong.
+    """
+    from detector import build
+
+    config = build.resolve("train", cfg)
+    images, classes = build.read_data(config.data, config.seed)
+    schedule = build.check_finetune(config)
+    if cfg.output_dir is None:
+        raise RequestError("output_dir= is required: the folder for the run's outputs")
+    folder = Path(cfg.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    from detector.config import plain
+    from detector.finetune.callback import StagedFinetuning
+    from detector.progress import RunProgress
+    from detector.scoring import describe_data, score
+
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    resumed = build.checkpoint_path("train", config.ckpt) if config.ckpt else None
+    task = build.build_task(config, classes, pretrained=resumed is None)
+    best = ModelCheckpoint(
+        folder / "checkpoints",
+        filename="best",
+        monitor=config.monitor,
+        mode="max",
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
+    last = ModelCheckpoint(
+        folder / "checkpoints",
+        filename="last",
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
+    optim = config.optim
+    command = ["python", "-m", "detector.train", f"ckpt={folder}"]
+    progress = RunProgress(folder, schedule, command)
+    finetuning = StagedFinetuning(
+        schedule, optim.lr, config.data.batch_size, optim.reference_batch
+    )
+    # `last` comes last, so that it holds what the others know of the epoch.
+    callbacks = [finetuning, progress, best, last]
+    trainer = build.build_trainer(config, folder, callbacks, schedule.epochs)
+    if trainer.is_global_zero:
+        OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
+        describe_data(images, classes)
+    data = build.build_datamodule(config, images)
+    try:
+        trainer.fit(task, data, ckpt_path=resumed, weights_only=True)
+    except SystemExit as end:  # Lightning's way to end after Ctrl-C
+        raise KeyboardInterrupt from end
+
+    chosen = folder / "checkpoints" / "best.ckpt"
+    if trainer.is_global_zero and not chosen.is_file():
+        # Resumed into a new folder, and never better than before.
+        shutil.copyfile(best.best_model_path, chosen)
+    trainer.strategy.barrier()
+    build.load_weights(task, chosen)
+    split = "test" if "test" in images else "val"
+    final = score(config, task, data, split, folder, train_seconds=progress.seconds)
+    best_score = float(best.best_model_score) if best.best_model_score is not None else 0.0
+    return {config.monitor: best_score, **{f"{split}/{k}": value for k, value in final.items()}}
+
+
+def main() -> None:
+    """The command: hands the monitored score to Hydra's sweepers."""
+
+    def job(cfg: DictConfig) -> float:
+        return train(cfg)[cfg.monitor]
+
+    run_verb("train", job)
+
+
+if __name__ == "__main__":
+    main()
