@@ -15,7 +15,8 @@ def area(boxes: Boxes) -> NDArray[np.float32]:
         `(N,)` float32.
     """
     sides = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None)
-    return (sides[:, 0] * sides[:, 1]).astype(np.float32)
+    areas: NDArray[np.float32] = sides[:, 0] * sides[:, 1]
+    return areas
 
 
 def clip(boxes: Boxes, window: tuple[float, float, float, float]) -> Boxes:
@@ -51,7 +52,9 @@ def iou(a: NDArray[np.float64], b: NDArray[np.float64], extra: float = 0.0) -> N
     area_a = (a[:, 2:] - a[:, :2] + extra).prod(-1)
     area_b = (b[:, 2:] - b[:, :2] + extra).prod(-1)
     union = area_a[:, None] + area_b[None, :] - inter
-    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    ratio: NDArray[np.float64] = np.zeros_like(inter)
+    np.divide(inter, union, out=ratio, where=union > 0)
+    return ratio
 
 
 def fault(box: Boxes, size: tuple[int, int]) -> str | None:

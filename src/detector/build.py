@@ -42,6 +42,9 @@ def check_request(verb: str, cfg: DictConfig) -> None:
     Raises:
         RequestError: Naming the key, file or box.
     """
+    for key in {"train": (), "evaluate": ("ckpt",), "predict": ("ckpt", "source")}[verb]:
+        if cfg[key] is None:
+            raise RequestError(f"{key}= is required (see python -m detector.{verb} --help)")
     config = resolve(verb, cfg)
     if verb == "predict":
         source_files(config.source or "")
@@ -68,15 +71,20 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         cfg: As composed, with `overrides`.
     """
     typed = [o.lstrip("+~").split("=")[0] for o in cfg.overrides]
-    values = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in RUN_KEYS])
+    values = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in RUN_KEYS])
     if not values.ckpt or "experiment" in typed:
         return parse(values)
     saved = OmegaConf.create(read_checkpoint(checkpoint_path(verb, values.ckpt))["config"])
-    for key in {key.split("@")[0].replace("/", ".") for key in typed} | set(VERB_KEYS):
-        value = OmegaConf.select(values, key)
-        if value is not None or OmegaConf.select(saved, key) is not None:
-            OmegaConf.update(saved, key, value, merge=False)
+    for key in {*VERB_KEYS, *typed}:
+        if _has(values, key):
+            OmegaConf.update(saved, key, OmegaConf.select(values, key), merge=False)
     return parse(saved)
+
+
+def _has(values: DictConfig, key: str) -> bool:
+    """Whether a dotted key is there, be it null."""
+    missing = object()
+    return OmegaConf.select(values, key, default=missing) is not missing
 
 
 def checkpoint_path(verb: str, ckpt: str) -> Path:
@@ -267,7 +275,7 @@ def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> Detect
     from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
     from detector.task import DetectionTask, OptimiserOptions
 
-    numbers = {
+    numbers: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v
         for k, v in vars(config.model).items()
         if k != "weights"
@@ -345,6 +353,8 @@ def build_trainer(
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # A resumed run goes on in its own folder.
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
     # Small data on a laptop is loaded in the training process by choice.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     # Frozen stages are in evaluation mode by design.

@@ -17,15 +17,13 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from detector.config import conf_folder
 from detector.types import RequestError
-
-RunFolder = "output_dir"
 
 
 def run_verb(verb: str, work: Callable[[DictConfig], Any]) -> None:
@@ -120,14 +118,19 @@ def refuse(message: str) -> NoReturn:
 
 def _explain(verb: str, error: Exception) -> str:
     """A message of Hydra's or OmegaConf's as one line, with the key that may have been meant."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        close = difflib.get_close_matches(choice, error.options, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}? " if close else ""
+        there = ", ".join(sorted(error.options))
+        return f"{group}={choice}: no such choice; {hint}There are {there}"
     text = " ".join(str(error).split())
     wrong = re.search(r"Could not override '([^']+)'", text)
     if wrong is None:
-        missing = re.search(r"Missing mandatory value: (\S+)", text)
-        return f"{missing[1]}= is required" if missing else text
+        return text
     known = _known_keys(verb)
     key = wrong[1].lstrip("+~")
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     hint = f"; did you mean {close[0]}?" if close else f" (see python -m detector.{verb} --help)"
     return f"{key}: no such key{hint}"
 
@@ -139,7 +142,7 @@ def _known_keys(verb: str) -> list[str]:
 
     def walk(node: DictConfig, prefix: str) -> list[str]:
         keys: list[str] = []
-        for key in node:
+        for key in map(str, node):
             keys.append(f"{prefix}{key}")
             missing = OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key)
             if not missing and isinstance(node[key], DictConfig):

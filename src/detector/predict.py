@@ -125,9 +125,7 @@ def _write(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {
             "image_id": r["image_id"],
             "category_id": r["category_id"],
-            "bbox": [
-                r["x1"], r["y1"], round(r["x2"] - r["x1"], 2), round(r["y2"] - r["y1"], 2)
-            ],
+            "bbox": [r["x1"], r["y1"], round(r["x2"] - r["x1"], 2), round(r["y2"] - r["y1"], 2)],
             "score": r["score"],
             "file_name": r["file_name"],
             "category": r["category"],

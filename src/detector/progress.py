@@ -33,7 +33,7 @@ class RunProgress(pl.Callback):
         self.schedule = schedule
         self.resume_command = resume_command
         self.seconds = 0.0  # of training and validation, also before a resume
-        self._bar: tqdm[Any] | None = None
+        self._bar: tqdm | None = None
         self._losses: list[Tensor] = []
         self._started = 0.0
 
@@ -58,7 +58,9 @@ class RunProgress(pl.Callback):
         )
         if self.file.is_file():
             with self.file.open(newline="", encoding="utf-8") as stream:
-                rows = [r for r in csv.DictReader(stream) if int(r["epoch"]) < trainer.current_epoch]
+                rows = [
+                    r for r in csv.DictReader(stream) if int(r["epoch"]) < trainer.current_epoch
+                ]
             self._write(rows)
 
     @rank_zero_only

@@ -87,9 +87,7 @@ def score(
         return values
     per_class = {
         name: {**a, **b}
-        for name, a, b in zip(
-            task.classes.names, evaluation.per_class, voc_classes, strict=True
-        )
+        for name, a, b in zip(task.classes.names, evaluation.per_class, voc_classes, strict=True)
     }
     picture = folder / "detections.png"
     _draw(data.splits[split], evaluation, task.classes, config.score_threshold, picture)

@@ -61,9 +61,9 @@ class DetectionTask(pl.LightningModule):
         self.seed = seed
         self.metric = DetectionMetric(len(classes))
 
-    def on_train_epoch_start(self) -> None:
-        """Key the randomness by seed, epoch and process, so that a resumed run is the same run."""
-        key = (self.seed, self.current_epoch, self.global_rank)
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Key the randomness by seed, epoch, step and process: a resumed run is the same run."""
+        key = (self.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
     def training_step(self, batch: tuple[list[Tensor], list[Target]], batch_idx: int) -> Tensor:
@@ -88,9 +88,7 @@ class DetectionTask(pl.LightningModule):
             Predictions in original pixels.
         """
         return [
-            Prediction(
-                row["boxes"].float() / scale.repeat(2), row["labels"], row["scores"].float()
-            )
+            Prediction(row["boxes"].float() / scale.repeat(2), row["labels"], row["scores"].float())
             for row, scale in zip(self.network(images), scales, strict=True)
         ]
 

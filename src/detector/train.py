@@ -62,9 +62,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     optim = config.optim
     command = ["python", "-m", "detector.train", f"ckpt={folder}"]
     progress = RunProgress(folder, schedule, command)
-    finetuning = StagedFinetuning(
-        schedule, optim.lr, config.data.batch_size, optim.reference_batch
-    )
+    finetuning = StagedFinetuning(schedule, optim.lr, config.data.batch_size, optim.reference_batch)
     # `last` comes last, so that it holds what the others know of the epoch.
     callbacks = [finetuning, progress, best, last]
     trainer = build.build_trainer(config, folder, callbacks, schedule.epochs)

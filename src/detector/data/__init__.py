@@ -1,0 +1,1 @@
+"""Files to batches: readers, augmentation, loaders. Imports no other package of ours."""

@@ -13,7 +13,7 @@ from detector.types import RequestError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network
 
-import albumentations as A  # noqa: E402  (after the switch above)
+import albumentations as A
 
 Steps = Sequence[dict[str, Any]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import lightning.pytorch as pl
@@ -10,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from detector.data.augment import Augmenter, Steps
-from detector.data.dataset import Batch, DetectionDataset, collate
+from detector.data.dataset import DetectionDataset, collate
 from detector.data.sampler import KeyedSampler
 from detector.types import AnnotatedImages
 
@@ -53,19 +54,19 @@ class DetectionDataModule(pl.LightningDataModule):
         self.augmenter = Augmenter(options.steps, options.image_size, options.min_visibility)
         self.resizer = Augmenter((), options.image_size)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Augmented training batches, shuffled anew every epoch."""
         return self.loader("train", training=True)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[Any]:
         """The validation split, in order."""
         return self.loader("val", training=False)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> DataLoader[Any]:
         """The test split, in order."""
         return self.loader("test", training=False)
 
-    def loader(self, split: str, *, training: bool) -> DataLoader[Batch]:
+    def loader(self, split: str, *, training: bool) -> DataLoader[Any]:
         """A loader over one split.
 
         Args:

@@ -13,7 +13,7 @@ class Draw(NamedTuple):
     """What a data set is asked for: the image, and the epoch its augmentation is keyed by."""
 
     epoch: int
-    index: int
+    image: int
 
 
 class KeyedSampler(Sampler[Draw]):

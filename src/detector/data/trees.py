@@ -149,7 +149,7 @@ def _cut_all(archive: zipfile.ZipFile, root: Path) -> None:
     for number, photograph in enumerate(PHOTOGRAPHS, start=1):
         stem = f"deepforest/data/{photograph.name}"
         encoded = np.frombuffer(archive.read(f"{stem}.png"), np.uint8)
-        pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        pixels = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), dtype=np.uint8)
         boxes = _read_boxes(archive.read(f"{stem}.xml"))
         for split, (top, bottom) in photograph.bands.items():
             # Training tiles overlap by half, so that every tree is once away from an edge;

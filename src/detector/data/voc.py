@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
@@ -59,9 +59,12 @@ def read_voc(
     return {name: _pack(images, class_map, origin) for name, images in raw.items()}, class_map
 
 
-def _show(name: str, ids: list[tuple[Path, str]]) -> tqdm[tuple[Path, str]]:
+def _show(name: str, ids: list[tuple[Path, str]]) -> Iterable[tuple[Path, str]]:
     """A progress bar that appears only when reading takes more than a second or two."""
-    return tqdm(ids, desc=f"reading {name}", unit="xml", delay=2, leave=False, disable=None)
+    bar: Iterable[tuple[Path, str]] = tqdm(
+        ids, desc=f"reading {name}", unit="xml", delay=2, leave=False, disable=None
+    )
+    return bar
 
 
 def _find_devkit(root: Path) -> Path:

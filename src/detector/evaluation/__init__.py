@@ -1,0 +1,1 @@
+"""Numbers from detections and truth, nothing else."""

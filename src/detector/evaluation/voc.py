@@ -32,11 +32,11 @@ def voc_scores(
     """
     per_class = []
     for label in range(1, classes + 1):
-        recall, precision = precision_recall(detections, truth, label)
+        curve = precision_recall(detections, truth, label)
         per_class.append(
             {
-                "voc_ap_50_11point": average_11_points(recall, precision),
-                "voc_ap_50": average_area(recall, precision),
+                "voc_ap_50_11point": average_11_points(*curve) if curve else float("nan"),
+                "voc_ap_50": average_area(*curve) if curve else float("nan"),
             }
         )
     means = {}
@@ -49,7 +49,7 @@ def voc_scores(
 
 def precision_recall(
     detections: Detections, truth: Truth, label: int, threshold: float = 0.5
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """The curve of one class, a point for every detection that counts, best scores first.
 
     Args:
@@ -59,10 +59,12 @@ def precision_recall(
         threshold: Lowest IoU of a hit.
 
     Returns:
-        Recall and precision, `(P,)`; recall is NaN where the class has no truth.
+        Recall and precision, `(P,)`; None if the class has no truth to find.
     """
     mine = truth.labels == label
     wanted = int((mine & ~truth.ignore).sum())
+    if not wanted:
+        return None
     rows = np.flatnonzero(detections.labels == label)
     rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
     by_image = {int(i): np.flatnonzero(mine & (truth.image == i)) for i in np.unique(truth.image)}
@@ -70,9 +72,7 @@ def precision_recall(
     hits: list[bool] = []
     for row in rows:
         candidates = by_image.get(int(detections.image[row]), np.zeros(0, dtype=np.int64))
-        overlap = box_ops.iou(
-            detections.boxes[row][None], truth.boxes[candidates], extra=1.0
-        )[0]
+        overlap = box_ops.iou(detections.boxes[row][None], truth.boxes[candidates], extra=1.0)[0]
         best = int(overlap.argmax()) if len(overlap) else -1
         if best < 0 or overlap[best] < threshold:
             hits.append(False)
@@ -84,20 +84,16 @@ def precision_recall(
         taken[match] = True
     true = np.cumsum(np.array(hits, dtype=np.float64))
     precision = true / np.arange(1, len(hits) + 1)
-    return true / wanted if wanted else np.full(len(hits), np.nan), precision
+    return true / wanted, precision
 
 
 def average_11_points(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
     """VOC 2007: the mean of the best precision at recall 0, 0.1, ..., 1 and beyond."""
-    if np.isnan(recall).any():
-        return float("nan")
     points = np.arange(11) / 10
     return float(np.mean([precision[recall >= p].max(initial=0.0) for p in points]))
 
 
 def average_area(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
     """VOC 2010 and later: the area under the curve, made falling from the right."""
-    if np.isnan(recall).any():
-        return float("nan")
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(recall, prepend=0.0) * envelope))

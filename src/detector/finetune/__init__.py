@@ -1,0 +1,1 @@
+"""Staged unfreezing: the schedule, and the callback that applies it."""

@@ -1,0 +1,1 @@
+"""The network in plain torch: usable without Lightning, Hydra or a configuration."""

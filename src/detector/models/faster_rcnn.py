@@ -60,6 +60,9 @@ class NormaliseAndBatch(nn.Module):
         divisor: Heights and widths are padded to multiples of it, pixels.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float], divisor: int) -> None:
         super().__init__()
         self.divisor = divisor

@@ -92,8 +92,10 @@ def roi_align_bag(
     rows = torch.tensor([0] + [f.shape[0] * f.shape[2] * f.shape[3] for f in features[:-1]])
     first = rows.cumsum(0).to(device)[level] + image * heights * widths  # (K,)
 
-    scale = 1.0 / torch.tensor(list(strides), dtype=torch.float32, device=device)[level]
-    x1, y1, x2, y2 = (boxes.float() * scale[:, None] - (0.5 if aligned else 0.0)).unbind(1)
+    # At least float32: coordinates of large images and sums of many terms need it.
+    dtype = torch.promote_types(table.dtype, torch.float32)
+    scale = 1.0 / torch.tensor(list(strides), dtype=dtype, device=device)[level]
+    x1, y1, x2, y2 = (boxes.to(dtype) * scale[:, None] - (0.5 if aligned else 0.0)).unbind(1)
     width, height = x2 - x1, y2 - y1
     if not aligned:  # the historical convention: a RoI is at least one cell
         width, height = width.clamp(min=1), height.clamp(min=1)
@@ -106,11 +108,12 @@ def roi_align_bag(
     size = 4 * sampling_ratio * sampling_ratio
     pooled = F.embedding_bag(
         bags.reshape(-1, size),
-        table.float(),
-        per_sample_weights=weights.reshape(-1, size),
+        table.to(dtype),
+        per_sample_weights=weights.reshape(-1, size).to(dtype),
         mode="sum",
     )
-    pooled = pooled.reshape(len(boxes), output_size, output_size, -1).permute(0, 3, 1, 2)
+    shape = (len(boxes), output_size, output_size, table.shape[1])
+    pooled = pooled.reshape(shape).permute(0, 3, 1, 2)
     return pooled.to(table.dtype)
 
 
@@ -147,7 +150,8 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
             `(sum K_i, C, P, P)`, in the order of the boxes.
         """
         if boxes[0].device.type != "cpu" or self.sampling_ratio <= 0:
-            return super().forward(x, boxes, image_shapes)
+            pooled: Tensor = super().forward(x, boxes, image_shapes)
+            return pooled
         maps = [x[name] for name in self.featmap_names]
         image = torch.cat([torch.full((len(b),), i) for i, b in enumerate(boxes)])
         flat = torch.cat(boxes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, Self
 
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class PyramidBackbone(nn.Module):
         self.norm = norm
         levels = [s for s in self.stages if s.stride >= 4 and s.name != "stem"]
         strides = [s.stride for s in levels]
-        if any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
+        if any(b != 2 * a for a, b in pairwise(strides)):
             raise ValueError(f"the pyramid needs strides that double, got {strides}")
         self.levels = tuple(s.name for s in levels)
         # The pooled top level serves the RPN alone, as in torchvision's detectors.
@@ -90,7 +91,8 @@ class PyramidBackbone(nn.Module):
                 x = module(x)
             if stage.name in self.levels:
                 levels[str(len(levels))] = x
-        return self.fpn(levels)
+        pyramid: dict[str, Tensor] = self.fpn(levels)
+        return pyramid
 
     def stage_modules(self, name: str) -> Iterator[nn.Module]:
         """The modules of one stage, in order."""

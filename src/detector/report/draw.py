@@ -67,7 +67,9 @@ def draw_boxes(
     height, width = image.shape[:2]
     scale = side / max(height, width) if side else 1.0
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    scene = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    scene: NDArray[Any] = cv2.resize(
+        image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
     thickness = max(1, round(max(size) / 400))
     ignore = boxes.ignore if boxes.ignore is not None else np.zeros(len(boxes.labels), bool)
     for chosen, color in ((ignore, IGNORED), (~ignore, None)):
@@ -127,9 +129,7 @@ def _pair(panel: Panel, names: Sequence[str], threshold: float) -> NDArray[np.ui
     left = draw_boxes(panel.image, panel.truth, names, PANEL_SIDE)
     right = draw_boxes(panel.image, panel.found, names, PANEL_SIDE)
     header, gap = 22, 4
-    canvas = np.full(
-        (left.shape[0] + header, left.shape[1] * 2 + gap, 3), 255, dtype=np.uint8
-    )
+    canvas = np.full((left.shape[0] + header, left.shape[1] * 2 + gap, 3), 255, dtype=np.uint8)
     canvas[header:, : left.shape[1]] = left
     canvas[header:, left.shape[1] + gap :] = right
     captions = (
@@ -137,7 +137,9 @@ def _pair(panel: Panel, names: Sequence[str], threshold: float) -> NDArray[np.ui
         (left.shape[1] + gap, f"detected: {len(panel.found.labels)} (score >= {threshold:g})"),
     )
     for x, text in captions:
-        cv2.putText(canvas, text, (x, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (30, 30, 30), 1, cv2.LINE_AA)
+        cv2.putText(
+            canvas, text, (x, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (30, 30, 30), 1, cv2.LINE_AA
+        )
     return canvas
 
 

@@ -1,0 +1,126 @@
+"""Small data sets and overrides that every test shares; nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pytest
+
+# Threads of many tests' small tensors cost more than they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+Box = tuple[str, tuple[float, float, float, float]]
+WriteVoc = Callable[..., Path]
+
+# A network small enough to train for a step in well under a second.
+TINY = [
+    "backbone=efficientnet_lite0",
+    "model.weights=none",
+    "finetune.norm=train",
+    "model.fpn_channels=16",
+    "model.head_channels=16",
+    "model.rpn_top_n_train=50",
+    "model.rpn_top_n_test=50",
+    "data.image_size=96",
+    "data.batch_size=2",
+    "trainer.precision='32'",
+    "trainer.accelerator=cpu",
+]
+
+
+def write_image(path: Path, boxes: Sequence[Box], height: int = 60, width: int = 80) -> None:
+    """Noise with a bright patch where a box is, so that there is something to learn."""
+    rng = np.random.default_rng(len(path.name))
+    image = rng.integers(0, 60, (height, width, 3), dtype=np.uint8)
+    for name, (x1, y1, x2, y2) in boxes:
+        if all(np.isfinite((x1, y1, x2, y2))):
+            color = (255, 80, 0) if name == "square" else (0, 80, 255)
+            cv2.rectangle(image, (int(x1), int(y1)), (int(x2), int(y2)), color, -1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+
+
+def write_xml(
+    path: Path, boxes: Sequence[Box], size: tuple[int, int] | None = (60, 80), difficult: str = ""
+) -> None:
+    """A VOC annotation; boxes are in the file's own 1-based coordinates."""
+    root = ElementTree.Element("annotation")
+    if size:
+        node = ElementTree.SubElement(root, "size")
+        ElementTree.SubElement(node, "width").text = str(size[1])
+        ElementTree.SubElement(node, "height").text = str(size[0])
+    for name, corners in boxes:
+        item = ElementTree.SubElement(root, "object")
+        ElementTree.SubElement(item, "name").text = name
+        ElementTree.SubElement(item, "difficult").text = str(int(name == difficult))
+        bndbox = ElementTree.SubElement(item, "bndbox")
+        for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
+            ElementTree.SubElement(bndbox, key).text = f"{value:g}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ElementTree.ElementTree(root).write(path)
+
+
+def write_voc(
+    root: Path, splits: dict[str, dict[str, Sequence[Box]]], suffix: str = ".jpg"
+) -> Path:
+    """A VOC tree: split -> image id -> boxes."""
+    for split, images in splits.items():
+        for image_id, boxes in images.items():
+            write_image(root / "JPEGImages" / f"{image_id}{suffix}", boxes)
+            write_xml(root / "Annotations" / f"{image_id}.xml", boxes)
+        listing = root / "ImageSets" / "Main" / f"{split}.txt"
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        listing.write_text("".join(f"{i}\n" for i in images))
+    return root
+
+
+def random_split(prefix: str, count: int, seed: int = 0) -> dict[str, list[Box]]:
+    """Images with one to three boxes each; of more than four, one has none."""
+    rng = np.random.default_rng(seed)
+    images: dict[str, list[Box]] = {}
+    for i in range(count):
+        boxes: list[Box] = []
+        for _ in range(0 if i == count // 2 and count > 4 else int(rng.integers(1, 4))):
+            x, y = rng.integers(1, 50), rng.integers(1, 35)
+            side = rng.integers(12, 25)
+            name = ("square", "disc")[int(rng.integers(2))]
+            boxes.append((name, (int(x), int(y), int(x + side), int(y + side))))
+        images[f"{prefix}{i}"] = boxes
+    return images
+
+
+@pytest.fixture
+def voc_root(tmp_path: Path) -> Path:
+    """A tiny VOC tree with two classes: 5 training, 3 validation and 3 test images."""
+    return write_voc(
+        tmp_path / "voc",
+        {
+            "train": {
+                **random_split("train", 4, 0),
+                "both": [("square", (3, 3, 30, 30)), ("disc", (40, 20, 70, 50))],
+            },
+            "val": random_split("val", 3, 1),
+            "test": random_split("test", 3, 2),
+        },
+    )
+
+
+@pytest.fixture
+def devkit(tmp_path: Path) -> Path:
+    """A tiny VOCdevkit with two years, in VOC's own classes."""
+    names = {"square": "dog", "disc": "car"}
+    for year, splits in {"VOC2007": ("trainval", "test"), "VOC2012": ("trainval",)}.items():
+        content = {
+            split: {
+                image_id: [(names[name], corners) for name, corners in boxes]
+                for image_id, boxes in random_split(f"{year}_{split}_", 11).items()
+            }
+            for split in splits
+        }
+        write_voc(tmp_path / "devkit" / "VOCdevkit" / year, content)
+    return tmp_path / "devkit"

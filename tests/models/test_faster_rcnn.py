@@ -1,0 +1,122 @@
+import pytest
+import torch
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.ops import MultiScaleRoIAlign
+
+from detector.models.backbones import IMAGENET_MEAN, IMAGENET_STD
+from detector.models.faster_rcnn import (
+    FasterRCNNOptions,
+    NormaliseAndBatch,
+    build_faster_rcnn,
+)
+
+SMALL = FasterRCNNOptions(fpn_channels=8, head_channels=16, rpn_top_n_train=50, rpn_top_n_test=50)
+
+
+def test_images_are_normalised_once_and_padded_with_the_mean_colour():
+    batch = NormaliseAndBatch((0.5, 0.5, 0.5), (0.25, 0.5, 1.0), 32)
+    small = torch.full((3, 20, 40), 255, dtype=torch.uint8)
+    images, _ = batch([small, torch.zeros(3, 33, 10, dtype=torch.uint8)])
+    assert images.tensors.shape == (2, 3, 64, 64)
+    assert images.image_sizes == [(20, 40), (33, 10)]
+    assert images.tensors[0, :, 0, 0].tolist() == [2, 1, 0.5]
+    assert images.tensors[1, :, 0, 0].tolist() == [-2, -1, -0.5]
+    assert not images.tensors[0, :, 20:].any()
+    assert not images.tensors[0, :, :, 40:].any()
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Torchvision's detector and ours, with the same weights, in float64.
+
+    A random network magnifies rounding until proposals change places; float64 leaves only what
+    really differs.
+    """
+    torch.manual_seed(0)
+    theirs = fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=4, min_size=128, max_size=192
+    )
+    ours = build_faster_rcnn("resnet50", 3, imagenet=False, norm="frozen")
+    ours.load_state_dict(theirs.state_dict())
+    assert list(theirs.transform.image_mean) == list(IMAGENET_MEAN)
+    assert list(theirs.transform.image_std) == list(IMAGENET_STD)
+    theirs.transform.torch_choice = lambda sizes: sizes[0]  # draws from the random stream
+    return ours.double(), theirs.double()
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(1)
+    shape = (2, 3, 128, 192)
+    return list(torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8))
+
+
+def test_losses_equal_torchvisions(pair, images):
+    ours, theirs = (model.train() for model in pair)
+    theirs.backbone.eval()  # as our frozen norms are
+    boxes = torch.tensor([[10.0, 10, 90, 90], [50, 20, 180, 120]])
+    targets = [{"boxes": boxes, "labels": torch.tensor([1, 3])}] * 2
+    torch.manual_seed(0)
+    expected = theirs([i.double() / 255 for i in images], targets)
+    torch.manual_seed(0)
+    found = ours(images, targets)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-9)
+
+
+def test_detections_equal_torchvisions(pair, images):
+    ours, theirs = (model.eval() for model in pair)
+    for model in pair:
+        model.roi_heads.score_thresh = 0.0  # of random weights, every score is low
+    with torch.no_grad():
+        expected = theirs([i.double() / 255 for i in images])[0]
+        found = ours(images)[0]
+    assert len(expected["boxes"]) == 100
+    torch.testing.assert_close(found["scores"], expected["scores"], atol=1e-9, rtol=1e-6)
+    torch.testing.assert_close(found["boxes"], expected["boxes"], atol=1e-4, rtol=1e-6)
+
+
+def test_the_pooling_of_the_head_is_ours(pair):
+    assert type(pair[0].roi_heads.box_roi_pool) is not MultiScaleRoIAlign
+
+
+def test_anchors_are_sized_to_their_levels():
+    options = FasterRCNNOptions(fpn_channels=8, anchor_scales=(4.0, 8.0), anchor_ratios=(1.0,))
+    model = build_faster_rcnn("efficientnet_lite0", 1, imagenet=False, options=options)
+    sides = [c[:, 2] - c[:, 0] for c in model.rpn.anchor_generator.cell_anchors]
+    assert [s.tolist() for s in sides] == [
+        [16, 32],
+        [32, 64],
+        [64, 128],
+        [128, 256],
+        [256, 512],
+    ]
+
+
+def test_groups_hold_every_parameter_once():
+    model = build_faster_rcnn("efficientnet_lite0", 2, imagenet=False, options=SMALL)
+    listed = [id(p) for ms in model.groups().values() for m in ms for p in m.parameters()]
+    assert sorted(listed) == sorted(id(p) for p in model.parameters())
+    assert list(model.groups()) == [
+        "stem",
+        "layer1",
+        "layer2",
+        "layer3",
+        "layer4",
+        "neck",
+        "head",
+    ]
+
+
+@pytest.mark.parametrize("groups", [("head",), ("neck", "head"), ("layer4", "head"), ()])
+def test_exactly_the_named_groups_become_trainable(groups):
+    model = build_faster_rcnn("efficientnet_lite0", 2, imagenet=False, norm="train", options=SMALL)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    model.set_trainable(groups)
+    for name, modules in model.groups().items():
+        for module in modules:
+            for parameter in module.parameters():
+                assert parameter.requires_grad == (name in groups)
+                assert (parameter.grad is not None) == (name in groups)

@@ -1,0 +1,79 @@
+import pytest
+import torch
+from torchvision.ops import MultiScaleRoIAlign, roi_align
+
+from detector.models.roi_align import PyramidRoIAlign, roi_align_bag
+
+STRIDES = (4, 8, 16, 32)
+NAMES = ["0", "1", "2", "3"]
+
+
+def pyramid(dtype=torch.float32, channels=6):
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(2, channels, 256 // s, 192 // s, generator=generator, dtype=dtype)
+        .contiguous(memory_format=torch.channels_last)
+        .requires_grad_()
+        for name, s in zip(NAMES, STRIDES, strict=True)
+    }
+
+
+def random_boxes(count, seed=1, low=-40.0, high=260.0):
+    """Boxes of all sizes, some partly and some fully outside the image, some empty."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * (high - low) + low
+    side = torch.rand(count, 2, generator=generator) ** 2 * 250
+    side[:3] = 0
+    return torch.cat((corner, corner + side), 1)
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3])
+def test_pooling_equals_torchvisions_in_values_and_gradients(sampling_ratio):
+    boxes = [random_boxes(40, 1), random_boxes(25, 2)]
+    shapes = [(256, 192)] * 2
+    ours, theirs = pyramid(), pyramid()
+    a = PyramidRoIAlign(NAMES, STRIDES, 7, sampling_ratio)(ours, boxes, shapes)
+    b = MultiScaleRoIAlign(NAMES, 7, sampling_ratio)(theirs, boxes, shapes)
+    assert a.shape == (65, 6, 7, 7)
+    torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
+    weight = torch.randn(a.shape, generator=torch.Generator().manual_seed(3))
+    for x, y in zip(
+        torch.autograd.grad((a * weight).sum(), list(ours.values())),
+        torch.autograd.grad((b * weight).sum(), list(theirs.values())),
+        strict=True,
+    ):
+        torch.testing.assert_close(x, y, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("stride", [4, 16])
+def test_one_level_equals_torchvisions_kernel(aligned, stride):
+    feature = pyramid()["1"]
+    boxes = random_boxes(50)
+    image = torch.arange(50) % 2
+    level = torch.zeros(50, dtype=torch.int64)
+    ours = roi_align_bag([feature], boxes, image, level, [stride], 5, 2, aligned)
+    rois = torch.cat((image[:, None].float(), boxes), 1)
+    theirs = roi_align(feature, rois, 5, 1 / stride, 2, aligned)
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+
+
+def test_no_boxes_pool_to_nothing_and_still_have_a_gradient():
+    features = pyramid()
+    boxes = [torch.zeros(0, 4), torch.zeros(0, 4)]
+    pooled = PyramidRoIAlign(NAMES, STRIDES, 7, 2)(features, boxes, [(256, 192)] * 2)
+    assert pooled.shape == (0, 6, 7, 7)
+    grads = torch.autograd.grad(pooled.sum(), list(features.values()), allow_unused=True)
+    assert all(g is None or not g.any() for g in grads)
+
+
+def test_under_autocast_the_features_dtype_is_kept():
+    features = pyramid(torch.bfloat16)
+    boxes = [random_boxes(20), random_boxes(20)]
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = PyramidRoIAlign(NAMES, STRIDES, 7, 2)(features, boxes, [(256, 192)] * 2)
+    assert pooled.dtype == torch.bfloat16
+    exact = PyramidRoIAlign(NAMES, STRIDES, 7, 2)(
+        {k: v.float() for k, v in features.items()}, boxes, [(256, 192)] * 2
+    )
+    torch.testing.assert_close(pooled.float(), exact, atol=0.02, rtol=0.01)

@@ -1,0 +1,54 @@
+import cv2
+import numpy as np
+
+from detector.report.draw import Boxes, Panel, draw_boxes, draw_sheet
+
+IMAGE = np.zeros((50, 100, 3), np.uint8)
+ONE = Boxes(np.array([[10.0, 10, 40, 40]]), np.array([1]))
+
+
+def test_a_box_is_drawn_where_it_is_and_the_image_is_left_alone():
+    drawn = draw_boxes(IMAGE, ONE, ["a"])
+    assert drawn.shape == IMAGE.shape
+    assert drawn[25, 10].any()
+    assert drawn[10, 25].any()
+    assert not drawn[25, 25].any()
+    assert not IMAGE.any()
+
+
+def test_boxes_are_scaled_with_the_picture():
+    drawn = draw_boxes(IMAGE, ONE, ["a"], side=200)
+    assert drawn.shape == (100, 200, 3)
+    assert drawn[50, 20].any()
+
+
+def test_no_boxes_draw_nothing():
+    none = Boxes(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
+    assert not draw_boxes(IMAGE, none, ["a"]).any()
+
+
+def test_classes_have_colours_of_their_own_and_ignored_boxes_are_grey():
+    boxes = Boxes(
+        np.array([[5.0, 5, 20, 20], [30, 5, 45, 20], [60, 5, 75, 20]]),
+        np.array([1, 2, 1]),
+        ignore=np.array([False, False, True]),
+    )
+    drawn = draw_boxes(IMAGE, boxes, ["a", "b"])
+    first, second, ignored = drawn[20, 12], drawn[20, 37], drawn[20, 67]
+    assert (first != second).any()
+    assert len(set(ignored.tolist())) == 1
+    assert ignored.any()
+
+
+def test_a_sheet_has_truth_and_detections_of_every_image(tmp_path):
+    found = Boxes(np.array([[60.0, 10, 90, 40]]), np.array([1]), np.array([0.7]))
+    panels = [Panel(f"{i}.jpg", IMAGE, ONE, found) for i in range(3)]
+    draw_sheet(panels, ["a"], 0.5, tmp_path / "sheet.png")
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    pair_width, pair_height = 2 * 448 + 4, 224 + 22
+    assert sheet.shape == (2 * (pair_height + 12) + 12, 2 * (pair_width + 12) + 12, 3)
+    left = sheet[12 + 22 + 112, 12 : 12 + 448]
+    right = sheet[12 + 22 + 112, 12 + 452 : 12 + 900]
+    assert left[:224].any()
+    assert not left[224:].any()
+    assert right[224:].any()

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import torch
+from torchvision.ops import box_iou
+
+from detector import boxes as box_ops
+
+
+def test_no_boxes_stay_no_boxes():
+    none = np.zeros((0, 4), np.float32)
+    assert box_ops.area(none).shape == (0,)
+    assert box_ops.clip(none, (0, 0, 5, 5)).shape == (0, 4)
+    assert box_ops.iou(none.astype(float), np.ones((2, 4))).shape == (0, 2)
+
+
+def test_area_of_an_inverted_box_is_zero():
+    boxes = np.array([[0, 0, 2, 3], [5, 5, 1, 9]], np.float32)
+    assert box_ops.area(boxes).tolist() == [6, 0]
+
+
+def test_a_box_outside_the_window_clips_to_zero_area():
+    boxes = np.array([[-5, -5, 3, 3], [20, 20, 30, 30]], np.float32)
+    clipped = box_ops.clip(boxes, (0, 0, 10, 10))
+    assert clipped[0].tolist() == [0, 0, 3, 3]
+    assert box_ops.area(clipped).tolist() == [9, 0]
+
+
+def test_iou_equals_torchvisions():
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 50, (20, 2))
+    boxes = np.concatenate((corner, corner + rng.uniform(1, 40, (20, 2))), 1)
+    expected = box_iou(torch.from_numpy(boxes[:8]), torch.from_numpy(boxes[8:]))
+    np.testing.assert_allclose(box_ops.iou(boxes[:8], boxes[8:]), expected.numpy(), atol=1e-12)
+
+
+def test_iou_with_inclusive_pixels_counts_the_last_row_and_column():
+    # 0..1 and 1..2, inclusive: 2x2 pixels each, one shared, seven together.
+    a, b = np.array([[0.0, 0, 1, 1]]), np.array([[1.0, 1, 2, 2]])
+    assert box_ops.iou(a, b, extra=1.0)[0, 0] == pytest.approx(1 / 7)
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ([1, 1, 5, 5], None),
+        ([-2, -2, 5, 5], None),
+        ([1, 1, 1, 5], "no width"),
+        ([1, 5, 5, 1], "no height"),
+        ([1, 1, np.inf, 5], "finite"),
+        ([np.nan, 1, 3, 5], "finite"),
+        ([11, 1, 15, 5], "outside the image of 10x20"),
+        ([-5, 1, -1, 5], "outside"),
+        ([1, 21, 5, 25], "outside"),
+    ],
+)
+def test_fault_says_why_a_box_is_unusable(box, reason):
+    found = box_ops.fault(np.array(box, np.float32), (20, 10))
+    assert found is None if reason is None else reason in found

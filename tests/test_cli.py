@@ -1,0 +1,160 @@
+"""Wrong requests: one line, exit code 2, before torch is imported or a file made."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, write_xml
+
+# Runs a verb as `python -m` does, and tells on exit whether torch was imported.
+RUN = """
+import runpy, sys
+verb = sys.argv.pop(1)
+sys.argv[0] = verb
+try:
+    runpy.run_module(f"detector.{verb}", run_name="__main__", alter_sys=True)
+finally:
+    print("torch imported:", "torch" in sys.modules)
+"""
+
+
+def run(verb: str, *overrides: str, cwd: Path) -> tuple[int, str, str]:
+    command = [sys.executable, "-W", "ignore", "-c", RUN, verb, *overrides]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def cwd(tmp_path):
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    return folder
+
+
+def refused(verb: str, *overrides: str, cwd: Path, light: bool = True) -> str:
+    """What is said to a request that must be refused."""
+    code, out, err = run(verb, *overrides, cwd=cwd)
+    assert code == 2, err
+    assert list(cwd.iterdir()) == []
+    if light:
+        assert "torch imported: False" in out
+    (line,) = err.strip().splitlines()
+    return line.removeprefix("error: ")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.max_epoch=3", "trainer.max_epoch: no such key; did you mean trainer.max_epochs?"),
+        ("nonsense=3", "nonsense: no such key (see python -m detector.train --help)"),
+        ("data=vocc", "data=vocc: no such choice; did you mean voc? There are trees, voc"),
+        ("+experiment=tree", "experiment=tree: no such choice; did you mean trees?"),
+        ("seed=many", "seed: Value 'many' of type 'str' could not be converted to Integer"),
+        ("optim.lr=-1", "optim.lr=-1.0: expected a positive number"),
+        ("backbone.name=resnet51", "backbone.name=resnet51: expected one of resnet50"),
+        ("trainer.devices=none", "trainer.devices=none: expected auto or a number"),
+        ("data.root=/no/such/place", "data.root=/no/such/place: no such folder; expected there"),
+        ("seed=0", "data.root= is required: the folder of your data; expected there: Annotations"),
+        ("+experiment=voc", "expected VOCdevkit/VOC2007 and VOCdevkit/VOC2012 in it, or fetch"),
+        ("seed=[", "no viable alternative at input '['"),
+    ],
+)
+def test_a_wrong_override_is_refused(cwd, override, said):
+    assert said in refused("train", override, cwd=cwd)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda root: (root / "ImageSets/Main/val.txt").unlink(), "no split file"),
+        (lambda root: (root / "Annotations/train0.xml").unlink(), "no annotation"),
+        (lambda root: (root / "JPEGImages/test1.jpg").unlink(), "no image"),
+        (lambda root: (root / "Annotations/val0.xml").write_text("<annotation"), "val0.xml: not a"),
+        (
+            lambda root: write_xml(root / "Annotations/val0.xml", [("cat", (1, 1, 9, 9))]),
+            "val0.xml: object 1 has the class 'cat'",
+        ),
+    ],
+)
+def test_broken_data_are_named(cwd, voc_root, break_it, said):
+    break_it(voc_root)
+    assert said in refused("train", f"data.root={voc_root}", cwd=cwd)
+
+
+def test_a_group_that_the_network_has_not_is_refused(cwd, voc_root):
+    phases = "finetune.phases=[{name: a, train: [hed], lr_factor: {}, epochs: 1}]"
+    line = refused("train", f"data.root={voc_root}", phases, cwd=cwd)
+    assert line.startswith("finetune.phases[0].train: no group 'hed'; the network has stem")
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])
+def test_a_checkpoint_that_is_not_there_or_none_is_refused(cwd, tmp_path, verb):
+    extra = ["source=x"] if verb == "predict" else []
+    text = tmp_path / "notes.ckpt"
+    text.write_text("not a checkpoint")
+    for value, said in [
+        (tmp_path / "none.ckpt", "no such file or folder"),
+        (text, "not a checkpoint"),
+        (tmp_path, "not the folder of a run"),
+    ]:
+        assert said in refused(verb, f"ckpt={value}", *extra, cwd=cwd)
+
+
+def test_a_file_of_something_else_is_no_checkpoint(cwd, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as archive:
+        archive.writestr("a", "b")
+    torch.save({"state_dict": {}}, tmp_path / "b.ckpt")
+    for name in ("a", "b"):
+        line = refused("evaluate", f"ckpt={tmp_path / name}.ckpt", cwd=cwd, light=False)
+        assert "not a checkpoint of" in line
+
+
+class Touch:
+    """Pickles to an instruction that makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_nothing_in_a_checkpoint_is_executed(cwd, tmp_path):
+    trap = tmp_path / "executed"
+    torch.save({"detector": Touch(trap)}, tmp_path / "a.ckpt")
+    line = refused("evaluate", f"ckpt={tmp_path / 'a.ckpt'}", cwd=cwd, light=False)
+    assert "not a checkpoint of plain weights" in line
+    assert not trap.exists()
+
+
+def test_a_missing_required_key_is_named(cwd):
+    assert refused("predict", "source=x", cwd=cwd).startswith("ckpt= is required")
+    assert refused("predict", "ckpt=x", cwd=cwd).startswith("source= is required")
+    assert refused("evaluate", cwd=cwd).startswith("ckpt= is required")
+
+
+def test_a_sweep_is_checked_before_its_folder_is_made(cwd):
+    assert "no such folder" in refused("train", "-m", "seed=0,1", "data.root=/no/where", cwd=cwd)
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])
+def test_help_lists_groups_and_keys_without_importing_torch(cwd, verb):
+    code, out, _ = run(verb, "--help", cwd=cwd)
+    assert code == 0
+    assert "torch imported: False" in out
+    assert "backbone: efficientnet_lite0, resnet50" in out
+    assert "max_epochs" in out
+    assert list(cwd.iterdir()) == []
+
+
+def test_a_failure_of_the_work_itself_exits_with_1(cwd, voc_root):
+    # The folder for outputs cannot be made: a file is in its place.
+    (voc_root / "taken").write_text("")
+    code, _, err = run(
+        "train", *TINY, f"data.root={voc_root}", f"hydra.run.dir={voc_root}/taken/x", cwd=cwd
+    )
+    assert code == 1
+    assert "NotADirectoryError" in err

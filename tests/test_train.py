@@ -1,0 +1,370 @@
+"""The whole job on tiny data: every file, exact evaluation, exact resume, prediction, sweeps."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, write_voc
+from hydra.core.hydra_config import HydraConfig
+
+from detector import build, cli
+from detector.evaluate import evaluate
+from detector.predict import predict
+from detector.train import train
+from detector.types import RequestError
+
+PHASES = (
+    "finetune.phases=[{name: heads, train: [neck, head], lr_factor: {}, epochs: 2},"
+    "{name: top, train: [layer4, neck, head], lr_factor: {layer4: 0.1}, epochs: 1}]"
+)
+
+
+def request(verb, *overrides, out):
+    HydraConfig.instance().cfg = None
+    return cli.compose(verb, overrides, out)
+
+
+def fresh_train(root, out, *overrides):
+    return train(request("train", *TINY, f"data.root={root}", PHASES, *overrides, out=out))
+
+
+def epochs(out):
+    """The rows of a run's metrics.csv."""
+    with (out / "metrics.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run, and what it returned."""
+    base = tmp_path_factory.mktemp("run")
+    from conftest import random_split
+
+    root = write_voc(
+        base / "voc",
+        {
+            "train": random_split("train", 5, 0) | {"both": [("disc", (40, 20, 70, 50))]},
+            "val": random_split("val", 3, 1),
+            "test": random_split("test", 3, 2),
+        },
+    )
+    (root / "JPEGImages" / "notes.txt").write_text("no image")
+    return root, base / "out", fresh_train(root, base / "out")
+
+
+def test_a_run_writes_all_its_files(run):
+    _, out, _ = run
+    files = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    assert files == {
+        "config.yaml",
+        "metrics.csv",
+        "metrics.json",
+        "detections.png",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+    }
+
+
+def test_metrics_csv_has_a_row_for_every_epoch(run):
+    _, out, _ = run
+    rows = epochs(out)
+    assert [(r["epoch"], r["stage"]) for r in rows] == [
+        ("0", "heads"),
+        ("1", "heads"),
+        ("2", "top"),
+    ]
+    assert all(float(r["train/loss"]) > 0 and 0 <= float(r["val/map"]) <= 1 for r in rows)
+    assert [float(r["lr/layer4"]) for r in rows] == pytest.approx([0, 0, 1e-4])
+    assert [float(r["lr/head"]) for r in rows] == pytest.approx([1e-3] * 3)
+
+
+def test_metrics_json_is_what_train_returned(run):
+    _, out, scores = run
+    content = json.loads((out / "metrics.json").read_text())
+    assert content["split"] == "test"
+    assert content["images"] == 3
+    assert set(content["per_class"]) == {"disc", "square"}
+    assert content["coco"]["map"] == scores["test/map"]
+    assert content["voc"]["ap_50"] == scores["test/voc_ap_50"]
+    assert content["seconds"]["train"] > 0
+
+
+def test_the_best_checkpoint_is_the_epoch_with_the_best_validation_score(run):
+    _, out, scores = run
+    rows = epochs(out)
+    values = [float(r["val/map"]) for r in rows]
+    assert scores["val/map"] == pytest.approx(max(values))
+    epoch = torch.load(out / "checkpoints/best.ckpt", weights_only=True)["epoch"]
+    assert values[epoch] == max(values)
+    assert torch.load(out / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+
+
+@pytest.mark.parametrize("ckpt", ["", "checkpoints/best.ckpt"])
+def test_evaluate_reproduces_the_runs_figures_exactly(run, tmp_path, ckpt):
+    _, out, _ = run
+    evaluate(request("evaluate", f"ckpt={out / ckpt}", out=tmp_path / "e"))
+    first = json.loads((out / "metrics.json").read_text())
+    again = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    for key in ("split", "images", "coco", "voc", "per_class"):
+        assert first[key] == again[key]
+
+
+def test_evaluate_on_another_split_and_on_other_data(run, tmp_path):
+    root, out, scores = run
+    found = evaluate(request("evaluate", f"ckpt={out}", "split=val", out=tmp_path / "a"))
+    assert found["map"] == pytest.approx(scores["val/map"], abs=1e-7)
+    shutil.copytree(root, tmp_path / "moved")
+    overrides = [f"ckpt={out}", f"data.root={tmp_path / 'moved'}"]
+    moved = evaluate(request("evaluate", *overrides, out=tmp_path / "b"))
+    assert moved["map"] == scores["test/map"]
+
+
+def test_a_checkpoint_of_other_classes_is_refused(run, tmp_path):
+    _, out, _ = run
+    root = write_voc(
+        tmp_path / "cats", {s: {f"{s}0": [("cat", (1, 1, 9, 9))]} for s in ("train", "val", "test")}
+    )
+    cfg = request("evaluate", f"ckpt={out}", f"data.root={root}", out=tmp_path / "e")
+    with pytest.raises(RequestError, match="knows the classes disc, square, but the data have cat"):
+        build.check_request("evaluate", cfg)
+
+
+def weights(out):
+    return torch.load(out / "checkpoints/last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_a_resumed_run_ends_as_the_uninterrupted_one(run, tmp_path, monkeypatch, stop_after):
+    root, out, scores = run
+    from detector.progress import RunProgress
+
+    class Killed(Exception):
+        pass
+
+    original = RunProgress.on_train_epoch_start
+
+    def die(self, trainer, module):
+        if trainer.current_epoch == stop_after:
+            raise Killed
+        original(self, trainer, module)
+
+    target = tmp_path / "resumed"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunProgress, "on_train_epoch_start", die)
+        with pytest.raises(Killed):
+            fresh_train(root, target)
+    again = train(request("train", f"ckpt={target}", out=target))
+    assert again == pytest.approx(scores, abs=0, nan_ok=True)
+    one, other = weights(out), weights(target)
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][name]), name
+    for key, slot in one["optimizer_states"][0]["state"].items():
+        for name, value in slot.items():
+            assert torch.equal(value, other["optimizer_states"][0]["state"][key][name])
+    rows = [epochs(out), epochs(target)]
+    for first, second in zip(*rows, strict=True):
+        first.pop("seconds"), second.pop("seconds")
+        assert first == second
+
+
+def test_predict_writes_pictures_and_tables_and_names_what_it_cannot_read(run, tmp_path, caplog):
+    root, out, _ = run
+    source = tmp_path / "new"
+    shutil.copytree(root / "JPEGImages", source / "deep")
+    (source / "broken.jpg").write_bytes(b"\xff\xd8 not a jpeg")
+    overrides = [f"ckpt={out}", f"source={source}", "score_threshold=0"]
+    with caplog.at_level("INFO"):
+        found = predict(request("predict", *overrides, out=tmp_path / "p"))
+    assert "not read: " in caplog.text
+    assert "broken.jpg: not a readable image" in caplog.text
+    content = json.loads((tmp_path / "p/predictions.json").read_text())
+    assert content == found
+    assert len(content) > 0
+    names = {row["file_name"] for row in content}
+    assert names <= {f"deep/{p.name}" for p in (root / "JPEGImages").glob("*.jpg")}
+    assert {row["category_id"] for row in content} <= {1, 2}
+    row = content[0]
+    x, y, w, h = row["bbox"]
+    assert 0 <= x <= x + w <= 80.01
+    assert 0 <= y <= y + h <= 60.01
+    with (tmp_path / "p/predictions.csv").open(newline="") as stream:
+        table = list(csv.DictReader(stream))
+    assert len(table) == len(content)
+    assert float(table[0]["x2"]) == pytest.approx(x + w, abs=0.011)
+    pictures = list((tmp_path / "p/images").rglob("*.png"))
+    assert len(pictures) == 12
+    assert cv2.imread(str(pictures[0])).shape == (60, 80, 3)
+
+
+def test_predict_finds_what_evaluation_finds(run, tmp_path):
+    _, out, _ = run
+    evaluation_cfg = request("evaluate", f"ckpt={out}", out=tmp_path / "e")
+    config = build.resolve("evaluate", evaluation_cfg)
+    task = build.load_task("evaluate", config)
+    images, _ = build.read_data(config.data, config.seed)
+    data = build.build_datamodule(config, images)
+    build.build_trainer(config, tmp_path).test(
+        task, data.loader("test", training=False), verbose=False
+    )
+    expected = task.metric.evaluation.detections
+    overrides = [f"ckpt={out}", f"source={images['test'][0].path}", "score_threshold=0"]
+    found = predict(request("predict", *overrides, out=tmp_path / "p"))
+    rows = expected.image == 0
+    assert len(found) == rows.sum()
+    corners = expected.boxes[rows]
+    np.testing.assert_allclose(
+        [row["bbox"] for row in found],
+        np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), 1),
+        atol=0.02,
+    )
+
+
+def test_degenerate_boxes_do_not_stop_training_and_are_named(voc_root, tmp_path, caplog):
+    from conftest import write_xml
+
+    write_xml(
+        voc_root / "Annotations/train0.xml",
+        [("square", (9, 9, 9, 9)), ("square", (5, 5, 30, 30))],
+    )
+    with caplog.at_level("INFO"):
+        fresh_train(voc_root, tmp_path / "out", "trainer.max_epochs=1")
+    assert "1 unusable boxes are left out" in caplog.text
+    assert "train0.xml: object 1 (square 9, 9, 9, 9): no width or no height" in caplog.text
+
+
+def test_without_val_and_test_splits_images_are_held_out_by_seed(voc_root, tmp_path):
+    splits = ["data.splits.val=null", "data.splits.test=null", "data.val_fraction=0.4"]
+    data = build.resolve(
+        "train", request("train", f"data.root={voc_root}", *splits, out=tmp_path)
+    ).data
+    images, _ = build.read_data(data, 0)
+    assert {name: len(split) for name, split in images.items()} == {"train": 3, "val": 2}
+    assert not set(images["train"].paths) & set(images["val"].paths)
+    again, _ = build.read_data(data, 0)
+    assert again["val"].paths.tolist() == images["val"].paths.tolist()
+    scores = fresh_train(voc_root, tmp_path / "out", *splits, "trainer.max_epochs=1")
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["split"] == "val"
+    assert "val/map_50" in scores
+
+
+def command(*overrides):
+    return [sys.executable, "-W", "ignore", "-m", "detector.train", *overrides]
+
+
+def test_the_voc_experiment_runs_on_a_devkit_with_random_weights(devkit, tmp_path):
+    small = [
+        "model.weights=none",
+        "data.image_size=64",
+        "trainer.max_epochs=1",
+        "trainer.limit_train_batches=1",
+        "trainer.limit_test_batches=2",
+        "trainer.accelerator=cpu",
+        "model.rpn_top_n_test=20",
+        "model.fpn_channels=32",
+        "model.head_channels=32",
+    ]
+    done = subprocess.run(
+        command("+experiment=voc", f"data.root={devkit}", *small, "hydra.run.dir=out"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert content["images"] == 4
+    assert len(content["per_class"]) == 20
+    assert done.stdout.strip().splitlines()[-1] == f"metrics: {tmp_path}/out/metrics.json"
+    assert (tmp_path / "out/train.log").read_text() in done.stdout
+    config = (tmp_path / "out/config.yaml").read_text()
+    assert "VOC2012/trainval" in config
+
+
+def test_a_sweep_gives_every_trial_its_folder(voc_root, tmp_path):
+    done = subprocess.run(
+        command(
+            "-m",
+            "seed=0,1",
+            *TINY,
+            f"data.root={voc_root}",
+            "trainer.max_epochs=1",
+            "hydra.sweep.dir=sweep",
+        ),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for trial in ("0", "1"):
+        content = (tmp_path / "sweep" / trial / "config.yaml").read_text()
+        assert f"seed: {trial}" in content
+        assert (tmp_path / "sweep" / trial / "metrics.json").is_file()
+
+
+def test_the_optuna_sweep_maximises_the_score_that_train_returns(voc_root, tmp_path):
+    done = subprocess.run(
+        command(
+            "-m",
+            "+sweep=lr",
+            *TINY,
+            f"data.root={voc_root}",
+            "trainer.max_epochs=1",
+            "hydra.sweeper.n_trials=2",
+            "hydra.sweep.dir=sweep",
+        ),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results = (tmp_path / "sweep/optimization_results.yaml").read_text()
+    assert "optim.lr" in results
+    best = max(max(float(r["val/map"]) for r in epochs(tmp_path / f"sweep/{t}")) for t in (0, 1))
+    value = next(x for x in results.splitlines() if x.startswith("best_value"))
+    assert float(value.split(":")[1]) == pytest.approx(best, abs=1e-6)
+
+
+def test_ctrl_c_keeps_what_is_done_and_prints_the_line_to_go_on(voc_root, tmp_path):
+    out = tmp_path / "out"
+    overrides = [*TINY, f"data.root={voc_root}", f"hydra.run.dir={out}"]
+    phase = "finetune.phases=[{name: heads, train: [head], lr_factor: {}, epochs: 500}]"
+    process = subprocess.Popen(
+        command(*overrides, phase),
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "checkpoints/last.ckpt").is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    text, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    line = f"python -m detector.train ckpt={out}"
+    assert line in text
+    done = weights(Path(out))["epoch"] + 1
+    resumed = subprocess.run(
+        command(f"ckpt={out}", f"trainer.max_epochs={done + 1}"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert weights(Path(out))["epoch"] == done
+    assert f"epoch {done + 1}/{done + 1}" in resumed.stdout
