@@ -84,6 +84,10 @@ def test_metrics_csv_has_a_row_for_every_epoch(run):
         ("2", "top"),
     ]
     assert all(float(r["train/loss"]) > 0 and 0 <= float(r["val/map"]) <= 1 for r in rows)
+    names = ("classifier", "box_reg", "objectness", "rpn_box_reg")
+    for row in rows:
+        parts = sum(float(row[f"train/loss_{name}"]) for name in names)
+        assert float(row["train/loss"]) == pytest.approx(parts, rel=1e-5)
     assert [float(r["lr/layer4"]) for r in rows] == pytest.approx([0, 0, 1e-4])
     assert [float(r["lr/head"]) for r in rows] == pytest.approx([1e-3] * 3)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from tqdm import tqdm
@@ -34,7 +35,7 @@ class RunProgress(pl.Callback):
         self.resume_command = resume_command
         self.seconds = 0.0  # of training and validation, also before a resume
         self._bar: tqdm | None = None
-        self._losses: list[Tensor] = []
+        self._losses: list[dict[str, Tensor]] = []  # of the epoch's steps
         self._started = 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -79,14 +80,15 @@ class RunProgress(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Move the bar."""
-        self._losses.append(outputs["loss"].detach())
+        losses = {name: value.detach() for name, value in outputs.items()}
+        self._losses.append(losses)
         if self._bar is not None:
             self._bar.update()
             # Reading the loss waits for the device, so not at every step.
             if not self._bar.disable and batch_idx % 5 == 0:
                 self._bar.set_postfix(
                     epoch=f"{trainer.current_epoch + 1}/{self.schedule.epochs}",
-                    loss=f"{float(self._losses[-1]):.3f}",
+                    loss=f"{float(losses['loss']):.3f}",
                 )
 
     @rank_zero_only
@@ -101,13 +103,16 @@ class RunProgress(pl.Callback):
             for name, value in trainer.callback_metrics.items()
             if name.startswith("val/")
         }
-        loss = sum(float(x) for x in self._losses) / max(1, len(self._losses))
+        losses = {
+            f"train/{name}": float(torch.stack([step[name] for step in self._losses]).mean())
+            for name in sorted(self._losses[0])
+        }
         rates = {f"lr/{g['group']}": g["lr"] for g in trainer.optimizers[0].param_groups}
         row: dict[str, Any] = {
             "epoch": epoch,
             "stage": phase,
             "seconds": round(seconds, 2),
-            "train/loss": loss,
+            **losses,
             **scores,
             **rates,
         }
@@ -119,7 +124,7 @@ class RunProgress(pl.Callback):
         with tqdm.external_write_mode():
             log.info(
                 "epoch %d/%d  %s  loss %.3f  val/map %.3f  val/map_50 %.3f  %.0f s",
-                *(epoch + 1, self.schedule.epochs, phase, loss),
+                *(epoch + 1, self.schedule.epochs, phase, losses["train/loss"]),
                 *(scores.get("val/map", float("nan")), scores.get("val/map_50", float("nan"))),
                 seconds,
             )

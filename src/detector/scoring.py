@@ -81,6 +81,9 @@ def score(
     seconds = {"train": train_seconds, "evaluate": round(time.perf_counter() - started, 2)}
     evaluation = task.metric.evaluation
     assert evaluation is not None
+    seen, expected = len(evaluation.truth.images), len(data.splits[split])
+    if config.trainer.limit_test_batches == 1.0 and seen != expected:
+        raise RuntimeError(f"{seen} images were evaluated, but the split has {expected}")
     voc, voc_classes = voc_scores(evaluation.detections, evaluation.truth, len(task.classes))
     values = {**evaluation.coco, **{f"voc_{name}": value for name, value in voc.items()}}
     if not trainer.is_global_zero:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,16 +65,23 @@ class DetectionTask(pl.LightningModule):
         key = (self.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
-    def training_step(self, batch: tuple[list[Tensor], list[Target]], batch_idx: int) -> Tensor:
-        """The sum of the detector's losses; each is logged as `train/loss_<part>`."""
+    def training_step(
+        self, batch: tuple[list[Tensor], list[Target]], batch_idx: int
+    ) -> dict[str, Tensor]:
+        """The sum of the detector's losses as `loss`, and each as `loss_<part>`, all logged."""
         images, targets = batch
         parts = self.network(images, [{"boxes": t.boxes, "labels": t.labels} for t in targets])
-        parts = {re.sub(r"^loss_", "", name): value for name, value in parts.items()}
-        loss: Tensor = torch.stack([value.float() for value in parts.values()]).sum()
-        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(images)}
-        self.log("train/loss", loss, **options)
-        self.log_dict({f"train/loss_{name}": value for name, value in parts.items()}, **options)
-        return loss
+        losses: dict[str, Tensor] = {
+            f"loss_{name.removeprefix('loss_')}": value.float() for name, value in parts.items()
+        }
+        losses["loss"] = torch.stack(list(losses.values())).sum()
+        self.log_dict(
+            {f"train/{name}": value for name, value in losses.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(images),
+        )
+        return losses
 
     def predict(self, images: list[Tensor], scales: list[Tensor]) -> list[Prediction]:
         """Detect.

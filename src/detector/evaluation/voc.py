@@ -61,14 +61,16 @@ def precision_recall(
     Returns:
         Recall and precision, `(P,)`; None if the class has no truth to find.
     """
-    mine = truth.labels == label
-    wanted = int((mine & ~truth.ignore).sum())
+    mine = np.flatnonzero(truth.labels == label)
+    wanted = int((~truth.ignore[mine]).sum())
     if not wanted:
         return None
     rows = np.flatnonzero(detections.labels == label)
     rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
-    by_image = {int(i): np.flatnonzero(mine & (truth.image == i)) for i in np.unique(truth.image)}
-    taken = np.zeros(len(mine), dtype=bool)
+    mine = mine[np.argsort(truth.image[mine], kind="stable")]
+    images, first = np.unique(truth.image[mine], return_index=True)
+    by_image = dict(zip(images.tolist(), np.split(mine, first[1:]), strict=True))
+    taken = np.zeros(len(truth.labels), dtype=bool)
     hits: list[bool] = []
     for row in rows:
         candidates = by_image.get(int(detections.image[row]), np.zeros(0, dtype=np.int64))

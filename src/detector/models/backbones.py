@@ -9,6 +9,7 @@ import timm
 import torchvision.models as tv
 from torch import nn
 
+from detector.models.depthwise import keep_depthwise_in_float32
 from detector.models.stages import NormMode, PyramidBackbone, Stage
 from detector.models.weights import efficientnet_lite0_imagenet, torchvision_imagenet
 
@@ -84,4 +85,5 @@ def build_backbone(
     body = spec.build()
     if imagenet:
         spec.load_imagenet(body)
+    keep_depthwise_in_float32(body)
     return PyramidBackbone(body, spec.stages, out_channels, norm)

@@ -12,7 +12,7 @@ import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
 
-IGNORED = sv.Color(150, 150, 150)
+IGNORED = sv.Color(190, 190, 190)
 PANEL_SIDE = 448  # pixels
 
 
@@ -70,7 +70,7 @@ def draw_boxes(
     scene: NDArray[Any] = cv2.resize(
         image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     )
-    thickness = max(1, round(max(size) / 400))
+    thickness = max(1, round(max(size) / 220))
     ignore = boxes.ignore if boxes.ignore is not None else np.zeros(len(boxes.labels), bool)
     for chosen, color in ((ignore, IGNORED), (~ignore, None)):
         if not chosen.any():
@@ -94,7 +94,7 @@ def draw_boxes(
         ]
         if any(texts) and color is None:
             writer = sv.LabelAnnotator(
-                text_scale=0.33 * thickness, text_thickness=1, text_padding=2, smart_position=True
+                text_scale=0.36, text_thickness=1, text_padding=2, smart_position=True
             )
             scene = writer.annotate(scene, detections, labels=texts)
     return np.asarray(scene, dtype=np.uint8)
@@ -110,17 +110,18 @@ def draw_sheet(panels: Sequence[Panel], names: Sequence[str], threshold: float, 
         file: A `.png`.
     """
     pairs = [_pair(panel, names, threshold) for panel in panels]
-    height = max(pair.shape[0] for pair in pairs)
-    width = max(pair.shape[1] for pair in pairs)
-    columns = 2 if len(pairs) > 1 else 1
+    rows = [pairs[i : i + 2] for i in range(0, len(pairs), 2)]
     gap = 12
-    rows = -(-len(pairs) // columns)
-    sheet = np.full(
-        (rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, dtype=np.uint8
-    )
-    for i, pair in enumerate(pairs):
-        y, x = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
-        sheet[y : y + pair.shape[0], x : x + pair.shape[1]] = pair
+    widths = [sum(pair.shape[1] + gap for pair in row) for row in rows]
+    heights = [max(pair.shape[0] for pair in row) + gap for row in rows]
+    sheet = np.full((sum(heights) + gap, max(widths) + gap, 3), 255, dtype=np.uint8)
+    y = gap
+    for row, height in zip(rows, heights, strict=True):
+        x = gap
+        for pair in row:
+            sheet[y : y + pair.shape[0], x : x + pair.shape[1]] = pair
+            x += pair.shape[1] + gap
+        y += height
     write_image(file, sheet)
 
 
@@ -133,7 +134,7 @@ def _pair(panel: Panel, names: Sequence[str], threshold: float) -> NDArray[np.ui
     canvas[header:, : left.shape[1]] = left
     canvas[header:, left.shape[1] + gap :] = right
     captions = (
-        (0, f"truth: {len(panel.truth.labels)}   {panel.name}"),
+        (0, f"truth: {_count(panel.truth)}   {panel.name}"),
         (left.shape[1] + gap, f"detected: {len(panel.found.labels)} (score >= {threshold:g})"),
     )
     for x, text in captions:
@@ -141,6 +142,12 @@ def _pair(panel: Panel, names: Sequence[str], threshold: float) -> NDArray[np.ui
             canvas, text, (x, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (30, 30, 30), 1, cv2.LINE_AA
         )
     return canvas
+
+
+def _count(boxes: Boxes) -> str:
+    """How many boxes there are, and how many of them are ignored."""
+    ignored = 0 if boxes.ignore is None else int(boxes.ignore.sum())
+    return f"{len(boxes.labels)}" + (f" ({ignored} ignored, grey)" if ignored else "")
 
 
 def write_image(file: Path, image: NDArray[np.uint8]) -> None:
