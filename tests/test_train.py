@@ -205,7 +205,7 @@ def test_predict_writes_pictures_and_tables_and_names_what_it_cannot_read(run, t
         table = list(csv.DictReader(stream))
     assert len(table) == len(content)
     assert float(table[0]["x2"]) == pytest.approx(x + w, abs=0.011)
-    pictures = list((tmp_path / "p/images").rglob("*.png"))
+    pictures = list((tmp_path / "p/images/deep").iterdir())
     assert len(pictures) == 12
     assert cv2.imread(str(pictures[0])).shape == (60, 80, 3)
 
@@ -292,6 +292,23 @@ def test_the_voc_experiment_runs_on_a_devkit_with_random_weights(devkit, tmp_pat
     assert (tmp_path / "out/train.log").read_text() in done.stdout
     config = (tmp_path / "out/config.yaml").read_text()
     assert "VOC2012/trainval" in config
+
+
+def test_two_processes_train_and_score_as_one_would(voc_root, tmp_path):
+    overrides = [*TINY, f"data.root={voc_root}", "finetune=staged", "finetune.norm=frozen"]
+    overrides += ["trainer.max_epochs=3", "trainer.devices=2", "hydra.run.dir=out"]
+    done = subprocess.run(
+        command(*overrides), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("phase top: training layer4, neck, head") == 1
+    out = tmp_path / "out"
+    evaluate(request("evaluate", f"ckpt={out}", "trainer.devices=1", out=tmp_path / "alone"))
+    together = json.loads((out / "metrics.json").read_text())
+    alone = json.loads((tmp_path / "alone/metrics.json").read_text())
+    assert together["images"] == 3  # odd: padding has shown one image twice
+    for key in ("images", "coco", "voc", "per_class"):
+        assert together[key] == alone[key]
 
 
 def test_a_sweep_gives_every_trial_its_folder(voc_root, tmp_path):

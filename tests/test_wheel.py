@@ -57,4 +57,4 @@ def test_every_experiment_composes_from_another_folder(installed, tmp_path):
 def test_the_command_runs_from_another_folder(installed, tmp_path):
     done = run(installed, tmp_path, "-m", "detector.train", "data.root=nowhere")
     assert done.returncode == 2
-    assert "data.root=nowhere: no such folder" in done.stderr
+    assert f"data.root={tmp_path}/nowhere: no such folder" in done.stderr

@@ -71,6 +71,9 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         cfg: As composed, with `overrides`.
     """
     typed = [o.lstrip("+~").split("=")[0] for o in cfg.overrides]
+    if cfg.data.root is not None:
+        # A checkpoint must know its data from any folder.
+        cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
     values = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in RUN_KEYS])
     if not values.ckpt or "experiment" in typed:
         return parse(values)
@@ -176,7 +179,7 @@ def _read_data(data: DataConfig, seed: int) -> tuple[dict[str, AnnotatedImages],
             download_voc(root, [part for parts in named.values() for part in parts])
         elif not root.is_dir() and "VOC2007/trainval" in data.splits.train:
             raise RequestError(
-                f"data.root={root.resolve()}: no such folder; expected VOCdevkit/VOC2007 and "
+                f"data.root={root}: no such folder; expected VOCdevkit/VOC2007 and "
                 "VOCdevkit/VOC2012 in it, or fetch them with data.download=true (3 GB)"
             )
     images, classes = read_voc(root, named, data.classes)
@@ -218,7 +221,7 @@ def download_voc(root: Path, parts: Sequence[str]) -> None:
 
     for part in parts:
         year, _, name = part.partition("/")
-        if not year.startswith("VOC") or (root / "VOCdevkit" / part).exists():
+        if not year.startswith("VOC"):
             continue
         if (root / "VOCdevkit" / year / "ImageSets" / "Main" / f"{name}.txt").is_file():
             continue
@@ -355,6 +358,8 @@ def build_trainer(
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     # A resumed run goes on in its own folder.
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+    # Validation scores are equal on all processes: the metric has gathered before.
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")
     # Small data on a laptop is loaded in the training process by choice.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     # Frozen stages are in evaluation mode by design.

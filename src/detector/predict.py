@@ -80,7 +80,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
                 np.array([task.classes.label(r["category"]) for r in rows], dtype=np.int64),
                 np.array([r["score"] for r in rows]),
             )
-            picture = (pictures / name).with_suffix(".png")
+            picture = pictures / name
             picture.parent.mkdir(parents=True, exist_ok=True)
             write_image(picture, draw_boxes(image, boxes, task.classes.names))
     finally:  # also after Ctrl-C: what is done is kept

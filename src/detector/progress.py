@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 class RunProgress(pl.Callback):
     """A bar over the whole run, and `metrics.csv` with a row for every epoch.
 
+    Of several processes the first one speaks; training losses are those of its own batches.
+
     Args:
         folder: The run's.
         schedule: For the names of phases and the number of epochs.

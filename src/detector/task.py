@@ -79,6 +79,7 @@ class DetectionTask(pl.LightningModule):
             {f"train/{name}": value for name, value in losses.items()},
             on_step=False,
             on_epoch=True,
+            sync_dist=True,
             batch_size=len(images),
         )
         return losses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -66,7 +67,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
     # `last` comes last, so that it holds what the others know of the epoch.
     callbacks = [finetuning, progress, best, last]
     trainer = build.build_trainer(config, folder, callbacks, schedule.epochs)
-    if trainer.is_global_zero:
+    if not trainer.is_global_zero:
+        logging.getLogger("detector").setLevel(logging.WARNING)  # one process speaks
+    else:
         OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
         describe_data(images, classes)
     data = build.build_datamodule(config, images)

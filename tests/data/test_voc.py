@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -153,13 +154,14 @@ def test_a_hostile_or_broken_annotation_is_named(tmp_path, text, said):
     [
         ("Annotations/a.xml", r"no annotation .*a\.xml"),
         ("JPEGImages/a.jpg", r"no image .*a\.jpg"),
+        ("JPEGImages/", r"no folder .*JPEGImages; expected there"),
         ("ImageSets/Main/train.txt", r"no split file .*train\.txt; there: other"),
     ],
 )
 def test_a_missing_file_is_named(tmp_path, gone, said):
     root = one_image(tmp_path, [])
     (root / "ImageSets/Main/other.txt").write_text("a\n")
-    (root / gone).unlink()
+    shutil.rmtree(root / gone) if gone.endswith("/") else (root / gone).unlink()
     with pytest.raises(RequestError, match=said):
         read_one(root)
 

@@ -44,8 +44,9 @@ def read_voc(
             is unknown; the message names it.
     """
     root = _find_devkit(root)
-    listed = {name: _list_ids(root, parts) for name, parts in splits.items()}
-    raw = {name: [_RawImage(*item) for item in _show(name, ids)] for name, ids in listed.items()}
+    # Everything that may be missing is looked for before the first file is parsed.
+    files = {name: _locate(_list_ids(root, parts)) for name, parts in splits.items()}
+    raw = {name: [_RawImage(*pair) for pair in _show(name, found)] for name, found in files.items()}
     if classes is None:
         first = next(iter(raw))
         found = {name for image in raw[first] for name in image.names}
@@ -59,10 +60,10 @@ def read_voc(
     return {name: _pack(images, class_map, origin) for name, images in raw.items()}, class_map
 
 
-def _show(name: str, ids: list[tuple[Path, str]]) -> Iterable[tuple[Path, str]]:
+def _show(name: str, files: list[tuple[Path, Path]]) -> Iterable[tuple[Path, Path]]:
     """A progress bar that appears only when reading takes more than a second or two."""
-    bar: Iterable[tuple[Path, str]] = tqdm(
-        ids, desc=f"reading {name}", unit="xml", delay=2, leave=False, disable=None
+    bar: Iterable[tuple[Path, Path]] = tqdm(
+        files, desc=f"reading {name}", unit="xml", delay=2, leave=False, disable=None
     )
     return bar
 
@@ -106,12 +107,43 @@ def _list_ids(devkit: Path, parts: Sequence[str]) -> list[tuple[Path, str]]:
     return pairs
 
 
+def _locate(pairs: list[tuple[Path, str]]) -> list[tuple[Path, Path]]:
+    """The annotation and the image file of every (folder, image id), whatever its suffix."""
+    images: dict[Path, dict[str, Path]] = {}
+    annotations: dict[Path, set[str]] = {}
+    for folder in {folder for folder, _ in pairs}:
+        # A folder is listed once: asking for every file takes minutes on a network drive.
+        images[folder] = {
+            path.stem: path
+            for path in _list_folder(folder / "JPEGImages")
+            if path.suffix.lower() in SUFFIXES
+        }
+        annotations[folder] = {path.name for path in _list_folder(folder / "Annotations")}
+    found = []
+    for folder, image_id in pairs:
+        xml = folder / "Annotations" / f"{image_id}.xml"
+        if xml.name not in annotations[folder]:
+            raise RequestError(f"no annotation {xml}; the split lists {image_id}")
+        if image_id not in images[folder]:
+            image = folder / "JPEGImages" / image_id
+            raise RequestError(f"no image {image}.jpg (or .png, ...); the split lists it")
+        found.append((xml, images[folder][image_id]))
+    return found
+
+
+def _list_folder(folder: Path) -> list[Path]:
+    """What is in a folder that must be there."""
+    if not folder.is_dir():
+        raise RequestError(f"no folder {folder}; {LAYOUT}")
+    return sorted(folder.iterdir())
+
+
 class _RawImage:
     """One annotation file as it stands, before class names become labels."""
 
-    def __init__(self, folder: Path, image_id: str) -> None:
-        self.xml = folder / "Annotations" / f"{image_id}.xml"
-        self.path = _image_path(folder / "JPEGImages", image_id)
+    def __init__(self, xml: Path, image: Path) -> None:
+        self.xml = xml
+        self.path = image
         root = _parse(self.xml)
         self.size = (
             _number(root, "size/height", self.xml, 0),
@@ -136,8 +168,6 @@ def _parse(xml: Path) -> Element:
     """The root element; never resolves an entity."""
     try:
         root: Element = parse(xml, forbid_dtd=True).getroot()
-    except FileNotFoundError as error:
-        raise RequestError(f"no annotation {xml}; the split lists {xml.stem}") from error
     except (ParseError, DefusedXmlException, OSError, ValueError, LookupError) as error:
         raise RequestError(f"{xml}: not a readable XML annotation ({error})") from error
     if root.tag != "annotation":
@@ -157,16 +187,6 @@ def _number(
     except ValueError as error:
         where = "" if index is None else f"object {index + 1}: "
         raise RequestError(f"{xml}: {where}<{path}> is {text!r}, expected a number") from error
-
-
-def _image_path(folder: Path, image_id: str) -> Path:
-    """The image file of an id, whatever its suffix."""
-    for suffix in SUFFIXES:
-        for spelling in (suffix, suffix.upper()):
-            path = folder / (image_id + spelling)
-            if path.is_file():
-                return path
-    raise RequestError(f"no image {folder / image_id}.jpg (or .png, ...); the split lists it")
 
 
 def _pack(images: Sequence[_RawImage], classes: ClassMap, origin: str) -> AnnotatedImages:
