@@ -167,6 +167,10 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(run, tmp_path, monkeypatch,
         patch.setattr(RunProgress, "on_train_epoch_start", die)
         with pytest.raises(Killed):
             fresh_train(root, target)
+    # As if it had died after the next epoch's row was written, but before its checkpoint was.
+    row = (target / "metrics.csv").read_text().splitlines()[-1]
+    with (target / "metrics.csv").open("a") as stream:
+        stream.write(f"{stop_after}{row[1:]}\n")
     again = train(request("train", f"ckpt={target}", out=target))
     assert again == pytest.approx(scores, abs=0, nan_ok=True)
     one, other = weights(out), weights(target)

