@@ -9,10 +9,12 @@ import torchvision
 from detector import build, cli
 from detector.types import RequestError
 
+CLASSES = {"names": ["tree"], "ids": [1]}
 
-def voc_data(*overrides):
+
+def voc_config(*overrides):
     cfg = cli.compose("train", ["+experiment=voc", "data.download=true", *overrides])
-    return build.resolve("train", cfg).data
+    return build.resolve("train", cfg)
 
 
 def test_voc_is_fetched_through_torchvisions_data_set_class(tmp_path, devkit, monkeypatch):
@@ -26,8 +28,8 @@ def test_voc_is_fetched_through_torchvisions_data_set_class(tmp_path, devkit, mo
             (root / "VOCdevkit" / f"VOC{year}" / "ImageSets/Main/test.txt").unlink(missing_ok=True)
 
     monkeypatch.setattr(torchvision.datasets, "VOCDetection", fetch)
-    data = voc_data(f"data.root={tmp_path / 'new'}")
-    images, classes = build.read_data(data, 0)
+    config = voc_config(f"data.root={tmp_path / 'new'}")
+    images, classes = build.read_data(config)
     assert asked == [("2007", "trainval", True), ("2012", "trainval", True), ("2007", "test", True)]
     assert {name: len(split) for name, split in images.items()} == {
         "train": 21,
@@ -35,7 +37,7 @@ def test_voc_is_fetched_through_torchvisions_data_set_class(tmp_path, devkit, mo
         "test": 11,
     }
     assert len(classes) == 20
-    build.read_data(data, 0)
+    build.read_data(config)
     assert len(asked) == 3  # what is there is not fetched again
 
 
@@ -45,7 +47,7 @@ def test_a_failed_fetch_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torchvision.datasets, "VOCDetection", fetch)
     with pytest.raises(RequestError, match="cannot fetch VOC2007/trainval: no route to host"):
-        build.read_data(voc_data(f"data.root={tmp_path / 'new'}"), 0)
+        build.read_data(voc_config(f"data.root={tmp_path / 'new'}"))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,9 @@ def test_keys_typed_replace_those_of_the_checkpoint_and_no_others(monkeypatch):
 
     saved = plain(build.resolve("train", cfg))
     monkeypatch.setattr(build, "checkpoint_path", lambda verb, ckpt: ckpt)
-    monkeypatch.setattr(build, "read_checkpoint", lambda path: {"config": saved})
+    monkeypatch.setattr(
+        build, "read_checkpoint", lambda path: {"config": saved, "classes": CLASSES}
+    )
     typed = ["ckpt=x", "optim.lr=0.25", "data.splits.test=null", "augment=none"]
     config = build.resolve("evaluate", cli.compose("evaluate", typed))
     assert config.seed == 7
@@ -80,5 +84,9 @@ def test_keys_typed_replace_those_of_the_checkpoint_and_no_others(monkeypatch):
     assert config.data.splits.test is None
     assert config.data.splits.val == ["val"]
     assert config.augment.steps == []
-    again = build.resolve("train", cli.compose("train", ["ckpt=x", "+experiment=voc"]))
+    assert config.data.classes == ["tree"]
+    with pytest.raises(RequestError, match=r"data\.classes=.*shrub.* knows tree"):
+        build.resolve("evaluate", cli.compose("evaluate", ["ckpt=x", "data.classes=[shrub]"]))
+    typed = ["ckpt=x", "+experiment=voc", "data.classes=null"]
+    again = build.resolve("train", cli.compose("train", typed))
     assert again.backbone.name == "resnet50"

@@ -107,7 +107,8 @@ def test_a_file_of_something_else_is_no_checkpoint(cwd, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as archive:
         archive.writestr("a", "b")
     torch.save({"state_dict": {}}, tmp_path / "b.ckpt")
-    for name in ("a", "b"):
+    torch.save({"detector": {"config": {}, "classes": ["cat"]}}, tmp_path / "c.ckpt")
+    for name in ("a", "b", "c"):
         line = refused("evaluate", f"ckpt={tmp_path / name}.ckpt", cwd=cwd, light=False)
         assert "not a checkpoint of" in line
 

@@ -139,8 +139,23 @@ def test_a_checkpoint_of_other_classes_is_refused(run, tmp_path):
         tmp_path / "cats", {s: {f"{s}0": [("cat", (1, 1, 9, 9))]} for s in ("train", "val", "test")}
     )
     cfg = request("evaluate", f"ckpt={out}", f"data.root={root}", out=tmp_path / "e")
-    with pytest.raises(RequestError, match="knows the classes disc, square, but the data have cat"):
+    with pytest.raises(RequestError, match=r"class 'cat', which is not among those that .* knows"):
         build.check_request("evaluate", cfg)
+
+
+def test_evaluation_needs_nothing_but_the_split_asked_for(run, tmp_path):
+    root, out, _ = run
+    only = tmp_path / "only"
+    shutil.copytree(root, only)
+    for split in ("train", "val"):
+        (only / f"ImageSets/Main/{split}.txt").unlink()
+    (only / "ImageSets/Main/test.txt").write_text("test0\n")
+    cfg = request("evaluate", f"ckpt={out}", f"data.root={only}", out=tmp_path / "e")
+    build.check_request("evaluate", cfg)
+    evaluate(cfg)
+    content = json.loads((tmp_path / "e/metrics.json").read_text())
+    assert content["images"] == 1
+    assert set(content["per_class"]) == {"disc", "square"}
 
 
 def weights(out):
@@ -219,7 +234,7 @@ def test_predict_finds_what_evaluation_finds(run, tmp_path):
     evaluation_cfg = request("evaluate", f"ckpt={out}", out=tmp_path / "e")
     config = build.resolve("evaluate", evaluation_cfg)
     task = build.load_task("evaluate", config)
-    images, _ = build.read_data(config.data, config.seed)
+    images, _ = build.read_data(config)
     data = build.build_datamodule(config, images)
     build.build_trainer(config, tmp_path).test(
         task, data.loader("test", training=False), verbose=False
@@ -252,13 +267,12 @@ def test_degenerate_boxes_do_not_stop_training_and_are_named(voc_root, tmp_path,
 
 def test_without_val_and_test_splits_images_are_held_out_by_seed(voc_root, tmp_path):
     splits = ["data.splits.val=null", "data.splits.test=null", "data.val_fraction=0.4"]
-    data = build.resolve(
-        "train", request("train", f"data.root={voc_root}", *splits, out=tmp_path)
-    ).data
-    images, _ = build.read_data(data, 0)
+    asked = request("train", f"data.root={voc_root}", *splits, out=tmp_path)
+    config = build.resolve("train", asked)
+    images, _ = build.read_data(config)
     assert {name: len(split) for name, split in images.items()} == {"train": 3, "val": 2}
     assert not set(images["train"].paths) & set(images["val"].paths)
-    again, _ = build.read_data(data, 0)
+    again, _ = build.read_data(config)
     assert again["val"].paths.tolist() == images["val"].paths.tolist()
     scores = fresh_train(voc_root, tmp_path / "out", *splits, "trainer.max_epochs=1")
     assert json.loads((tmp_path / "out/metrics.json").read_text())["split"] == "val"

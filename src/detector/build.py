@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from detector.config import Config, DataConfig, parse
+from detector.config import Config, parse
 from detector.data import trees
 from detector.data.voc import LAYOUT, read_voc
 from detector.finetune.schedule import Phase, Schedule
@@ -50,14 +50,11 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         source_files(config.source or "")
         return
     check_finetune(config)
-    _, classes = read_data(config.data, config.seed, keep=True)
-    if config.ckpt:
-        known = checkpoint_classes(read_checkpoint(checkpoint_path(verb, config.ckpt)))
-        if known != classes:
-            raise RequestError(
-                f"ckpt={config.ckpt} knows the classes {', '.join(known.names)}, "
-                f"but the data have {', '.join(classes.names)}"
-            )
+    read_data(config, evaluated_split(config) if verb == "evaluate" else None, keep=True)
+    if verb == "train" and config.model.weights == "imagenet" and not config.ckpt:
+        from detector.models.backbones import BACKBONES
+
+        BACKBONES[config.backbone.name].imagenet()  # what cannot be fetched is said now
 
 
 def resolve(verb: str, cfg: DictConfig) -> Config:
@@ -75,13 +72,22 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         # A checkpoint must know its data from any folder.
         cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
     values = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in RUN_KEYS])
-    if not values.ckpt or "experiment" in typed:
+    if not values.ckpt:
         return parse(values)
-    saved = OmegaConf.create(read_checkpoint(checkpoint_path(verb, values.ckpt))["config"])
+    path = checkpoint_path(verb, values.ckpt)
+    ours = read_checkpoint(path)
+    saved = OmegaConf.create(ours["config"])
     for key in {*VERB_KEYS, *typed}:
         if _has(values, key):
             OmegaConf.update(saved, key, OmegaConf.select(values, key), merge=False)
-    return parse(saved)
+    config = parse(values if "experiment" in typed else saved)
+    names = list(checkpoint_classes(ours).names)
+    if config.data.classes not in (None, names):
+        raise RequestError(
+            f"data.classes={config.data.classes}, but {path} knows {', '.join(names)}"
+        )
+    config.data.classes = names
+    return config
 
 
 def _has(values: DictConfig, key: str) -> bool:
@@ -117,8 +123,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         RequestError: If it is not one of ours.
     """
-    ours = load_checkpoint(path).get("detector")
-    if not isinstance(ours, dict) or not {"config", "classes"} <= ours.keys():
+    ours: Any = load_checkpoint(path).get("detector")
+    try:
+        classes = checkpoint_classes(ours)
+        good = isinstance(ours["config"], dict) and len(classes.names) == len(classes.ids) > 0
+    except (KeyError, TypeError):
+        good = False
+    if not good:
         raise RequestError(f"ckpt={path}: not a checkpoint of detector.train")
     return ours
 
@@ -140,7 +151,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def checkpoint_classes(ours: dict[str, Any]) -> ClassMap:
     """The classes a checkpoint was trained on."""
-    return ClassMap(tuple(ours["classes"]["names"]), tuple(ours["classes"]["ids"]))
+    classes = ours["classes"]
+    return ClassMap(tuple(map(str, classes["names"])), tuple(map(int, classes["ids"])))
+
+
+def evaluated_split(config: Config) -> str:
+    """The split that `evaluate` is asked for: by default `test`, or `val` where there is none."""
+    return config.split or ("test" if config.data.splits.test else "val")
 
 
 # What the check of a request has read, until the run takes it.
@@ -148,27 +165,32 @@ _kept: dict[str, tuple[dict[str, AnnotatedImages], ClassMap]] = {}
 
 
 def read_data(
-    data: DataConfig, seed: int, *, keep: bool = False
+    config: Config, split: str | None = None, *, keep: bool = False
 ) -> tuple[dict[str, AnnotatedImages], ClassMap]:
-    """Read the annotations of all splits.
+    """Read annotations.
 
     Args:
-        data: Which.
-        seed: Of the choice of validation images, where no split file makes it.
+        config: Says which data.
+        split: The only one wanted, where it has split files of its own; None: all.
         keep: Remember the answer for the next call.
 
     Returns:
         `train`, `val` and, where there is one, `test`; and the classes.
     """
-    key = f"{seed} {data}"
-    answer = _kept.pop(key, None) or _read_data(data, seed)
+    key = f"{split} {config.seed} {config.ckpt} {config.data}"
+    answer = _kept.pop(key, None) or _read_data(config, split)
     if keep:
         _kept[key] = answer
     return answer
 
 
-def _read_data(data: DataConfig, seed: int) -> tuple[dict[str, AnnotatedImages], ClassMap]:
+def _read_data(config: Config, split: str | None) -> tuple[dict[str, AnnotatedImages], ClassMap]:
+    data = config.data
     named = {k: v for k, v in vars(data.splits).items() if v}
+    if split is not None and split not in named and split != "val":
+        raise RequestError(f"split={split}: data.splits.{split} is null; there are {named}")
+    if split in named and split is not None:
+        named = {split: named[split]}
     if data.format == "trees" and data.root is None:
         root = trees.prepare()
     elif data.root is None:
@@ -182,11 +204,12 @@ def _read_data(data: DataConfig, seed: int) -> tuple[dict[str, AnnotatedImages],
                 f"data.root={root}: no such folder; expected VOCdevkit/VOC2007 and "
                 "VOCdevkit/VOC2012 in it, or fetch them with data.download=true (3 GB)"
             )
-    images, classes = read_voc(root, named, data.classes)
-    if "val" not in images:
-        images = _hold_out(images, data.val_fraction, seed)
-    for name, split in images.items():
-        if not (~split.ignore).any():
+    origin = f"those that {config.ckpt} knows" if config.ckpt else "data.classes"
+    images, classes = read_voc(root, named, data.classes, origin)
+    if "val" not in images and split in (None, "val"):
+        images = _hold_out(images, data.val_fraction, config.seed)
+    for name, found in images.items():
+        if not (~found.ignore).any():
             raise RequestError(f"{root}: the split {name!r} has no boxes to learn or to find")
     return images, classes
 

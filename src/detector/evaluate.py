@@ -24,7 +24,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from detector import build
 
     config = build.resolve("evaluate", cfg)
-    images, classes = build.read_data(config.data, config.seed)
+    split = build.evaluated_split(config)
+    images, classes = build.read_data(config, split)
     task = build.load_task("evaluate", config)
     folder = Path(cfg.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +33,6 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     from detector.scoring import describe_data, score
 
     describe_data(images, classes)
-    split = config.split or ("test" if "test" in images else "val")
     return score(config, task, build.build_datamodule(config, images), split, folder)
 
 

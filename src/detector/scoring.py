@@ -19,7 +19,7 @@ from rich.table import Table
 
 from detector import __version__
 from detector.config import Config
-from detector.types import AnnotatedImages, ClassMap, RequestError
+from detector.types import AnnotatedImages, ClassMap
 
 if TYPE_CHECKING:
     from detector.data.datamodule import DetectionDataModule
@@ -73,8 +73,6 @@ def score(
     from detector.evaluation.voc import PROTOCOL as VOC_PROTOCOL
     from detector.evaluation.voc import voc_scores
 
-    if split not in data.splits:
-        raise RequestError(f"split={split}: the data have {', '.join(data.splits)}")
     trainer = build_trainer(config, folder)
     started = time.perf_counter()
     trainer.test(task, data.loader(split, training=False), verbose=False)

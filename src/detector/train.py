@@ -28,7 +28,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     from detector import build
 
     config = build.resolve("train", cfg)
-    images, classes = build.read_data(config.data, config.seed)
+    images, classes = build.read_data(config)
     schedule = build.check_finetune(config)
     if cfg.output_dir is None:
         raise RequestError("output_dir= is required: the folder for the run's outputs")

@@ -25,7 +25,10 @@ LAYOUT = "expected there: Annotations/*.xml, ImageSets/Main/<split>.txt and JPEG
 
 
 def read_voc(
-    root: Path, splits: dict[str, Sequence[str]], classes: Sequence[str] | None = None
+    root: Path,
+    splits: dict[str, Sequence[str]],
+    classes: Sequence[str] | None = None,
+    classes_from: str = "data.classes",
 ) -> tuple[dict[str, AnnotatedImages], ClassMap]:
     """Read the splits of a VOC tree.
 
@@ -35,6 +38,7 @@ def read_voc(
         splits: Our split names -> names of files in `ImageSets/Main` without `.txt`, which are
             concatenated; in a devkit with the year's folder before it (`VOC2007/trainval`).
         classes: Class names in order; None takes those of the first split, sorted.
+        classes_from: Where given classes come from, for messages.
 
     Returns:
         The splits, and the classes. Unusable boxes are left out and named in `dropped`.
@@ -53,11 +57,9 @@ def read_voc(
         if not found:
             raise RequestError(f"{root}: the split {first!r} has no boxes, so no classes either")
         classes = sorted(found)
-        origin = f"not among the classes of the split {first!r}"
-    else:
-        origin = "not in data.classes"
+        classes_from = f"the classes of the split {first!r}"
     class_map = ClassMap.from_names(classes)
-    return {name: _pack(images, class_map, origin) for name, images in raw.items()}, class_map
+    return {name: _pack(images, class_map, classes_from) for name, images in raw.items()}, class_map
 
 
 def _show(name: str, files: list[tuple[Path, Path]]) -> Iterable[tuple[Path, Path]]:
@@ -189,7 +191,7 @@ def _number(
         raise RequestError(f"{xml}: {where}<{path}> is {text!r}, expected a number") from error
 
 
-def _pack(images: Sequence[_RawImage], classes: ClassMap, origin: str) -> AnnotatedImages:
+def _pack(images: Sequence[_RawImage], classes: ClassMap, classes_from: str) -> AnnotatedImages:
     """Turn names into labels and leave out what is unusable."""
     packed, dropped = [], []
     for image in images:
@@ -197,8 +199,8 @@ def _pack(images: Sequence[_RawImage], classes: ClassMap, origin: str) -> Annota
         for i, (name, box) in enumerate(zip(image.names, image.boxes, strict=True)):
             if name not in classes:
                 raise RequestError(
-                    f"{image.xml}: object {i + 1} has the class {name!r}, {origin} "
-                    f"({', '.join(classes.names)}); correct it or list it in data.classes"
+                    f"{image.xml}: object {i + 1} has the class {name!r}, which is not among "
+                    f"{classes_from}: {', '.join(classes.names)}"
                 )
             # Judged as it stands in the file, where xmin = xmax is what tools write for a slip of
             # the mouse, though to the letter it is one pixel wide.

@@ -11,7 +11,12 @@ from torch import nn
 
 from detector.models.depthwise import keep_depthwise_in_float32
 from detector.models.stages import NormMode, PyramidBackbone, Stage
-from detector.models.weights import efficientnet_lite0_imagenet, torchvision_imagenet
+from detector.models.weights import (
+    State,
+    efficientnet_lite0_imagenet,
+    load_in_order,
+    torchvision_imagenet,
+)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -22,17 +27,19 @@ class BackboneSpec:
 
     Attributes:
         build: Makes the classification network with random weights.
-        load_imagenet: Loads its ImageNet weights into that network, in place.
+        imagenet: Gets the network's ImageNet weights.
         stages: Its stages, from the image upwards.
         mean: Per channel, subtracted from images scaled to 0..1.
         std: Per channel, divided by after that.
+        in_order: The weights fit the network by order, not by name.
     """
 
     build: Callable[[], nn.Module]
-    load_imagenet: Callable[[nn.Module], None]
+    imagenet: Callable[[], State]
     stages: tuple[Stage, ...]
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    in_order: bool = False
 
 
 def _resnet(width: int) -> tuple[Stage, ...]:
@@ -54,15 +61,16 @@ _EFFICIENTNET_LITE0 = (
 BACKBONES: dict[str, BackboneSpec] = {
     "resnet50": BackboneSpec(
         build=tv.resnet50,
-        load_imagenet=torchvision_imagenet(tv.ResNet50_Weights.IMAGENET1K_V1),
+        imagenet=torchvision_imagenet(tv.ResNet50_Weights.IMAGENET1K_V1),
         stages=_resnet(256),
     ),
     "efficientnet_lite0": BackboneSpec(
         build=lambda: timm.create_model("tf_efficientnet_lite0", pretrained=False),
-        load_imagenet=efficientnet_lite0_imagenet,
+        imagenet=efficientnet_lite0_imagenet,
         stages=_EFFICIENTNET_LITE0,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
+        in_order=True,
     ),
 }
 
@@ -84,6 +92,7 @@ def build_backbone(
     spec = BACKBONES[name]
     body = spec.build()
     if imagenet:
-        spec.load_imagenet(body)
+        load = load_in_order if spec.in_order else nn.Module.load_state_dict
+        load(body, spec.imagenet())
     keep_depthwise_in_float32(body)
     return PyramidBackbone(body, spec.stages, out_channels, norm)
