@@ -126,12 +126,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     ours: Any = load_checkpoint(path).get("detector")
     try:
         classes = checkpoint_classes(ours)
-        good = isinstance(ours["config"], dict) and len(classes.names) == len(classes.ids) > 0
-    except (KeyError, TypeError):
-        good = False
-    if not good:
-        raise RequestError(f"ckpt={path}: not a checkpoint of detector.train")
-    return ours
+        config = dict(ours["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RequestError(f"ckpt={path}: not a checkpoint of detector.train") from error
+    return {"config": config, "classes": {"names": classes.names, "ids": classes.ids}}
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -96,6 +96,12 @@ def test_images_are_found_whatever_their_suffix(tmp_path, suffix):
     assert Path(str(read_one(root).paths[0])).name == f"a b{suffix}"
 
 
+def test_a_photograph_wins_over_a_mask_of_the_same_name(tmp_path):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    write_image(root / "JPEGImages/a.png", [])
+    assert Path(str(read_one(root).paths[0])).name == "a.jpg"
+
+
 def test_per_class_split_files_list_ids_in_their_first_column(tmp_path):
     root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
     (root / "ImageSets/Main/train.txt").write_text("a -1\n")
@@ -135,6 +141,7 @@ EXTERNAL = """<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]>
         ("\x00\x01", "not a readable XML"),
         ("<html/>", "expected <annotation>"),
         ("<annotation><object><name>square</name></object></annotation>", "bndbox/xmin"),
+        ("<annotation><object><name> </name></object></annotation>", "object 1 has no <name>"),
         (
             "<annotation><object><name>square</name><bndbox><xmin>1</xmin><ymin>left</ymin>"
             "</bndbox></object></annotation>",

@@ -115,11 +115,11 @@ def _locate(pairs: list[tuple[Path, str]]) -> list[tuple[Path, Path]]:
     annotations: dict[Path, set[str]] = {}
     for folder in {folder for folder, _ in pairs}:
         # A folder is listed once: asking for every file takes minutes on a network drive.
-        images[folder] = {
-            path.stem: path
-            for path in _list_folder(folder / "JPEGImages")
-            if path.suffix.lower() in SUFFIXES
-        }
+        listed = _list_folder(folder / "JPEGImages")
+        known = [path for path in listed if path.suffix.lower() in SUFFIXES]
+        # Of two files of one name, such as a photograph and its mask, the first suffix wins.
+        known.sort(key=lambda path: SUFFIXES.index(path.suffix.lower()), reverse=True)
+        images[folder] = {path.stem: path for path in known}
         annotations[folder] = {path.name for path in _list_folder(folder / "Annotations")}
     found = []
     for folder, image_id in pairs:
@@ -153,6 +153,8 @@ class _RawImage:
         )
         objects = root.findall("object")
         self.names = [(o.findtext("name") or "").strip() for o in objects]
+        if "" in self.names:
+            raise RequestError(f"{xml}: object {self.names.index('') + 1} has no <name>")
         self.difficult = [(o.findtext("difficult") or "0").strip() == "1" for o in objects]
         self.boxes = np.array(  # 1-based and inclusive, as in the file
             [
