@@ -1,5 +1,6 @@
 """Wrong requests: one line, exit code 2, before torch is imported or a file made."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, write_xml
+
+from detector.cli import run_folder
 
 # Runs a verb as `python -m` does, and tells on exit whether torch was imported.
 RUN = """
@@ -58,7 +61,10 @@ def refused(verb: str, *overrides: str, cwd: Path, light: bool = True) -> str:
         ("trainer.devices=none", "trainer.devices=none: expected auto or a number"),
         ("data.root=/no/such/place", "data.root=/no/such/place: no such folder; expected there"),
         ("seed=0", "data.root= is required: the folder of your data; expected there: Annotations"),
-        ("+experiment=voc", "expected VOCdevkit/VOC2007 and VOCdevkit/VOC2012 in it, or fetch"),
+        (
+            "+experiment=voc",
+            "no VOCdevkit/VOC2007 in it; expected VOCdevkit/{VOC2007,VOC2012}/{Annotations,Im",
+        ),
         ("seed=[", "no viable alternative at input '['"),
     ],
 )
@@ -159,3 +165,14 @@ def test_a_failure_of_the_work_itself_exits_with_1(cwd, voc_root):
     )
     assert code == 1
     assert "NotADirectoryError" in err
+
+
+def test_outputs_go_to_a_new_folder_except_when_a_run_goes_on(tmp_path):
+    assert re.fullmatch(r"outputs/voc/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", run_folder("voc", None))
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    last.write_text("")
+    assert run_folder("voc", str(tmp_path)) == str(tmp_path)
+    assert run_folder("voc", str(last)) == str(tmp_path)
+    assert run_folder("voc", str(last.with_name("best.ckpt"))).startswith("outputs/voc/")
+    assert run_folder("evaluate", str(tmp_path)).startswith("outputs/evaluate/")

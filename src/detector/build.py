@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 RUN_KEYS = ("output_dir", "overrides")
 # Keys that say what a verb does, which a checkpoint's configuration must not answer.
-VERB_KEYS = ("name", "ckpt", "split", "source", "score_threshold")
+VERB_KEYS = ("ckpt", "split", "source", "score_threshold")
 
 
 def check_request(verb: str, cfg: DictConfig) -> None:
@@ -197,11 +197,8 @@ def _read_data(config: Config, split: str | None) -> tuple[dict[str, AnnotatedIm
         root = Path(data.root)
         if data.download:
             download_voc(root, [part for parts in named.values() for part in parts])
-        elif not root.is_dir() and "VOC2007/trainval" in data.splits.train:
-            raise RequestError(
-                f"data.root={root}: no such folder; expected VOCdevkit/VOC2007 and "
-                "VOCdevkit/VOC2012 in it, or fetch them with data.download=true (3 GB)"
-            )
+        else:
+            _check_devkit(root, [part for parts in named.values() for part in parts])
     origin = f"those that {config.ckpt} knows" if config.ckpt else "data.classes"
     images, classes = read_voc(root, named, data.classes, origin)
     if "val" not in images and split in (None, "val"):
@@ -210,6 +207,18 @@ def _read_data(config: Config, split: str | None) -> tuple[dict[str, AnnotatedIm
         if not (~found.ignore).any():
             raise RequestError(f"{root}: the split {name!r} has no boxes to learn or to find")
     return images, classes
+
+
+def _check_devkit(root: Path, parts: Sequence[str]) -> None:
+    """Say how to get the years of VOC that are asked for, where they are not there."""
+    years = dict.fromkeys(part.partition("/")[0] for part in parts if part.startswith("VOC"))
+    for year in years:
+        if not any((base / year).is_dir() for base in (root, root / "VOCdevkit")):
+            raise RequestError(
+                f"data.root={root}: no VOCdevkit/{year} in it; expected VOCdevkit/"
+                f"{{{','.join(years)}}}/{{Annotations,ImageSets/Main,JPEGImages}}, "
+                "or fetch them with data.download=true (3 GB)"
+            )
 
 
 def _hold_out(

@@ -164,6 +164,9 @@ def run_folder(name: str, ckpt: str | None) -> str:
         name: Of the configuration.
         ckpt: What is resumed, if anything: a run folder goes on in itself.
     """
-    if name not in ("evaluate", "predict") and ckpt and (Path(ckpt) / "checkpoints").is_dir():
-        return str(ckpt)
+    if ckpt and name not in ("evaluate", "predict"):
+        path = Path(ckpt)
+        run = path.parent.parent if path.name == "last.ckpt" else path
+        if (run / "checkpoints" / "last.ckpt").is_file():
+            return str(run)
     return f"outputs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
