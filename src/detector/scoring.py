@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -152,10 +153,9 @@ def _print_summary(
     coco, voc = content["coco"], content["voc"]
     means = (coco["map"], coco["map_50"], voc["ap_50"], voc["ap_50_11point"])
     table.add_row("all", *(_percent(value) for value in means))
-    console = Console()
-    with console.capture() as capture:
-        console.print(table)
-    log.info("%s", capture.get().rstrip())
+    text = io.StringIO()  # plain, because it also goes to train.log
+    Console(file=text, force_terminal=False, force_jupyter=False, width=100).print(table)
+    log.info("%s", text.getvalue().rstrip())
 
 
 def _percent(value: float) -> str:
