@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 
-from detector import build, cli
+from detector import build, cli, request
 from detector.types import RequestError
 
 CLASSES = {"names": ["tree"], "ids": [1]}
@@ -14,7 +14,7 @@ CLASSES = {"names": ["tree"], "ids": [1]}
 
 def voc_config(*overrides):
     cfg = cli.compose("train", ["+experiment=voc", "data.download=true", *overrides])
-    return build.resolve("train", cfg)
+    return request.resolve("train", cfg)
 
 
 def test_voc_is_fetched_through_torchvisions_data_set_class(tmp_path, devkit, monkeypatch):
@@ -29,7 +29,7 @@ def test_voc_is_fetched_through_torchvisions_data_set_class(tmp_path, devkit, mo
 
     monkeypatch.setattr(torchvision.datasets, "VOCDetection", fetch)
     config = voc_config(f"data.root={tmp_path / 'new'}")
-    images, classes = build.read_data(config)
+    images, classes = request.read_data(config)
     assert asked == [("2007", "trainval", True), ("2012", "trainval", True), ("2007", "test", True)]
     assert {name: len(split) for name, split in images.items()} == {
         "train": 21,
@@ -37,7 +37,7 @@ def test_voc_is_fetched_through_torchvisions_data_set_class(tmp_path, devkit, mo
         "test": 11,
     }
     assert len(classes) == 20
-    build.read_data(config)
+    request.read_data(config)
     assert len(asked) == 3  # what is there is not fetched again
 
 
@@ -47,7 +47,7 @@ def test_a_failed_fetch_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torchvision.datasets, "VOCDetection", fetch)
     with pytest.raises(RequestError, match="cannot fetch VOC2007/trainval: no route to host"):
-        build.read_data(voc_config(f"data.root={tmp_path / 'new'}"))
+        request.read_data(voc_config(f"data.root={tmp_path / 'new'}"))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_auto_precision_is_bf16_only_where_the_cpu_computes_in_it(monkeypatch, h
 
 def test_a_relative_root_is_remembered_as_an_absolute_one(voc_root, monkeypatch):
     monkeypatch.chdir(voc_root.parent)
-    config = build.resolve("train", cli.compose("train", ["data.root=voc"]))
+    config = request.resolve("train", cli.compose("train", ["data.root=voc"]))
     assert config.data.root == str(voc_root)
 
 
@@ -70,13 +70,13 @@ def test_keys_typed_replace_those_of_the_checkpoint_and_no_others(monkeypatch):
     cfg = cli.compose("train", ["+experiment=trees", "seed=7", "optim.lr=0.5", "data=trees"])
     from detector.config import plain
 
-    saved = plain(build.resolve("train", cfg))
-    monkeypatch.setattr(build, "checkpoint_path", lambda verb, ckpt: ckpt)
+    saved = plain(request.resolve("train", cfg))
+    monkeypatch.setattr(request, "checkpoint_path", lambda verb, ckpt: ckpt)
     monkeypatch.setattr(
-        build, "read_checkpoint", lambda path: {"config": saved, "classes": CLASSES}
+        request, "read_checkpoint", lambda path: {"config": saved, "classes": CLASSES}
     )
     typed = ["ckpt=x", "optim.lr=0.25", "data.splits.test=null", "augment=none"]
-    config = build.resolve("evaluate", cli.compose("evaluate", typed))
+    config = request.resolve("evaluate", cli.compose("evaluate", typed))
     assert config.seed == 7
     assert config.optim.lr == 0.25
     assert config.backbone.name == "efficientnet_lite0"
@@ -86,7 +86,7 @@ def test_keys_typed_replace_those_of_the_checkpoint_and_no_others(monkeypatch):
     assert config.augment.steps == []
     assert config.data.classes == ["tree"]
     with pytest.raises(RequestError, match=r"data\.classes=.*shrub.* knows tree"):
-        build.resolve("evaluate", cli.compose("evaluate", ["ckpt=x", "data.classes=[shrub]"]))
+        request.resolve("evaluate", cli.compose("evaluate", ["ckpt=x", "data.classes=[shrub]"]))
     typed = ["ckpt=x", "+experiment=voc", "data.classes=null"]
-    again = build.resolve("train", cli.compose("train", typed))
+    again = request.resolve("train", cli.compose("train", typed))
     assert again.backbone.name == "resnet50"

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from detector import build, cli, config
+from detector import cli, config, request
 
 CONF = config.conf_folder()
 FILES = sorted(p.relative_to(CONF) for p in CONF.rglob("*.yaml"))
@@ -29,8 +30,8 @@ def test_a_file_is_at_most_35_lines(file):
     ],
 )
 def test_every_choice_composes_and_is_valid(override):
-    chosen = config.parse(build.OmegaConf.masked_copy(compose(override), config_keys()))
-    build.check_finetune(chosen)
+    chosen = config.parse(OmegaConf.masked_copy(compose(override), config_keys()))
+    request.read_schedule(chosen)
 
 
 def compose(*overrides):
@@ -38,7 +39,7 @@ def compose(*overrides):
 
 
 def config_keys():
-    return [k for k in compose() if k not in build.RUN_KEYS]
+    return [k for k in compose() if k not in request.RUN_KEYS]
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])
@@ -52,7 +53,7 @@ def test_augmentations_shipped_are_understood():
 
     for name in choices("augment"):
         steps = config.parse(
-            build.OmegaConf.masked_copy(compose(f"augment={name}"), config_keys())
+            OmegaConf.masked_copy(compose(f"augment={name}"), config_keys())
         ).augment.steps
         Augmenter(steps, 64)
 

@@ -17,7 +17,7 @@ import torch
 from conftest import TINY, write_voc
 from hydra.core.hydra_config import HydraConfig
 
-from detector import build, cli
+from detector import build, cli, request
 from detector.evaluate import evaluate
 from detector.predict import predict
 from detector.train import train
@@ -29,13 +29,13 @@ PHASES = (
 )
 
 
-def request(verb, *overrides, out):
+def ask(verb, *overrides, out):
     HydraConfig.instance().cfg = None
     return cli.compose(verb, overrides, out)
 
 
 def fresh_train(root, out, *overrides):
-    return train(request("train", *TINY, f"data.root={root}", PHASES, *overrides, out=out))
+    return train(ask("train", *TINY, f"data.root={root}", PHASES, *overrides, out=out))
 
 
 def epochs(out):
@@ -116,7 +116,7 @@ def test_the_best_checkpoint_is_the_epoch_with_the_best_validation_score(run):
 @pytest.mark.parametrize("ckpt", ["", "checkpoints/best.ckpt"])
 def test_evaluate_reproduces_the_runs_figures_exactly(run, tmp_path, ckpt):
     _, out, _ = run
-    evaluate(request("evaluate", f"ckpt={out / ckpt}", out=tmp_path / "e"))
+    evaluate(ask("evaluate", f"ckpt={out / ckpt}", out=tmp_path / "e"))
     first = json.loads((out / "metrics.json").read_text())
     again = json.loads((tmp_path / "e" / "metrics.json").read_text())
     for key in ("split", "images", "coco", "voc", "per_class"):
@@ -125,11 +125,11 @@ def test_evaluate_reproduces_the_runs_figures_exactly(run, tmp_path, ckpt):
 
 def test_evaluate_on_another_split_and_on_other_data(run, tmp_path):
     root, out, scores = run
-    found = evaluate(request("evaluate", f"ckpt={out}", "split=val", out=tmp_path / "a"))
+    found = evaluate(ask("evaluate", f"ckpt={out}", "split=val", out=tmp_path / "a"))
     assert found["map"] == pytest.approx(scores["val/map"], abs=1e-7)
     shutil.copytree(root, tmp_path / "moved")
     overrides = [f"ckpt={out}", f"data.root={tmp_path / 'moved'}"]
-    moved = evaluate(request("evaluate", *overrides, out=tmp_path / "b"))
+    moved = evaluate(ask("evaluate", *overrides, out=tmp_path / "b"))
     assert moved["map"] == scores["test/map"]
 
 
@@ -138,9 +138,9 @@ def test_a_checkpoint_of_other_classes_is_refused(run, tmp_path):
     root = write_voc(
         tmp_path / "cats", {s: {f"{s}0": [("cat", (1, 1, 9, 9))]} for s in ("train", "val", "test")}
     )
-    cfg = request("evaluate", f"ckpt={out}", f"data.root={root}", out=tmp_path / "e")
+    cfg = ask("evaluate", f"ckpt={out}", f"data.root={root}", out=tmp_path / "e")
     with pytest.raises(RequestError, match=r"class 'cat', which is not among those that .* knows"):
-        build.check_request("evaluate", cfg)
+        request.check_request("evaluate", cfg)
 
 
 def test_evaluation_needs_nothing_but_the_split_asked_for(run, tmp_path):
@@ -150,8 +150,8 @@ def test_evaluation_needs_nothing_but_the_split_asked_for(run, tmp_path):
     for split in ("train", "val"):
         (only / f"ImageSets/Main/{split}.txt").unlink()
     (only / "ImageSets/Main/test.txt").write_text("test0\n")
-    cfg = request("evaluate", f"ckpt={out}", f"data.root={only}", out=tmp_path / "e")
-    build.check_request("evaluate", cfg)
+    cfg = ask("evaluate", f"ckpt={out}", f"data.root={only}", out=tmp_path / "e")
+    request.check_request("evaluate", cfg)
     evaluate(cfg)
     content = json.loads((tmp_path / "e/metrics.json").read_text())
     assert content["images"] == 1
@@ -186,7 +186,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(run, tmp_path, monkeypatch,
     row = (target / "metrics.csv").read_text().splitlines()[-1]
     with (target / "metrics.csv").open("a") as stream:
         stream.write(f"{stop_after}{row[1:]}\n")
-    again = train(request("train", f"ckpt={target}", out=target))
+    again = train(ask("train", f"ckpt={target}", out=target))
     assert again == pytest.approx(scores, abs=0, nan_ok=True)
     one, other = weights(out), weights(target)
     for name, value in one["state_dict"].items():
@@ -207,7 +207,7 @@ def test_predict_writes_pictures_and_tables_and_names_what_it_cannot_read(run, t
     (source / "broken.jpg").write_bytes(b"\xff\xd8 not a jpeg")
     overrides = [f"ckpt={out}", f"source={source}", "score_threshold=0"]
     with caplog.at_level("INFO"):
-        found = predict(request("predict", *overrides, out=tmp_path / "p"))
+        found = predict(ask("predict", *overrides, out=tmp_path / "p"))
     assert "not read: " in caplog.text
     assert "broken.jpg: not a readable image" in caplog.text
     content = json.loads((tmp_path / "p/predictions.json").read_text())
@@ -231,17 +231,17 @@ def test_predict_writes_pictures_and_tables_and_names_what_it_cannot_read(run, t
 
 def test_predict_finds_what_evaluation_finds(run, tmp_path):
     _, out, _ = run
-    evaluation_cfg = request("evaluate", f"ckpt={out}", out=tmp_path / "e")
-    config = build.resolve("evaluate", evaluation_cfg)
+    evaluation_cfg = ask("evaluate", f"ckpt={out}", out=tmp_path / "e")
+    config = request.resolve("evaluate", evaluation_cfg)
     task = build.load_task("evaluate", config)
-    images, _ = build.read_data(config)
+    images, _ = request.read_data(config)
     data = build.build_datamodule(config, images)
     build.build_trainer(config, tmp_path).test(
         task, data.loader("test", training=False), verbose=False
     )
     expected = task.metric.evaluation.detections
     overrides = [f"ckpt={out}", f"source={images['test'][0].path}", "score_threshold=0"]
-    found = predict(request("predict", *overrides, out=tmp_path / "p"))
+    found = predict(ask("predict", *overrides, out=tmp_path / "p"))
     rows = expected.image == 0
     assert len(found) == rows.sum()
     corners = expected.boxes[rows]
@@ -267,12 +267,12 @@ def test_degenerate_boxes_do_not_stop_training_and_are_named(voc_root, tmp_path,
 
 def test_without_val_and_test_splits_images_are_held_out_by_seed(voc_root, tmp_path):
     splits = ["data.splits.val=null", "data.splits.test=null", "data.val_fraction=0.4"]
-    asked = request("train", f"data.root={voc_root}", *splits, out=tmp_path)
-    config = build.resolve("train", asked)
-    images, _ = build.read_data(config)
+    asked = ask("train", f"data.root={voc_root}", *splits, out=tmp_path)
+    config = request.resolve("train", asked)
+    images, _ = request.read_data(config)
     assert {name: len(split) for name, split in images.items()} == {"train": 3, "val": 2}
     assert not set(images["train"].paths) & set(images["val"].paths)
-    again, _ = build.read_data(config)
+    again, _ = request.read_data(config)
     assert again["val"].paths.tolist() == images["val"].paths.tolist()
     scores = fresh_train(voc_root, tmp_path / "out", *splits, "trainer.max_epochs=1")
     assert json.loads((tmp_path / "out/metrics.json").read_text())["split"] == "val"
@@ -321,7 +321,7 @@ def test_two_processes_train_and_score_as_one_would(voc_root, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("phase top: training layer4, neck, head") == 1
     out = tmp_path / "out"
-    evaluate(request("evaluate", f"ckpt={out}", "trainer.devices=1", out=tmp_path / "alone"))
+    evaluate(ask("evaluate", f"ckpt={out}", "trainer.devices=1", out=tmp_path / "alone"))
     together = json.loads((out / "metrics.json").read_text())
     alone = json.loads((tmp_path / "alone/metrics.json").read_text())
     assert together["images"] == 3  # odd: padding has shown one image twice

@@ -12,13 +12,13 @@ COMPOSE = """
 import sys
 from pathlib import Path
 import detector
-from detector import build, cli, config
+from detector import cli, config, request
 assert Path(detector.__file__).is_relative_to(sys.argv[1]), detector.__file__
 assert config.conf_folder().is_relative_to(sys.argv[1])
 names = sorted(p.stem for p in (config.conf_folder() / "experiment").glob("*.yaml"))
 for name in names:
     cfg = cli.compose("train", [f"+experiment={name}"])
-    build.check_finetune(build.resolve("train", cfg))
+    request.read_schedule(request.resolve("train", cfg))
 print(*names)
 """
 

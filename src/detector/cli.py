@@ -91,7 +91,7 @@ class CheckRequest(Callback):
         self._check(config, str(kwargs["config_name"]))
 
     def _check(self, config: DictConfig, verb: str) -> None:
-        from detector.build import check_request
+        from detector.request import check_request
 
         HydraConfig.instance().set_config(config)
         overrides = [str(o) for o in config.hydra.overrides.task]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
+from detector import request
 from detector.cli import run_verb
 
 
@@ -21,17 +20,15 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     Raises:
         RequestError: If the request is wrong.
     """
+    config = request.resolve("evaluate", cfg)
+    split = request.evaluated_split(config)
+    images, classes = request.read_data(config, split)
+
     from detector import build
-
-    config = build.resolve("evaluate", cfg)
-    split = build.evaluated_split(config)
-    images, classes = build.read_data(config, split)
-    task = build.load_task("evaluate", config)
-    folder = Path(cfg.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-
     from detector.scoring import describe_data, score
 
+    task = build.load_task("evaluate", config)
+    folder = request.output_folder(cfg)
     describe_data(images, classes)
     return score(config, task, build.build_datamodule(config, images), split, folder)
 

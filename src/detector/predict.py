@@ -11,6 +11,7 @@ import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from detector import request
 from detector.cli import run_verb
 from detector.types import RequestError
 
@@ -35,22 +36,21 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     Raises:
         RequestError: If the request is wrong; a file that cannot be read is only named.
     """
-    from detector import build
-
-    config = build.resolve("predict", cfg)
+    config = request.resolve("predict", cfg)
     source = Path(config.source or "")
-    files = build.source_files(str(source))
-    task = build.load_task("predict", config)
-    folder = Path(cfg.output_dir)
-    pictures = folder / "images"
-    pictures.mkdir(parents=True, exist_ok=True)
+    files = request.source_files(str(source))
 
     import torch
 
+    from detector import build
     from detector.data.augment import Augmenter
     from detector.data.dataset import read_image, to_tensor
     from detector.report.draw import Boxes, draw_boxes, write_image
 
+    task = build.load_task("predict", config)
+    folder = request.output_folder(cfg)
+    pictures = folder / "images"
+    pictures.mkdir(exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = build.precision(config.trainer.precision, config.trainer.accelerator)
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(half)

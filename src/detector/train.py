@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from detector import request
 from detector.cli import run_verb
-from detector.types import RequestError
+from detector.config import plain
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -25,53 +25,33 @@ def train(cfg: DictConfig) -> dict[str, float]:
     Raises:
         RequestError: If the request is wrong.
     """
-    from detector import build
-
-    config = build.resolve("train", cfg)
-    images, classes = build.read_data(config)
-    schedule = build.check_finetune(config)
-    if cfg.output_dir is None:
-        raise RequestError("output_dir= is required: the folder for the run's outputs")
-    folder = Path(cfg.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    config = request.resolve("train", cfg)
+    images, classes = request.read_data(config)
+    schedule = request.read_schedule(config)
+    resumed = request.checkpoint_path("train", config.ckpt) if config.ckpt else None
+    folder = request.output_folder(cfg)
 
     import lightning.pytorch as pl
-    from lightning.pytorch.callbacks import ModelCheckpoint
 
-    from detector.config import plain
+    from detector import build
     from detector.finetune.callback import StagedFinetuning
     from detector.progress import RunProgress
     from detector.scoring import describe_data, score
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    resumed = build.checkpoint_path("train", config.ckpt) if config.ckpt else None
     task = build.build_task(config, classes, pretrained=resumed is None)
-    best = ModelCheckpoint(
-        folder / "checkpoints",
-        filename="best",
-        monitor=config.monitor,
-        mode="max",
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,
-    )
-    last = ModelCheckpoint(
-        folder / "checkpoints",
-        filename="last",
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,
-    )
     optim = config.optim
-    command = ["python", "-m", "detector.train", f"ckpt={folder}"]
-    progress = RunProgress(folder, schedule, command)
     finetuning = StagedFinetuning(schedule, optim.lr, config.data.batch_size, optim.reference_batch)
+    progress = RunProgress(folder, schedule, ["python", "-m", "detector.train", f"ckpt={folder}"])
+    best, last = build.build_checkpoints(folder / "checkpoints", config.monitor)
     # `last` comes last, so that it holds what the others know of the epoch.
     callbacks = [finetuning, progress, best, last]
     trainer = build.build_trainer(config, folder, callbacks, schedule.epochs)
-    if not trainer.is_global_zero:
-        logging.getLogger("detector").setLevel(logging.WARNING)  # one process speaks
-    else:
+    if trainer.is_global_zero:
         OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
         describe_data(images, classes)
+    else:
+        logging.getLogger("detector").setLevel(logging.WARNING)  # one process speaks
     data = build.build_datamodule(config, images)
     try:
         trainer.fit(task, data, ckpt_path=resumed, weights_only=True)
