@@ -120,3 +120,18 @@ def test_exactly_the_named_groups_become_trainable(groups):
             for parameter in module.parameters():
                 assert parameter.requires_grad == (name in groups)
                 assert (parameter.grad is not None) == (name in groups)
+
+
+def test_under_autocast_boxes_scores_and_anchors_stay_float32():
+    torch.manual_seed(0)
+    model = build_faster_rcnn("efficientnet_lite0", 2, imagenet=True, options=SMALL).eval()
+    model.roi_heads.score_thresh = 0.0
+    image = torch.randint(0, 256, (3, 320, 600), dtype=torch.uint8)
+    anchors = []
+    model.rpn.anchor_generator.register_forward_hook(lambda *a: anchors.append(a[-1][0]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = model([image])[0]
+    for tensor in (found["boxes"], found["scores"], anchors[0]):
+        assert tensor.dtype == torch.float32
+        assert (tensor != tensor.bfloat16().float()).any()  # more digits than bf16 has
+    assert anchors[0][:, 2].max() > 600

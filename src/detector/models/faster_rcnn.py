@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 
 from detector.models.backbones import BACKBONES, build_backbone
 from detector.models.roi_align import PyramidRoIAlign
@@ -100,6 +100,40 @@ class NormaliseAndBatch(nn.Module):
         return result
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor itself, or in float32 what autocast has made half as wide."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class Float32Anchors(AnchorGenerator):
+    """Anchors in float32 also over bf16 features, where whole pixels end at 256."""
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """Per image all anchors, `(A, 4)` xyxy; only shapes and dtype of the maps are read."""
+        anchors: list[Tensor] = super().forward(
+            image_list, [at_least_float32(f[:, :1]) for f in feature_maps]
+        )
+        return anchors
+
+
+class Float32RPNHead(RPNHead):
+    """The RPN's head, whose outputs leave autocast: boxes are decoded and compared in float32."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Objectness and box offsets of every level."""
+        objectness, offsets = super().forward(x)
+        return [at_least_float32(o) for o in objectness], [at_least_float32(o) for o in offsets]
+
+
+class Float32BoxPredictor(FastRCNNPredictor):
+    """The last layer of the box head, whose outputs leave autocast for the same reason."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits `(N, K + 1)` and box offsets `(N, 4 * (K + 1))`."""
+        logits, offsets = super().forward(x)
+        return at_least_float32(logits), at_least_float32(offsets)
+
+
 class FasterRCNN(TorchvisionFasterRCNN):
     """Faster R-CNN whose parameters are known by group: `head`, `neck`, and the backbone's stages.
 
@@ -124,10 +158,12 @@ class FasterRCNN(TorchvisionFasterRCNN):
         strides = backbone.strides
         sizes = tuple(tuple(s * stride for s in options.anchor_scales) for stride in strides)
         names = [str(i) for i in range(len(strides) - 1)]
+        anchors = Float32Anchors(sizes, (options.anchor_ratios,) * len(sizes))
         super().__init__(
             backbone,
             num_classes=None,
-            rpn_anchor_generator=AnchorGenerator(sizes, (options.anchor_ratios,) * len(sizes)),
+            rpn_anchor_generator=anchors,
+            rpn_head=Float32RPNHead(backbone.out_channels, anchors.num_anchors_per_location()[0]),
             rpn_pre_nms_top_n_train=options.rpn_top_n_train,
             rpn_post_nms_top_n_train=options.rpn_top_n_train,
             rpn_pre_nms_top_n_test=options.rpn_top_n_test,
@@ -139,7 +175,7 @@ class FasterRCNN(TorchvisionFasterRCNN):
             box_detections_per_img=options.detections_per_image,
             box_roi_pool=PyramidRoIAlign(names, strides[:-1], output_size=7, sampling_ratio=2),
             box_head=TwoMLPHead(backbone.out_channels * 49, options.head_channels),
-            box_predictor=FastRCNNPredictor(options.head_channels, classes + 1),
+            box_predictor=Float32BoxPredictor(options.head_channels, classes + 1),
         )
         self.transform = NormaliseAndBatch(mean, std, divisor=max(32, strides[-2]))
 
