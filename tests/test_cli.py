@@ -52,8 +52,11 @@ def refused(verb: str, *overrides: str, cwd: Path, light: bool = True) -> str:
     ("override", "said"),
     [
         ("trainer.max_epoch=3", "trainer.max_epoch: no such key; did you mean trainer.max_epochs?"),
+        ("experiment=trees", "experiment: this group is added, with a plus: +experiment=NAME"),
+        ("model.anchor_scales=8", "model.anchor_scales: expected a list, such as [a, b]"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0: expected null or at least 1"),
         ("nonsense=3", "nonsense: no such key (see python -m detector.train --help)"),
-        ("data=vocc", "data=vocc: no such choice; did you mean voc? There are trees, voc"),
+        ("data=vocc", "data=vocc: no such choice; did you mean voc? there are trees, voc"),
         ("+experiment=tree", "experiment=tree: no such choice; did you mean trees?"),
         ("seed=many", "seed: Value 'many' of type 'str' could not be converted to Integer"),
         ("optim.lr=-1", "optim.lr=-1.0: expected a positive number"),
@@ -157,14 +160,32 @@ def test_help_lists_groups_and_keys_without_importing_torch(cwd, verb):
     assert list(cwd.iterdir()) == []
 
 
-def test_a_failure_of_the_work_itself_exits_with_1(cwd, voc_root):
-    # The folder for outputs cannot be made: a file is in its place.
+def test_a_folder_for_outputs_that_cannot_be_made_is_refused(cwd, voc_root):
     (voc_root / "taken").write_text("")
-    code, _, err = run(
-        "train", *TINY, f"data.root={voc_root}", f"hydra.run.dir={voc_root}/taken/x", cwd=cwd
-    )
+    line = refused("train", f"data.root={voc_root}", f"hydra.run.dir={voc_root}/taken/x", cwd=cwd)
+    assert f"{voc_root}/taken is not a folder that can be written to" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.devices=999", "trainer.devices=999: this machine has"),
+        ("augment.steps=[{name: Foo}]", "augment.steps[0]: 'Foo' is not a transform"),
+    ],
+)
+def test_what_only_heavy_libraries_know_is_still_refused_before_a_folder(
+    cwd, voc_root, override, said
+):
+    assert said in refused("train", f"data.root={voc_root}", override, cwd=cwd, light=False)
+
+
+def test_a_failure_of_the_work_itself_exits_with_1(cwd, voc_root):
+    # Training ends, but the picture cannot be written: a folder is in its place.
+    (cwd / "out/detections.png").mkdir(parents=True)
+    overrides = [*TINY, f"data.root={voc_root}", "hydra.run.dir=out", "trainer.max_epochs=1"]
+    code, _, err = run("train", *overrides, cwd=cwd)
     assert code == 1
-    assert "NotADirectoryError" in err
+    assert "cannot write" in err
 
 
 def test_outputs_go_to_a_new_folder_except_when_a_run_goes_on(tmp_path):

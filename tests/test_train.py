@@ -20,6 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from detector import build, cli, request
 from detector.evaluate import evaluate
 from detector.predict import predict
+from detector.scoring import describe_data
 from detector.train import train
 from detector.types import RequestError
 
@@ -200,6 +201,35 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(run, tmp_path, monkeypatch,
         assert first == second
 
 
+def test_a_moved_run_keeps_its_best_checkpoint_when_it_goes_on(run, tmp_path):
+    _, out, scores = run
+    moved = tmp_path / "moved"
+    shutil.copytree(out, moved)
+    spoilt = ["trainer.max_epochs=4", "optim.lr=100", "finetune=scratch"]
+    again = train(ask("train", f"ckpt={moved}", *spoilt, out=moved))
+    assert weights(moved)["epoch"] == 3
+    assert again["val/map"] == scores["val/map"]
+    assert again["test/map"] == scores["test/map"]
+
+
+def test_a_run_that_goes_on_elsewhere_brings_its_best_checkpoint_along(run, tmp_path, caplog):
+    _, out, scores = run
+    last = out / "checkpoints/last.ckpt"
+    with caplog.at_level("INFO"):
+        again = train(ask("train", f"ckpt={last}", out=tmp_path / "new"))
+    assert "all 3 epochs are done" in caplog.text
+    assert again == pytest.approx(scores, abs=0, nan_ok=True)
+
+
+def test_images_in_two_splits_are_pointed_out(run, caplog):
+    root, _, _ = run
+    overrides = [f"data.root={root}", "data.splits.test=[train]"]
+    config = request.resolve("train", cli.compose("train", overrides))
+    with caplog.at_level("WARNING"):
+        describe_data(*request.read_data(config))
+    assert "6 images are in both train and test" in caplog.text
+
+
 def test_predict_writes_pictures_and_tables_and_names_what_it_cannot_read(run, tmp_path, caplog):
     root, out, _ = run
     source = tmp_path / "new"
@@ -227,6 +257,14 @@ def test_predict_writes_pictures_and_tables_and_names_what_it_cannot_read(run, t
     pictures = list((tmp_path / "p/images/deep").iterdir())
     assert len(pictures) == 12
     assert cv2.imread(str(pictures[0])).shape == (60, 80, 3)
+
+
+def test_predict_on_nothing_readable_says_so(run, tmp_path):
+    _, out, _ = run
+    (tmp_path / "a.jpg").write_text("no image")
+    cfg = ask("predict", f"ckpt={out}", f"source={tmp_path / 'a.jpg'}", out=tmp_path / "p")
+    with pytest.raises(RequestError, match=r"nothing could be read: .*a\.jpg"):
+        predict(cfg)
 
 
 def test_predict_finds_what_evaluation_finds(run, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from detector.data.datamodule import DetectionDataModule
     from detector.task import DetectionTask
+
+log = logging.getLogger(__name__)
 
 
 def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> DetectionTask:
@@ -106,11 +109,33 @@ def build_checkpoints(folder: Path, monitor: str) -> tuple[ModelCheckpoint, Mode
         folder: Where they go.
         monitor: The logged score that decides which is best; larger is better.
     """
-    from lightning.pytorch.callbacks import ModelCheckpoint
+    from detector.progress import PortableCheckpoint
 
     options: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": True}
-    best = ModelCheckpoint(folder, "best", monitor=monitor, mode="max", **options)
-    return best, ModelCheckpoint(folder, "last", **options)
+    best = PortableCheckpoint(folder, "best", monitor=monitor, mode="max", **options)
+    return best, PortableCheckpoint(folder, "last", **options)
+
+
+def log_resume(ckpt: Path, epochs: int) -> None:
+    """Say where a run goes on, or that nothing is left to do."""
+    done = int(request.load_checkpoint(ckpt)["epoch"]) + 1
+    if done < epochs:
+        log.info("going on after epoch %d of %d", done, epochs)
+    else:
+        log.info("all %d epochs are done; a larger trainer.max_epochs goes on", epochs)
+
+
+def copy_best(ckpt: Path, folder: Path) -> None:
+    """Bring the best checkpoint along when a run goes on in another folder.
+
+    Args:
+        ckpt: The one that is resumed.
+        folder: The new run's `checkpoints`.
+    """
+    best = ckpt.with_name("best.ckpt")
+    if best.is_file():
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(best, folder / "best.ckpt")
 
 
 def build_trainer(

@@ -84,13 +84,13 @@ class CheckRequest(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a single run."""
-        self._check(config, str(kwargs["config_name"]))
+        self._check(config, str(kwargs["config_name"]), "run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check what all trials of a sweep share."""
-        self._check(config, str(kwargs["config_name"]))
+        self._check(config, str(kwargs["config_name"]), "sweep")
 
-    def _check(self, config: DictConfig, verb: str) -> None:
+    def _check(self, config: DictConfig, verb: str, mode: str) -> None:
         from detector.request import check_request
 
         HydraConfig.instance().set_config(config)
@@ -100,11 +100,20 @@ class CheckRequest(Callback):
             del cfg["hydra"]
         # Hydra turns an exception of a callback into a warning, but lets SystemExit through.
         try:
+            _check_folder(f"hydra.{mode}.dir", str(config.hydra[mode].dir))
             check_request(verb, complete(cfg, None, overrides))
         except RequestError as error:
             refuse(str(error))
         except OmegaConfBaseException as error:
             refuse(_explain(verb, error))
+
+
+def _check_folder(key: str, folder: str) -> None:
+    """Refuse a folder for outputs that cannot be made."""
+    path = Path(folder).absolute()
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise RequestError(f"{key}={folder}: {there} is not a folder that can be written to")
 
 
 def refuse(message: str) -> NoReturn:
@@ -123,13 +132,15 @@ def _explain(verb: str, error: Exception) -> str:
         close = difflib.get_close_matches(choice, error.options, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}? " if close else ""
         there = ", ".join(sorted(error.options))
-        return f"{group}={choice}: no such choice; {hint}There are {there}"
+        return f"{group}={choice}: no such choice; {hint}there are {there}"
     text = " ".join(str(error).split())
     wrong = re.search(r"Could not override '([^']+)'", text)
     if wrong is None:
         return text
     known = _known_keys(verb)
     key = wrong[1].lstrip("+~")
+    if (conf_folder() / key).is_dir():
+        return f"{key}: this group is added, with a plus: +{key}=NAME"
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     hint = f"; did you mean {close[0]}?" if close else f" (see python -m detector.{verb} --help)"
     return f"{key}: no such key{hint}"

@@ -8,7 +8,7 @@ one read from a checkpoint is as harmless as one typed in.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +127,8 @@ class PhaseConfig:
 
     name: str
     train: list[str]
-    lr_factor: dict[str, float]
     epochs: int
+    lr_factor: dict[str, float] = field(default_factory=dict)
     warmup_steps: int = 0
     final_factor: float = 1.0
 
@@ -187,7 +187,8 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         wanted = "null or at least 1"
-        require((self.max_epochs or 1) >= 1, "trainer.max_epochs", self.max_epochs, wanted)
+        good = self.max_epochs is None or self.max_epochs >= 1
+        require(good, "trainer.max_epochs", self.max_epochs, wanted)
         one_of("trainer.accelerator", self.accelerator, ("auto", "cpu", "gpu", "mps"))
         one_of("trainer.precision", self.precision, ("auto", "32", "bf16-mixed", "16-mixed"))
         good = self.devices == "auto" or (isinstance(self.devices, int) and self.devices >= 1)
@@ -244,6 +245,8 @@ def parse(values: DictConfig | dict[str, Any]) -> Config:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
+        if "not a ListConfig" in reason:
+            reason = "expected a list, such as [a, b]"
         key = getattr(error, "full_key", None) or "configuration"
         raise RequestError(f"{key}: {reason}") from error
     assert isinstance(config, Config)

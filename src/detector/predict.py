@@ -85,6 +85,9 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
             write_image(picture, draw_boxes(image, boxes, task.classes.names))
     finally:  # also after Ctrl-C: what is done is kept
         coco = _write(folder, results)
+    if len(failed) == len(files):
+        more = f" (and {len(failed) - 1} more files)" if len(failed) > 1 else ""
+        raise RequestError(f"source={source}: nothing could be read: {failed[0]}{more}")
     for line in failed:
         log.warning("not read: %s", line)
     log.info("%d detections in %d images", len(results), len(files) - len(failed))

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from tqdm import tqdm
@@ -164,3 +165,25 @@ class RunProgress(pl.Callback):
             writer.writeheader()
             writer.writerows(rows)
         draft.replace(self.file)
+
+
+class PortableCheckpoint(ModelCheckpoint):
+    """Keeps one checkpoint file, and knows its score also after the run's folder was moved.
+
+    Lightning forgets the best score when the folder's name has changed, and then replaces the best
+    checkpoint by whatever comes next.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what is known of the file that lies in this folder now."""
+        kept = Path(str(self.dirpath)) / f"{self.filename}.ckpt"
+        if kept.is_file():
+            score = state_dict["best_model_score"]
+            state_dict = {
+                **state_dict,
+                "dirpath": str(self.dirpath),
+                "best_model_path": str(kept),
+                "kth_best_model_path": str(kept),
+                "best_k_models": {} if score is None else {str(kept): score},
+            }
+        super().load_state_dict(state_dict)

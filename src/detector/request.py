@@ -6,6 +6,7 @@ refused before.
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from collections.abc import Sequence
@@ -44,7 +45,12 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         source_files(config.source or "")
         return
     read_schedule(config)
+    _check_devices(config)
     read_data(config, evaluated_split(config) if verb == "evaluate" else None, keep=True)
+    if verb == "train":
+        from detector.data.augment import Augmenter
+
+        Augmenter(config.augment.steps, config.data.image_size)
     if verb == "train" and config.model.weights == "imagenet" and not config.ckpt:
         from detector.models.backbones import BACKBONES
 
@@ -64,7 +70,7 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
     typed = [o.lstrip("+~").split("=")[0] for o in cfg.overrides]
     if cfg.data.root is not None:
         # A checkpoint must know its data from any folder.
-        cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
+        cfg.data.root = str(Path(cfg.data.root).expanduser().resolve())
     values = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in RUN_KEYS])
     if not values.ckpt:
         return parse(values)
@@ -75,6 +81,7 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         if _has(values, key):
             OmegaConf.update(saved, key, OmegaConf.select(values, key), merge=False)
     config = parse(values if "experiment" in typed else saved)
+    _check_network(config, parse(ours["config"]), path)
     names = list(checkpoint_classes(ours).names)
     if config.data.classes not in (None, names):
         raise RequestError(
@@ -82,6 +89,37 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         )
     config.data.classes = names
     return config
+
+
+def _check_devices(config: Config) -> None:
+    """Refuse devices that this machine has not."""
+    asked = config.trainer
+    if asked.accelerator == "gpu" or (asked.accelerator == "auto" and asked.devices != "auto"):
+        import torch
+
+        there = torch.cuda.device_count()
+        if asked.accelerator == "gpu" and not there:
+            raise RequestError("trainer.accelerator=gpu: no GPU is available; choose auto or cpu")
+    else:
+        there = 0
+    most = there or os.cpu_count() or 1
+    if isinstance(asked.devices, int) and asked.devices > most:
+        kind = "GPUs" if there else "cores"
+        raise RequestError(f"trainer.devices={asked.devices}: this machine has {most} {kind}")
+
+
+def _check_network(config: Config, saved: Config, path: Path) -> None:
+    """Refuse keys that would make another network than the checkpoint's."""
+    for group, key in (
+        ("backbone", "name"),
+        ("model", "fpn_channels"),
+        ("model", "head_channels"),
+        ("model", "anchor_scales"),
+        ("model", "anchor_ratios"),
+    ):
+        new, old = (getattr(getattr(c, group), key) for c in (config, saved))
+        if new != old:
+            raise RequestError(f"{group}.{key}={new}: {path} was trained with {old}")
 
 
 def _has(values: DictConfig, key: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
 import math
@@ -40,6 +41,13 @@ def describe_data(images: dict[str, AnnotatedImages], classes: ClassMap) -> None
         ignored = int(split.ignore.sum())
         note = f", {ignored} of them ignored (difficult)" if ignored else ""
         log.info("%-5s %d images, %d boxes%s", name, len(split), len(split.labels), note)
+    for a, b in itertools.combinations(images, 2):
+        shared = sorted(set(images[a].paths.tolist()) & set(images[b].paths.tolist()))
+        if shared:
+            log.warning(
+                "%d images are in both %s and %s, so the figures on %s are too good: %s%s",
+                *(len(shared), a, b, b, shared[0], " ..." if len(shared) > 1 else ""),
+            )
     # A split held out of another carries the other's list too.
     dropped = dict.fromkeys(line for split in images.values() for line in split.dropped)
     if dropped:
@@ -81,7 +89,8 @@ def score(
     evaluation = task.metric.evaluation
     assert evaluation is not None
     seen, expected = len(evaluation.truth.images), len(data.splits[split])
-    if config.trainer.limit_test_batches == 1.0 and seen != expected:
+    limit = config.trainer.limit_test_batches
+    if isinstance(limit, float) and limit == 1.0 and seen != expected:
         raise RuntimeError(f"{seen} images were evaluated, but the split has {expected}")
     voc, voc_classes = voc_scores(evaluation.detections, evaluation.truth, len(task.classes))
     values = {**evaluation.coco, **{f"voc_{name}": value for name, value in voc.items()}}
@@ -143,7 +152,7 @@ def _print_summary(
     split: str, content: dict[str, Any], per_class: dict[str, dict[str, float]]
 ) -> None:
     """One table on the terminal."""
-    table = Table(title=f"{split}: {content['images']} images", title_justify="left")
+    table = Table(title=f"{split}: {content['images']} images, percent", title_justify="left")
     for heading in ("", "COCO AP", "AP50", "VOC AP50", "VOC07 AP50"):
         table.add_column(heading, justify="left" if not heading else "right")
     names = ("ap", "ap_50", "voc_ap_50", "voc_ap_50_11point")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -53,17 +52,16 @@ def train(cfg: DictConfig) -> dict[str, float]:
     else:
         logging.getLogger("detector").setLevel(logging.WARNING)  # one process speaks
     data = build.build_datamodule(config, images)
+    if resumed is not None:
+        build.log_resume(resumed, schedule.epochs)
+        if trainer.is_global_zero and resumed.parent != folder / "checkpoints":
+            build.copy_best(resumed, folder / "checkpoints")
     try:
         trainer.fit(task, data, ckpt_path=resumed, weights_only=True)
     except SystemExit as end:  # Lightning's way to end after Ctrl-C
         raise KeyboardInterrupt from end
 
-    chosen = folder / "checkpoints" / "best.ckpt"
-    if trainer.is_global_zero and not chosen.is_file():
-        # Resumed into a new folder, and never better than before.
-        shutil.copyfile(best.best_model_path, chosen)
-    trainer.strategy.barrier()
-    build.load_weights(task, chosen)
+    build.load_weights(task, folder / "checkpoints" / "best.ckpt")
     split = "test" if "test" in images else "val"
     final = score(config, task, data, split, folder, train_seconds=progress.seconds)
     best_score = float(best.best_model_score) if best.best_model_score is not None else 0.0

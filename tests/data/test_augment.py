@@ -71,7 +71,8 @@ def test_boxes_that_resizing_shrinks_below_a_pixel_are_removed():
         ({"name": "HorizontalFlop"}, "'HorizontalFlop' is not a transform"),
         ({"name": "BboxParams"}, "'BboxParams' is not a transform"),
         ({"name": "os"}, "'os' is not a transform"),
-        ({"p": 1.0}, "'' is not a transform"),
+        ({"p": 1.0}, "no name; expected"),
+        ({"name": "HorizontalFlip", "probability": 1.0}, "HorizontalFlip: .*probability"),
         ({"name": "HorizontalFlip", "p": 7}, "HorizontalFlip"),
     ],
 )

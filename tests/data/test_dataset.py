@@ -75,8 +75,21 @@ def test_an_unreadable_image_is_named(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(RequestError, match=r"a\.png: not a readable image"):
         read_image(tmp_path / "a.png")
-    with pytest.raises(RequestError, match=r"b\.png: no such file"):
+    with pytest.raises(RequestError, match=r"b\.png: No such file"):
         read_image(tmp_path / "b.png")
+
+
+def test_a_truncated_jpeg_is_named_also_when_it_carries_a_thumbnail(tmp_path):
+    write_image(tmp_path / "a.jpg", [])
+    whole = (tmp_path / "a.jpg").read_bytes()
+    assert read_image(tmp_path / "a.jpg").shape == (60, 80, 3)
+    thumbnail = b"\xff\xe1" + (2 + len(whole)).to_bytes(2, "big") + whole
+    for head in (whole[:2], whole[:2] + thumbnail):
+        (tmp_path / "b.jpg").write_bytes(head + whole[2:])
+        assert read_image(tmp_path / "b.jpg").shape == (60, 80, 3)
+        (tmp_path / "b.jpg").write_bytes((head + whole[2:])[:-200])
+        with pytest.raises(RequestError, match=r"b\.jpg: a truncated JPEG"):
+            read_image(tmp_path / "b.jpg")
 
 
 def test_an_image_that_contradicts_its_annotation_is_named(images):

@@ -102,6 +102,19 @@ def test_a_photograph_wins_over_a_mask_of_the_same_name(tmp_path):
     assert Path(str(read_one(root).paths[0])).name == "a.jpg"
 
 
+def test_file_names_in_a_split_list_and_repeated_ones_are_understood(tmp_path):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    (root / "ImageSets/Main/train.txt").write_text("a.jpg\na.jpg\n")
+    assert len(read_one(root)) == 1
+
+
+def test_an_empty_image_file_is_named(tmp_path):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    (root / "JPEGImages/a.jpg").write_bytes(b"")
+    with pytest.raises(RequestError, match=r"a\.jpg: the file is empty"):
+        read_one(root)
+
+
 def test_per_class_split_files_list_ids_in_their_first_column(tmp_path):
     root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
     (root / "ImageSets/Main/train.txt").write_text("a -1\n")
@@ -140,7 +153,10 @@ EXTERNAL = """<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]>
         ("", "not a readable XML"),
         ("\x00\x01", "not a readable XML"),
         ("<html/>", "expected <annotation>"),
-        ("<annotation><object><name>square</name></object></annotation>", "bndbox/xmin"),
+        (
+            "<annotation><object><name>square</name></object></annotation>",
+            "<bndbox/xmin> is missing",
+        ),
         ("<annotation><object><name> </name></object></annotation>", "object 1 has no <name>"),
         (
             "<annotation><object><name>square</name><bndbox><xmin>1</xmin><ymin>left</ymin>"

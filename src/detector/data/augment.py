@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,13 +63,17 @@ class Augmenter:
 def _build(index: int, step: dict[str, Any]) -> A.BasicTransform:
     """One transform, by name: nothing but albumentations' own can be reached from a config."""
     arguments = dict(step)
-    name = str(arguments.pop("name", ""))
+    if "name" not in arguments:
+        raise RequestError(f"augment.steps[{index}]: no name; expected {{name: TRANSFORM, ...}}")
+    name = str(arguments.pop("name"))
     kind = getattr(A, name, None)
     if not (isinstance(kind, type) and issubclass(kind, A.BasicTransform)):
         raise RequestError(f"augment.steps[{index}]: {name!r} is not a transform of albumentations")
     try:
-        transform: A.BasicTransform = kind(**arguments)
-    except (TypeError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # so it speaks of unknown arguments
+            transform: A.BasicTransform = kind(**arguments)
+    except (TypeError, ValueError, UserWarning) as error:
         reason = " ".join(str(error).split())
         raise RequestError(f"augment.steps[{index}]: {name}: {reason}") from error
     return transform

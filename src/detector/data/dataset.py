@@ -28,11 +28,19 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         RequestError: If the file cannot be decoded.
     """
-    # imread returns None without a reason, whatever is wrong.
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RequestError(f"{path}: {error.strerror or error}") from error
+    # The decoder fills up what is missing of a JPEG with grey and says nothing. Its last scan must
+    # be followed by the end marker (a thumbnail in the header has markers of its own).
+    if content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+        raise RequestError(f"{path}: a truncated JPEG")
+    image = None
+    if content:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
     if image is None:
-        reason = "no such file" if not path.is_file() else "not a readable image"
-        raise RequestError(f"{path}: {reason}")
+        raise RequestError(f"{path}: not a readable image")
     return np.asarray(image, dtype=np.uint8)
 
 
@@ -79,8 +87,8 @@ class DetectionDataset(Dataset[Sample]):
         height, width = image.shape[:2]
         if all(truth.size) and truth.size != (height, width):
             raise RequestError(
-                f"{truth.path}: the image is {width}x{height} (after its EXIF rotation), but its "
-                f"annotation says {truth.size[1]}x{truth.size[0]}"
+                f"{truth.path}: the image is {width}x{height} when upright, but its annotation "
+                f"says {truth.size[1]}x{truth.size[0]}"
             )
         boxes = truth.boxes
         rows = np.flatnonzero(~truth.ignore) if self.training else np.arange(len(boxes))

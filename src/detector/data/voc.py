@@ -106,7 +106,7 @@ def _list_ids(devkit: Path, parts: Sequence[str]) -> list[tuple[Path, str]]:
             if os.path.basename(image_id) != image_id or image_id in (".", ".."):
                 raise RequestError(f"{file}: {image_id!r} is not a plain file name")
         pairs += [(devkit / year, image_id) for image_id in ids]
-    return pairs
+    return list(dict.fromkeys(pairs))  # an image listed twice is one image
 
 
 def _locate(pairs: list[tuple[Path, str]]) -> list[tuple[Path, Path]]:
@@ -122,13 +122,18 @@ def _locate(pairs: list[tuple[Path, str]]) -> list[tuple[Path, Path]]:
         images[folder] = {path.stem: path for path in known}
         annotations[folder] = {path.name for path in _list_folder(folder / "Annotations")}
     found = []
-    for folder, image_id in pairs:
+    for folder, listed_id in pairs:
+        # Some lists have file names where ids belong.
+        as_file = Path(listed_id)
+        image_id = as_file.stem if as_file.suffix.lower() in SUFFIXES else listed_id
         xml = folder / "Annotations" / f"{image_id}.xml"
         if xml.name not in annotations[folder]:
             raise RequestError(f"no annotation {xml}; the split lists {image_id}")
         if image_id not in images[folder]:
             image = folder / "JPEGImages" / image_id
             raise RequestError(f"no image {image}.jpg (or .png, ...); the split lists it")
+        if not images[folder][image_id].stat().st_size:
+            raise RequestError(f"{images[folder][image_id]}: the file is empty")
         found.append((xml, images[folder][image_id]))
     return found
 
@@ -173,7 +178,8 @@ def _parse(xml: Path) -> Element:
     try:
         root: Element = parse(xml, forbid_dtd=True).getroot()
     except (ParseError, DefusedXmlException, OSError, ValueError, LookupError) as error:
-        raise RequestError(f"{xml}: not a readable XML annotation ({error})") from error
+        reason = "it declares a DTD" if isinstance(error, DefusedXmlException) else error
+        raise RequestError(f"{xml}: not a readable XML annotation ({reason})") from error
     if root.tag != "annotation":
         raise RequestError(f"{xml}: the root element is <{root.tag}>, expected <annotation>")
     return root
@@ -184,12 +190,14 @@ def _number(
 ) -> float:
     """The number in a child element."""
     text = node.findtext(path)
-    if text is None and default is not None:
+    where = "" if index is None else f"object {index + 1}: "
+    if text is None:
+        if default is None:
+            raise RequestError(f"{xml}: {where}<{path}> is missing")
         return default
     try:
-        return float(text or "")
+        return float(text)
     except ValueError as error:
-        where = "" if index is None else f"object {index + 1}: "
         raise RequestError(f"{xml}: {where}<{path}> is {text!r}, expected a number") from error
 
 
