@@ -177,13 +177,13 @@ class PortableCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what is known of the file that lies in this folder now."""
         kept = Path(str(self.dirpath)) / f"{self.filename}.ckpt"
-        if kept.is_file():
-            score = state_dict["best_model_score"]
-            state_dict = {
-                **state_dict,
-                "dirpath": str(self.dirpath),
-                "best_model_path": str(kept),
-                "kth_best_model_path": str(kept),
-                "best_k_models": {} if score is None else {str(kept): score},
-            }
-        super().load_state_dict(state_dict)
+        if not kept.is_file():
+            return
+        score = state_dict["best_model_score"]
+        here = {
+            "dirpath": str(self.dirpath),
+            "best_model_path": str(kept),
+            "kth_best_model_path": str(kept),
+            "best_k_models": {} if score is None else {str(kept): score},
+        }
+        super().load_state_dict({**state_dict, **here})
