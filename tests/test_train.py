@@ -321,6 +321,11 @@ def command(*overrides):
     return [sys.executable, "-W", "ignore", "-m", "detector.train", *overrides]
 
 
+def run_train(*overrides, cwd):
+    """Run `python -m detector.train` to its end."""
+    return subprocess.run(command(*overrides), cwd=cwd, capture_output=True, text=True, check=False)
+
+
 def test_the_voc_experiment_runs_on_a_devkit_with_random_weights(devkit, tmp_path):
     small = [
         "model.weights=none",
@@ -333,12 +338,8 @@ def test_the_voc_experiment_runs_on_a_devkit_with_random_weights(devkit, tmp_pat
         "model.fpn_channels=32",
         "model.head_channels=32",
     ]
-    done = subprocess.run(
-        command("+experiment=voc", f"data.root={devkit}", *small, "hydra.run.dir=out"),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_train(
+        "+experiment=voc", f"data.root={devkit}", *small, "hydra.run.dir=out", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "out/metrics.json").read_text())
@@ -353,9 +354,7 @@ def test_the_voc_experiment_runs_on_a_devkit_with_random_weights(devkit, tmp_pat
 def test_two_processes_train_and_score_as_one_would(voc_root, tmp_path):
     overrides = [*TINY, f"data.root={voc_root}", "finetune=staged", "finetune.norm=frozen"]
     overrides += ["trainer.max_epochs=3", "trainer.devices=2", "hydra.run.dir=out"]
-    done = subprocess.run(
-        command(*overrides), cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = run_train(*overrides, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("phase top: training layer4, neck, head") == 1
     out = tmp_path / "out"
@@ -368,19 +367,14 @@ def test_two_processes_train_and_score_as_one_would(voc_root, tmp_path):
 
 
 def test_a_sweep_gives_every_trial_its_folder(voc_root, tmp_path):
-    done = subprocess.run(
-        command(
-            "-m",
-            "seed=0,1",
-            *TINY,
-            f"data.root={voc_root}",
-            "trainer.max_epochs=1",
-            "hydra.sweep.dir=sweep",
-        ),
+    done = run_train(
+        "-m",
+        "seed=0,1",
+        *TINY,
+        f"data.root={voc_root}",
+        "trainer.max_epochs=1",
+        "hydra.sweep.dir=sweep",
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     for trial in ("0", "1"):
@@ -390,20 +384,15 @@ def test_a_sweep_gives_every_trial_its_folder(voc_root, tmp_path):
 
 
 def test_the_optuna_sweep_maximises_the_score_that_train_returns(voc_root, tmp_path):
-    done = subprocess.run(
-        command(
-            "-m",
-            "+sweep=lr",
-            *TINY,
-            f"data.root={voc_root}",
-            "trainer.max_epochs=1",
-            "hydra.sweeper.n_trials=2",
-            "hydra.sweep.dir=sweep",
-        ),
+    done = run_train(
+        "-m",
+        "+sweep=lr",
+        *TINY,
+        f"data.root={voc_root}",
+        "trainer.max_epochs=1",
+        "hydra.sweeper.n_trials=2",
+        "hydra.sweep.dir=sweep",
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     results = (tmp_path / "sweep/optimization_results.yaml").read_text()
@@ -435,13 +424,7 @@ def test_ctrl_c_keeps_what_is_done_and_prints_the_line_to_go_on(voc_root, tmp_pa
     line = f"python -m detector.train ckpt={out}"
     assert line in text
     done = weights(Path(out))["epoch"] + 1
-    resumed = subprocess.run(
-        command(f"ckpt={out}", f"trainer.max_epochs={done + 1}"),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    resumed = run_train(f"ckpt={out}", f"trainer.max_epochs={done + 1}", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert weights(Path(out))["epoch"] == done
     assert f"epoch {done + 1}/{done + 1}" in resumed.stdout

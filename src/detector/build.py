@@ -82,11 +82,9 @@ def load_weights(task: DetectionTask, path: Path) -> None:
 
 def build_datamodule(config: Config, images: dict[str, AnnotatedImages]) -> DetectionDataModule:
     """The loaders."""
-    import torch
-
     from detector.data.datamodule import DetectionDataModule, LoaderOptions
 
-    on_gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    on_gpu = uses_gpu(config.trainer.accelerator)
     workers = config.data.workers
     if workers is None:
         workers = min(8, os.cpu_count() or 1) if on_gpu else 0
@@ -150,6 +148,7 @@ def build_trainer(
         epochs: Of the schedule.
     """
     import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import Checkpoint
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
@@ -175,7 +174,7 @@ def build_trainer(
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=any("Checkpoint" in type(c).__name__ for c in callbacks),
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
         # A score of an untrained model must never become the best.
         num_sanity_val_steps=0,
         # `KeyedSampler` deals the images out itself.
@@ -185,6 +184,13 @@ def build_trainer(
         limit_val_batches=settings.limit_val_batches,
         limit_test_batches=settings.limit_test_batches,
     )
+
+
+def uses_gpu(accelerator: str) -> bool:
+    """Whether `trainer.accelerator` means a CUDA device on this machine."""
+    import torch
+
+    return accelerator in ("auto", "gpu") and torch.cuda.is_available()
 
 
 def precision(name: str, accelerator: str) -> str:
@@ -198,7 +204,7 @@ def precision(name: str, accelerator: str) -> str:
 
     if name != "auto":
         return name
-    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
+    if uses_gpu(accelerator):
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     # Without instructions of its own for it, a CPU is slower in bf16 than in float32.
     has = torch.cpu.get_capabilities()

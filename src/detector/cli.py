@@ -64,10 +64,8 @@ def compose(verb: str, overrides: Sequence[str], output_dir: Path | None = None)
         cfg = hydra.compose(verb, list(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
         with open_dict(cfg):
-            choices = cfg.hydra.runtime.choices
-            name = choices.data if verb == "train" else verb
+            cfg.name = cfg.name  # resolved while Hydra's part of it is there
             del cfg["hydra"]
-            cfg.name = name if OmegaConf.is_interpolation(cfg, "name") else cfg.name
     return complete(cfg, None if output_dir is None else str(output_dir), list(overrides))
 
 
@@ -137,11 +135,10 @@ def _explain(verb: str, error: Exception) -> str:
     wrong = re.search(r"Could not override '([^']+)'", text)
     if wrong is None:
         return text
-    known = _known_keys(verb)
     key = wrong[1].lstrip("+~")
     if (conf_folder() / key).is_dir():
         return f"{key}: this group is added, with a plus: +{key}=NAME"
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(key, _known_keys(verb), n=1, cutoff=0.6)
     hint = f"; did you mean {close[0]}?" if close else f" (see python -m detector.{verb} --help)"
     return f"{key}: no such key{hint}"
 

@@ -51,7 +51,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     folder = request.output_folder(cfg)
     pictures = folder / "images"
     pictures.mkdir(exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if build.uses_gpu(config.trainer.accelerator) else "cpu")
     half = build.precision(config.trainer.precision, config.trainer.accelerator)
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(half)
     task.eval().to(device)

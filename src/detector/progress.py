@@ -60,12 +60,7 @@ class RunProgress(pl.Callback):
             dynamic_ncols=True,
             disable=None,  # none where the output is not a terminal
         )
-        if self.file.is_file():
-            with self.file.open(newline="", encoding="utf-8") as stream:
-                rows = [
-                    r for r in csv.DictReader(stream) if int(r["epoch"]) < trainer.current_epoch
-                ]
-            self._write(rows)
+        self._write([r for r in self._read() if int(r["epoch"]) < trainer.current_epoch])
 
     @rank_zero_only
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -119,11 +114,7 @@ class RunProgress(pl.Callback):
             **scores,
             **rates,
         }
-        rows: list[dict[str, Any]] = []
-        if self.file.is_file():
-            with self.file.open(newline="", encoding="utf-8") as stream:
-                rows = list(csv.DictReader(stream))
-        self._write([*rows, row])
+        self._write([*self._read(), row])
         with tqdm.external_write_mode():
             log.info(
                 "epoch %d/%d  %s  loss %.3f  val/map %.3f  val/map_50 %.3f  %.0f s",
@@ -153,6 +144,13 @@ class RunProgress(pl.Callback):
             log.info("  %s", shlex.join(self.resume_command))
         else:
             log.info("interrupted before the first epoch was finished: nothing to resume from")
+
+    def _read(self) -> list[dict[str, Any]]:
+        """The rows of metrics.csv so far."""
+        if not self.file.is_file():
+            return []
+        with self.file.open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         """Replace metrics.csv in one step."""
