@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from detector import request
+from detector import inputs, request
 from detector.cli import run_verb
 from detector.types import RequestError
 
@@ -38,7 +38,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     """
     config = request.resolve("predict", cfg)
     source = Path(config.source or "")
-    files = request.source_files(str(source))
+    files = inputs.source_files(str(source))
 
     import torch
 

@@ -8,7 +8,6 @@ is cut into horizontal bands, one per split, so that no pixel of a test tile is 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from defusedxml.ElementTree import fromstring
 from numpy.typing import NDArray
 
 from detector import boxes as box_ops
+from detector.data.folder import cache_folder
 from detector.types import RequestError
 
 WHEEL = "deepforest-2.1.0-py3-none-any.whl"
@@ -60,12 +60,6 @@ PHOTOGRAPHS = (
         {"train": (0, 512), "val": (512, 768), "test": (768, 1035)},
     ),
 )
-
-
-def cache_folder() -> Path:
-    """Where fetched and prepared data live: `DETECTOR_CACHE`, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("DETECTOR_CACHE") or Path(base) / "detector")
 
 
 def prepare(cache: Path | None = None) -> Path:

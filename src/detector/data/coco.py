@@ -1,0 +1,302 @@
+"""COCO reader: instances JSON (https://cocodataset.org/#format-data)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.data.findings import Findings, Item
+from detector.data.folder import Folder, relative, split_of
+from detector.data.raw import POOL, RawSplit, show
+from detector.types import RequestError
+
+CHUNK = 20_000  # boxes turned into numbers at a time, so that they are never all Python objects
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: int
+    file_name: str
+    height: int = 0
+    width: int = 0
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    image_id: int
+    category_id: int
+    bbox: msgspec.Raw  # its text; a tuple of floats would take four times the memory
+    iscrowd: int | bool = 0
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: int
+    name: str
+    supercategory: str | None = None
+
+
+class _Instances(msgspec.Struct, gc=False):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+_BOXES = msgspec.json.Decoder(list[tuple[float | None, float | None, float | None, float | None]])
+
+
+class CocoReader:
+    """Reads COCO's instances JSON.
+
+    Args:
+        root: The folder of the JSON files, perhaps in `annotations/` or in a folder for every
+            split, and of the images, anywhere below.
+        wanted: Split -> JSON files, relative to the root; None: by the usual names; empty: none.
+
+    Raises:
+        RequestError: If there are none, or it is unclear which is which.
+    """
+
+    first_pixel = 0
+    relative = False
+    where = "annotations[{}]"
+
+    def __init__(self, root: Path, wanted: dict[str, Sequence[str] | None]) -> None:
+        self.folder = Folder(root)
+        self.root = root
+        self.names: list[str] = []
+        self.groups: set[str] = set()
+        self.ids: list[int] | None = []
+        self._origin = ""
+        self._jsons = self._choose(wanted)
+        self.splits = tuple(self._jsons)
+        listed = "; ".join(f"{split} = {' + '.join(files)}" for split, files in self._jsons.items())
+        self.recognised = f"COCO ({listed})"
+
+    def _choose(self, wanted: dict[str, Sequence[str] | None]) -> dict[str, list[str]]:
+        """The JSON files of every split."""
+        chosen: dict[str, list[str]] = {}
+        if any(wanted.values()):
+            for split, files in wanted.items():
+                for file in files or ():
+                    if not self.folder.has(file):
+                        there = ", ".join(self.folder.with_suffix(".json")[:10]) or "no JSON files"
+                        raise RequestError(
+                            f"data.splits.{split}: no file {file} in {self.root}; there: {there}"
+                        )
+                    chosen.setdefault(split, []).append(file)
+            return chosen
+        files = find_instances(self.folder)
+        if not files:
+            raise RequestError(
+                f"data.root={self.root}: no COCO instances in it; expected a JSON file with images, "
+                "annotations and categories, such as annotations/instances_train.json"
+            )
+        by_split: dict[str | None, list[str]] = {}
+        for file in files:
+            path = PurePosixPath(file)
+            split = split_of(path.stem) or (split_of(path.parent.name) if path.parent.name else "")
+            by_split.setdefault(split or None, []).append(file)
+        if len(files) == 1:
+            return {"train" if "train" in by_split else POOL: files}
+        for split in ("train", "val", "test"):
+            found = by_split.get(split, [])
+            if (len(found) > 1 or (split == "train" and not found)) and wanted[split] is None:
+                raise RequestError(
+                    f"data.root={self.root}: which JSON file is for {split}? There are "
+                    f"{', '.join(found or files)}; say data.splits.{split}=[FILE]"
+                )
+            if found and wanted[split] is None:
+                chosen[split] = found
+        return chosen
+
+    def read(self, split: str) -> RawSplit:
+        """Read the JSON files of one split."""
+        parts = [self._read_one(file, split) for file in show(self._jsons[split], split, "json")]
+        if len(parts) == 1:
+            return parts[0]
+        findings = Findings()
+        for part in parts:
+            findings.update(part.findings)
+        return RawSplit(
+            [i for p in parts for i in p.images],
+            [s for p in parts for s in p.sources],
+            *(
+                np.concatenate([getattr(p, key) for p in parts])
+                for key in ("sizes", "counts", "boxes", "names", "ignore", "rows")
+            ),
+            findings=findings,
+        )
+
+    def _read_one(self, file: str, split: str) -> RawSplit:
+        """Read one JSON file."""
+        path = self.root / file
+        content = _decode(path)
+        numbers = self._number_categories(content.categories, file)
+        ids = np.array([image.id for image in content.images], dtype=np.int64)
+        findings = Findings()
+        images = self._locate(content.images, file, split, findings)
+        place = {image.id: i for i, image in enumerate(images)}
+        # A million annotations as objects are most of the memory: they go as soon as they can.
+        notes, content.annotations = content.annotations, []
+        owner = np.fromiter((place.get(a.image_id, -1) for a in notes), np.int64, len(notes))
+        names = np.fromiter((numbers.get(a.category_id, -1) for a in notes), np.int64, len(notes))
+        ignore = np.fromiter((a.iscrowd != 0 for a in notes), np.bool_, len(notes))
+        for key, wrong, known in (
+            ("image_id", owner < 0, ids),
+            ("category_id", names < 0, np.array(list(numbers), dtype=np.int64)),
+        ):
+            rows = np.flatnonzero(wrong)
+            asked = np.array([getattr(notes[i], key) for i in rows], dtype=np.int64)
+            unknown = ~np.isin(asked, known)
+            findings.add_many(
+                "malformed annotation",
+                zip(rows[unknown].tolist(), asked[unknown].tolist(), strict=True),
+                lambda pair, key=key: Item(
+                    split, file, f"annotations[{pair[0]}]: there is no {key} {pair[1]}"
+                ),
+            )
+        boxes = _read_boxes(notes, path)
+        del notes, place
+        boxes[:, 2:] += boxes[:, :2]
+        usable = np.flatnonzero((owner >= 0) & (names >= 0))
+        order = usable[np.argsort(owner[usable], kind="stable")]
+        return RawSplit(
+            [image.file_name for image in images],
+            [file] * len(images),
+            np.array([(i.height, i.width) for i in images], dtype=np.int32).reshape(-1, 2),
+            np.bincount(owner[order], minlength=len(images)).astype(np.int64),
+            boxes[order],
+            names[order],
+            ignore[order],
+            order,
+            findings,
+        )
+
+    def _number_categories(self, categories: Sequence[_Category], file: str) -> dict[int, int]:
+        """Category id -> number in `names`; the same in all files."""
+        assert self.ids is not None
+        numbers: dict[int, int] = {}
+        doubled = [i for i, n in Counter(c.id for c in categories).items() if n > 1]
+        if doubled:
+            raise RequestError(f"{self.root / file}: the category id {doubled[0]} is there twice")
+        for category in sorted(categories, key=lambda c: c.id):
+            name = category.name.strip()
+            here = (name in self.names, category.id in self.ids)
+            if any(here):
+                same = all(here) and self.names.index(name) == self.ids.index(category.id)
+                if not same:
+                    raise RequestError(
+                        f"{self.root / file}: the category {category.id} is {name!r}, which "
+                        f"contradicts {self._origin or 'an earlier category'}"
+                    )
+            else:
+                self.names.append(name)
+                self.ids.append(category.id)
+            numbers[category.id] = self.names.index(name)
+            self.groups.add(category.supercategory or "")
+        self._origin = self._origin or str(self.root / file)
+        return numbers
+
+    def _locate(
+        self, images: Sequence[_Image], file: str, split: str, findings: Findings
+    ) -> list[_Image]:
+        """The images that are there, each once, with the path below the root as `file_name`."""
+        base = self._image_folder(images, file)
+        ids: set[int] = set()
+        paths: set[str] = set()
+        located: list[_Image] = []
+        for i, image in enumerate(images):
+            name = relative(image.file_name)
+            path = name and (base + name if self.folder.has(base + name) else self._anywhere(name))
+            kind, message = "", ""
+            if image.id in ids:
+                kind, message = "duplicate image", f"the id {image.id} is there twice"
+            elif path in paths:
+                kind, message = "duplicate image", f"{image.file_name} is there twice"
+            elif name is None:
+                kind, message = "missing image", f"{image.file_name!r} leads out of the folder"
+            elif path is None:
+                kind, message = "missing image", f"no file {image.file_name} below {self.root}"
+            elif not (0 <= image.height < 2**31 and 0 <= image.width < 2**31):
+                message = f"{image.width}x{image.height} is no size"
+                kind = "malformed annotation"
+            ids.add(image.id)
+            if kind:
+                findings.add(kind, Item(split, file, f"images[{i}]: {message}"))
+                continue
+            assert path is not None
+            paths.add(path)
+            image.file_name = path
+            located.append(image)
+        return located
+
+    def _anywhere(self, name: str) -> str | None:
+        return self.folder.unique(name.rpartition("/")[2])
+
+    def _image_folder(self, images: Sequence[_Image], file: str) -> str:
+        """Where a JSON file's images are: the likeliest folder that has the first of them."""
+        path = PurePosixPath(file)
+        name = re.sub("^instances_", "", path.stem)
+        homes = [path.parent.as_posix(), ".", "images", f"images/{name}", name]
+        homes += [split_of(name) or ".", f"images/{split_of(name)}"]
+        prefixes = ["" if h == "." else f"{h}/" for h in dict.fromkeys(homes)]
+        first = [n for n in (relative(image.file_name) for image in images[:20]) if n]
+        return max(prefixes, key=lambda p: sum(self.folder.has(p + n) for n in first))
+
+
+def find_instances(folder: Folder) -> list[str]:
+    """The JSON files that hold instances; those named after them, where there are such."""
+    jsons = folder.with_suffix(".json")
+    named = [f for f in jsons if f.rpartition("/")[2].startswith("instances_")]
+    return named or [f for f in jsons if _looks_like_instances(folder.root / f)]
+
+
+def _looks_like_instances(file: Path) -> bool:
+    """Whether a JSON file has what instances have, at its top."""
+    try:
+        top = msgspec.json.decode(file.read_bytes(), type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, OSError, RecursionError):
+        # Broken, but perhaps what was meant: reading it will say what is wrong.
+        return "coco" in file.name.lower() or "instances" in file.name.lower()
+    return {"images", "annotations", "categories"} <= set(top)
+
+
+def _decode(file: Path) -> _Instances:
+    """Decode a JSON file into just the fields that are used."""
+    try:
+        raw = file.read_bytes()
+        try:
+            return msgspec.json.decode(raw, type=_Instances)
+        except msgspec.DecodeError:
+            # Python writes NaN and Infinity, which JSON has not: they become null, and are named
+            # as what they are, box by box.
+            mended = re.sub(rb"(?<=[\[,:\s])-?(?:NaN|Infinity)(?=[\],}\s])", b"null", raw)
+            if mended == raw:
+                raise
+            return msgspec.json.decode(mended, type=_Instances)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise RequestError(f"{file}: not COCO instances: {error}") from error
+    except OSError as error:
+        raise RequestError(f"{file}: {error.strerror or error}") from error
+
+
+def _read_boxes(notes: Sequence[_Annotation], file: Path) -> NDArray[np.float64]:
+    """`(m, 4)` boxes as written: x, y, width, height; NaN for what is not a number."""
+    boxes = np.empty((len(notes), 4))
+    for start, end in pairwise([*range(0, len(notes), CHUNK), len(notes)]):
+        text = b"[" + b",".join([bytes(a.bbox) for a in notes[start:end]]) + b"]"
+        try:
+            boxes[start:end] = _BOXES.decode(text)
+        except msgspec.MsgspecError as error:
+            where = re.sub(
+                r"\$\[(\d+)\]",
+                lambda m, start=start: f"$.annotations[{start + int(m[1])}].bbox",
+                str(error),
+            )
+            raise RequestError(f"{file}: not COCO instances: {where}") from error
+    return boxes

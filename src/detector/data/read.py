@@ -1,0 +1,260 @@
+"""Any data set by its root: recognised, read, split and judged."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detector.data.coco import CocoReader, find_instances
+from detector.data.facts import FactsCache, look_at
+from detector.data.findings import Findings, Item
+from detector.data.folder import Folder
+from detector.data.judge import Judge, choose_classes
+from detector.data.raw import POOL, Reader
+from detector.data.split import stratified_split
+from detector.data.voc import VocReader
+from detector.data.yolo import YoloReader, find_yaml
+from detector.types import AnnotatedImages, ClassMap, RequestError
+
+SPLITS = ("train", "val", "test")
+READERS: dict[str, Callable[[Path, dict[str, Sequence[str] | None]], Reader]] = {
+    "voc": VocReader,
+    "coco": CocoReader,
+    "yolo": YoloReader,
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which data set, and how it is divided.
+
+    Attributes:
+        root: Its folder.
+        format: A key of `READERS`, or `auto`.
+        splits: Split -> what it is called in the data set; None: the usual names; empty: none.
+        ratios: Shares of `val` and `test`, for splits that the data set has not.
+        split_file: A `splits.json` of an earlier run, instead of the ratios.
+        seed: Of the split by ratio.
+        classes: Class names in order; None takes the data's.
+        classes_from: Where given classes come from, for messages.
+    """
+
+    root: Path
+    format: str
+    splits: dict[str, Sequence[str] | None]
+    ratios: dict[str, float]
+    split_file: Path | None = None
+    seed: int = 0
+    classes: Sequence[str] | None = None
+    classes_from: str = "data.classes"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set, read.
+
+    Attributes:
+        root: Its folder, which findings' files are relative to.
+        format: What it turned out to be.
+        recognised: What was found, in one line.
+        splits: What can be used of every split.
+        classes: Its classes.
+        findings: What is wrong with it.
+        divided: Whether images were dealt out by ratio, so that the split is worth keeping.
+    """
+
+    root: Path
+    format: str
+    recognised: str
+    splits: dict[str, AnnotatedImages]
+    classes: ClassMap
+    findings: Findings
+    divided: bool
+
+
+def recognise(root: Path) -> str:
+    """The format of a data set.
+
+    Raises:
+        RequestError: If it is none, or several.
+    """
+    folder = Folder(root)
+    found = [
+        name
+        for name, there in (
+            ("yolo", find_yaml(folder) is not None),
+            ("coco", bool(find_instances(folder))),
+            ("voc", bool(folder.with_suffix(".xml"))),
+        )
+        if there
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise RequestError(
+            f"data.root={root}: could be {' or '.join(found)}; say which, such as data={found[0]}"
+        )
+    raise RequestError(
+        f"data.root={root}: no data set recognised among its {len(folder.files)} files "
+        f"({len(folder.images)} images); expected VOC (*.xml), COCO (a JSON file with images, "
+        "annotations and categories) or YOLO (data.yaml with names)"
+    )
+
+
+def read(source: Source, cache: FactsCache, wanted: str | None = None) -> DataSet:
+    """Read a data set and judge it.
+
+    Args:
+        source: Which one.
+        cache: Of image files.
+        wanted: The only split to be read; `final` means `test`, or `val` where there is no test;
+            None: all.
+
+    Raises:
+        RequestError: If it cannot be read at all; single faults are among the findings.
+    """
+    root = source.root
+    if not root.is_dir():
+        raise RequestError(f"data.root={root}: no such folder")
+    kind = recognise(root) if source.format == "auto" else source.format
+    reader = READERS[kind](root, source.splits)
+    to_read = _needed(reader, source, wanted)
+    raws = {split: reader.read(split) for split in to_read}
+    classes = choose_classes(reader, raws, source.classes)
+    named_by = source.classes_from if source.classes else "the classes of the data"
+    files = [image for raw in raws.values() for image in raw.images]
+    judge = Judge(reader, look_at(reader.root, files, cache), classes, named_by)
+    findings = Findings()
+    splits: dict[str, AnnotatedImages] = {}
+    for split, raw in raws.items():
+        judged = judge.judge(split, raw)
+        splits[split] = judged.images
+        findings.update(judged.findings)
+    before = tuple(splits)
+    splits = _divide(splits, source)
+    if tuple(splits) != before:
+        findings.relabel(_homes(splits, reader.root))
+    if wanted is not None:
+        chosen = ("test" if "test" in splits else "val") if wanted == "final" else wanted
+        if chosen not in splits:
+            raise RequestError(
+                f"split={chosen}: {root} has no such split; there are {', '.join(splits)}"
+            )
+        splits = {chosen: splits[chosen]}
+    _judge_splits(splits, classes, findings, reader.root)
+    divided = tuple(splits) != before and wanted is None
+    return DataSet(reader.root, kind, reader.recognised, splits, classes, findings, divided)
+
+
+def _needed(reader: Reader, source: Source, wanted: str | None) -> list[str]:
+    """The splits to read for what is wanted; ratios need what they divide."""
+    there = list(reader.splits)
+    if wanted is None:
+        return there
+    chosen = wanted
+    if wanted == "final":
+        chosen = "test" if "test" in there else "val"
+    return [chosen] if chosen in there else there
+
+
+def _divide(splits: dict[str, AnnotatedImages], source: Source) -> dict[str, AnnotatedImages]:
+    """Deal out by ratio, or as an earlier run did, what the data set does not divide itself."""
+    pooled = POOL in splits
+    if not pooled and ("val" in splits or "train" not in splits):
+        return splits
+    whole = splits[POOL if pooled else "train"]
+    rest = {name: images for name, images in splits.items() if name not in (POOL, "train")}
+    shares = {name: share for name, share in source.ratios.items() if share > 0}
+    if not pooled:
+        shares.pop("test", None)  # what is held out of given training images is for validation
+    if source.split_file is not None:
+        dealt = _read_split_file(source.split_file, whole, source.root)
+    else:
+        parts = {"train": 1 - sum(shares.values()), **shares}
+        if len(whole) < len(parts):
+            raise RequestError(f"{len(whole)} images are too few to be split into {len(parts)}")
+        dealt = stratified_split(whole, parts, source.seed)
+    new = {name: whole.subset(rows) for name, rows in dealt.items()}
+    return {name: {**new, **rest}[name] for name in SPLITS if name in new or name in rest}
+
+
+def write_split_file(file: Path, data: DataSet) -> None:
+    """Write which image is in which split, to be read again with `data.split.file`."""
+    homes = {
+        name: [Path(p).relative_to(data.root).as_posix() for p in images.paths.tolist()]
+        for name, images in data.splits.items()
+    }
+    content = {"root": str(data.root), "splits": homes}
+    draft = file.with_name(file.name + ".part")
+    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    draft.replace(file)
+
+
+def _read_split_file(
+    file: Path, images: AnnotatedImages, root: Path
+) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
+    """The rows of every split, as an earlier run dealt them out."""
+    try:
+        listed = json.loads(file.read_bytes())["splits"]
+        listed = {str(name): [str(p) for p in paths] for name, paths in listed.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RequestError(f"data.split.file={file}: not a splits.json ({error})") from error
+    place = {path: i for i, path in enumerate(images.paths.tolist())}
+    rows: dict[str, Any] = {}
+    for name, paths in listed.items():
+        # Images that on_bad=skip leaves out are no longer there: that is no contradiction.
+        rows[name] = [place[full] for p in paths if (full := f"{root}/{p}") in place]
+    if not rows.get("train") or not rows.get("val"):
+        raise RequestError(f"data.split.file={file}: train or val has no images of {root}")
+    return {name: np.array(sorted(rows[name]), dtype=np.int64) for name in SPLITS if rows.get(name)}
+
+
+def _homes(splits: dict[str, AnnotatedImages], root: Path) -> dict[str, str]:
+    """The split of every image, by relative path."""
+    prefix = f"{root}/"
+    return {
+        path.removeprefix(prefix): name
+        for name, images in splits.items()
+        for path in images.paths.tolist()
+    }
+
+
+def _judge_splits(
+    splits: dict[str, AnnotatedImages], classes: ClassMap, findings: Findings, root: Path
+) -> None:
+    """What can only be said of whole splits."""
+    for name, images in splits.items():
+        if not len(images):
+            findings.add("empty split", Item(name, "", f"the split {name!r} has no usable image"))
+        elif not (~images.ignore).any():
+            message = f"the split {name!r} has no boxes to learn or to find"
+            findings.add("split without boxes", Item(name, "", message))
+    prefix = f"{root}/"
+    for a, b in itertools.combinations(splits, 2):
+        shared = sorted(set(splits[a].paths.tolist()) & set(splits[b].paths.tolist()))
+        findings.add_many(
+            "picture in two splits",
+            shared,
+            lambda p, a=a, b=b: Item(b, p.removeprefix(prefix), f"is in {a} too", p.removeprefix(prefix)),
+        )
+    counts = {
+        name: np.bincount(s.labels[~s.ignore], minlength=len(classes) + 1)[1:]
+        for name, s in splits.items()
+    }
+    for name, count in counts.items():
+        if count.any():
+            for label in np.flatnonzero(count == 0).tolist():
+                message = f"no box of {classes.names[label]!r} in {name}"
+                findings.add("class absent from a split", Item(name, "", message))
+    train = counts.get("train", np.zeros(len(classes)))
+    most = int(train.max(initial=0))
+    for label in np.flatnonzero((train > 0) & (train * 100 < most)).tolist():
+        message = f"{int(train[label])} boxes of {classes.names[label]!r}, but {most} of "
+        other = classes.names[int(train.argmax())]
+        findings.add("class imbalance", Item("train", "", f"{message}{other!r}"))
