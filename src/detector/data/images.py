@@ -172,7 +172,8 @@ def resize(
         `resized_shape(*original, size)` uint8; `image` itself where nothing is to be done.
     """
     before = (image.shape[0], image.shape[1])
-    height, width = resized_shape(*(before if original is None else original), size)
+    rows, columns = original or before
+    height, width = resized_shape(rows, columns, size)
     if before == (height, width):
         return image
     # Averaging keeps small objects that sampling would step over.
