@@ -43,8 +43,8 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     import torch
 
     from detector import build
-    from detector.data.augment import Augmenter
-    from detector.data.dataset import read_image, to_tensor
+    from detector.data.dataset import to_tensor
+    from detector.data.images import read_image, resize
     from detector.report.draw import Boxes, draw_boxes, write_image
 
     task = build.load_task("predict", config)
@@ -55,7 +55,6 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     half = build.precision(config.trainer.precision, config.trainer.accelerator)
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(half)
     task.eval().to(device)
-    resize = Augmenter((), config.data.image_size)
     results: list[dict[str, Any]] = []
     failed: list[str] = []
     try:
@@ -65,7 +64,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
             except RequestError as error:
                 failed.append(str(error))
                 continue
-            small, _, _ = resize(image, np.zeros((0, 4), np.float32), (0,))
+            small = resize(image, config.data.image_size)
             scale = torch.tensor(
                 [small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]], device=device
             )

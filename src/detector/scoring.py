@@ -105,7 +105,7 @@ def _draw(
     file: Path,
 ) -> None:
     """A picture of some images, truth beside detections."""
-    from detector.data.dataset import read_image
+    from detector.data.images import read_image
     from detector.report.draw import Boxes, Panel, draw_sheet
 
     seen = evaluation.truth.images

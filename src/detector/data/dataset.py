@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,36 +9,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detector.data.augment import Augmenter
+from detector.data.images import read_image
 from detector.data.sampler import Draw
 from detector.types import AnnotatedImages, RequestError, Target
 
 Sample = tuple[Tensor, Target]
 Batch = tuple[list[Tensor], list[Target]]
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file, upright (EXIF), greyscale and 16-bit converted.
-
-    Returns:
-        `(H, W, 3)` uint8 RGB.
-
-    Raises:
-        RequestError: If the file cannot be decoded.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RequestError(f"{path}: {error.strerror or error}") from error
-    # The decoder fills up what is missing of a JPEG with grey and says nothing. Its last scan must
-    # be followed by the end marker (a thumbnail in the header has markers of its own).
-    if content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
-        raise RequestError(f"{path}: a truncated JPEG")
-    image = None
-    if content:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise RequestError(f"{path}: not a readable image")
-    return np.asarray(image, dtype=np.uint8)
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
