@@ -1,0 +1,338 @@
+"""The check of a data set: everything that can be said of it before it costs a training run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector import __version__
+from detector.config import Config, plain
+from detector.data.facts import look_at
+from detector.data.findings import Findings, Item
+from detector.data.folder import Folder, cache_folder
+from detector.data.images import read_image, resized_shape
+from detector.data.leakage import find_copies
+from detector.data.read import DataSet
+from detector.inputs import find_source, open_cache
+from detector.types import AnnotatedImages
+
+if TYPE_CHECKING:
+    from detector.report.page import Thumbnail
+
+PICTURED = 4  # of every kind
+DRAWS = 256  # training images that are augmented to see which boxes that costs
+SIZES = (0, 16, 32, 64, 128, 256)  # pixels of the network's input
+ASPECTS = (0, 1 / 3, 2 / 3, 3 / 2, 3)  # height over width
+# Below this share of boxes within reach of an anchor, others are suggested.
+LOW_RECALL = 0.95
+OUTPUTS = ("check.json", "check.html")
+
+
+def fingerprint(config: Config) -> str:
+    """A digest of all that a check's outcome depends on: files by size and time, and keys."""
+    source = find_source(config)
+    digest = hashlib.blake2b(digest_size=16)
+    keys = {**plain(config), "preview": None, "trainer": None, "optim": None, "finetune": None}
+    digest.update(f"{__version__} {json.dumps(keys, sort_keys=True)}".encode())
+    files = [source.root / f for f in Folder(source.root).files]
+    for file in [*files, *([source.split_file] if source.split_file else [])]:
+        try:
+            stat = os.stat(file)  # noqa: PTH116 - Path.stat takes twice as long
+        except OSError:
+            continue
+        digest.update(f"{file}\0{stat.st_size} {stat.st_mtime_ns}\n".encode(errors="replace"))
+    return digest.hexdigest()
+
+
+def stored_check(key: str) -> Path:
+    """Where the outcome of a check is kept, by its fingerprint."""
+    return cache_folder() / "checks" / key
+
+
+def reuse(config: Config, folder: Path) -> dict[str, Any] | None:
+    """Take over the outcome of an earlier check of the same files with the same keys.
+
+    Args:
+        config: The request.
+        folder: Gets check.json and check.html.
+
+    Returns:
+        What check.json holds; None if there is no such check.
+    """
+    stored = stored_check(fingerprint(config))
+    try:
+        content: dict[str, Any] = json.loads((stored / OUTPUTS[0]).read_bytes())
+        for name in OUTPUTS:
+            shutil.copyfile(stored / name, folder / name)
+    except (OSError, ValueError):
+        return None
+    return content
+
+
+def is_known(config: Config) -> bool:
+    """Whether `reuse` would find something."""
+    return (stored_check(fingerprint(config)) / OUTPUTS[-1]).is_file()
+
+
+def keep(config: Config, folder: Path) -> None:
+    """Keep a check's outcome for `reuse`; of one data set, the latest ones."""
+    stored = stored_check(fingerprint(config))
+    try:
+        stored.mkdir(parents=True, exist_ok=True)
+        for name in OUTPUTS:
+            shutil.copyfile(folder / name, stored / name)
+        checks = sorted(stored.parent.iterdir(), key=lambda p: p.stat().st_mtime)
+        for old in checks[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError:
+        return  # the next check only takes longer
+
+
+KEPT = 20  # checks
+
+
+def inspect(config: Config, data: DataSet) -> tuple[dict[str, Any], list[Thumbnail]]:
+    """Check a data set.
+
+    Args:
+        config: Also says what the network would see of it.
+        data: As read.
+
+    Returns:
+        What check.json holds, and pictures of what was found.
+    """
+    started = time.perf_counter()
+    files = {
+        name: [Path(p).relative_to(data.root).as_posix() for p in images.paths.tolist()]
+        for name, images in data.splits.items()
+    }
+    listed = [file for names in files.values() for file in names]
+    facts = look_at(data.root, listed, open_cache(), closely=True)
+    findings = Findings()
+    findings.update(data.findings)
+    for name, names in files.items():
+        for file in names:
+            if facts[file].fault:
+                findings.add("unreadable image", Item(name, file, facts[file].fault))
+    findings.update(find_copies(files, facts))
+    content = {
+        "root": str(data.root),
+        "format": data.format,
+        "recognised": data.recognised,
+        "summary": {
+            "errors": findings.count("error"),
+            "leakage": findings.count("leakage"),
+            "warnings": findings.count("warning"),
+        },
+        "classes": list(data.classes.names),
+        "splits": {name: _describe(images, data) for name, images in data.splits.items()},
+        "findings": findings.plain(),
+        "histograms": _histograms(config, data),
+        "model": _what_the_model_sees(config, data),
+        "environment": {"detector": __version__},
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    return content, _pictures(data, findings)
+
+
+def _describe(images: AnnotatedImages, data: DataSet) -> dict[str, Any]:
+    """Counts of one split."""
+    counts = np.bincount(images.labels, minlength=len(data.classes) + 1)[1:]
+    return {
+        "images": len(images),
+        "boxes": len(images.labels),
+        "ignored": int(images.ignore.sum()),
+        "without_boxes": int((np.diff(images.offsets) == 0).sum()),
+        "per_class": dict(zip(data.classes.names, counts.tolist(), strict=True)),
+    }
+
+
+def _input_boxes(
+    images: AnnotatedImages, size: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Boxes in pixels of the network's input, and the size of each one's image there."""
+    shapes = np.array(
+        [resized_shape(int(h), int(w), size) for h, w in images.sizes], dtype=np.int32
+    ).reshape(-1, 2)
+    scale = shapes / np.maximum(images.sizes, 1)
+    owner = images.owners()
+    boxes = images.boxes * np.tile(scale[owner][:, ::-1], 2)
+    return boxes.astype(np.float32), shapes[owner]
+
+
+def _histograms(config: Config, data: DataSet) -> dict[str, Any]:
+    """Distributions over all splits."""
+    parts = [_input_boxes(images, config.data.image_size)[0] for images in data.splits.values()]
+    boxes = np.concatenate(parts) if parts else np.zeros((0, 4), np.float32)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-3)
+    counts = np.concatenate([np.diff(images.offsets) for images in data.splits.values()])
+    longer = np.concatenate([images.sizes.max(1, initial=0) for images in data.splits.values()])
+    octaves = [0, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096]
+    ratios = [0, 0.2, 0.33, 0.5, 0.67, 0.8, 1.25, 1.5, 2, 3, 5, 1000]
+    many = [0, 1, 2, 3, 5, 9, 17, 33, 65, 129, 100_000]
+    return {
+        "box side in the network's input, pixels": _histogram(
+            sides.prod(1) ** 0.5, octaves, "square root of the area"
+        ),
+        "aspect ratio (height / width)": _histogram(sides[:, 1] / sides[:, 0], ratios),
+        "boxes an image": _histogram(counts, many),
+        "image longer side, pixels": _histogram(
+            longer, [0, 256, 512, 768, 1024, 1536, 2048, 4096, 8192, 100_000]
+        ),
+    }
+
+
+def _histogram(values: NDArray[Any], edges: list[float], note: str | None = None) -> dict[str, Any]:
+    """Counts between edges; empty ends are left out."""
+    counts = np.histogram(values, edges)[0]
+    filled = np.flatnonzero(counts)
+    first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (0, 0)
+    return {
+        "edges": edges[first : last + 2],
+        "counts": counts[first : last + 1].tolist(),
+        "note": note,
+    }
+
+
+def _what_the_model_sees(config: Config, data: DataSet) -> dict[str, Any] | None:
+    """Boxes lost on the way in, and how well the anchors fit."""
+    train = data.splits.get("train")
+    if train is None or not len(train.labels):
+        return None
+    size = config.data.image_size
+    boxes, shapes = _input_boxes(train.subset(range(len(train))), size)
+    seen = ~train.ignore
+    return {
+        "image_size": size,
+        "lost": _lost(config, train),
+        "anchors": _fit_anchors(config, boxes[seen], shapes[seen]),
+    }
+
+
+def _lost(config: Config, train: AnnotatedImages) -> dict[str, Any]:
+    """The share of boxes that resizing, and then augmentation, leave too little of."""
+    from detector.data.augment import Augmenter
+
+    size = config.data.image_size
+    augment = Augmenter(config.augment.steps, size, config.augment.min_visibility)
+    resized, shapes = _input_boxes(train, size)
+    small = (resized[:, 2:] - resized[:, :2] < 1).any(1)
+    draws = np.linspace(0, len(train) - 1, min(DRAWS, len(train))).astype(int).tolist()
+    before = after = 0
+    for index in draws:
+        rows = np.arange(train.offsets[index], train.offsets[index + 1])
+        rows = rows[~train.ignore[rows] & ~small[rows]]
+        if len(rows):
+            height, width = shapes[rows[0]].tolist()
+            blank = np.zeros((height, width, 3), np.uint8)  # where boxes go depends on size alone
+            before += len(rows)
+            after += len(augment(blank, resized[rows], (config.seed, 0, index))[2])
+    return {
+        "draws": len(draws),
+        "boxes": before,
+        "by_resizing": float(small.mean()) if len(small) else 0.0,
+        "by_augmentation": 1 - after / before if before else 0.0,
+    }
+
+
+def _fit_anchors(
+    config: Config, boxes: NDArray[np.float32], shapes: NDArray[np.int32]
+) -> dict[str, Any] | None:
+    """The recall ceiling of the configured anchors, and better ones where it is low."""
+    from detector.evaluation.anchors import Anchors, best_iou, recall, suggest
+    from detector.models.backbones import BACKBONES
+    from detector.models.stages import pyramid_strides
+
+    good = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
+    boxes, shapes = boxes[good], shapes[good]
+    if not len(boxes):
+        return None
+    model = config.model
+    strides = pyramid_strides(BACKBONES[config.backbone.name].stages)
+    anchors = Anchors(strides, tuple(model.anchor_scales), tuple(model.anchor_ratios))
+    overlaps = best_iou(boxes, shapes, anchors)
+    at_50, at_70 = recall(overlaps)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    found: dict[str, Any] = {
+        "scales": list(anchors.scales),
+        "ratios": list(anchors.ratios),
+        "strides": list(strides),
+        "recall_50": at_50,
+        "recall_70": at_70,
+        "by_size": _by_range(overlaps, sides.prod(1) ** 0.5, SIZES, "px"),
+        "by_aspect": _by_range(overlaps, sides[:, 1] / sides[:, 0], ASPECTS, "high / wide"),
+        "suggestion": None,
+    }
+    if at_50 < LOW_RECALL:
+        other, other_50, other_70 = suggest(boxes, shapes, strides)
+        if other_50 > at_50 + 0.01:
+            lists = (",".join(f"{v:g}" for v in values) for values in (other.scales, other.ratios))
+            found["suggestion"] = {
+                "override": "model.anchor_scales=[{}] model.anchor_ratios=[{}]".format(*lists),
+                "anchors_per_cell": other.per_cell,
+                "recall_50": other_50,
+                "recall_70": other_70,
+            }
+    return found
+
+
+def _by_range(
+    overlaps: NDArray[np.float64], values: NDArray[np.float32], edges: tuple[float, ...], unit: str
+) -> list[dict[str, Any]]:
+    """Recall for ranges of a value; the last one is open."""
+    from detector.evaluation.anchors import recall
+
+    rows = []
+    for low, high in zip(edges, (*edges[1:], np.inf), strict=True):
+        inside = (values >= low) & (values < high)
+        if inside.any():
+            text = f"{low:.3g} to {high:.3g} {unit}" if np.isfinite(high) else f"{low:.3g} {unit} up"
+            at_50, at_70 = recall(overlaps[inside])
+            rows.append(
+                {"range": text, "boxes": int(inside.sum()), "recall_50": at_50, "recall_70": at_70}
+            )
+    return rows
+
+
+def _pictures(data: DataSet, findings: Findings) -> list[Thumbnail]:
+    """A few images of every kind of finding, with their boxes, and those in question marked."""
+    from detector.report.page import Thumbnail
+    from detector.types import RequestError
+
+    place = {
+        path: (images, i)
+        for images in data.splits.values()
+        for i, path in enumerate(images.paths.tolist())
+    }
+    pictures = []
+    for finding in findings:
+        shown = [item for item in finding.items if item.image][:PICTURED]
+        for item in shown:
+            path = data.root / item.image
+            try:
+                pixels = read_image(path)
+            except RequestError:
+                continue
+            images, i = place.get(str(path), (None, 0))
+            truth = images[i] if images is not None else None
+            marked = [item.box] if item.box is not None else []
+            pictures.append(
+                Thumbnail(
+                    kind=finding.kind,
+                    name=item.image,
+                    message=item.message,
+                    image=pixels,
+                    boxes=truth.boxes if truth else np.zeros((0, 4), np.float32),
+                    labels=truth.labels if truth else np.zeros(0, np.int64),
+                    marked=np.array(marked, dtype=np.float64).reshape(-1, 4),
+                )
+            )
+    return pictures
