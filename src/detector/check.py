@@ -1,4 +1,4 @@
-"""`python -m detector.check data=NAME data.root=DIR`: what is wrong with a data set, and worth knowing."""
+"""`python -m detector.check data.root=DIR`: what is wrong with a data set, and worth knowing."""
 
 from __future__ import annotations
 

@@ -175,28 +175,36 @@ def _histograms(config: Config, data: DataSet) -> dict[str, Any]:
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-3)
     counts = np.concatenate([np.diff(images.offsets) for images in data.splits.values()])
     longer = np.concatenate([images.sizes.max(1, initial=0) for images in data.splits.values()])
-    octaves = [0, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096]
-    ratios = [0, 0.2, 0.33, 0.5, 0.67, 0.8, 1.25, 1.5, 2, 3, 5, 1000]
-    many = [0, 1, 2, 3, 5, 9, 17, 33, 65, 129, 100_000]
-    return {
+    all_of_them = {
         "box side in the network's input, pixels": _histogram(
-            sides.prod(1) ** 0.5, octaves, "square root of the area"
+            sides.prod(1) ** 0.5, 2 ** (np.arange(40) / 3), "square root of the area"
         ),
-        "aspect ratio (height / width)": _histogram(sides[:, 1] / sides[:, 0], ratios),
-        "boxes an image": _histogram(counts, many),
-        "image longer side, pixels": _histogram(
-            longer, [0, 256, 512, 768, 1024, 1536, 2048, 4096, 8192, 100_000]
+        "aspect ratio (height / width)": _histogram(
+            sides[:, 1] / sides[:, 0], 2 ** (np.arange(-20, 21) / 5)
         ),
+        "boxes an image": _histogram(counts, _even(counts)),
+        "image longer side, pixels": _histogram(longer, _even(longer)),
     }
+    return {name: found for name, found in all_of_them.items() if len(found["counts"]) > 1}
 
 
-def _histogram(values: NDArray[Any], edges: list[float], note: str | None = None) -> dict[str, Any]:
-    """Counts between edges; empty ends are left out."""
-    counts = np.histogram(values, edges)[0]
+def _even(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Edges of at most 28 equal bins of whole numbers over the range of the values."""
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    step = max(1, -(-(high - low + 1) // 28))
+    return np.arange(low, high + step + 1, step, dtype=np.float64)
+
+
+def _histogram(
+    values: NDArray[Any], edges: NDArray[np.float64], note: str | None = None
+) -> dict[str, Any]:
+    """Counts between edges; empty ends are left out, and what lies beyond counts with the ends."""
+    # The last bin of numpy's has both its edges, so the limit stays just below.
+    counts = np.histogram(values.clip(edges[0], np.nextafter(edges[-1], 0)), edges)[0]
     filled = np.flatnonzero(counts)
     first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (0, 0)
     return {
-        "edges": edges[first : last + 2],
+        "edges": [round(e, 3) for e in edges[first : last + 2].tolist()],
         "counts": counts[first : last + 1].tolist(),
         "note": note,
     }
@@ -267,8 +275,8 @@ def _fit_anchors(
         "strides": list(strides),
         "recall_50": at_50,
         "recall_70": at_70,
-        "by_size": _by_range(overlaps, sides.prod(1) ** 0.5, SIZES, "px"),
-        "by_aspect": _by_range(overlaps, sides[:, 1] / sides[:, 0], ASPECTS, "high / wide"),
+        "by_size": _by_range(overlaps, sides.prod(1) ** 0.5, SIZES, " px"),
+        "by_aspect": _by_range(overlaps, sides[:, 1] / sides[:, 0], ASPECTS, ""),
         "suggestion": None,
     }
     if at_50 < LOW_RECALL:
@@ -294,7 +302,9 @@ def _by_range(
     for low, high in zip(edges, (*edges[1:], np.inf), strict=True):
         inside = (values >= low) & (values < high)
         if inside.any():
-            text = f"{low:.3g} to {high:.3g} {unit}" if np.isfinite(high) else f"{low:.3g} {unit} up"
+            text = (
+                f"{low:.3g} to {high:.3g}{unit}" if np.isfinite(high) else f"over {low:.3g}{unit}"
+            )
             at_50, at_70 = recall(overlaps[inside])
             rows.append(
                 {"range": text, "boxes": int(inside.sum()), "recall_50": at_50, "recall_70": at_70}
@@ -316,23 +326,25 @@ def _pictures(data: DataSet, findings: Findings) -> list[Thumbnail]:
     for finding in findings:
         shown = [item for item in finding.items if item.image][:PICTURED]
         for item in shown:
-            path = data.root / item.image
-            try:
-                pixels = read_image(path)
-            except RequestError:
-                continue
-            images, i = place.get(str(path), (None, 0))
-            truth = images[i] if images is not None else None
-            marked = [item.box] if item.box is not None else []
-            pictures.append(
-                Thumbnail(
-                    kind=finding.kind,
-                    name=item.image,
-                    message=item.message,
-                    image=pixels,
-                    boxes=truth.boxes if truth else np.zeros((0, 4), np.float32),
-                    labels=truth.labels if truth else np.zeros(0, np.int64),
-                    marked=np.array(marked, dtype=np.float64).reshape(-1, 4),
+            for file, message in ((item.image, item.message), (item.other, "the other one")):
+                try:
+                    pixels = read_image(data.root / file) if file else None
+                except RequestError:
+                    continue
+                if pixels is None:
+                    continue
+                images, i = place.get(f"{data.root}/{file}", (None, 0))
+                truth = images[i] if images is not None else None
+                marked = [item.box] if item.box is not None else []
+                pictures.append(
+                    Thumbnail(
+                        kind=finding.kind,
+                        name=file,
+                        message=message,
+                        image=pixels,
+                        boxes=truth.boxes if truth else np.zeros((0, 4), np.float32),
+                        labels=truth.labels if truth else np.zeros(0, np.int64),
+                        marked=np.array(marked, dtype=np.float64).reshape(-1, 4),
+                    )
                 )
-            )
     return pictures

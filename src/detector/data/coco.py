@@ -93,8 +93,8 @@ class CocoReader:
         files = find_instances(self.folder)
         if not files:
             raise RequestError(
-                f"data.root={self.root}: no COCO instances in it; expected a JSON file with images, "
-                "annotations and categories, such as annotations/instances_train.json"
+                f"data.root={self.root}: no COCO instances in it; expected a JSON file with "
+                "images, annotations and categories, such as annotations/instances_train.json"
             )
         by_split: dict[str | None, list[str]] = {}
         for file in files:

@@ -75,8 +75,9 @@ class FactsCache:
         if version != VERSION:
             db.execute("DROP TABLE IF EXISTS facts")
         db.execute(
-            "CREATE TABLE IF NOT EXISTS facts (path TEXT PRIMARY KEY, size INT, time INT, width INT,"
-            " height INT, orientation INT, fault TEXT, digest TEXT, hash TEXT) WITHOUT ROWID"
+            "CREATE TABLE IF NOT EXISTS facts (path TEXT PRIMARY KEY, size INT, time INT,"
+            " width INT, height INT, orientation INT, fault TEXT, digest TEXT, hash TEXT)"
+            " WITHOUT ROWID"
         )
         db.execute(f"PRAGMA user_version = {VERSION}")
         db.commit()
@@ -95,7 +96,8 @@ class FactsCache:
     def store(self, rows: Iterable[tuple[str, int, int, Facts]]) -> None:
         """Keep what was found, at once."""
         if self._db is not None:
-            values = [(path, size, time, *facts) for path, size, time, facts in rows]
+            # A name that is not UTF-8 cannot be kept.
+            values = [(p, *rest, *facts) for p, *rest, facts in rows if p.isprintable()]
             with contextlib.suppress(sqlite3.Error), self._db:
                 self._db.executemany("REPLACE INTO facts VALUES (?,?,?,?,?,?,?,?,?)", values)
 
@@ -202,13 +204,13 @@ def perceptual_hash(image: NDArray[np.uint8]) -> str:
     from imagehash import phash
     from PIL import Image
 
-    small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (64, 64), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (64, 64), interpolation=cv2.INTER_AREA
+    )
     return "" if small.std() < 2 else str(phash(Image.fromarray(small), hash_size=16))
 
 
-def similar(
-    ours: Sequence[str], theirs: Sequence[str], bits: int
-) -> list[tuple[int, int, int]]:
+def similar(ours: Sequence[str], theirs: Sequence[str], bits: int) -> list[tuple[int, int, int]]:
     """Pairs of hashes of which at most so many bits differ.
 
     Args:

@@ -15,8 +15,6 @@ NAMED = 10_000
 
 # Kind -> how severe it is, and what would be right. The order is that of reports.
 KINDS: dict[str, tuple[Severity, str]] = {
-    "empty split": ("error", "Every split needs images."),
-    "split without boxes": ("error", "Every split needs boxes to learn from or to find."),
     "missing annotation": ("error", "Add the file, or take the image off the list."),
     "malformed annotation": ("error", "Correct the file; nothing in it can be used as it is."),
     "missing image": ("error", "Add the file, or take its annotation away."),
@@ -29,7 +27,12 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "inverted box": ("error", "The second corner must lie to the lower right of the first."),
     "box without area": ("error", "Draw it again: it has no width or no height."),
     "box outside the image": ("error", "Draw it again: no part of it is on the image."),
-    "picture in two splits": ("leakage", "Figures on the later split are too good: keep it in one."),
+    "empty split": ("error", "Every split needs images."),
+    "split without boxes": ("error", "Every split needs boxes to learn from or to find."),
+    "picture in two splits": (
+        "leakage",
+        "Figures on the later split are too good: keep it in one.",
+    ),
     "similar pictures in two splits": ("leakage", "Look at them: of one scene, keep one split."),
     "box partly outside": ("warning", "It is clipped to the image."),
     "tiny box": ("warning", "Sides of under 3 pixels are slips of the mouse, or hard to learn."),
@@ -54,6 +57,7 @@ class Item:
         message: What about it, in a few words.
         image: Path of the picture that shows it; empty if none does.
         box: The box in question, xyxy pixels, 0-based; None if it is about no box.
+        other: Path of a second picture to compare with; empty if there is none.
     """
 
     split: str
@@ -61,6 +65,7 @@ class Item:
     message: str
     image: str = ""
     box: Box | None = None
+    other: str = ""
 
     def __str__(self) -> str:
         """As one line."""
@@ -129,7 +134,8 @@ class Findings:
         """
         for finding in self._kinds.values():
             finding.items = [
-                replace(item, split=homes.get(item.image or item.file, "")) for item in finding.items
+                replace(item, split=homes.get(item.image or item.file, ""))
+                for item in finding.items
             ]
 
     def count(self, severity: Severity) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from detector.data.facts import Facts
 from detector.data.findings import Findings, Item
 from detector.data.raw import RawSplit, Reader
-from detector.types import AnnotatedImages, Box, ClassMap, RequestError
+from detector.types import AnnotatedImages, ClassMap
 
 TINY = 3  # pixels
 SLACK = 0.5  # pixels; coordinates that are rounded may lie so far outside
@@ -41,12 +41,9 @@ def choose_classes(
         reader: Knows the names, and their ids where the format has some.
         raws: The splits read; where the format lists no classes, those of the first one count.
         given: Class names in order; None takes the data's.
-
-    Raises:
-        RequestError: If there are none.
     """
     if given is not None:
-        ids = {name: i for name, i in zip(reader.names, reader.ids or (), strict=False)}
+        ids = dict(zip(reader.names, reader.ids or (), strict=False))
         numbers = [ids.get(name, -1) for name in given]
         good = reader.ids is not None and -1 not in numbers
         return ClassMap(tuple(given), tuple(numbers)) if good else ClassMap.from_names(given)
@@ -54,8 +51,6 @@ def choose_classes(
     for raw in raws.values() if reader.ids is not None else [next(iter(raws.values()))]:
         for number, count in zip(*np.unique(raw.names, return_counts=True), strict=True):
             used[reader.names[int(number)]] += int(count)
-    if not used:
-        raise RequestError(f"{reader.root}: {next(iter(raws))}: no boxes, so no classes either")
     if reader.ids is not None:
         # Some exports list a group of categories, which no box has, as a category too.
         listed = zip(reader.names, reader.ids, strict=True)

@@ -34,7 +34,7 @@ def find_copies(splits: Mapping[str, Sequence[str]], facts: Mapping[str, Facts])
         hashes = [facts[f].hash for f in ours], [facts[f].hash for f in theirs]
         for i, j, bits in similar(*hashes, NEAR):
             message = f"like {ours[i]} in {a} ({bits} of 256 bits differ)"
-            item = Item(b, theirs[j], message, theirs[j])
+            item = Item(b, theirs[j], message, theirs[j], other=ours[i])
             findings.add("similar pictures in two splits", item)
     return findings
 
@@ -54,5 +54,6 @@ def _find_exact(
         other = known[facts[file].digest]
         if other != file:  # the same path in both has been found by reading the lists
             message = f"the same picture as {other} in {a}"
-            findings.add("picture in two splits", Item(b, file, message, file))
+            item = Item(b, file, message, file, other=other)
+            findings.add("picture in two splits", item)
     return exact

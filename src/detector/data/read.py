@@ -137,7 +137,8 @@ def read(source: Source, cache: FactsCache, wanted: str | None = None) -> DataSe
         splits[split] = judged.images
         findings.update(judged.findings)
     before = tuple(splits)
-    splits = _divide(splits, source)
+    if POOL in splits or ("train" in splits and "val" not in reader.splits):
+        splits = _divide(splits, source)
     if tuple(splits) != before:
         findings.relabel(_homes(splits, reader.root))
     if wanted is not None:
@@ -166,8 +167,6 @@ def _needed(reader: Reader, source: Source, wanted: str | None) -> list[str]:
 def _divide(splits: dict[str, AnnotatedImages], source: Source) -> dict[str, AnnotatedImages]:
     """Deal out by ratio, or as an earlier run did, what the data set does not divide itself."""
     pooled = POOL in splits
-    if not pooled and ("val" in splits or "train" not in splits):
-        return splits
     whole = splits[POOL if pooled else "train"]
     rest = {name: images for name, images in splits.items() if name not in (POOL, "train")}
     shares = {name: share for name, share in source.ratios.items() if share > 0}
@@ -177,8 +176,6 @@ def _divide(splits: dict[str, AnnotatedImages], source: Source) -> dict[str, Ann
         dealt = _read_split_file(source.split_file, whole, source.root)
     else:
         parts = {"train": 1 - sum(shares.values()), **shares}
-        if len(whole) < len(parts):
-            raise RequestError(f"{len(whole)} images are too few to be split into {len(parts)}")
         dealt = stratified_split(whole, parts, source.seed)
     new = {name: whole.subset(rows) for name, rows in dealt.items()}
     return {name: {**new, **rest}[name] for name in SPLITS if name in new or name in rest}
@@ -237,12 +234,9 @@ def _judge_splits(
             findings.add("split without boxes", Item(name, "", message))
     prefix = f"{root}/"
     for a, b in itertools.combinations(splits, 2):
-        shared = sorted(set(splits[a].paths.tolist()) & set(splits[b].paths.tolist()))
-        findings.add_many(
-            "picture in two splits",
-            shared,
-            lambda p, a=a, b=b: Item(b, p.removeprefix(prefix), f"is in {a} too", p.removeprefix(prefix)),
-        )
+        both = set(splits[a].paths.tolist()) & set(splits[b].paths.tolist())
+        for file in sorted(path.removeprefix(prefix) for path in both):
+            findings.add("picture in two splits", Item(b, file, f"is in {a} too", file))
     counts = {
         name: np.bincount(s.labels[~s.ignore], minlength=len(classes) + 1)[1:]
         for name, s in splits.items()

@@ -15,11 +15,12 @@ def stratified_split(
 
     The rarest class is dealt out first, each of its images to the split that still wants it most:
     iterative stratification (Sechidis et al., On the Stratification of Multi-label Data, 2011).
-    Images without boxes are a class of their own.
+    Images without boxes are a class of their own. A split that has its number of images gets no
+    more, so the numbers are exact and the classes nearly in proportion.
 
     Args:
-        images: At least one for every split.
-        ratios: Split -> share of the images; together 1.
+        images: Of fewer than there are splits, some splits stay empty.
+        ratios: Split -> share of the images; together 1. The first one takes what rounding leaves.
         seed: Of the order in which images are dealt out.
 
     Returns:
@@ -30,21 +31,20 @@ def stratified_split(
     has[images.owners(), images.labels] = True
     has[:, 0] = ~has[:, 1:].any(1)
     shares = np.array(list(ratios.values()))
-    wants_images = shares * count
-    wants = shares[:, None] * has.sum(0)  # (splits, classes)
+    room = np.maximum(1, np.round(shares * count).astype(int))  # images still to come
+    room[0] = max(1, count - room[1:].sum())
+    wants = shares[:, None] * has.sum(0)  # images still to come of every class
     home = np.full(count, -1)
-    left = has.sum(0)
     order = np.random.default_rng(seed).permutation(count)
-    while (home < 0).any():
+    while (home < 0).any() and room.any():
+        left = has[home < 0].sum(0)
         rarest = int(np.where(left > 0, left, count + 1).argmin())
         for i in order[has[order, rarest] & (home[order] < 0)]:
             # Who wants this class most; among equals, who wants images most.
-            best = max(range(len(shares)), key=lambda s: (wants[s, rarest], wants_images[s]))
+            best = max(np.flatnonzero(room), key=lambda s: (wants[s, rarest], room[s]), default=-1)
+            if best < 0:
+                break
             home[i] = best
             wants[best, has[i]] -= 1
-            wants_images[best] -= 1
-        left = has[home < 0].sum(0)
-    for split in range(len(shares)):  # of few images, everyone gets one
-        if not (home == split).any():
-            home[np.flatnonzero(home == np.bincount(home).argmax())[0]] = split
+            room[best] -= 1
     return {name: np.flatnonzero(home == i) for i, name in enumerate(ratios)}

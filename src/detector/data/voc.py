@@ -163,9 +163,7 @@ def _find_devkit(root: Path) -> Path:
     return inner if not (root / "ImageSets").is_dir() and inner.is_dir() else root
 
 
-def _usual_lists(
-    lists: set[str], wanted: dict[str, Sequence[str] | None]
-) -> dict[str, list[str]]:
+def _usual_lists(lists: set[str], wanted: dict[str, Sequence[str] | None]) -> dict[str, list[str]]:
     """The lists of every split: those wanted, else the usual names in every year there is."""
     names = sorted(f.replace("ImageSets/Main/", "").removesuffix(".txt") for f in lists)
     parts: dict[str, list[str]] = {}

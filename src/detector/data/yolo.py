@@ -153,7 +153,9 @@ class YoloReader:
             try:
                 first, *values = map(float, words)
             except ValueError as error:
-                raise RequestError(f"line {row} is {line.strip()[:60]!r}, expected numbers") from error
+                raise RequestError(
+                    f"line {row} is {line.strip()[:60]!r}, expected numbers"
+                ) from error
             if len(values) != 4 and (len(values) < 6 or len(values) % 2):
                 raise RequestError(
                     f"line {row} has {len(words)} numbers, expected 5 "
@@ -207,12 +209,16 @@ def _read_names(says: Mapping[str, Any], file: Path) -> list[str]:
     names = says.get("names")
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            raise RequestError(f"{file}: names: expected the numbers 0..{len(names) - 1}, each once")
+            raise RequestError(
+                f"{file}: names: expected the numbers 0..{len(names) - 1}, each once"
+            )
         names = [names[i] for i in range(len(names))]
     if not (isinstance(names, list) and names and all(isinstance(n, str | int) for n in names)):
         raise RequestError(f"{file}: names: expected a list of class names")
     if "nc" in says and says["nc"] != len(names):
-        raise RequestError(f"{file}: nc is {str(says['nc'])[:20]}, but there are {len(names)} names")
+        raise RequestError(
+            f"{file}: nc is {str(says['nc'])[:20]}, but there are {len(names)} names"
+        )
     texts = [str(n).strip() for n in names]
     if len(set(texts)) < len(texts):
         twice = next(t for t in texts if texts.count(t) > 1)
