@@ -1,38 +1,9 @@
 import numpy as np
-import pytest
 import torch
 from conftest import random_split, write_voc
 
 from detector.data.datamodule import DetectionDataModule, LoaderOptions
-from detector.data.sampler import KeyedSampler
 from detector.data.voc import read_voc
-
-
-def test_every_image_comes_once_an_epoch_in_a_new_order_each_time():
-    sampler = KeyedSampler(20, shuffle=True, seed=1)
-    orders = []
-    for epoch in range(2):
-        sampler.set_epoch(epoch)
-        draws = list(sampler)
-        assert {d.epoch for d in draws} == {epoch}
-        orders.append([d.image for d in draws])
-        assert sorted(orders[-1]) == list(range(20))
-    assert orders[0] != orders[1]
-
-
-@pytest.mark.parametrize(("length", "world"), [(7, 2), (1, 3), (8, 4)])
-def test_processes_get_equal_shares_that_together_are_everything(length, world):
-    shares = [
-        [d.image for d in KeyedSampler(length, shuffle=True, rank=rank, world=world)]
-        for rank in range(world)
-    ]
-    assert len({len(share) for share in shares}) == 1
-    assert {i for share in shares for i in share} == set(range(length))
-
-
-def test_order_depends_on_the_seed():
-    orders = [[d.image for d in KeyedSampler(20, shuffle=True, seed=s)] for s in (0, 1)]
-    assert orders[0] != orders[1]
 
 
 def batches(splits, workers, epoch=0):

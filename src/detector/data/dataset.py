@@ -54,7 +54,8 @@ class DetectionDataset(Dataset[Sample]):
         Raises:
             RequestError: If the file is unreadable or contradicts its annotation.
         """
-        epoch, index = draw
+        epoch, index, repeat = draw
+        key = (self.seed, epoch, index) + (repeat,) * (repeat > 0)
         truth = self.images[index]
         image = read_image(truth.path)
         height, width = image.shape[:2]
@@ -65,7 +66,7 @@ class DetectionDataset(Dataset[Sample]):
             )
         boxes = truth.boxes
         rows = np.flatnonzero(~truth.ignore) if self.training else np.arange(len(boxes))
-        image, moved, kept = self.augmenter(image, boxes[rows], (self.seed, epoch, index))
+        image, moved, kept = self.augmenter(image, boxes[rows], key)
         if self.training:
             boxes, rows = moved, rows[kept]
         scale = (image.shape[1] / width, image.shape[0] / height)
