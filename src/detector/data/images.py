@@ -23,6 +23,7 @@ from detector.types import RequestError
 
 # Of what Pillow reads, what OpenCV reads too; fewer decoders are also fewer ways in.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+_KNOWN = ", ".join(FORMATS)
 # Pillow's own limit. A small file can claim any size, and would fill the memory when decoded.
 MAX_PIXELS = 178_956_970
 # Where a JPEG or a PNG says that it is over; some programs write a little after it.
@@ -217,7 +218,7 @@ def _inspect(stream: IO[bytes], path: Path) -> Header:
                 # A phone's MPO holds a second picture or a depth map beside the photograph.
                 frames = 1 if kind == "MPO" else _frames(image)
     except UnidentifiedImageError as error:
-        raise RequestError(f"{path}: not an image ({', '.join(FORMATS)})") from error
+        raise RequestError(f"{path}: not a readable image (none of {_KNOWN})") from error
     except Image.DecompressionBombError as error:
         raise RequestError(f"{path}: more than {MAX_PIXELS} pixels, which is refused") from error
     except Exception as error:  # of any kind: Pillow promises nothing about damaged files
