@@ -17,10 +17,9 @@ import torch
 from conftest import TINY, write_voc
 from hydra.core.hydra_config import HydraConfig
 
-from detector import build, cli, request
+from detector import build, cli, inputs, request
 from detector.evaluate import evaluate
 from detector.predict import predict
-from detector.scoring import describe_data
 from detector.train import train
 from detector.types import RequestError
 
@@ -140,7 +139,7 @@ def test_a_checkpoint_of_other_classes_is_refused(run, tmp_path):
         tmp_path / "cats", {s: {f"{s}0": [("cat", (1, 1, 9, 9))]} for s in ("train", "val", "test")}
     )
     cfg = ask("evaluate", f"ckpt={out}", f"data.root={root}", out=tmp_path / "e")
-    with pytest.raises(RequestError, match=r"class 'cat', which is not among those that .* knows"):
+    with pytest.raises(RequestError, match=r"class 'cat' is not among those that .* knows"):
         request.check_request("evaluate", cfg)
 
 
@@ -226,8 +225,8 @@ def test_images_in_two_splits_are_pointed_out(run, caplog):
     overrides = [f"data.root={root}", "data.splits.test=[train]"]
     config = request.resolve("train", cli.compose("train", overrides))
     with caplog.at_level("WARNING"):
-        describe_data(*request.read_data(config))
-    assert "6 images are in both train and test" in caplog.text
+        inputs.describe_data(inputs.read_data(config))
+    assert "6 x picture in two splits, so figures are too good: JPEGImages/" in caplog.text
 
 
 def test_predict_writes_pictures_and_tables_and_names_what_it_cannot_read(run, tmp_path, caplog):
@@ -272,7 +271,7 @@ def test_predict_finds_what_evaluation_finds(run, tmp_path):
     evaluation_cfg = ask("evaluate", f"ckpt={out}", out=tmp_path / "e")
     config = request.resolve("evaluate", evaluation_cfg)
     task = build.load_task("evaluate", config)
-    images, _ = request.read_data(config)
+    images = inputs.read_data(config).splits
     data = build.build_datamodule(config, images)
     build.build_trainer(config, tmp_path).test(
         task, data.loader("test", training=False), verbose=False
@@ -290,31 +289,63 @@ def test_predict_finds_what_evaluation_finds(run, tmp_path):
     )
 
 
-def test_degenerate_boxes_do_not_stop_training_and_are_named(voc_root, tmp_path, caplog):
+def test_what_is_unusable_stops_training_or_is_left_out_and_named(voc_root, tmp_path, caplog):
     from conftest import write_xml
 
     write_xml(
         voc_root / "Annotations/train0.xml",
         [("square", (9, 9, 9, 9)), ("square", (5, 5, 30, 30))],
     )
-    with caplog.at_level("INFO"):
+    (voc_root / "JPEGImages/train1.jpg").write_bytes(b"")
+    with pytest.raises(RequestError, match=r"train1\.jpg: the file is empty \(and 1 more error\)"):
         fresh_train(voc_root, tmp_path / "out", "trainer.max_epochs=1")
-    assert "1 unusable boxes are left out" in caplog.text
+    assert not (tmp_path / "out").exists()
+    with caplog.at_level("INFO"):
+        fresh_train(voc_root, tmp_path / "out", "trainer.max_epochs=1", "data.on_bad=skip")
+    assert "left out, 1 x box without area:" in caplog.text
     assert "train0.xml: object 1 (square 9, 9, 9, 9): no width or no height" in caplog.text
+    assert "JPEGImages/train1.jpg: the file is empty" in caplog.text
+    assert "train 4 images" in caplog.text
 
 
-def test_without_val_and_test_splits_images_are_held_out_by_seed(voc_root, tmp_path):
-    splits = ["data.splits.val=null", "data.splits.test=null", "data.val_fraction=0.4"]
-    asked = ask("train", f"data.root={voc_root}", *splits, out=tmp_path)
-    config = request.resolve("train", asked)
-    images, _ = request.read_data(config)
-    assert {name: len(split) for name, split in images.items()} == {"train": 3, "val": 2}
-    assert not set(images["train"].paths) & set(images["val"].paths)
-    again, _ = request.read_data(config)
-    assert again["val"].paths.tolist() == images["val"].paths.tolist()
-    scores = fresh_train(voc_root, tmp_path / "out", *splits, "trainer.max_epochs=1")
-    assert json.loads((tmp_path / "out/metrics.json").read_text())["split"] == "val"
-    assert "val/map_50" in scores
+def test_no_on_bad_trains_on_nothing(voc_root, tmp_path):
+    for i in range(3):
+        (voc_root / f"JPEGImages/val{i}.jpg").write_bytes(b"")
+    with pytest.raises(RequestError, match="the split 'val' has no usable image"):
+        fresh_train(voc_root, tmp_path / "out", "data.on_bad=skip")
+
+
+def test_what_was_dealt_out_by_ratio_is_written_and_stays_when_images_are_added(voc_root, tmp_path):
+    from conftest import random_split
+
+    shutil.rmtree(voc_root / "ImageSets")
+    out = tmp_path / "out"
+    fresh_train(voc_root, out, "trainer.max_epochs=1")
+    written = json.loads((out / "splits.json").read_text())["splits"]
+    assert {name: len(files) for name, files in written.items()} == {
+        "train": 7,
+        "val": 2,
+        "test": 2,
+    }
+    more = random_split("more", 12)
+    write_voc(tmp_path / "more", {"train": more})
+    for folder in ("Annotations", "JPEGImages"):
+        for file in (tmp_path / "more" / folder).iterdir():
+            shutil.move(file, voc_root / folder / file.name)
+    for overrides in ([], [f"data.root={voc_root}"], ["data.split.file=null"]):
+        config = request.resolve("evaluate", ask("evaluate", f"ckpt={out}", *overrides, out=out))
+        data = inputs.read_data(config)
+        files = {Path(p).relative_to(voc_root).as_posix() for p in data.splits["test"].paths}
+        assert (files == set(written["test"])) == (not overrides)
+
+
+def test_a_class_list_of_the_checkpoint_judges_other_data(run, tmp_path, voc_root):
+    from conftest import write_xml
+
+    _, out, _ = run
+    write_xml(voc_root / "Annotations/test1.xml", [("cat", (1, 1, 9, 9))])
+    with pytest.raises(RequestError, match=r"class 'cat' is not among those that .* knows"):
+        evaluate(ask("evaluate", f"ckpt={out}", f"data.root={voc_root}", out=tmp_path / "e"))
 
 
 def command(*overrides):

@@ -119,8 +119,8 @@ def _write_preview(config: Config, folder: Path) -> Path:
     from detector.report.draw import Boxes, draw_preview
 
     data = inputs.read_data(config)
-    samples = build.build_datamodule(config, data.splits).train_dataset()
-    count = len(samples)
+    samples = build.build_datamodule(config, data.splits).train_dataloader().dataset
+    count = len(data.splits["train"])
     pictures = []
     for index in np.linspace(0, count - 1, min(PREVIEWED, count)).astype(int).tolist():
         image, target = samples[Draw(0, index)]

@@ -141,6 +141,9 @@ def read(source: Source, cache: FactsCache, wanted: str | None = None) -> DataSe
         splits = _divide(splits, source)
     if tuple(splits) != before:
         findings.relabel(_homes(splits, reader.root))
+    if wanted is None and "train" not in splits:
+        there = ", ".join(splits)
+        raise RequestError(f"data.root={root}: no training images; there is only {there}")
     if wanted is not None:
         chosen = ("test" if "test" in splits else "val") if wanted == "final" else wanted
         if chosen not in splits:

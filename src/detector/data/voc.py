@@ -177,9 +177,9 @@ def _usual_lists(lists: set[str], wanted: dict[str, Sequence[str] | None]) -> di
         chosen = list(given) if given is not None else usual
         if chosen:
             parts[split] = chosen
-    if "train" not in parts and not any(wanted.values()):
+    if not parts:
         raise RequestError(
-            f"no list of training images among ImageSets/Main: {', '.join(names[:20])}; "
+            f"no list of train, val or test among ImageSets/Main: {', '.join(names[:20])}; "
             "name them, such as data.splits.train=[mylist]"
         )
     return parts
@@ -206,7 +206,8 @@ def by_folder(
         if given is None:
             found = [f for f in files if any(split_of(p) == split for p in f.split("/")[:-1])]
         else:
-            found = [f for f in files if any(f.startswith(g.strip("/") + "/") for g in given)]
+            homes = [g.strip("/") + "/" for g in given]
+            found = [f for f in files if any(h == "./" or f.startswith(h) for h in homes)]
             if given and not found:
                 raise RequestError(f"data.splits.{split}={list(given)}: nothing in {root} for it")
         if found:
