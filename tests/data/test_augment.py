@@ -123,6 +123,12 @@ def test_boxes_that_reach_over_the_edge_are_cut_there():
     assert rows.tolist() == [0, 1]
 
 
+def test_a_box_outside_the_image_does_not_come_back_when_its_edge_is_turned():
+    turn = [{"name": "Affine", "rotate": [30, 30], "p": 1.0}]
+    _, boxes, _ = Augmenter(turn, 60)(IMAGE, np.float32([[-30, 5, -5, 35]]), (0,))
+    assert boxes.tolist() == []
+
+
 def random_scene(seed):
     """A picture of any shape and boxes of any size, some over the edge, some a pixel thin."""
     rng = np.random.default_rng(seed)

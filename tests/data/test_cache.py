@@ -111,8 +111,8 @@ def test_the_memory_needed_is_said_and_too_much_is_refused_before_anything_is_lo
     assert said.startswith("data.cache=ram: 8 images in each of 2 processes take 0.0 GB")
     memory.available -= 1
     with pytest.raises(RequestError, match=r"data\.cache=ram: 8 images .* are free; use"):
-        make_sources(splits, 48, "ram", processes=2)
-    make_sources(splits, 48, "ram")
+        DetectionDataModule(splits, options(cache="ram", processes=2))
+    DetectionDataModule(splits, options(cache="ram"))
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
@@ -156,6 +156,7 @@ def test_a_file_with_new_content_is_not_found_under_its_old_one(tmp_path, images
     fresh = kept(0, images[0].path).image
     assert np.array_equal(fresh, read_resized(images[0].path, 48).image)
     assert DiskCache(tmp_path / "kept", 32)(0, images[0].path).image.shape == (24, 32, 3)
+    assert len(list((tmp_path / "kept").iterdir())) == 3  # beside each other
 
 
 def test_a_disk_that_is_full_is_said_once_and_loading_goes_on(

@@ -1,4 +1,6 @@
 import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,6 +78,21 @@ def test_each_stall_is_said_once(monkeypatch):
         data.go_on.clear()
         list(loader)
         assert len(heard.lines) == epoch + 1
+
+
+def test_only_what_takes_too_long_is_named(monkeypatch):
+    loader, data = make(0, 60)
+    heard = Listener(data, monkeypatch)
+    now = time.monotonic()
+    # Seen at each look: just begun, long since begun, still that, idle, at the next image.
+    seen = iter([now, now - 61, now - 61, 0.0, now])
+
+    def look(_):
+        loader.desk.since[0] = since = next(seen, -1)
+        return since == -1
+
+    loader._watch(SimpleNamespace(wait=look))
+    assert len(heard.lines) == 1
 
 
 def test_nothing_is_said_of_a_loader_that_nobody_asks(monkeypatch):

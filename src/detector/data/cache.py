@@ -135,7 +135,7 @@ class DiskCache:
         content = read_bytes(path)
         digest = hashlib.blake2b(content, digest_size=16, person=VERSION).hexdigest()
         file = self.folder / f"{digest}-{self.size}"
-        found = _unpack(file, self.size)
+        found = _unpack(file)
         if found is None:
             found = read_resized(path, self.size, content)
             self._write(file, found)
@@ -161,7 +161,7 @@ def _read(size: int, index: int, path: Path) -> Resized:
     return read_resized(path, size)
 
 
-def _unpack(file: Path, size: int) -> Resized | None:
+def _unpack(file: Path) -> Resized | None:
     """The image in a file of `DiskCache`; None if there is none or it is damaged."""
     try:
         content = file.read_bytes()
@@ -171,8 +171,6 @@ def _unpack(file: Path, size: int) -> Resized | None:
         return None
     checksum, height, width, rows, columns = HEAD.unpack_from(content)
     if checksum != zlib.crc32(memoryview(content)[4:]):
-        return None
-    if (rows, columns) != resized_shape(height, width, size):
         return None
     pixels: NDArray[np.uint8] = np.frombuffer(content, np.uint8, offset=HEAD.size)
     return Resized(pixels.reshape(rows, columns, 3).copy(), height, width)

@@ -121,10 +121,9 @@ def aspect_groups(sizes: NDArray[np.int32]) -> NDArray[np.int64]:
     Returns:
         `(n,)` int64; 0 is square.
     """
-    logs = np.log2(np.maximum(sizes, 1), dtype=np.float64)
-    known = (sizes > 0).all(1)
-    octaves = np.where(known, logs[:, 0] - logs[:, 1], 0)
-    groups: NDArray[np.int64] = np.rint(octaves * GROUPS_PER_OCTAVE).astype(np.int64)
+    octaves = np.log2(np.maximum(sizes, 1), dtype=np.float64)
+    ratios = octaves[:, 0] - octaves[:, 1]
+    groups: NDArray[np.int64] = np.rint(ratios * GROUPS_PER_OCTAVE).astype(np.int64)
     return groups
 
 
@@ -148,8 +147,8 @@ def repeat_factors(images: AnnotatedImages, threshold: float) -> NDArray[np.floa
     present = np.unique(owner * classes + label)
     owner, label = present // classes, present % classes
     share = np.bincount(label, minlength=classes) / len(images)
-    factor = np.sqrt(threshold / np.maximum(share, np.finfo(np.float64).tiny)).clip(1)
-    factors = np.ones(len(images))
+    factor = np.sqrt(threshold / np.maximum(share, np.finfo(np.float64).tiny))
+    factors = np.ones(len(images))  # what the maximum starts from
     np.maximum.at(factors, owner, factor[label])
     return factors
 
