@@ -44,7 +44,10 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         source_files(config.source or "")
         return
     if verb == "check":
-        read_data(config, keep=True)
+        from detector.inspection import is_known
+
+        if not is_known(config):
+            read_data(config, keep=True)
         return
     read_schedule(config)
     _check_devices(config)

@@ -218,7 +218,7 @@ BOX = [("square", (1, 1, 9, 9))]
         ),
         (turned, None, "image turned by EXIF", "EXIF orientation 6"),
         (lambda p: p.write_bytes(b""), (60, 80), "unreadable image", "the file is empty"),
-        (lambda p: p.write_bytes(b"GIF"), (60, 80), "unreadable image", "not an image"),
+        (lambda p: p.write_bytes(b"GIF"), (60, 80), "unreadable image", "not a readable image"),
         (lambda p: p.write_bytes(p.read_bytes()[:-300]), (60, 80), "unreadable image", "truncated"),
     ],
 )

@@ -53,7 +53,7 @@ def test_a_text_file_can_list_the_images(root):
     text = (root / "data.yaml").read_text().replace("../train/images", "mine.txt")
     (root / "data.yaml").write_text(text)
     paths = read_set(root).splits["train"].paths.tolist()
-    assert [p.rpartition("/")[2] for p in paths] == ["train1.jpg", "both.jpg"]
+    assert [p.rpartition("/")[2] for p in paths] == ["both.jpg", "train1.jpg"]
 
 
 def test_folders_alone_are_split_by_ratio(root, tmp_path):

@@ -18,7 +18,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import psutil  # type: ignore[import-untyped]  # its types are a package of their own
+import psutil
 from numpy.typing import NDArray
 
 from detector.data.images import Resized, read_bytes, read_header, read_resized, resized_shape

@@ -99,8 +99,7 @@ class CocoReader:
         by_split: dict[str | None, list[str]] = {}
         for file in files:
             path = PurePosixPath(file)
-            split = split_of(path.stem) or (split_of(path.parent.name) if path.parent.name else "")
-            by_split.setdefault(split or None, []).append(file)
+            by_split.setdefault(split_of(path.stem) or split_of(path.parent.name), []).append(file)
         if len(files) == 1:
             return {"train" if "train" in by_split else POOL: files}
         for split in ("train", "val", "test"):
@@ -125,11 +124,13 @@ class CocoReader:
         return RawSplit(
             [i for p in parts for i in p.images],
             [s for p in parts for s in p.sources],
-            *(
-                np.concatenate([getattr(p, key) for p in parts])
-                for key in ("sizes", "counts", "boxes", "names", "ignore", "rows")
-            ),
-            findings=findings,
+            np.concatenate([p.sizes for p in parts]),
+            np.concatenate([p.counts for p in parts]),
+            np.concatenate([p.boxes for p in parts]),
+            np.concatenate([p.names for p in parts]),
+            np.concatenate([p.ignore for p in parts]),
+            np.concatenate([p.rows for p in parts]),
+            findings,
         )
 
     def _read_one(self, file: str, split: str) -> RawSplit:
@@ -153,13 +154,9 @@ class CocoReader:
             rows = np.flatnonzero(wrong)
             asked = np.array([getattr(notes[i], key) for i in rows], dtype=np.int64)
             unknown = ~np.isin(asked, known)
-            findings.add_many(
-                "malformed annotation",
-                zip(rows[unknown].tolist(), asked[unknown].tolist(), strict=True),
-                lambda pair, key=key: Item(
-                    split, file, f"annotations[{pair[0]}]: there is no {key} {pair[1]}"
-                ),
-            )
+            for row, number in zip(rows[unknown].tolist(), asked[unknown].tolist(), strict=True):
+                message = f"annotations[{row}]: there is no {key} {number}"
+                findings.add("malformed annotation", Item(split, file, message))
         boxes = _read_boxes(notes, path)
         del notes, place
         boxes[:, 2:] += boxes[:, :2]
@@ -293,10 +290,8 @@ def _read_boxes(notes: Sequence[_Annotation], file: Path) -> NDArray[np.float64]
         try:
             boxes[start:end] = _BOXES.decode(text)
         except msgspec.MsgspecError as error:
-            where = re.sub(
-                r"\$\[(\d+)\]",
-                lambda m, start=start: f"$.annotations[{start + int(m[1])}].bbox",
-                str(error),
-            )
-            raise RequestError(f"{file}: not COCO instances: {where}") from error
+            said = str(error)
+            for number in re.findall(r"(?<=\$\[)\d+(?=\])", said)[:1]:
+                said = said.replace(f"$[{number}]", f"$.annotations[{start + int(number)}].bbox")
+            raise RequestError(f"{file}: not COCO instances: {said}") from error
     return boxes

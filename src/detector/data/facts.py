@@ -236,6 +236,6 @@ def similar(ours: Sequence[str], theirs: Sequence[str], bits: int) -> list[tuple
         )
         nearest = np.asarray(distance).argmin(0)
         for j, i in enumerate(nearest.tolist()):
-            if distance[i, j] <= bits:  # type: ignore[index]
-                pairs.append((i, start + j, int(distance[i, j])))  # type: ignore[index]
+            if distance[i, j] <= bits:
+                pairs.append((i, start + j, int(distance[i, j])))
     return pairs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class Judged:
 def choose_classes(
     reader: Reader, raws: Mapping[str, RawSplit], given: Sequence[str] | None
 ) -> ClassMap:
-    """The classes of a data set.
+    """The classes of a data set, sorted by name: in any format the same images train the same.
 
     Args:
         reader: Knows the names, and their ids where the format has some.
@@ -54,7 +55,7 @@ def choose_classes(
     if reader.ids is not None:
         # Some exports list a group of categories, which no box has, as a category too.
         listed = zip(reader.names, reader.ids, strict=True)
-        kept = [(n, i) for n, i in listed if used[n] or n not in reader.groups]
+        kept = sorted((n, i) for n, i in listed if used[n] or n not in reader.groups)
         return ClassMap(tuple(n for n, _ in kept), tuple(i for _, i in kept))
     # Of several spellings, the most frequent is the class.
     spelt: dict[str, str] = {}
@@ -96,7 +97,7 @@ class Judge:
         usable = good[owner] & (labels > 0)
         for kind, wrong, why in _faults(written, pixels, sides):
             rows = np.flatnonzero(usable & wrong)
-            findings.add_many(kind, rows, lambda row, why=why: name_box(row, why))
+            findings.add_many(kind, rows, partial(name_box, why=why))
             usable &= ~wrong
         keep = np.flatnonzero(usable)
         _warn_of_boxes(keep, pixels, sides, labels, name_box, findings)
@@ -113,7 +114,8 @@ class Judge:
             labels=labels[keep],
             ignore=raw.ignore[keep],
         )
-        return Judged(images, findings)
+        # Whatever order a list or a JSON has: results depend on the images alone.
+        return Judged(images.subset(np.argsort(images.paths, kind="stable")), findings)
 
     def _judge_images(self, split: str, raw: RawSplit, findings: Findings) -> NDArray[np.bool_]:
         """Which images can be used."""
@@ -155,7 +157,7 @@ class Judge:
             if other:
                 why = f"the class {name!r} is {other!r} in {self.classes_from}"
             rows = np.flatnonzero((raw.names == number) & good)
-            findings.add_many(kind, rows, lambda row, why=why: name_box(row, why))
+            findings.add_many(kind, rows, partial(name_box, why=why))
         return labels
 
 
@@ -216,7 +218,7 @@ def _warn_of_boxes(
         ("tiny box", shorter < TINY, f"a side of under {TINY} pixels"),
         ("duplicate box", again, "the same as an earlier one"),
     ):
-        findings.add_many(kind, rows[chosen], lambda row, why=why: name_box(row, why))
+        findings.add_many(kind, rows[chosen], partial(name_box, why=why))
 
 
 def _repeats(columns: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:

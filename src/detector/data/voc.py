@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, parse
 
 from detector.data.findings import Item
@@ -222,7 +223,7 @@ class _NoDoctype(TreeBuilder):
         raise RequestError("not a plain XML annotation: it declares a DTD")
 
 
-def parse_xml(file: Path) -> Element:
+def parse_xml(file: Path | IO[bytes]) -> Element:
     """The root element of an annotation; never resolves an entity.
 
     Raises:
