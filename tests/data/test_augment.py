@@ -186,3 +186,19 @@ def test_boxes_stay_on_what_they_are_around(file):
         overlap = np.prod(np.minimum([x2, y2], boxes[0, 2:]) - np.maximum([x1, y1], boxes[0, :2]))
         union = (x2 - x1) * (y2 - y1) + np.prod(boxes[0, 2:] - boxes[0, :2]) - overlap
         assert overlap / union > 0.7
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (
+            {"name": "RandomCrop", "height": 50, "width": 50},
+            "RandomCrop on an image of 60x40: .*50",
+        ),
+        ({"name": "Normalize"}, "Normalize on .* float32; only the model"),
+        ({"name": "Mosaic", "p": 1.0}, "Mosaic on an image of 60x40"),
+    ],
+)
+def test_a_step_that_fails_on_an_image_is_named(step, said):
+    with pytest.raises(RequestError, match=rf"augment\.steps: {said}"):
+        Augmenter([step], 60)(IMAGE, BOXES, (0,))

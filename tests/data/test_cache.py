@@ -105,6 +105,7 @@ def test_the_memory_needed_is_said_and_too_much_is_refused_before_anything_is_lo
     splits = {"train": images, "val": images}
     memory = SimpleNamespace(available=4 * needed)
     monkeypatch.setattr(cache.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(cache, "CGROUP", cache.Path("/nowhere"))
     with caplog.at_level(logging.INFO):
         make_sources(splits, 48, "ram", processes=2)
     (said,) = caplog.messages
@@ -113,6 +114,20 @@ def test_the_memory_needed_is_said_and_too_much_is_refused_before_anything_is_lo
     with pytest.raises(RequestError, match=r"data\.cache=ram: 8 images .* are free; use"):
         DetectionDataModule(splits, options(cache="ram", processes=2))
     DetectionDataModule(splits, options(cache="ram"))
+
+
+@pytest.mark.parametrize(("limit", "fits"), [("30000", True), ("20000", False), ("max", True)])
+def test_what_the_container_leaves_counts_too(tmp_path, images, monkeypatch, limit, fits):
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("9000\n")
+    (tmp_path / "memory.stat").write_text("anon 6000\nactive_file 2000\ninactive_file 1000\n")
+    monkeypatch.setattr(cache, "CGROUP", tmp_path)
+    assert RamCache(images, 48).bytes == 21_600  # and 24000 or 14000 are free
+    if fits:
+        make_sources({"train": images}, 48, "ram")
+    else:
+        with pytest.raises(RequestError, match=r"data\.cache=ram"):
+            make_sources({"train": images}, 48, "ram")
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])

@@ -37,6 +37,16 @@ def difference(a, b):
     return np.abs(np.asarray(a).astype(int) - np.asarray(b)).max()
 
 
+def write_png(path, side, *more):
+    """A PNG that claims a size, has further chunks before its pixels, and hardly any pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = [header, *more, b"IDAT" + b"\0" * 9, b"IEND"]
+    body = b"".join(
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
 def test_colours_are_red_green_blue(tmp_path):
     red = np.zeros((4, 4, 3), np.uint8)
     red[..., 2] = 255  # OpenCV writes blue, green, red
@@ -170,18 +180,28 @@ def test_a_single_picture_of_any_format_is_read(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("side", [13_400, 60_000], ids=["past the limit", "far past it"])
+@pytest.mark.parametrize("guarded", [True, False], ids=["", "Pillow's own limit taken off"])
 @pytest.mark.parametrize("read", READERS)
-def test_a_decompression_bomb_is_refused_without_being_decoded(tmp_path, monkeypatch, side, read):
-    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+def test_a_decompression_bomb_is_refused_without_being_decoded(
+    tmp_path, monkeypatch, side, guarded, read
+):
+    if not guarded:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert side * side > MAX_PIXELS
-    chunks = [header, b"IDAT" + b"\0" * 9, b"IEND"]
-    body = b"".join(
-        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks
-    )
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    write_png(tmp_path / "a.png", side)
     monkeypatch.setattr(cv2, "imdecode", None)
-    with pytest.raises(RequestError, match=rf"a\.png: .*{MAX_PIXELS}"):
+    with pytest.raises(RequestError, match=rf"a\.png: more than {MAX_PIXELS} pixels"):
         read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_picture_without_pixels_is_refused(tmp_path, read):
+    PICTURE.save(tmp_path / "a.bmp")
+    content = bytearray((tmp_path / "a.bmp").read_bytes())
+    content[18:22] = bytes(4)  # the width
+    (tmp_path / "a.bmp").write_bytes(content)
+    with pytest.raises(RequestError, match=r"a\.bmp: not a readable image"):
+        read(tmp_path / "a.bmp")
 
 
 def test_a_large_picture_below_the_limit_passes_without_a_warning(tmp_path):
@@ -214,6 +234,8 @@ def test_what_is_no_file_is_named(tmp_path, read):
         read(tmp_path / "b.png")
     with pytest.raises(RequestError, match="not a file"):
         read(tmp_path)
+    with pytest.raises(RequestError, match="null byte"):
+        read(tmp_path / "a\0.png")
     os.mkfifo(tmp_path / "pipe.png")  # reading it would wait for ever
     with pytest.raises(RequestError, match=r"pipe\.png: not a file"):
         read(tmp_path / "pipe.png")
@@ -254,12 +276,47 @@ def test_a_truncated_file_of_another_format_is_named(tmp_path, read, suffix):
         read(tmp_path / f"a.{suffix}")
 
 
-def test_a_damaged_exif_block_neither_warns_nor_hides_the_picture(tmp_path):
-    PICTURE.save(
-        tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0" * 3
-    )
+@pytest.mark.parametrize(
+    "block",
+    [b"\xff\xff" + b"\x12\x01\x03\0" * 3, b"\x01\0\x12\x01\x02\0\x02\0\0\x006\0\0\0" + bytes(4)],
+    ids=["cut off", "a text as orientation"],
+)
+def test_a_damaged_exif_block_neither_warns_nor_hides_the_picture(tmp_path, block):
+    PICTURE.save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0" + block)
     assert read_header(tmp_path / "a.jpg").orientation == 1
     assert read_image(tmp_path / "a.jpg").shape == (60, 90, 3)
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "EPS"])
+def test_a_format_that_is_not_expected_is_not_even_tried(tmp_path, kind, read):
+    PICTURE.save(tmp_path / "a.jpg", format=kind)
+    with pytest.raises(RequestError, match=r"a\.jpg: not a readable image .none of JPEG"):
+        read(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 4000])
+def test_an_orientation_that_there_is_none_of_means_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    PICTURE.save(tmp_path / "a.jpg", exif=exif)
+    assert read_header(tmp_path / "a.jpg") == Header(90, 60, 1, "JPEG")
+    assert read_image(tmp_path / "a.jpg").shape == (60, 90, 3)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_comment_that_is_a_bomb_is_refused(tmp_path, read):
+    write_png(tmp_path / "a.png", 8, b"zTXtComment\0\0" + zlib.compress(bytes(1 << 24)))
+    with pytest.raises(RequestError, match=r"a\.png: not a readable image \(.*too large"):
+        read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("read", READERS[1:])
+def test_pixels_that_contradict_the_header_are_refused(tmp_path, monkeypatch, read):
+    PICTURE.save(tmp_path / "a.png")
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: np.zeros((61, 90, 3), np.uint8))
+    with pytest.raises(RequestError, match=r"a\.png: not a readable image"):
+        read(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])

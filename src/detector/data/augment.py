@@ -59,6 +59,9 @@ class Augmenter:
         Returns:
             The new image, the `(M, 4)` boxes left, and the `(M,)` rows they had. Boxes are inside
             the image and at least a pixel wide and high: degenerate ones make the loss infinite.
+
+        Raises:
+            RequestError: If a step fails on this image.
         """
         # Albumentations' boxes are shares of the sides, and carry further columns along.
         table = np.empty((len(boxes), COLUMNS))
@@ -68,7 +71,7 @@ class Augmenter:
         seeds = np.random.SeedSequence(key).generate_state(len(self.transforms))
         for transform, seed in zip(self.transforms, seeds.tolist(), strict=True):
             transform.set_random_seed(seed)
-            done = transform(image=image, bboxes=table)
+            done = _apply(transform, image, table)
             image, table = done["image"], self._clip(np.reshape(done["bboxes"], (-1, COLUMNS)))
         image = resize(image, self.image_size)
         left = (table[:, :4] * _sides(image)).astype(np.float32)
@@ -86,6 +89,23 @@ class Augmenter:
         table[:, SHARE] *= area / np.maximum(before, np.finfo(np.float64).tiny)
         kept: NDArray[np.float64] = table[(area > 0) & (table[:, SHARE] >= self.min_visibility)]
         return kept
+
+
+def _apply(
+    transform: A.BasicTransform, image: NDArray[np.uint8], table: NDArray[np.float64]
+) -> dict[str, Any]:
+    """One step; what it says when it fails, such as a crop larger than the image, with its name."""
+    try:
+        done: dict[str, Any] = transform(image=image, bboxes=table)
+        if done["image"].dtype != np.uint8:
+            raise TypeError(f"it gives {done['image'].dtype}; only the model scales and normalises")
+    except Exception as error:  # of any kind: they are the library's
+        height, width = image.shape[:2]
+        reason = " ".join(str(error).split())
+        raise RequestError(
+            f"augment.steps: {type(transform).__name__} on an image of {width}x{height}: {reason}"
+        ) from error
+    return done
 
 
 def _sides(image: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -30,6 +30,8 @@ Kind = Literal["none", "ram", "disk"]
 # Index and file of an image -> the image at the network's size.
 Source = Callable[[int, Path], Resized]
 
+# Where Linux says what a container may use (its documentation: cgroup-v2, "memory").
+CGROUP = Path("/sys/fs/cgroup")
 # Of a file of `DiskCache`: checksum of the rest, original height and width, height and width.
 HEAD = struct.Struct("<5I")
 # Entries of another rule of resizing, or of another decoder, are not found.
@@ -179,7 +181,7 @@ def _unpack(file: Path) -> Resized | None:
 def _check_memory(caches: Sequence[RamCache], processes: int) -> None:
     """Say what the images will take; refuse what does not fit."""
     needed = sum(cache.bytes for cache in caches) * processes
-    free = int(psutil.virtual_memory().available)
+    free = _free_memory()
     count = sum(len(cache.sizes) for cache in caches)
     times = f" in each of {processes} processes" if processes > 1 else ""
     said = f"{count} images{times} take {needed / 1e9:.1f} GB"
@@ -189,3 +191,16 @@ def _check_memory(caches: Sequence[RamCache], processes: int) -> None:
             "use data.cache=disk or none, or a smaller data.image_size"
         )
     log.info("data.cache=ram: %s of %.1f GB free, filled in the first epoch", said, free / 1e9)
+
+
+def _free_memory() -> int:
+    """Bytes that may still be taken: the machine's, or its container's if those are fewer."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = int((CGROUP / "memory.max").read_text())  # a ValueError if there is none: "max"
+        used = int((CGROUP / "memory.current").read_text())
+        lines = (CGROUP / "memory.stat").read_text().splitlines()
+        kept = dict(line.split() for line in lines)  # files it has read, which it can let go
+        return min(free, limit - used + int(kept["active_file"]) + int(kept["inactive_file"]))
+    except (OSError, ValueError, KeyError):
+        return free
