@@ -63,7 +63,7 @@ class CocoReader:
 
     first_pixel = 0
     relative = False
-    where = "annotations[{}]"
+    where = "annotations[{}] of {}"
 
     def __init__(self, root: Path, wanted: dict[str, Sequence[str] | None]) -> None:
         self.folder = Folder(root)

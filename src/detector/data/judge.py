@@ -175,7 +175,7 @@ class _Namer:
     def __call__(self, row: int, why: str) -> Item:
         raw, image = self.raw, int(self.owner[row])
         corners = ", ".join(f"{c:.6g}" for c in self.written[row].tolist())
-        where = self.reader.where.format(int(raw.rows[row]))
+        where = self.reader.where.format(int(raw.rows[row]), raw.images[image].rpartition("/")[2])
         name = self.reader.names[int(raw.names[row])]
         x1, y1, x2, y2 = self.pixels[row].tolist()
         message = f"{where} ({name} {corners}): {why}"

@@ -103,7 +103,7 @@ class Reader(Protocol):
         first_pixel: Number of the first pixel: 0; or 1, and then corners are inclusive (VOC).
         relative: Boxes are fractions of the image's sides (YOLO).
         groups: Names that group other categories (COCO's supercategories).
-        where: How messages call the box of a number in its file, such as `object {}`.
+        where: How messages call a box by its number and its image, such as `object {}`.
     """
 
     root: Path
