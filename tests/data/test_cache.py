@@ -193,7 +193,7 @@ def test_a_disk_that_is_full_is_said_once_and_loading_goes_on(
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path, images):
     (tmp_path / "file").touch()
-    with pytest.raises(RequestError, match=r"data\.cache_folder=.*file/kept: Not a directory"):
+    with pytest.raises(RequestError, match=r"data\.cache=disk: .*file/kept: Not a directory"):
         make_sources({"train": images}, 48, "disk", tmp_path / "file" / "kept")
     with pytest.raises(RequestError, match=r"data\.cache=disk needs a folder"):
         make_sources({"train": images}, 48, "disk")

@@ -174,7 +174,7 @@ def test_what_is_no_json_is_named(root, content):
 def test_nan_which_json_has_not_is_named_as_the_box_it_is_in(root):
     edit(root, put([1, 2, float("nan"), float("inf")], "annotations", 2, "bbox"))
     (line,) = found(read_set(root))["box not finite"]
-    assert line.startswith("annotations/instances_train.json: annotations[2] of train1.jpg (")
+    assert line.startswith("annotations/instances_train.json: annotations[2] of train0.jpg (")
 
 
 def test_categories_must_mean_the_same_in_all_files(root):

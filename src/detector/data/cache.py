@@ -60,7 +60,7 @@ def make_sources(
     """
     if kind == "disk":
         if folder is None:
-            raise RequestError("data.cache=disk needs a folder: set data.cache_folder=DIR")
+            raise RequestError("data.cache=disk needs a folder to keep images in")
         return dict.fromkeys(splits, DiskCache(folder, size))
     sources: dict[str, Source] = dict.fromkeys(splits, partial(_read, size))
     if kind == "ram":
@@ -130,7 +130,9 @@ class DiskCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RequestError(f"data.cache_folder={folder}: {error.strerror}") from error
+            raise RequestError(
+                f"data.cache=disk: {folder}: {error.strerror}; DETECTOR_CACHE=DIR is another place"
+            ) from error
 
     def __call__(self, index: int, path: Path) -> Resized:
         """The image, from its file if there is a sound one."""
@@ -154,7 +156,11 @@ class DiskCache:
         except OSError as error:  # a full disk is no reason to stop
             part.unlink(missing_ok=True)
             if self.works:
-                log.warning("data.cache_folder=%s: %s; not kept", self.folder, error.strerror)
+                log.warning(
+                    "data.cache=disk: %s: %s; images are no longer kept",
+                    self.folder,
+                    error.strerror,
+                )
             self.works = False
 
 
