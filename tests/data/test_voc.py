@@ -215,6 +215,30 @@ def test_folders_named_after_splits_make_the_splits(tmp_path, layout):
         assert all(split_of(Path(p).parent.name) == name for p in split.paths.tolist())
 
 
+def test_images_that_no_annotation_is_about_are_named(tmp_path):
+    for name, boxes in random_split("a", 10).items():
+        write_xml(tmp_path / f"xml/{name}.xml", boxes)
+        write_image(tmp_path / f"images/{name}.jpg", boxes)
+    write_image(tmp_path / "images/b.jpg", [])
+    (tmp_path / "xml/a0.xml").write_text("broken")
+    assert found(read_set(tmp_path))["image without annotation"] == [
+        "images/b.jpg: no annotation file is about it"
+    ]
+
+
+def test_two_annotations_of_one_image_are_an_error(tmp_path):
+    for name in ("a", "b"):
+        write_xml(tmp_path / f"train/{name}.xml", [("square", (1, 1, 9, 9))])
+    write_image(tmp_path / "train/a.jpg", [])
+    xml = tmp_path / "train/b.xml"
+    xml.write_text(xml.read_text().replace("<size>", FILENAME.format("a.jpg")))
+    data = read_set(tmp_path, wanted="train", splits={**USUAL, "val": ["train"]})
+    assert found(data)["duplicate image"] == [
+        "train/b.xml: its image, train/a.jpg, is also that of train/a.xml"
+    ]
+    assert len(data.splits["train"]) == 1
+
+
 def test_an_image_of_another_split_is_not_taken_for_a_missing_one(tmp_path):
     for split in ("train", "val"):
         write_xml(tmp_path / split / "a.xml", [("square", (1, 1, 9, 9))])

@@ -72,6 +72,14 @@ def test_an_image_without_labels_is_background(root):
     assert (counts == 0).sum() == 2
 
 
+def test_labels_without_an_image_are_an_error_and_other_text_files_are_not(root):
+    (root / "train/images/train0.jpg").unlink()
+    (root / "train/labels/classes.txt").write_text("disc\nsquare\n")
+    assert found(read_set(root))["missing image"] == [
+        "train/labels/train0.txt: no image of that name"
+    ]
+
+
 def test_a_polygon_becomes_the_box_around_it(root):
     label(root, "1 0.25 0.5 0.5 0.25 0.75 0.5 0.5 0.75")
     data = read_set(root)

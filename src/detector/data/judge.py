@@ -120,10 +120,16 @@ class Judge:
     def _judge_images(self, split: str, raw: RawSplit, findings: Findings) -> NDArray[np.bool_]:
         """Which images can be used."""
         good = np.ones(len(raw.images), dtype=bool)
+        seen: dict[str, str] = {}
         for i, (image, source) in enumerate(zip(raw.images, raw.sources, strict=True)):
             fact = self.facts[image]
             claimed = int(raw.sizes[i, 0]), int(raw.sizes[i, 1])
-            if fact.fault:
+            first = seen.setdefault(image, source)
+            if first != source:
+                good[i] = False
+                message = f"its image, {image}, is also that of {first}"
+                findings.add("duplicate image", Item(split, source, message, image))
+            elif fact.fault:
                 good[i] = False
                 findings.add("unreadable image", Item(split, image, fact.fault))
             elif all(claimed) and claimed != (fact.height, fact.width):

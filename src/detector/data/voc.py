@@ -49,6 +49,7 @@ class VocReader:
         self._numbers: dict[str, int] = {}
         self._xmls: dict[str, list[str]] = {}  # of every split
         self._missing: dict[str, list[Item]] = {}
+        self._flat = False  # without lists, so that an image without XML is nobody's
         lists = {f for f in self.folder.with_suffix(".txt") if "ImageSets/Main/" in f}
         if lists:
             self._from_lists(_usual_lists(lists, wanted))
@@ -111,6 +112,7 @@ class VocReader:
                 "Annotations/*.xml and JPEGImages/, perhaps ImageSets/Main/<split>.txt; "
                 "or XML files beside images"
             )
+        self._flat = True
         splits = by_folder(self.root, xmls, wanted)
         self._xmls = splits or {POOL: xmls}
         where = f"in folders for {', '.join(splits)}" if splits else "without lists of splits"
@@ -125,7 +127,21 @@ class VocReader:
                 self._read_one(xml, split, builder)
             except (RequestError, OSError) as error:
                 builder.findings.add("malformed annotation", Item(split, xml, str(error)))
-        return builder.build()
+        raw = builder.build()
+        if self._flat:
+            self._find_unannotated(split, raw)
+        return raw
+
+    def _find_unannotated(self, split: str, raw: RawSplit) -> None:
+        """Name the images of a split that no XML file is about."""
+        used = set(raw.images)
+        stems = {Path(xml).stem for xml in self._xmls[split]}  # also of those that are malformed
+        for image in self.folder.images:
+            homes = image.split("/")[:-1]
+            here = split == POOL or any(split_of(part) == split for part in homes)
+            if here and image not in used and not {Path(image).stem, Path(image).name} & stems:
+                message = "no annotation file is about it"
+                raw.findings.add("image without annotation", Item(split, image, message, image))
 
     def _read_one(self, xml: str, split: str, builder: RawBuilder) -> None:
         """Read one annotation file; RequestError says what is wrong with it."""

@@ -128,7 +128,26 @@ class YoloReader:
                 builder.findings.add("malformed annotation", Item(split, label, str(error)))
                 continue
             builder.add(image, label, (0, 0), boxes, names, [False] * len(names), rows)
-        return builder.build()
+        raw = builder.build()
+        self._find_orphans(split, raw)
+        return raw
+
+    def _find_orphans(self, split: str, raw: RawSplit) -> None:
+        """Name label files, beside those in use, that no image is there for."""
+        used = set(raw.sources)
+        homes = {source.rpartition("/")[0] for source in used if source.endswith(".txt")}
+        for file in self.folder.with_suffix(".txt"):
+            beside = file not in used and file.rpartition("/")[0] in homes
+            if beside and self.folder.image_for(file) is None and not self._is_list(file):
+                raw.findings.add("missing image", Item(split, file, "no image of that name"))
+
+    def _is_list(self, file: str) -> bool:
+        """Whether a text file that lies among labels says something else, as classes.txt does."""
+        try:
+            first = (self.root / file).read_text(encoding="utf-8-sig").split(maxsplit=1)[:1]
+            return not first or not first[0].isdigit()
+        except (OSError, UnicodeDecodeError):
+            return True
 
     def _label_file(self, image: str) -> str | None:
         """The text file of an image's boxes."""
