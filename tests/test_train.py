@@ -382,6 +382,22 @@ def test_the_voc_experiment_runs_on_a_devkit_with_random_weights(devkit, tmp_pat
     assert "VOC2012/trainval" in config
 
 
+def test_the_coco_experiment_runs_with_random_weights(tmp_path):
+    from conftest import three_splits, write_coco
+
+    splits = three_splits()
+    root = write_coco(tmp_path / "coco", {"train2017": splits["train"], "val2017": splits["val"]})
+    small = ["model.weights=none", "data.image_size=64", "trainer.max_epochs=1"]
+    small += ["trainer.limit_train_batches=1", "trainer.accelerator=cpu", "data.split.val=0.2"]
+    small += ["model.rpn_top_n_test=20", "model.fpn_channels=32", "model.head_channels=32"]
+    done = run_train(
+        "+experiment=coco", f"data.root={root}", *small, "hydra.run.dir=out", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["images"] == 3
+    assert "train 4 images" in done.stdout
+
+
 def test_two_processes_train_and_score_as_one_would(voc_root, tmp_path):
     overrides = [*TINY, f"data.root={voc_root}", "finetune=staged", "finetune.norm=frozen"]
     overrides += ["trainer.max_epochs=3", "trainer.devices=2", "hydra.run.dir=out"]
