@@ -7,11 +7,11 @@ in turn, so that what else the machine does meets both. The peer is torchvision'
 `references/detection/presets.py` with `data_augmentation="hflip"` and PIL: its images are float32;
 ours are uint8, to be scaled on the device.
 
-With torch's own number of threads, as when the training process loads, and with one, as in a
-loader's worker. On an idle machine that changes little. On a busy one the peer's conversion to
-float32 waits for threads that do not get a core; ours has no such step. Decoding is the larger part
-of ours and takes the same time in both libraries, so it bounds the ratio; `data.cache=ram` does
-without it from the second epoch on, and is shown beside.
+The figure is that of one thread, as in a loader's worker. Decoding is the larger part of ours and
+takes the same time in both libraries, so it bounds the ratio. Beside it: with torch's own number of
+threads, as when the training process loads, which on an idle machine is hardly another figure, but
+on a busy one any (the peer's conversion to float32 waits for threads that get no core, and ours has
+no such step); and with `data.cache=ram`, which from the second epoch on does without decoding.
 """
 
 from __future__ import annotations
@@ -166,13 +166,16 @@ def main() -> None:
         images = annotate(paths)
         kilobytes = sum(path.stat().st_size for path in paths) / len(paths) / 1e3
         print(f"{len(paths)} JPEGs of {kilobytes:.0f} KB, {arguments.rounds} rounds")
-        found = {"loader": compare(images, arguments.rounds)}
-        report(f"torch's {threads} threads", found["loader"])
+        own = compare(images, arguments.rounds)
+        report(f"torch's {threads} threads", own)
         torch.set_num_threads(1)
         cv2.setNumThreads(0)
-        found["loader_one_thread"] = compare(images, arguments.rounds)
-        report("one thread", found["loader_one_thread"])
-        found["loader_ram_cache"] = compare(images, arguments.rounds, "ram")
+        found = {
+            "loader": compare(images, arguments.rounds),
+            "loader_torch_threads": own,
+            "loader_ram_cache": compare(images, arguments.rounds, "ram"),
+        }
+        report("one thread", found["loader"])
         report("one thread, data.cache=ram", found["loader_ram_cache"])
         compare_large(folder, arguments.rounds)
     if arguments.json:
