@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument(
         "--images",
         type=Path,
-        help="a folder of JPEGs instead of generated ones; smaller ones are enlarged, by ours alone",
+        help="your own folder of JPEGs; smaller ones are enlarged, by ours alone",
     )
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
