@@ -7,11 +7,11 @@ in turn, so that what else the machine does meets both. The peer is torchvision'
 `references/detection/presets.py` with `data_augmentation="hflip"` and PIL: its images are float32;
 ours are uint8, to be scaled on the device.
 
-With torch's own number of threads, as when the training process loads, and with one, as in a
-loader's worker. On an idle machine that changes little. On a busy one the peer's conversion to
-float32 waits for threads that do not get a core; ours has no such step. Decoding is the larger part
-of ours and takes the same time in both libraries, so it bounds the ratio; `data.cache=ram` does
-without it from the second epoch on, and is shown beside.
+The figure is that of one thread, as in a loader's worker. Decoding is the larger part of ours and
+takes the same time in both libraries, so it bounds the ratio. Beside it: with torch's own number of
+threads, as when the training process loads, which on an idle machine is hardly another figure, but
+on a busy one any (the peer's conversion to float32 waits for threads that get no core, and ours has
+no such step); and with `data.cache=ram`, which from the second epoch on does without decoding.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torchvision.transforms import v2
 from detector.data.augment import Augmenter
 from detector.data.cache import Kind, make_sources
 from detector.data.dataset import DetectionDataset
-from detector.data.images import read_image, read_resized, resize
+from detector.data.images import read_header, read_image, read_resized, resize
 from detector.data.sampler import Draw
 from detector.types import AnnotatedImage, AnnotatedImages
 
@@ -57,8 +57,8 @@ def annotate(paths: list[Path]) -> AnnotatedImages:
     rng = np.random.default_rng(0)
     found = []
     for path in paths:
-        with Image.open(path) as image:
-            width, height = image.size
+        header = read_header(path)
+        width, height = header.width, header.height
         corners = rng.random((BOXES, 2, 2)) * (width - 20, height - 20)
         boxes = np.concatenate([corners.min(1), corners.max(1) + 20], 1).astype(np.float32)
         found.append(
@@ -107,7 +107,7 @@ def seconds(work: Callable[[int], object], count: int) -> float:
 
 def compare(images: AnnotatedImages, rounds: int, cache: Kind = "none") -> dict[str, float]:
     """Ours and the peer's, in turn; medians over the rounds, and how far the ratios spread."""
-    longer = int(images.sizes.max())  # neither resizes
+    longer = int(images.sizes.max())  # so that generated images are not resized
     steps = [{"name": "HorizontalFlip", "p": 0.5}]
     source = make_sources({"train": images}, longer, cache)["train"]
     data = DetectionDataset(images, Augmenter(steps, longer), training=True, seed=0, source=source)
@@ -151,14 +151,20 @@ def report(what: str, found: dict[str, float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--images", type=Path, help="a folder of JPEGs instead of generated ones")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        help="your own folder of JPEGs; smaller ones are enlarged, by ours alone",
+    )
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if arguments.images:
-            paths = sorted(p for p in arguments.images.iterdir() if p.suffix in (".jpg", ".jpeg"))
+            paths = sorted(
+                p for p in arguments.images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg")
+            )
         else:
             paths = [folder / f"{i}.jpg" for i in range(40)]
             for seed, path in enumerate(paths):
@@ -166,13 +172,16 @@ def main() -> None:
         images = annotate(paths)
         kilobytes = sum(path.stat().st_size for path in paths) / len(paths) / 1e3
         print(f"{len(paths)} JPEGs of {kilobytes:.0f} KB, {arguments.rounds} rounds")
-        found = {"loader": compare(images, arguments.rounds)}
-        report(f"torch's {threads} threads", found["loader"])
+        own = compare(images, arguments.rounds)
+        report(f"torch's {threads} threads", own)
         torch.set_num_threads(1)
         cv2.setNumThreads(0)
-        found["loader_one_thread"] = compare(images, arguments.rounds)
-        report("one thread", found["loader_one_thread"])
-        found["loader_ram_cache"] = compare(images, arguments.rounds, "ram")
+        found = {
+            "loader": compare(images, arguments.rounds),
+            "loader_torch_threads": own,
+            "loader_ram_cache": compare(images, arguments.rounds, "ram"),
+        }
+        report("one thread", found["loader"])
         report("one thread, data.cache=ram", found["loader_ram_cache"])
         compare_large(folder, arguments.rounds)
     if arguments.json:

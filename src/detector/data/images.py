@@ -60,7 +60,8 @@ def read_image(path: Path, longest: int | None = None) -> NDArray[np.uint8]:
     Args:
         path: The file.
         longest: No more than so many pixels of the longer side are needed: a larger JPEG may be
-            decoded at 1/2, 1/4 or 1/8 of its size, which is several times as fast.
+            decoded at 1/2, 1/4 or 1/8 of its size, which is several times as fast. Sides are
+            rounded up, so things near the far edges may lie off by less than a pixel of those.
 
     Returns:
         `(H, W, 3)` uint8 RGB.
