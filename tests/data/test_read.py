@@ -97,6 +97,20 @@ def test_a_split_file_of_something_else_is_refused(tmp_path, text):
         read_set(tmp_path / "set", split_file=tmp_path / "splits.json")
 
 
+def test_a_split_file_also_works_where_the_root_is_above_the_devkit(devkit, tmp_path):
+    data = read_set(devkit, "voc")
+    write_split_file(tmp_path / "splits.json", data)
+    again = read_set(devkit, "voc", split_file=tmp_path / "splits.json", seed=5)
+    assert names(again) == names(data) != names(read_set(devkit, "voc", seed=5))
+
+
+def test_a_split_file_for_data_with_splits_of_their_own_is_refused(voc_root, tmp_path):
+    with pytest.raises(
+        RequestError, match=r"data\.split\.file=.* has splits of its own \(train, val"
+    ):
+        read_set(voc_root, split_file=tmp_path / "splits.json")
+
+
 def test_only_what_is_missing_is_held_out_of_train(voc_root):
     (voc_root / "ImageSets/Main/val.txt").unlink()
     data = read_set(voc_root)

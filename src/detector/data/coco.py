@@ -19,6 +19,8 @@ from detector.types import RequestError
 
 CHUNK = 20_000  # boxes turned into numbers at a time, so that they are never all Python objects
 
+SNIFFED = 100  # JSON files that are opened to see whether they are COCO's
+
 
 class _Image(msgspec.Struct, gc=False):
     id: int
@@ -250,6 +252,8 @@ def find_instances(folder: Folder) -> list[str]:
     """The JSON files that hold instances; those named after them, where there are such."""
     jsons = folder.with_suffix(".json")
     named = [f for f in jsons if f.rpartition("/")[2].startswith("instances_")]
+    if len(jsons) > SNIFFED:  # one for each image: another tool's
+        jsons = [f for f in jsons if f.count("/") < 2 and "annotations" in f.lower()][:SNIFFED]
     return named or [f for f in jsons if _looks_like_instances(folder.root / f)]
 
 

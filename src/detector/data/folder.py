@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 from detector.types import RequestError
 
@@ -56,7 +57,7 @@ class Folder:
 
     def _walk(self) -> Iterator[str]:
         seen: set[str] = set()
-        for here, folders, names in os.walk(self.root, followlinks=True):
+        for here, folders, names in os.walk(self.root, onerror=_refuse, followlinks=True):
             real = os.path.realpath(here)
             if real in seen:  # a link back up
                 folders.clear()
@@ -124,6 +125,11 @@ class Folder:
         """The only image of a file name, wherever it is; None if there is none or several."""
         found = self._by_name.get(name, [])
         return found[0] if len(found) == 1 else None
+
+
+def _refuse(error: OSError) -> NoReturn:
+    """A folder that cannot be listed would lose images silently."""
+    raise RequestError(f"{error.filename}: {error.strerror}") from error
 
 
 def _index(files: Sequence[str], key: Callable[[str], str]) -> dict[str, list[str]]:

@@ -124,50 +124,55 @@ def read(source: Source, cache: FactsCache, wanted: str | None = None) -> DataSe
         raise RequestError(f"data.root={root}: no such folder")
     kind = recognise(root) if source.format == "auto" else source.format
     reader = READERS[kind](root, source.splits)
-    to_read = _needed(reader, source, wanted)
-    raws = {split: reader.read(split) for split in to_read}
+    raws = {split: reader.read(split) for split in _needed(reader.splits, wanted)}
     classes = choose_classes(reader, raws, source.classes)
     named_by = source.classes_from if source.classes else "the classes of the data"
     files = [image for raw in raws.values() for image in raw.images]
     judge = Judge(reader, look_at(reader.root, files, cache), classes, named_by)
+    judged = {split: judge.judge(split, raw) for split, raw in raws.items()}
+    splits = {split: one.images for split, one in judged.items()}
     findings = Findings()
-    splits: dict[str, AnnotatedImages] = {}
-    for split, raw in raws.items():
-        judged = judge.judge(split, raw)
-        splits[split] = judged.images
-        findings.update(judged.findings)
-    before = tuple(splits)
-    if POOL in splits or ("train" in splits and "val" not in reader.splits):
-        splits = _divide(splits, source)
-    if tuple(splits) != before:
+    for one in judged.values():
+        findings.update(one.findings)
+    divides = POOL in splits or ("train" in splits and "val" not in reader.splits)
+    if divides:
+        splits = _divide(splits, source, reader.root)
         findings.relabel(_homes(splits, reader.root))
-    if wanted is None and "train" not in splits:
-        there = ", ".join(splits)
-        raise RequestError(f"data.root={root}: no training images; there is only {there}")
-    if wanted is not None:
-        chosen = ("test" if "test" in splits else "val") if wanted == "final" else wanted
-        if chosen not in splits:
-            raise RequestError(
-                f"split={chosen}: {root} has no such split; there are {', '.join(splits)}"
-            )
-        splits = {chosen: splits[chosen]}
+    elif source.split_file and wanted is None:
+        raise RequestError(
+            f"data.split.file={source.split_file}: {root} has splits of its own "
+            f"({', '.join(splits)})"
+        )
+    splits = _only(splits, wanted, root)
     _judge_splits(splits, classes, findings, reader.root)
-    divided = tuple(splits) != before and wanted is None
+    divided = divides and wanted is None
     return DataSet(reader.root, kind, reader.recognised, splits, classes, findings, divided)
 
 
-def _needed(reader: Reader, source: Source, wanted: str | None) -> list[str]:
+def _needed(there: Sequence[str], wanted: str | None) -> Sequence[str]:
     """The splits to read for what is wanted; ratios need what they divide."""
-    there = list(reader.splits)
+    chosen = ("test" if "test" in there else "val") if wanted == "final" else wanted
+    return [chosen] if chosen is not None and chosen in there else there
+
+
+def _only(
+    splits: dict[str, AnnotatedImages], wanted: str | None, root: Path
+) -> dict[str, AnnotatedImages]:
+    """The split that is wanted; all of them if none is."""
+    there = ", ".join(splits)
     if wanted is None:
-        return there
-    chosen = wanted
-    if wanted == "final":
-        chosen = "test" if "test" in there else "val"
-    return [chosen] if chosen in there else there
+        if "train" not in splits:
+            raise RequestError(f"data.root={root}: no training images; there is only {there}")
+        return splits
+    chosen = ("test" if "test" in splits else "val") if wanted == "final" else wanted
+    if chosen not in splits:
+        raise RequestError(f"split={chosen}: {root} has no such split; there are {there}")
+    return {chosen: splits[chosen]}
 
 
-def _divide(splits: dict[str, AnnotatedImages], source: Source) -> dict[str, AnnotatedImages]:
+def _divide(
+    splits: dict[str, AnnotatedImages], source: Source, root: Path
+) -> dict[str, AnnotatedImages]:
     """Deal out by ratio, or as an earlier run did, what the data set does not divide itself."""
     pooled = POOL in splits
     whole = splits[POOL if pooled else "train"]
@@ -176,7 +181,7 @@ def _divide(splits: dict[str, AnnotatedImages], source: Source) -> dict[str, Ann
     if not pooled:
         shares.pop("test", None)  # what is held out of given training images is for validation
     if source.split_file is not None:
-        dealt = _read_split_file(source.split_file, whole, source.root)
+        dealt = _read_split_file(source.split_file, whole, root)
     else:
         parts = {"train": 1 - sum(shares.values()), **shares}
         dealt = stratified_split(whole, parts, source.seed)
