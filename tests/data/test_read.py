@@ -17,6 +17,7 @@ from conftest import (
 )
 from PIL import Image
 
+from detector.data.folder import Folder
 from detector.data.read import recognise, write_split_file
 from detector.data.split import stratified_split
 from detector.types import AnnotatedImage, AnnotatedImages, RequestError
@@ -195,6 +196,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path, voc_root):
     (voc_root / "JPEGImages/again").symlink_to(voc_root)
     shutil.move(voc_root / "Annotations", tmp_path / "elsewhere")
     (voc_root / "Annotations").symlink_to(tmp_path / "elsewhere")
+    assert len(Folder(voc_root).images) == 11
     assert [len(s) for s in read_set(voc_root).splits.values()] == [5, 3, 3]
 
 
