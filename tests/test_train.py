@@ -266,9 +266,12 @@ def test_predict_on_nothing_readable_says_so(run, tmp_path):
         predict(cfg)
 
 
-def test_predict_finds_what_evaluation_finds(run, tmp_path):
+# At 32 pixels, the images are decoded at half their size.
+@pytest.mark.parametrize("size", [96, 32])
+def test_predict_finds_what_evaluation_finds(run, tmp_path, size):
     _, out, _ = run
-    evaluation_cfg = ask("evaluate", f"ckpt={out}", out=tmp_path / "e")
+    smaller = f"data.image_size={size}"
+    evaluation_cfg = ask("evaluate", f"ckpt={out}", smaller, out=tmp_path / "e")
     config = request.resolve("evaluate", evaluation_cfg)
     task = build.load_task("evaluate", config)
     images = inputs.read_data(config).splits
@@ -277,7 +280,7 @@ def test_predict_finds_what_evaluation_finds(run, tmp_path):
         task, data.loader("test", training=False), verbose=False
     )
     expected = task.metric.evaluation.detections
-    overrides = [f"ckpt={out}", f"source={images['test'][0].path}", "score_threshold=0"]
+    overrides = [f"ckpt={out}", f"source={images['test'][0].path}", "score_threshold=0", smaller]
     found = predict(ask("predict", *overrides, out=tmp_path / "p"))
     rows = expected.image == 0
     assert len(found) == rows.sum()

@@ -44,7 +44,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
 
     from detector import build
     from detector.data.dataset import to_tensor
-    from detector.data.images import read_image, resize
+    from detector.data.images import read_image, read_resized
     from detector.report.draw import Boxes, draw_boxes, write_image
 
     task = build.load_task("predict", config)
@@ -60,14 +60,13 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     try:
         for image_id, file in enumerate(tqdm(files, unit="image", disable=None), start=1):
             try:
+                # As in training and evaluation; the whole picture is for drawing alone.
+                small, height, width = read_resized(file, config.data.image_size)
                 image = read_image(file)
             except RequestError as error:
                 failed.append(str(error))
                 continue
-            small = resize(image, config.data.image_size)
-            scale = torch.tensor(
-                [small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]], device=device
-            )
+            scale = torch.tensor([small.shape[1] / width, small.shape[0] / height], device=device)
             with torch.inference_mode(), torch.autocast(device.type, dtype, dtype is not None):
                 (found,) = task.predict([to_tensor(small).to(device)], [scale])
             name = file.relative_to(source) if source.is_dir() else Path(file.name)
