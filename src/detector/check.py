@@ -37,9 +37,11 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     """
     config = request.resolve("check", cfg)
     folder = request.output_folder(cfg)
-    content = inspection.reuse(config, folder)
+    key = inspection.fingerprint(config)
+    content = inspection.reuse(key, folder)
     if content is None:
         content = _check_anew(config, folder)
+        inspection.keep(key, folder)
     else:
         log.info("nothing has changed since the last check: this is what it found")
     _print(content)
@@ -57,7 +59,6 @@ def _check_anew(config: Config, folder: Path) -> dict[str, Any]:
     content, thumbnails = inspection.inspect(config, inputs.read_data(config))
     write_json(folder / "check.json", content)
     write_check_page(folder / "check.html", content, thumbnails)
-    inspection.keep(config, folder)
     return content
 
 

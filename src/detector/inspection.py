@@ -28,12 +28,20 @@ if TYPE_CHECKING:
     from detector.report.page import Thumbnail
 
 PICTURED = 4  # of every kind
-OUTPUTS = ("check.json", "check.html")
+OUTPUTS = ("check.html", "check.json")  # in this order, so that what has the last has all
 KEPT = 20  # checks in the cache
+
+
+# What the check of a request has computed, until the run takes it.
+_computed: dict[str, str] = {}
 
 
 def fingerprint(config: Config) -> str:
     """A digest of all that a check's outcome depends on: files by size and time, and keys."""
+    return _computed.pop(str(config), None) or _fingerprint(config)
+
+
+def _fingerprint(config: Config) -> str:
     source = find_source(config)
     digest = hashlib.blake2b(digest_size=16)
     keys = {**plain(config), "preview": None, "trainer": None, "optim": None, "finetune": None}
@@ -48,24 +56,30 @@ def fingerprint(config: Config) -> str:
     return digest.hexdigest()
 
 
+def is_known(config: Config) -> bool:
+    """Whether there is an outcome to reuse."""
+    key = _computed[str(config)] = _fingerprint(config)
+    return (_stored_check(key) / OUTPUTS[-1]).is_file()
+
+
 def _stored_check(key: str) -> Path:
     """Where the outcome of a check is kept, by its fingerprint."""
     return cache_folder() / "checks" / key
 
 
-def reuse(config: Config, folder: Path) -> dict[str, Any] | None:
+def reuse(key: str, folder: Path) -> dict[str, Any] | None:
     """Take over the outcome of an earlier check of the same files with the same keys.
 
     Args:
-        config: The request.
+        key: The fingerprint.
         folder: Gets check.json and check.html.
 
     Returns:
         What check.json holds; None if there is no such check.
     """
-    stored = _stored_check(fingerprint(config))
+    stored = _stored_check(key)
     try:
-        content: dict[str, Any] = json.loads((stored / OUTPUTS[0]).read_bytes())
+        content: dict[str, Any] = json.loads((stored / OUTPUTS[-1]).read_bytes())
         for name in OUTPUTS:
             shutil.copyfile(stored / name, folder / name)
     except (OSError, ValueError):
@@ -73,14 +87,14 @@ def reuse(config: Config, folder: Path) -> dict[str, Any] | None:
     return content
 
 
-def is_known(config: Config) -> bool:
-    """Whether `reuse` would find something."""
-    return (_stored_check(fingerprint(config)) / OUTPUTS[-1]).is_file()
+def keep(key: str, folder: Path) -> None:
+    """Keep a check's outcome for `reuse`, and only the latest ones.
 
-
-def keep(config: Config, folder: Path) -> None:
-    """Keep a check's outcome for `reuse`; of one data set, the latest ones."""
-    stored = _stored_check(fingerprint(config))
+    Args:
+        key: The fingerprint from before the files were read: what has changed since is not checked.
+        folder: Has check.json and check.html.
+    """
+    stored = _stored_check(key)
     try:
         stored.mkdir(parents=True, exist_ok=True)
         for name in OUTPUTS:

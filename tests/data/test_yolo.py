@@ -56,6 +56,13 @@ def test_a_text_file_can_list_the_images(root):
     assert [p.rpartition("/")[2] for p in paths] == ["both.jpg", "train1.jpg"]
 
 
+def test_a_folder_that_is_named_one_level_up_is_the_one_below_the_root(root):
+    (root / "train").rename(root / "cells")
+    text = (root / "data.yaml").read_text().replace("../train/images", "../cells/images")
+    (root / "data.yaml").write_text(text)
+    assert len(read_set(root).splits["train"]) == 5
+
+
 def test_folders_alone_are_split_by_ratio(root, tmp_path):
     new = tmp_path / "flat"
     new.mkdir()
