@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import closing
 from pathlib import Path
 
 from detector.config import Config
@@ -64,7 +65,10 @@ def read_data(config: Config, wanted: str | None = None, *, keep: bool = False) 
         keep: Remember the answer for the next call.
     """
     key = f"{wanted} {config.seed} {config.ckpt} {config.data}"
-    answer = _kept.pop(key, None) or read(find_source(config), open_cache(), wanted)
+    answer = _kept.pop(key, None)
+    if answer is None:
+        with closing(open_cache()) as cache:
+            answer = read(find_source(config), cache, wanted)
     if keep:
         _kept[key] = answer
     return answer

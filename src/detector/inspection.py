@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +123,8 @@ def inspect(config: Config, data: DataSet) -> tuple[dict[str, Any], list[Thumbna
         for name, images in data.splits.items()
     }
     listed = [file for names in files.values() for file in names]
-    facts = look_at(data.root, listed, open_cache(), closely=True)
+    with closing(open_cache()) as cache:
+        facts = look_at(data.root, listed, cache, closely=True)
     findings = Findings()
     findings.update(data.findings)
     for name, names in files.items():

@@ -67,6 +67,9 @@ class FactsCache:
         db = sqlite3.connect(file, timeout=10)
         try:
             (version,) = db.execute("PRAGMA user_version").fetchone()
+        except sqlite3.OperationalError:  # in use for long
+            db.close()
+            raise
         except sqlite3.DatabaseError:  # not a database, or a broken one
             db.close()
             file.unlink()
@@ -88,10 +91,17 @@ class FactsCache:
         if self._db is None:
             return {}
         prefix = f"{root}{os.sep}"
-        rows = self._db.execute(
-            "SELECT * FROM facts WHERE path >= ? AND path < ?", (prefix, f"{prefix}\U0010ffff")
-        )
+        question = "SELECT * FROM facts WHERE path >= ? AND path < ?"
+        try:
+            rows = self._db.execute(question, (prefix, f"{prefix}\U0010ffff")).fetchall()
+        except sqlite3.Error:  # in use for long, or broken further in
+            return {}
         return {row[0]: (row[1], row[2], Facts(*row[3:])) for row in rows}
+
+    def close(self) -> None:
+        """Let go of the database."""
+        if self._db is not None:
+            self._db.close()
 
     def store(self, rows: Iterable[tuple[str, int, int, Facts]]) -> None:
         """Keep what was found, at once."""
