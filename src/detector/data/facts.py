@@ -77,13 +77,13 @@ class FactsCache:
             version = 0
         if version != VERSION:
             db.execute("DROP TABLE IF EXISTS facts")
-        db.execute(
-            "CREATE TABLE IF NOT EXISTS facts (path TEXT PRIMARY KEY, size INT, time INT,"
-            " width INT, height INT, orientation INT, fault TEXT, digest TEXT, hash TEXT)"
-            " WITHOUT ROWID"
-        )
-        db.execute(f"PRAGMA user_version = {VERSION}")
-        db.commit()
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS facts (path TEXT PRIMARY KEY, size INT, time INT,"
+                " width INT, height INT, orientation INT, fault TEXT, digest TEXT, hash TEXT)"
+                " WITHOUT ROWID"
+            )
+            db.execute(f"PRAGMA user_version = {VERSION}")
+            db.commit()
         return db
 
     def load(self, root: Path) -> dict[str, tuple[int, int, Facts]]:
