@@ -150,8 +150,9 @@ def test_copies_are_found_in_other_splits_and_within_one():
         "d": Facts(1, 1, 1, "", "dd", two),
         "e": Facts(1, 1, 1, "unreadable"),
         "e2": Facts(1, 1, 1, "unreadable"),
+        "e3": Facts(1, 1, 1, "unreadable"),
     }
-    findings = find_copies({"train": ["a", "b", "b2", "e"], "test": ["c", "d", "e2"]}, facts)
+    findings = find_copies({"train": ["a", "b", "b2", "e", "e2"], "test": ["c", "d", "e3"]}, facts)
     assert {f.kind: [str(i) for i in f.items] for f in findings} == {
         "picture in two splits": ["c: the same picture as a in train"],
         "similar pictures in two splits": ["d: like a in train (3 of 256 bits differ)"],
