@@ -1,7 +1,10 @@
 """The check as a user runs it: exit codes, files, table, page, and the second run."""
 
 import json
+import os
 import re
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -129,6 +132,50 @@ def test_a_second_check_of_unchanged_files_reuses_the_first(voc_root, tmp_path, 
     assert len(calls) == 1
     write_xml(voc_root / "Annotations/train0.xml", [("square", (9, 9, 9, 9))])
     assert inspect(voc_root, tmp_path / "d")["summary"]["errors"] == 1
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[]", "half"])
+def test_a_damaged_outcome_is_not_reused(voc_root, tmp_path, damage):
+    first = inspect(voc_root, tmp_path / "a")
+    (kept,) = (Path(os.environ["DETECTOR_CACHE"]) / "checks").iterdir()
+    for name in ("check.json", "check.html"):
+        text = (kept / name).read_text()
+        (kept / name).write_text(text[: len(text) // 2] if damage == "half" else damage)
+        second = inspect(voc_root, tmp_path / "b")
+        assert second.keys() == first.keys()
+        assert (tmp_path / "b/check.html").read_text().rstrip().endswith("</html>")
+
+
+def test_what_changes_while_a_check_runs_is_checked_the_next_time(voc_root, tmp_path, monkeypatch):
+    real = inspection.inspect
+
+    def slow(config, data):
+        content = real(config, data)
+        write_xml(voc_root / "Annotations/train0.xml", [("square", (9, 9, 9, 9))])
+        return content
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inspection, "inspect", slow)
+        assert inspect(voc_root, tmp_path / "a")["summary"]["errors"] == 0
+    assert inspect(voc_root, tmp_path / "b")["summary"]["errors"] == 1
+
+
+def test_a_file_name_that_is_not_utf_8_does_no_harm(voc_root, tmp_path):
+    for folder, suffix in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
+        file = voc_root / folder / f"train0{suffix}"
+        file.rename(voc_root / folder / os.fsdecode(b"tr\xe9in0" + suffix.encode()))
+    names = (voc_root / "ImageSets/Main/train.txt").read_text().replace("train0", "train1")
+    (voc_root / "ImageSets/Main/train.txt").write_text(names)
+    shutil.rmtree(voc_root / "ImageSets")
+    content = inspect(voc_root, tmp_path / "out", "preview=true")
+    assert content["summary"]["errors"] == 0
+    assert (tmp_path / "out/preview.png").is_file()
+
+
+def test_a_wrong_augmentation_is_refused_before_anything_is_written(cwd, voc_root):
+    steps = "augment.steps=[{name: HorizontalFlop}]"
+    line = refused("check", f"data.root={voc_root}", steps, cwd=cwd, light=False)
+    assert "'HorizontalFlop' is not a transform" in line
 
 
 def test_a_preview_shows_augmented_training_images(voc_root, tmp_path):

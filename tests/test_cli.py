@@ -78,7 +78,11 @@ def refused(verb: str, *overrides: str, cwd: Path, light: bool = True) -> str:
             "+experiment=voc",
             "no VOCdevkit/VOC2007 in it; expected VOCdevkit/{VOC2007,VOC2012}/{Annotations,Im",
         ),
-        ("seed=[", "no viable alternative at input '['"),
+        ("seed=[", "no viable alternative at input '[': a value with spaces, commas, brackets"),
+        ("data.root=~/x", "needs quotes of its own, such as \"data.root='my data'\""),
+        ("data.root=", "data.root= is required"),
+        ("data.classes=[]", "data.classes=[]: expected null, or every class once"),
+        ("seed=99999999999999", "seed=99999999999999: expected 0..4294967295"),
     ],
 )
 def test_a_wrong_override_is_refused(cwd, override, said):

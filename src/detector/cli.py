@@ -132,6 +132,11 @@ def _explain(verb: str, error: Exception) -> str:
         there = ", ".join(sorted(error.options))
         return f"{group}={choice}: no such choice; {hint}there are {there}"
     text = " ".join(str(error).split())
+    if re.search("LexerNoViableAlt|no viable alternative|mismatched input|extraneous input", text):
+        return (
+            f"{text.split(' See https')[0]}: a value with spaces, commas, brackets, quotes or ~ "
+            "needs quotes of its own, such as \"data.root='my data'\""
+        )
     wrong = re.search(r"Could not override '([^']+)'", text)
     if wrong is None:
         return text

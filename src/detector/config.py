@@ -92,8 +92,9 @@ class DataConfig:
         good = share is None or 0 < share <= 1
         require(good, "data.repeat_threshold", share, "null or a share of the images, 0 < x <= 1")
         require(self.stall_seconds > 0, "data.stall_seconds", self.stall_seconds, "above 0")
-        names = self.classes or ["one"]
-        require(len(set(names)) == len(names), "data.classes", names, "every class once")
+        names = ["one"] if self.classes is None else self.classes
+        good = bool(names) and len(set(names)) == len(names) and all(map(str.strip, names))
+        require(good, "data.classes", names, "null, or every class once")
 
 
 @dataclass
@@ -253,7 +254,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.seed >= 0, "seed", self.seed, "at least 0")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "0..4294967295")
         one_of("monitor", self.monitor, ("val/map", "val/map_50"))
         require(0 <= self.score_threshold <= 1, "score_threshold", self.score_threshold, "0..1")
         if self.split is not None:

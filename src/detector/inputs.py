@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from contextlib import closing
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def find_source(config: Config) -> Source:
         ratios={"val": data.split.val, "test": data.split.test},
         split_file=_split_file(data.split.file),
         seed=config.seed,
+        closely=data.on_bad == "skip",  # what fails to decode is to be left out before the run
         classes=data.classes,
         classes_from=f"those that {config.ckpt} knows" if config.ckpt else "data.classes",
     )
@@ -90,10 +92,14 @@ def usable_data(config: Config, wanted: str | None = None, *, keep: bool = False
     place = f"{data.root / item.file}: " if item.file else ""
     more = sum(finding.count for finding in serious) - 1
     others = f" (and {more} more error{'s' * (more > 1)})" if more else ""
-    way_out = "" if skip else "data.on_bad=skip leaves such things out; "
+    hopeless = skip or serious[0].kind in FATAL
+    way_out = "" if hopeless else "data.on_bad=skip leaves such things out; "
+    root = f"data.root={data.root}"
+    if not re.fullmatch(r"[\w./=:-]+", root):  # quoted for Hydra, and for the shell
+        root = shlex.quote(f"data.root='{data.root}'")
     raise RequestError(
         f"{place}{item.message}{others}; {way_out}"
-        f"python -m detector.check data={config.data.format} data.root={data.root} shows everything"
+        f"python -m detector.check data={config.data.format} {root} shows everything"
     )
 
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from detector.report.page import Thumbnail
 
 PICTURED = 4  # of every kind
-OUTPUTS = ("check.html", "check.json")  # in this order, so that what has the last has all
+OUTPUTS = ("check.html", "check.json")
+DIGEST = "digest"  # of the outputs kept, beside them
 KEPT = 20  # checks in the cache
 
 
@@ -58,14 +59,22 @@ def _fingerprint(config: Config) -> str:
 
 
 def is_known(config: Config) -> bool:
-    """Whether there is an outcome to reuse."""
+    """Whether there seems to be an outcome to reuse."""
     key = _computed[str(config)] = _fingerprint(config)
-    return (_stored_check(key) / OUTPUTS[-1]).is_file()
+    return (_stored_check(key) / DIGEST).is_file()
 
 
 def _stored_check(key: str) -> Path:
     """Where the outcome of a check is kept, by its fingerprint."""
     return cache_folder() / "checks" / key
+
+
+def _digest(folder: Path) -> str:
+    """Of check.html and check.json."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in OUTPUTS:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
 
 
 def reuse(key: str, folder: Path) -> dict[str, Any] | None:
@@ -76,13 +85,15 @@ def reuse(key: str, folder: Path) -> dict[str, Any] | None:
         folder: Gets check.json and check.html.
 
     Returns:
-        What check.json holds; None if there is no such check.
+        What check.json holds; None if there is no such check, or it is damaged.
     """
     stored = _stored_check(key)
     try:
-        content: dict[str, Any] = json.loads((stored / OUTPUTS[-1]).read_bytes())
+        if _digest(stored) != (stored / DIGEST).read_text():
+            return None
         for name in OUTPUTS:
             shutil.copyfile(stored / name, folder / name)
+        content: dict[str, Any] = json.loads((folder / OUTPUTS[-1]).read_bytes())
     except (OSError, ValueError):
         return None
     return content
@@ -100,6 +111,7 @@ def keep(key: str, folder: Path) -> None:
         stored.mkdir(parents=True, exist_ok=True)
         for name in OUTPUTS:
             shutil.copyfile(folder / name, stored / name)
+        (stored / DIGEST).write_text(_digest(folder))
         checks = sorted(stored.parent.iterdir(), key=lambda p: p.stat().st_mtime)
         for old in checks[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)

@@ -134,7 +134,9 @@ def _write(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for r in rows
     ]
     write_json(folder / "predictions.json", coco)
-    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as stream:
+    with (folder / "predictions.csv").open(
+        "w", newline="", encoding="utf-8", errors="backslashreplace"
+    ) as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)

@@ -48,18 +48,24 @@ def check_request(verb: str, cfg: DictConfig) -> None:
 
         if not is_known(config):
             read_data(config, keep=True)
+            check_augmentation(config)
         return
     read_schedule(config)
     _check_devices(config)
     usable_data(config, wanted_split(verb, config), keep=True)
     if verb == "train":
-        from detector.data.augment import Augmenter
-
-        Augmenter(config.augment.steps, config.data.image_size)
+        check_augmentation(config)
     if verb == "train" and config.model.weights == "imagenet" and not config.ckpt:
         from detector.models.backbones import BACKBONES
 
         BACKBONES[config.backbone.name].imagenet()  # what cannot be fetched is said now
+
+
+def check_augmentation(config: Config) -> None:
+    """Refuse steps that are no transforms."""
+    from detector.data.augment import Augmenter
+
+    Augmenter(config.augment.steps, config.data.image_size)
 
 
 def resolve(verb: str, cfg: DictConfig) -> Config:
@@ -73,6 +79,8 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         cfg: As composed, with `overrides`.
     """
     typed = [o.lstrip("+~").split("=")[0] for o in cfg.overrides]
+    if cfg.data.root is not None and not str(cfg.data.root).strip():
+        cfg.data.root = None  # as from an empty shell variable, which must not mean this folder
     if cfg.data.root is not None:
         # A checkpoint must know its data from any folder.
         cfg.data.root = str(Path(cfg.data.root).expanduser().resolve())

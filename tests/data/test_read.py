@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 from conftest import (
@@ -110,6 +111,41 @@ def test_a_split_file_for_data_with_splits_of_their_own_is_refused(voc_root, tmp
         RequestError, match=r"data\.split\.file=.* has splits of its own \(train, val"
     ):
         read_set(voc_root, split_file=tmp_path / "splits.json")
+
+
+def test_what_cannot_be_used_does_not_move_the_rest_from_split_to_split(tmp_path):
+    flat(tmp_path)
+    before = names(read_set(tmp_path))
+    (tmp_path / "a3.jpg").write_bytes(b"")
+    after = names(read_set(tmp_path))
+    assert after == {name: [f for f in files if f != "a3.jpg"] for name, files in before.items()}
+
+
+def test_images_are_decoded_beforehand_where_none_may_fail_later(tmp_path):
+    flat(tmp_path)
+    picture = bytearray((tmp_path / "a3.jpg").read_bytes())
+    png = bytearray(cv2.imencode(".png", cv2.imread(str(tmp_path / "a3.jpg")))[1].tobytes())
+    png[len(png) // 2] ^= 0xFF
+    (tmp_path / "a3.jpg").write_bytes(png)
+    assert picture != png
+    assert not read_set(tmp_path).findings.of("error")
+    assert found(read_set(tmp_path, closely=True))["unreadable image"]
+
+
+def test_classes_that_differ_only_in_case_are_an_error(tmp_path):
+    root = write_coco(tmp_path, three_splits())
+    for file in (root / "annotations").iterdir():
+        file.write_text(file.read_text().replace('"name": "disc"', '"name": "Square"'))
+    lines = found(read_set(root))["class spelt differently"]
+    assert lines == ["the classes 'Square' and 'square' differ only in case"]
+
+
+def test_names_from_files_are_shown_as_one_legible_line(tmp_path):
+    name = "cat\n\u202e" + "x" * 5000
+    root = write_voc(tmp_path, {"train": {"a": [(name, (5, 5, 5, 9))]}, "val": {"b": BOX}})
+    (line,) = found(read_set(root))["box without area"]
+    assert "cat\\n\\u202exxx" in line
+    assert len(line) < 600
 
 
 def test_only_what_is_missing_is_held_out_of_train(voc_root):

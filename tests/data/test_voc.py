@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 import torchvision
 from conftest import USUAL, found, random_split, read_set, write_image, write_voc, write_xml
 
+from detector.data import voc
 from detector.data.folder import split_of
 from detector.types import RequestError
 
@@ -221,9 +223,46 @@ def test_images_that_no_annotation_is_about_are_named(tmp_path):
         write_image(tmp_path / f"images/{name}.jpg", boxes)
     write_image(tmp_path / "images/b.jpg", [])
     (tmp_path / "xml/a0.xml").write_text("broken")
-    assert found(read_set(tmp_path))["image without annotation"] == [
-        "images/b.jpg: no annotation file is about it"
+    assert found(read_set(tmp_path))["image not used"] == [
+        "images/a0.jpg: no annotation or list has it",
+        "images/b.jpg: no annotation or list has it",
     ]
+
+
+def test_folders_that_number_their_images_alike_are_not_mixed_up(tmp_path):
+    for day in ("day1", "day2", "day3"):
+        for name, boxes in random_split("00", 3).items():
+            write_xml(tmp_path / f"annotations/{day}/{name}.xml", boxes)
+            write_image(tmp_path / f"images/{day}/{name}.jpg", boxes)
+    (tmp_path / "images/day2/001.jpg").unlink()
+    (tmp_path / "annotations/day1/001.xml").unlink()
+    lines = found(read_set(tmp_path))
+    assert lines["missing image"] == ["annotations/day2/001.xml: no image of that name"]
+    assert lines["image not used"] == ["images/day1/001.jpg: no annotation or list has it"]
+    assert "duplicate image" not in lines
+
+
+def test_lists_of_no_usual_name_are_one_pool(voc_root):
+    lists = voc_root / "ImageSets/Main"
+    every = "".join(f"JPEGImages/{Path(f).name}\n" for f in (voc_root / "JPEGImages").iterdir())
+    for file in lists.iterdir():
+        file.unlink()
+    (lists / "default.txt").write_text("\ufeff" + every, encoding="utf-8")
+    assert [len(s) for s in read_set(voc_root).splits.values()] == [7, 2, 2]
+
+
+def test_pipes_and_devices_are_no_files(tmp_path):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    (root / "Annotations/a.xml").unlink()
+    os.mkfifo(root / "Annotations/a.xml")
+    (root / "JPEGImages/zero.jpg").symlink_to("/dev/zero")
+    assert "missing annotation" in faults(root)
+
+
+def test_a_huge_annotation_is_not_parsed(tmp_path, monkeypatch):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    monkeypatch.setattr(voc, "TEXT_LIMIT", 50)
+    assert "larger than 50 bytes" in faults(root)["malformed annotation"][0]
 
 
 def test_two_annotations_of_one_image_are_an_error(tmp_path):

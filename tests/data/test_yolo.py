@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from conftest import found, read_set, three_splits, write_voc, write_yolo
@@ -49,7 +51,8 @@ def test_ultralytics_layout_with_images_and_labels_apart(root, tmp_path):
 
 
 def test_a_text_file_can_list_the_images(root):
-    (root / "mine.txt").write_text("./train/images/train1.jpg\ntrain/images/both.jpg\n")
+    lines = "./train/images/train1.jpg\ndata/obj/train/images/both.jpg\n"
+    (root / "mine.txt").write_text("\ufeff" + lines, encoding="utf-8")
     text = (root / "data.yaml").read_text().replace("../train/images", "mine.txt")
     (root / "data.yaml").write_text(text)
     paths = read_set(root).splits["train"].paths.tolist()
@@ -132,7 +135,6 @@ def test_labels_that_are_no_text_are_named(root):
         ("names: 5", "names: expected a list of class names"),
         ("names: [a, {b: c}]", "names: expected a list of class names"),
         ("names: [a\n- b", "not YAML"),
-        ("names: !!python/object/apply:os.system ['true']", "not YAML"),
         ("names: [a, b]\ntrain: {a: b}", "train: expected a folder"),
     ],
 )
@@ -140,6 +142,51 @@ def test_a_broken_data_yaml_is_named(root, text, said):
     (root / "data.yaml").write_text(text)
     with pytest.raises(RequestError, match=rf"data\.yaml: {said}"):
         read_set(root, "yolo")
+
+
+MERGES = "a: &a {x: 1, y: 2}\n" + "".join(
+    f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n"
+    for a, b in itertools.pairwise("abcdefghijkl")
+)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        MERGES,
+        "z: " + ":".join(["59"] * 100_000),
+        "run: !!python/object/apply:os.system ['touch executed']",
+    ],
+    ids=["merge keys", "base 60", "tag"],
+)
+def test_a_hostile_data_yaml_is_only_text(root, more, monkeypatch):
+    monkeypatch.chdir(root)
+    with (root / "data.yaml").open("a") as stream:
+        stream.write(more)
+    assert read_set(root).classes.names == ("disc", "square")
+    assert not (root / "executed").exists()
+
+
+def test_names_stay_the_words_they_are(root):
+    (root / "data.yaml").write_text("\ufeffnames: {'0': no, 1: 007}\nnc: '2'\n", encoding="utf-8")
+    assert read_set(root).classes.names == ("007", "no")
+    assert read_set(root).classes.ids == (1, 0)
+
+
+def test_a_list_of_class_names_does_without_data_yaml(root, tmp_path):
+    new = tmp_path / "studio"
+    new.mkdir()
+    for kind in ("images", "labels"):
+        (root / "train" / kind).rename(new / kind)
+    (new / "classes.txt").write_text("disc\nsquare\n")
+    (new / "results.jpg").write_bytes((new / "images/train0.jpg").read_bytes())
+    (new / "labels/train1.txt").rename(new / "labels/train1.TXT")
+    data = read_set(new)
+    assert data.format == "yolo"
+    assert sum(len(s) for s in data.splits.values()) == 5
+    assert sum(len(s.labels) for s in data.splits.values()) == sum(
+        map(len, three_splits()["train"].values())
+    )
 
 
 @pytest.mark.parametrize("place", ["../../secret", "/secret/images", "../secret"])

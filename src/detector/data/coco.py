@@ -4,51 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.data.coco_json import Category, Image, decode
 from detector.data.findings import Findings, Item
 from detector.data.folder import Folder, relative, split_of
 from detector.data.raw import POOL, RawSplit, show
 from detector.types import RequestError
 
-CHUNK = 20_000  # boxes turned into numbers at a time, so that they are never all Python objects
-
 SNIFFED = 100  # JSON files that are opened to see whether they are COCO's
-
-
-class _Image(msgspec.Struct, gc=False):
-    id: int
-    file_name: str
-    height: int = 0
-    width: int = 0
-
-
-class _Annotation(msgspec.Struct, gc=False):
-    image_id: int
-    category_id: int
-    bbox: msgspec.Raw  # its text; a tuple of floats would take four times the memory
-    iscrowd: int | bool = 0
-
-
-class _Category(msgspec.Struct, gc=False):
-    id: int
-    name: str
-    supercategory: str | None = None
-
-
-class _Instances(msgspec.Struct, gc=False):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
-
-
-_BOXES = msgspec.json.Decoder(list[tuple[float | None, float | None, float | None, float | None]])
 
 
 class CocoReader:
@@ -137,46 +106,38 @@ class CocoReader:
 
     def _read_one(self, file: str, split: str) -> RawSplit:
         """Read one JSON file."""
-        path = self.root / file
-        content = _decode(path)
-        numbers = self._number_categories(content.categories, file)
-        ids = np.array([image.id for image in content.images], dtype=np.int64)
+        content = decode(self.root / file)
         findings = Findings()
+        findings.add_many("malformed annotation", content.faults, lambda m: Item(split, file, m))
+        numbers = self._number_categories(content.categories, file)
+        known = {image.id for image in content.images.values()}
         images = self._locate(content.images, file, split, findings)
-        place = {image.id: i for i, image in enumerate(images)}
-        # A million annotations as objects are most of the memory: they go as soon as they can.
-        notes, content.annotations = content.annotations, []
-        owner = np.fromiter((place.get(a.image_id, -1) for a in notes), np.int64, len(notes))
-        names = np.fromiter((numbers.get(a.category_id, -1) for a in notes), np.int64, len(notes))
-        ignore = np.fromiter((a.iscrowd != 0 for a in notes), np.bool_, len(notes))
-        for key, wrong, known in (
-            ("image_id", owner < 0, ids),
-            ("category_id", names < 0, np.array(list(numbers), dtype=np.int64)),
-        ):
-            rows = np.flatnonzero(wrong)
-            asked = np.array([getattr(notes[i], key) for i in rows], dtype=np.int64)
-            unknown = ~np.isin(asked, known)
-            for row, number in zip(rows[unknown].tolist(), asked[unknown].tolist(), strict=True):
-                message = f"annotations[{row}]: there is no {key} {number}"
+        owner = _look_up(content.image_ids, [image.id for image in images])
+        names = _look_up(content.category_ids, list(numbers))
+        for row in np.flatnonzero((owner < 0) & content.good).tolist():
+            if content.image_ids[row] not in known:  # else its image has been named
+                message = f"annotations[{row}]: there is no image_id {content.image_ids[row]}"
                 findings.add("malformed annotation", Item(split, file, message))
-        boxes = _read_boxes(notes, path)
-        del notes, place
-        boxes[:, 2:] += boxes[:, :2]
-        usable = np.flatnonzero((owner >= 0) & (names >= 0))
+        for row in np.flatnonzero((names < 0) & content.good).tolist():
+            message = f"annotations[{row}]: there is no category_id {content.category_ids[row]}"
+            findings.add("malformed annotation", Item(split, file, message))
+        usable = np.flatnonzero((owner >= 0) & (names >= 0) & content.good)
         order = usable[np.argsort(owner[usable], kind="stable")]
+        boxes = content.boxes[order]
+        boxes[:, 2:] += boxes[:, :2]
         return RawSplit(
             [image.file_name for image in images],
             [file] * len(images),
             np.array([(i.height, i.width) for i in images], dtype=np.int32).reshape(-1, 2),
             np.bincount(owner[order], minlength=len(images)).astype(np.int64),
-            boxes[order],
-            names[order],
-            ignore[order],
+            boxes,
+            np.array(list(numbers.values()), dtype=np.int64)[names[order]],
+            content.crowd[order],
             order,
             findings,
         )
 
-    def _number_categories(self, categories: Sequence[_Category], file: str) -> dict[int, int]:
+    def _number_categories(self, categories: Sequence[Category], file: str) -> dict[int, int]:
         """Category id -> number in `names`; the same in all files."""
         assert self.ids is not None
         numbers: dict[int, int] = {}
@@ -202,25 +163,28 @@ class CocoReader:
         return numbers
 
     def _locate(
-        self, images: Sequence[_Image], file: str, split: str, findings: Findings
-    ) -> list[_Image]:
+        self, images: Mapping[int, Image], file: str, split: str, findings: Findings
+    ) -> list[Image]:
         """The images that are there, each once, with the path below the root as `file_name`."""
-        base = self._image_folder(images, file)
+        base = self._image_folder(list(images.values()), file)
+        names = Counter(_last(image.file_name) for image in images.values())
         ids: set[int] = set()
         paths: set[str] = set()
-        located: list[_Image] = []
-        for i, image in enumerate(images):
+        located: list[Image] = []
+        for i, image in images.items():
             name = relative(image.file_name)
-            path = name and (base + name if self.folder.has(base + name) else self._anywhere(name))
+            path: str | None = f"{base}{name}"
+            if name is None or not self.folder.has(f"{base}{name}"):
+                # Paths of the machine that wrote them: the last part says it, if only one has it.
+                last = _last(image.file_name)
+                path = self.folder.unique(last) if names[last] == 1 else None
             kind, message = "", ""
             if image.id in ids:
                 kind, message = "duplicate image", f"the id {image.id} is there twice"
             elif path in paths:
                 kind, message = "duplicate image", f"{image.file_name} is there twice"
-            elif name is None:
-                kind, message = "missing image", f"{image.file_name!r} leads out of the folder"
             elif path is None:
-                kind, message = "missing image", f"no file {image.file_name} below {self.root}"
+                kind, message = "missing image", f"no file {image.file_name!r} below {self.root}"
             elif not (0 <= image.height < 2**31 and 0 <= image.width < 2**31):
                 message = f"{image.width}x{image.height} is no size"
                 kind = "malformed annotation"
@@ -234,10 +198,7 @@ class CocoReader:
             located.append(image)
         return located
 
-    def _anywhere(self, name: str) -> str | None:
-        return self.folder.unique(name.rpartition("/")[2])
-
-    def _image_folder(self, images: Sequence[_Image], file: str) -> str:
+    def _image_folder(self, images: Sequence[Image], file: str) -> str:
         """Where a JSON file's images are: the likeliest folder that has the first of them."""
         path = PurePosixPath(file)
         name = re.sub("^instances_", "", path.stem)
@@ -261,41 +222,22 @@ def _looks_like_instances(file: Path) -> bool:
     """Whether a JSON file has what instances have, at its top."""
     try:
         top = msgspec.json.decode(file.read_bytes(), type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, OSError, RecursionError):
+    except (msgspec.MsgspecError, OSError, ValueError, RecursionError):
         # Broken, but perhaps what was meant: reading it will say what is wrong.
         return "coco" in file.name.lower() or "instances" in file.name.lower()
     return {"images", "annotations", "categories"} <= set(top)
 
 
-def _decode(file: Path) -> _Instances:
-    """Decode a JSON file into just the fields that are used."""
-    try:
-        raw = file.read_bytes()
-        try:
-            return msgspec.json.decode(raw, type=_Instances)
-        except msgspec.DecodeError:
-            # Python writes NaN and Infinity, which JSON has not: they become null, and are named
-            # as what they are, box by box.
-            mended = re.sub(rb"(?<=[\[,:\s])-?(?:NaN|Infinity)(?=[\],}\s])", b"null", raw)
-            if mended == raw:
-                raise
-            return msgspec.json.decode(mended, type=_Instances)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise RequestError(f"{file}: not COCO instances: {error}") from error
-    except OSError as error:
-        raise RequestError(f"{file}: {error.strerror or error}") from error
+def _look_up(wanted: NDArray[np.int64], ids: Sequence[int]) -> NDArray[np.int64]:
+    """The place of each id in a list of them; -1 for what is not in it."""
+    if not ids:
+        return np.full(len(wanted), -1)
+    array = np.array(ids, dtype=np.int64)
+    order = np.argsort(array)
+    place = order[np.searchsorted(array[order], wanted).clip(max=len(ids) - 1)]
+    return np.where(array[place] == wanted, place, -1)
 
 
-def _read_boxes(notes: Sequence[_Annotation], file: Path) -> NDArray[np.float64]:
-    """`(m, 4)` boxes as written: x, y, width, height; NaN for what is not a number."""
-    boxes = np.empty((len(notes), 4))
-    for start, end in pairwise([*range(0, len(notes), CHUNK), len(notes)]):
-        text = b"[" + b",".join([bytes(a.bbox) for a in notes[start:end]]) + b"]"
-        try:
-            boxes[start:end] = _BOXES.decode(text)
-        except msgspec.MsgspecError as error:
-            said = str(error)
-            for number in re.findall(r"(?<=\$\[)\d+(?=\])", said)[:1]:
-                said = said.replace(f"$[{number}]", f"$.annotations[{start + int(number)}].bbox")
-            raise RequestError(f"{file}: not COCO instances: {said}") from error
-    return boxes
+def _last(path: str) -> str:
+    """The last part of a path, of any system."""
+    return re.split(r"[/\\]", path)[-1]

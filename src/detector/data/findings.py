@@ -12,6 +12,7 @@ Severity = Literal["error", "leakage", "warning"]
 
 # Of one kind, so many are named; all are counted.
 NAMED = 10_000
+LONGEST = 500  # characters of a message
 
 # Kind -> how severe it is, and what would be right. The order is that of reports.
 KINDS: dict[str, tuple[Severity, str]] = {
@@ -38,7 +39,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "tiny box": ("warning", "Sides of under 3 pixels are slips of the mouse, or hard to learn."),
     "duplicate box": ("warning", "The same object twice teaches nothing and costs precision."),
     "image without boxes": ("warning", "Right for background images; else boxes are missing."),
-    "image without annotation": ("warning", "Not used: an empty annotation marks background."),
+    "image not used": ("warning", "No annotation or list has it; an empty one marks background."),
     "file name disagrees": ("warning", "The image of the annotation's own name is used."),
     "image turned by EXIF": ("warning", "Boxes are taken to be on the upright picture."),
     "class absent from a split": ("warning", "Nothing can be learnt or measured of it there."),
@@ -69,7 +70,7 @@ class Item:
 
     def __str__(self) -> str:
         """As one line."""
-        return f"{self.file}: {self.message}" if self.file else self.message
+        return f"{_legible(self.file)}: {self.message}" if self.file else self.message
 
 
 @dataclass
@@ -117,7 +118,8 @@ class Findings:
             finding = self._kinds.setdefault(kind, Finding(kind))
             finding.count += 1
             if len(finding.items) < NAMED:
-                finding.items.append(describe(one))
+                item = describe(one)
+                finding.items.append(replace(item, message=_legible(item.message)))
 
     def update(self, others: Findings) -> None:
         """Take over what others found."""
@@ -160,3 +162,9 @@ class Findings:
             }
             for f in self
         ]
+
+
+def _legible(text: str) -> str:
+    """Text from a stranger's file as one line for a terminal: not endless, nothing invisible."""
+    short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)

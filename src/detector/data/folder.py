@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
 
 from detector.types import RequestError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+TEXT_LIMIT = 10_000_000  # bytes
+# Folders that only say what kind of files are in them.
+KINDS_OF_FILES = frozenset(("annotations", "annotation", "anns", "ann", "xmls", "xml", "labels"))
+KINDS_OF_FILES |= {"label", "jpegimages", "images", "image", "imgs", "img"}
 
 _SPLIT_NAMES = {
     "train": ("train", "training", "trainval"),
@@ -35,7 +39,7 @@ def cache_folder() -> Path:
 
 
 class Folder:
-    """All files below a root; hidden ones are left alone, links are followed.
+    """All regular files below a root; hidden ones are left alone, links are followed.
 
     Args:
         root: The folder.
@@ -52,21 +56,26 @@ class Folder:
 
     @cached_property
     def files(self) -> list[str]:
-        """Relative POSIX paths of all files, sorted."""
-        return sorted(self._walk())
+        """Relative POSIX paths of all files, sorted; pipes and devices are none."""
+        return sorted(self._walk("", set()))
 
-    def _walk(self) -> Iterator[str]:
-        seen: set[str] = set()
-        for here, folders, names in os.walk(self.root, onerror=_refuse, followlinks=True):
-            real = os.path.realpath(here)
-            if real in seen:  # a link back up
-                folders.clear()
+    def _walk(self, prefix: str, seen: set[str]) -> Iterator[str]:
+        here = os.path.join(self.root, prefix)  # noqa: PTH118 - a Path for each file is slow
+        real = os.path.realpath(here)
+        if real in seen:  # a link back up
+            return
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:  # to skip it would lose images silently
+            raise RequestError(f"{here}: {error.strerror}") from error
+        for entry in entries:
+            if entry.name.startswith("."):
                 continue
-            seen.add(real)
-            folders[:] = [f for f in folders if not f.startswith(".")]
-            prefix = Path(os.path.relpath(here, self.root)).as_posix() + "/"
-            prefix = prefix.removeprefix("./")
-            yield from (prefix + name for name in names if not name.startswith("."))
+            if entry.is_dir():
+                yield from self._walk(f"{prefix}{entry.name}/", seen)
+            elif entry.is_file():
+                yield prefix + entry.name
 
     def with_suffix(self, *suffixes: str) -> list[str]:
         """The files of some suffixes, in lower case and with their dot, sorted."""
@@ -77,19 +86,40 @@ class Folder:
         """The image files, sorted."""
         return self.with_suffix(*SUFFIXES)
 
+    def read_text(self, file: str) -> str:
+        """The content of a small text file, UTF-8 with or without a byte-order mark.
+
+        Raises:
+            RequestError: If it is none; the message leaves the file's name out.
+        """
+        path = self.root / file
+        try:
+            if path.stat().st_size > TEXT_LIMIT:
+                raise RequestError(f"larger than {TEXT_LIMIT:,} bytes")
+            return path.read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise RequestError(error.strerror or str(error)) from error
+        except UnicodeDecodeError as error:
+            raise RequestError(f"not UTF-8 text ({error.reason})") from error
+
     @cached_property
     def _by_stem(self) -> dict[str, list[str]]:
-        return _index(self.images, lambda f: PurePosixPath(f).stem)
+        return _index(self.images, _stem)
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
-        return _index(self.images, lambda f: f.rpartition("/")[2])
+        return _index(self.images, lambda file: file.rpartition("/")[2].casefold())
+
+    @cached_property
+    def _namesakes(self) -> Counter[str]:
+        """How many annotation files there are of a stem."""
+        return Counter(map(_stem, self.with_suffix(".xml", ".txt")))
 
     def image_for(self, annotation: str, file_name: str = "") -> str | None:
         """The image that an annotation file is about.
 
-        The one of the annotation's own name, else of the name in it; of several, the one whose
-        folder has most in common with the annotation's, then the one of the earlier suffix.
+        The one of the annotation's own name, else of the name in it, in the same folder but for
+        folders that tell images from annotations; or anywhere, where the name leaves no doubt.
 
         Args:
             annotation: Relative path of the annotation.
@@ -99,19 +129,37 @@ class Folder:
             Its relative path; None if there is none.
         """
         path = PurePosixPath(annotation)
-        named = re.split(r"[/\\]", file_name)[-1]
+        named = re.split(r"[/\\]", file_name)[-1].casefold()
+        alone = self._namesakes[_stem(annotation)] <= 1
         # Some tools keep the image's suffix: a.jpg.xml.
         for found in (
-            self._by_stem.get(path.stem),
-            self._by_name.get(path.stem),
+            self._by_stem.get(_stem(annotation)),
+            self._by_name.get(path.stem.casefold()),
             self._by_name.get(named),
-            self._by_stem.get(PurePosixPath(named).stem),
+            self._by_stem.get(_stem(named)),
         ):
             # What another split or year has is another image of the same name.
-            akin = [f for f in found or () if _may_belong(f, annotation)]
+            possible = [f for f in found or () if _may_belong(f, annotation)]
+            akin = [f for f in possible if self._home(f) == self._home(annotation)]
             if akin:
-                return max(akin, key=lambda f: _kinship(f, annotation))
+                return max(akin, key=lambda f: _preference(f, path.stem))
+            if len(possible) == 1 and alone:
+                return possible[0]
         return None
+
+    def _home(self, file: str) -> list[str]:
+        """The folders of a path, without those that only tell images from annotations."""
+        parts = file.split("/")[:-1]
+        if parts[:1] and parts[0] in self._pure:
+            parts = parts[1:]
+        return [part for part in parts if part.lower() not in KINDS_OF_FILES]
+
+    @cached_property
+    def _pure(self) -> frozenset[str]:
+        """Folders at the top that have images or annotations only, whatever they are called."""
+        images = {file.partition("/")[0] for file in self.images}
+        annotations = {f.partition("/")[0] for f in self.with_suffix(".xml", ".txt")}
+        return frozenset(images ^ annotations)
 
     def has(self, file: str) -> bool:
         """Whether a relative path is one of the files."""
@@ -123,13 +171,13 @@ class Folder:
 
     def unique(self, name: str) -> str | None:
         """The only image of a file name, wherever it is; None if there is none or several."""
-        found = self._by_name.get(name, [])
+        found = self._by_name.get(name.casefold()) or self._by_stem.get(_stem(name), [])
         return found[0] if len(found) == 1 else None
 
 
-def _refuse(error: OSError) -> NoReturn:
-    """A folder that cannot be listed would lose images silently."""
-    raise RequestError(f"{error.filename}: {error.strerror}") from error
+def _stem(file: str) -> str:
+    """A file's name without folders and suffix, in one case."""
+    return PurePosixPath(file).stem.casefold()
 
 
 def _index(files: Sequence[str], key: Callable[[str], str]) -> dict[str, list[str]]:
@@ -149,12 +197,12 @@ def _may_belong(image: str, annotation: str) -> bool:
     return not ours or not theirs or ours == theirs
 
 
-def _kinship(image: str, annotation: str) -> tuple[int, bool, int]:
-    """How near an image lies: folders in common, a folder for images, the suffix's rank."""
-    ours, theirs = set(annotation.split("/")[:-1]), image.split("/")[:-1]
-    for_images = bool(theirs) and theirs[-1].lower() in ("jpegimages", "images", "image", "img")
+def _preference(image: str, stem: str) -> tuple[bool, bool, int]:
+    """Of several images of one home: spelt alike, beside others of their kind, by suffix."""
+    folder = image.split("/")[-2:-1]
+    for_images = bool(folder) and folder[0].lower() in KINDS_OF_FILES
     rank = SUFFIXES.index(image[image.rfind(".") :].lower())
-    return len(ours & set(theirs)), for_images, -rank
+    return PurePosixPath(image).stem == stem, for_images, -rank
 
 
 def relative(name: str) -> str | None:

@@ -80,6 +80,7 @@ class Judge:
     classes: ClassMap
     classes_from: str
 
+    @np.errstate(over="ignore", invalid="ignore")  # of coordinates that are named as faults
     def judge(self, split: str, raw: RawSplit) -> Judged:
         """Judge one split; what can be used of it, and what is wrong with it."""
         findings = Findings()
@@ -151,7 +152,8 @@ class Judge:
     ) -> NDArray[np.int64]:
         """The label of every box; 0 where there is no such class."""
         names, classes = self.reader.names, self.classes
-        table = np.array([classes.label(n) if n in classes else 0 for n in names] or [0], np.int64)
+        known_labels = {name: i for i, name in enumerate(classes.names, start=1)}
+        table = np.array([known_labels.get(name, 0) for name in names] or [0], dtype=np.int64)
         labels: NDArray[np.int64] = table[raw.names]
         spelt = {name.casefold(): name for name in classes.names}
         known = ", ".join(classes.names[:20]) + (", ..." if len(classes) > 20 else "")

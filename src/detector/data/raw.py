@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from detector.data.findings import Findings
+from detector.data.folder import Folder
 
 
 @dataclass
@@ -96,6 +97,7 @@ class Reader(Protocol):
 
     Attributes:
         root: The folder that all paths are relative to.
+        folder: Its files.
         recognised: What was found, in one line.
         splits: The splits there are; only `pool` where the files do not say.
         names: Class names by number, those that `RawSplit.names` points to; grows while reading.
@@ -107,6 +109,7 @@ class Reader(Protocol):
     """
 
     root: Path
+    folder: Folder
     recognised: str
     splits: tuple[str, ...]
     names: list[str]

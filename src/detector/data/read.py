@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,10 +15,10 @@ from detector.data.facts import FactsCache, look_at
 from detector.data.findings import Findings, Item
 from detector.data.folder import Folder
 from detector.data.judge import Judge, choose_classes
-from detector.data.raw import POOL, Reader
+from detector.data.raw import POOL, RawSplit, Reader
 from detector.data.split import stratified_split
 from detector.data.voc import VocReader
-from detector.data.yolo import YoloReader, find_yaml
+from detector.data.yolo import YoloReader, find_names, find_yaml
 from detector.types import AnnotatedImages, ClassMap, RequestError
 
 SPLITS = ("train", "val", "test")
@@ -41,6 +40,7 @@ class Source:
         ratios: Shares of `val` and `test`, for splits that the data set has not.
         split_file: A `splits.json` of an earlier run, instead of the ratios.
         seed: Of the split by ratio.
+        closely: Decode images that have not been before, so that none fails later.
         classes: Class names in order; None takes the data's.
         classes_from: Where given classes come from, for messages.
     """
@@ -51,6 +51,7 @@ class Source:
     ratios: dict[str, float]
     split_file: Path | None = None
     seed: int = 0
+    closely: bool = False
     classes: Sequence[str] | None = None
     classes_from: str = "data.classes"
 
@@ -85,15 +86,14 @@ def recognise(root: Path) -> str:
         RequestError: If it is none, or several.
     """
     folder = Folder(root)
-    found = [
-        name
-        for name, there in (
-            ("yolo", find_yaml(folder) is not None),
-            ("coco", bool(find_instances(folder))),
-            ("voc", bool(folder.with_suffix(".xml"))),
-        )
-        if there
-    ]
+    signs = {
+        "yolo": find_yaml(folder) is not None,
+        "coco": bool(find_instances(folder)),
+        "voc": bool(folder.with_suffix(".xml")),
+    }
+    found = [name for name, there in signs.items() if there]
+    if not found and find_names(folder) is not None:
+        found = ["yolo"]  # a list of class names is no sign beside others
     if len(found) == 1:
         return found[0]
     if found:
@@ -103,7 +103,8 @@ def recognise(root: Path) -> str:
     raise RequestError(
         f"data.root={root}: no data set recognised among its {len(folder.files)} files "
         f"({len(folder.images)} images); expected VOC (*.xml), COCO (a JSON file with images, "
-        "annotations and categories) or YOLO (data.yaml with names)"
+        "annotations and categories) or YOLO (data.yaml with names); other formats, such as "
+        "LabelMe's, must be exported as one of these"
     )
 
 
@@ -128,7 +129,8 @@ def read(source: Source, cache: FactsCache, wanted: str | None = None) -> DataSe
     classes = choose_classes(reader, raws, source.classes)
     named_by = source.classes_from if source.classes else "the classes of the data"
     files = [image for raw in raws.values() for image in raw.images]
-    judge = Judge(reader, look_at(reader.root, files, cache), classes, named_by)
+    facts = look_at(reader.root, files, cache, closely=source.closely)
+    judge = Judge(reader, facts, classes, named_by)
     judged = {split: judge.judge(split, raw) for split, raw in raws.items()}
     splits = {split: one.images for split, one in judged.items()}
     findings = Findings()
@@ -136,7 +138,7 @@ def read(source: Source, cache: FactsCache, wanted: str | None = None) -> DataSe
         findings.update(one.findings)
     divides = POOL in splits or ("train" in splits and "val" not in reader.splits)
     if divides:
-        splits = _divide(splits, source, reader.root)
+        splits = _divide(splits, raws, source, reader.root)
         findings.relabel(_homes(splits, reader.root))
     elif source.split_file and wanted is None:
         raise RequestError(
@@ -145,6 +147,8 @@ def read(source: Source, cache: FactsCache, wanted: str | None = None) -> DataSe
         )
     splits = _only(splits, wanted, root)
     _judge_splits(splits, classes, findings, reader.root)
+    if wanted is None:
+        _find_unused(reader.folder, files, findings)
     divided = divides and wanted is None
     return DataSet(reader.root, kind, reader.recognised, splits, classes, findings, divided)
 
@@ -171,21 +175,36 @@ def _only(
 
 
 def _divide(
-    splits: dict[str, AnnotatedImages], source: Source, root: Path
+    splits: dict[str, AnnotatedImages], raws: dict[str, RawSplit], source: Source, root: Path
 ) -> dict[str, AnnotatedImages]:
-    """Deal out by ratio, or as an earlier run did, what the data set does not divide itself."""
-    pooled = POOL in splits
-    whole = splits[POOL if pooled else "train"]
-    rest = {name: images for name, images in splits.items() if name not in (POOL, "train")}
+    """Deal out by ratio, or as an earlier run did, what the data set does not divide itself.
+
+    Also images that do not decode are dealt out: whether that is known must not move others.
+    """
+    pool = POOL if POOL in splits else "train"
+    raw, whole = raws[pool], splits[pool]
     shares = {name: share for name, share in source.ratios.items() if share > 0}
-    if not pooled:
+    if pool != POOL:
         shares.pop("test", None)  # what is held out of given training images is for validation
+    order = np.argsort(np.array(raw.images, dtype=np.str_), kind="stable")
     if source.split_file is not None:
-        dealt = _read_split_file(source.split_file, whole, root)
+        homes = _read_split_file(source.split_file, set(raw.images), root)
     else:
         parts = {"train": 1 - sum(shares.values()), **shares}
-        dealt = stratified_split(whole, parts, source.seed)
-    new = {name: whole.subset(rows) for name, rows in dealt.items()}
+        listed = AnnotatedImages(
+            paths=np.array(raw.images, dtype=np.str_),
+            sizes=raw.sizes,
+            offsets=np.concatenate(([0], np.cumsum(raw.counts))).astype(np.int64),
+            boxes=raw.boxes.astype(np.float32),
+            labels=raw.names + 1,
+            ignore=raw.ignore,
+        ).subset(order)
+        dealt = stratified_split(listed, parts, source.seed)
+        homes = {str(listed.paths[i]): name for name, rows in dealt.items() for i in rows}
+    prefix = f"{root}/"
+    home = np.array([homes.get(p.removeprefix(prefix), "") for p in whole.paths.tolist()])
+    new = {name: whole.subset(np.flatnonzero(home == name)) for name in ("train", *shares)}
+    rest = {name: images for name, images in splits.items() if name != pool}
     return {name: {**new, **rest}[name] for name in SPLITS if name in new or name in rest}
 
 
@@ -201,23 +220,16 @@ def write_split_file(file: Path, data: DataSet) -> None:
     draft.replace(file)
 
 
-def _read_split_file(
-    file: Path, images: AnnotatedImages, root: Path
-) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
-    """The rows of every split, as an earlier run dealt them out."""
+def _read_split_file(file: Path, images: Collection[str], root: Path) -> dict[str, str]:
+    """The split of every image, as an earlier run dealt them out."""
     try:
         listed = json.loads(file.read_bytes())["splits"]
-        listed = {str(name): [str(p) for p in paths] for name, paths in listed.items()}
+        homes = {str(path): str(name) for name, paths in listed.items() for path in paths}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RequestError(f"data.split.file={file}: not a splits.json ({error})") from error
-    place = {path: i for i, path in enumerate(images.paths.tolist())}
-    rows: dict[str, Any] = {}
-    for name, paths in listed.items():
-        # Images that on_bad=skip leaves out are no longer there: that is no contradiction.
-        rows[name] = [place[full] for p in paths if (full := f"{root}/{p}") in place]
-    if not rows.get("train") or not rows.get("val"):
+    if not {"train", "val"} <= {homes[image] for image in images if image in homes}:
         raise RequestError(f"data.split.file={file}: train or val has no images of {root}")
-    return {name: np.array(sorted(rows[name]), dtype=np.int64) for name in SPLITS if rows.get(name)}
+    return homes
 
 
 def _homes(splits: dict[str, AnnotatedImages], root: Path) -> dict[str, str]:
@@ -230,6 +242,15 @@ def _homes(splits: dict[str, AnnotatedImages], root: Path) -> dict[str, str]:
     }
 
 
+def _find_unused(folder: Folder, used: Collection[str], findings: Findings) -> None:
+    """Name images, beside those in use, that no annotation or list has."""
+    known = set(used)
+    homes = {file.rpartition("/")[0] for file in known}
+    for file in folder.images:
+        if file not in known and file.rpartition("/")[0] in homes:
+            findings.add("image not used", Item("", file, "no annotation or list has it", file))
+
+
 def _judge_splits(
     splits: dict[str, AnnotatedImages], classes: ClassMap, findings: Findings, root: Path
 ) -> None:
@@ -240,6 +261,12 @@ def _judge_splits(
         elif not (~images.ignore).any():
             message = f"the split {name!r} has no boxes to learn or to find"
             findings.add("split without boxes", Item(name, "", message))
+    spelt: dict[str, str] = {}
+    for name in classes.names:
+        first = spelt.setdefault(name.casefold(), name)
+        if first != name:
+            message = f"the classes {first!r} and {name!r} differ only in case"
+            findings.add("class spelt differently", Item("", "", message))
     prefix = f"{root}/"
     for a, b in itertools.combinations(splits, 2):
         both = set(splits[a].paths.tolist()) & set(splits[b].paths.tolist())

@@ -5,7 +5,6 @@ Format: the VOC development kit (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import IO
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, parse
 
 from detector.data.findings import Item
-from detector.data.folder import SUFFIXES, Folder, split_of
+from detector.data.folder import SUFFIXES, TEXT_LIMIT, Folder, relative, split_of
 from detector.data.raw import POOL, RawBuilder, RawSplit, show
 from detector.types import RequestError
 
@@ -49,7 +48,6 @@ class VocReader:
         self._numbers: dict[str, int] = {}
         self._xmls: dict[str, list[str]] = {}  # of every split
         self._missing: dict[str, list[Item]] = {}
-        self._flat = False  # without lists, so that an image without XML is nobody's
         lists = {f for f in self.folder.with_suffix(".txt") if "ImageSets/Main/" in f}
         if lists:
             self._from_lists(_usual_lists(lists, wanted))
@@ -92,15 +90,15 @@ class VocReader:
                     f"no split file {path}; there: {', '.join(there) or 'none'} (set data.splits)"
                 )
             try:
-                lines = path.read_text(encoding="utf-8").split("\n")
-            except UnicodeDecodeError as error:
-                raise RequestError(f"{path}: not a text file ({error.reason})") from error
+                lines = self.folder.read_text(file).split("\n")
+            except RequestError as error:
+                raise RequestError(f"{path}: {error}") from error
             for line in filter(None, map(str.strip, lines)):
                 # Per-class lists carry a second column: 1, 0 or -1.
                 image_id = re.sub(r"\s+-?[01]$", "", line)
-                if os.path.basename(image_id) != image_id or image_id in (".", ".."):
+                if relative(image_id) is None or image_id == ".":
                     raise RequestError(f"{path}: {image_id!r} is not a plain file name")
-                found.setdefault((f"{year}{slash}", image_id), file)
+                found.setdefault((f"{year}{slash}", image_id.rpartition("/")[2]), file)
         return [(folder, listing, image_id) for (folder, image_id), listing in found.items()]
 
     def _from_folders(self, wanted: dict[str, Sequence[str] | None]) -> None:
@@ -112,7 +110,6 @@ class VocReader:
                 "Annotations/*.xml and JPEGImages/, perhaps ImageSets/Main/<split>.txt; "
                 "or XML files beside images"
             )
-        self._flat = True
         splits = by_folder(self.root, xmls, wanted)
         self._xmls = splits or {POOL: xmls}
         where = f"in folders for {', '.join(splits)}" if splits else "without lists of splits"
@@ -127,25 +124,14 @@ class VocReader:
                 self._read_one(xml, split, builder)
             except (RequestError, OSError) as error:
                 builder.findings.add("malformed annotation", Item(split, xml, str(error)))
-        raw = builder.build()
-        if self._flat:
-            self._find_unannotated(split, raw)
-        return raw
-
-    def _find_unannotated(self, split: str, raw: RawSplit) -> None:
-        """Name the images of a split that no XML file is about."""
-        used = set(raw.images)
-        stems = {Path(xml).stem for xml in self._xmls[split]}  # also of those that are malformed
-        for image in self.folder.images:
-            homes = image.split("/")[:-1]
-            here = split == POOL or any(split_of(part) == split for part in homes)
-            if here and image not in used and not {Path(image).stem, Path(image).name} & stems:
-                message = "no annotation file is about it"
-                raw.findings.add("image without annotation", Item(split, image, message, image))
+        return builder.build()
 
     def _read_one(self, xml: str, split: str, builder: RawBuilder) -> None:
         """Read one annotation file; RequestError says what is wrong with it."""
-        root = parse_xml(self.root / xml)
+        path = self.root / xml
+        if path.stat().st_size > TEXT_LIMIT:
+            raise RequestError(f"larger than {TEXT_LIMIT:,} bytes")
+        root = parse_xml(path)
         size = side(root, "size/height"), side(root, "size/width")
         objects = root.findall("object")
         boxes, names, ignore = [], [], []
@@ -194,12 +180,8 @@ def _usual_lists(lists: set[str], wanted: dict[str, Sequence[str] | None]) -> di
         chosen = list(given) if given is not None else usual
         if chosen:
             parts[split] = chosen
-    if not parts:
-        raise RequestError(
-            f"no list of train, val or test among ImageSets/Main: {', '.join(names[:20])}; "
-            "name them, such as data.splits.train=[mylist]"
-        )
-    return parts
+    # Lists of other names, such as CVAT's default.txt, say no more than which images there are.
+    return parts or {POOL: [n for n in names if "_" not in n] or names}
 
 
 def by_folder(
@@ -250,7 +232,8 @@ def parse_xml(file: Path | IO[bytes]) -> Element:
     except (ParseError, ValueError, LookupError) as error:
         raise RequestError(f"not a readable XML annotation ({error})") from error
     if root.tag != "annotation":
-        raise RequestError(f"the root element is <{root.tag}>, expected <annotation>")
+        hint = "; export it as PASCAL VOC" if root.tag == "annotations" else ""  # CVAT's own
+        raise RequestError(f"the root element is <{root.tag}>, expected <annotation>{hint}")
     return root
 
 

@@ -6,6 +6,7 @@ Format: https://docs.ultralytics.com/datasets/detect, also as Roboflow exports i
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,8 +17,6 @@ from detector.data.findings import Item
 from detector.data.folder import Folder, relative, split_of
 from detector.data.raw import POOL, RawBuilder, RawSplit, show
 from detector.types import RequestError
-
-LIMIT = 1_000_000  # bytes; a data.yaml is small, and a large one is none
 
 
 class YoloReader:
@@ -43,10 +42,20 @@ class YoloReader:
         self.folder = Folder(root)
         self.root = root
         self.yaml = find_yaml(self.folder)
-        if self.yaml is None:
-            raise RequestError(f"data.root={root}: no data.yaml in it; expected YOLO's")
-        says = _read_yaml(root / self.yaml)
-        self.names = _read_names(says, root / self.yaml)
+        says: Mapping[str, Any] = {}
+        if self.yaml is not None:
+            says = _read_yaml(self.folder, self.yaml)
+            self.names = _read_names(says, root / self.yaml)
+        else:
+            self.yaml = find_names(self.folder)
+            if self.yaml is None:
+                raise RequestError(
+                    f"data.root={root}: no data.yaml in it, nor classes.txt; expected YOLO's: "
+                    "names, and perhaps train, val and test"
+                )
+            self.names = _check_names(
+                self.folder.read_text(self.yaml).split("\n"), root / self.yaml
+            )
         self.groups: set[str] = set()
         self.ids: list[int] | None = list(range(len(self.names)))
         said = {"train": says.get("train"), "val": says.get("val", says.get("valid"))}
@@ -83,9 +92,11 @@ class YoloReader:
             if found:
                 images[split] = list(dict.fromkeys(found))
         if "train" not in images and not any(wanted.values()):
-            if not self.folder.images:
-                raise RequestError(f"data.root={self.root}: no images in it")
-            return {POOL: self.folder.images}
+            labelled = [f for f in self.folder.images if self._label_file(f) is not None]
+            homes = {file.rpartition("/")[0] for file in labelled}
+            if not homes:
+                raise RequestError(f"data.root={self.root}: no images with labels in it")
+            return {POOL: [f for f in self.folder.images if f.rpartition("/")[0] in homes]}
         return images
 
     def _images_in(self, place: str, base: object) -> list[str]:
@@ -97,15 +108,16 @@ class YoloReader:
                 return found
             if candidate.endswith(".txt") and self.folder.has(candidate):
                 try:
-                    lines = (self.root / candidate).read_text(encoding="utf-8").split("\n")
-                except UnicodeDecodeError as error:
-                    raise RequestError(f"{self.root / candidate}: not a text file") from error
+                    lines = self.folder.read_text(candidate).split("\n")
+                except RequestError as error:
+                    raise RequestError(f"{self.root / candidate}: {error}") from error
                 return [self._listed(line.strip(), candidate) for line in lines if line.strip()]
         return []
 
     def _listed(self, line: str, file: str) -> str:
         """The relative path of an image in a list; as it stands where there is no such file."""
-        for candidate in _candidates(line, PurePosixPath(file).parent.as_posix()):
+        beside = PurePosixPath(file).parent.as_posix()
+        for candidate in [*_candidates(line, beside), *_candidates(f"/{line}", "")]:
             if self.folder.has(candidate):
                 return candidate
         return line
@@ -124,7 +136,7 @@ class YoloReader:
                 continue
             try:
                 boxes, names, rows = self._read_lines(label, split, builder)
-            except (RequestError, OSError, UnicodeDecodeError) as error:
+            except RequestError as error:
                 builder.findings.add("malformed annotation", Item(split, label, str(error)))
                 continue
             builder.add(image, label, (0, 0), boxes, names, [False] * len(names), rows)
@@ -144,9 +156,9 @@ class YoloReader:
     def _is_list(self, file: str) -> bool:
         """Whether a text file that lies among labels says something else, as classes.txt does."""
         try:
-            first = (self.root / file).read_text(encoding="utf-8-sig").split(maxsplit=1)[:1]
+            first = self.folder.read_text(file).split(maxsplit=1)[:1]
             return not first or not first[0].isdigit()
-        except (OSError, UnicodeDecodeError):
+        except RequestError:
             return True
 
     def _label_file(self, image: str) -> str | None:
@@ -157,14 +169,15 @@ class YoloReader:
         if "images" in parts:  # the last one, as Ultralytics has it
             at = len(parts) - 1 - parts[::-1].index("images")
             places.insert(0, "/".join([*parts[:at], "labels", *parts[at + 1 :]]))
-        return next((f"{p}.txt" for p in places if self.folder.has(f"{p}.txt")), None)
+        files = [f"{place}{suffix}" for place in places for suffix in (".txt", ".TXT")]
+        return next((file for file in files if self.folder.has(file)), None)
 
     def _read_lines(
         self, label: str, split: str, builder: RawBuilder
     ) -> tuple[list[list[float]], list[int], list[int]]:
         """Boxes as x1, y1, x2, y2 in fractions, class numbers, and line numbers."""
         boxes, names, rows = [], [], []
-        lines = (self.root / label).read_text(encoding="utf-8-sig").split("\n")
+        lines = self.folder.read_text(label).split("\n")
         for row, line in enumerate(lines, start=1):
             words = line.split()
             if not words:
@@ -181,7 +194,7 @@ class YoloReader:
                     "(class, centre x and y, width, height) or a class and a polygon"
                 )
             if first != first // 1 or not 0 <= first < len(self.names):
-                message = f"line {row}: no class {words[0]}; {self.yaml} has 0 to"
+                message = f"line {row}: no class {words[0][:20]}; {self.yaml} has 0 to"
                 item = Item(split, label, f"{message} {len(self.names) - 1}")
                 builder.findings.add("unknown class", item)
                 continue
@@ -202,46 +215,63 @@ def find_yaml(folder: Folder) -> str | None:
     found.sort(key=lambda f: not f.startswith("data."))
     for file in found:
         try:
-            text = (folder.root / file).read_bytes()[:LIMIT]
-        except OSError:
+            text = folder.read_text(file)
+        except RequestError:
             continue
-        if re.search(rb"^['\"]?names['\"]?\s*:", text, re.MULTILINE):
+        if re.search(r"^['\"]?names['\"]?\s*:", text, re.MULTILINE):
             return file
     return None
 
 
-def _read_yaml(file: Path) -> Mapping[str, Any]:
-    """What data.yaml says; only plain data can be in it."""
-    if file.stat().st_size > LIMIT:
-        raise RequestError(f"{file}: larger than {LIMIT:,} bytes: not a data.yaml")
+def find_names(folder: Folder) -> str | None:
+    """The list of class names that some tools write instead of data.yaml."""
+    names = ("classes.txt", "labels/classes.txt", "obj.names")
+    return next((f for f in names if folder.has(f)), None)
+
+
+def _read_yaml(folder: Folder, file: str) -> Mapping[str, Any]:
+    """What data.yaml says, every scalar as the text it is.
+
+    So `no` stays a class name, tags mean nothing, and merge keys, which can grow without bound,
+    are not followed.
+    """
+    path = folder.root / file
     try:
-        content = yaml.safe_load(file.read_bytes())
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise RequestError(f"{file}: not YAML: {' '.join(str(error).split())[:200]}") from error
+        content = yaml.load(folder.read_text(file), Loader=yaml.BaseLoader)
+    except RequestError as error:
+        raise RequestError(f"{path}: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RequestError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(content, dict):
-        raise RequestError(f"{file}: expected keys such as names, train, val")
-    return content
+        raise RequestError(f"{path}: expected keys such as names, train, val")
+    return {key: value for key, value in content.items() if value not in ("", "null", "~")}
 
 
 def _read_names(says: Mapping[str, Any], file: Path) -> list[str]:
     """Class names by number."""
     names = says.get("names")
     if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+        numbers = {str(i): i for i in range(len(names))}
+        if names.keys() != numbers.keys():
             raise RequestError(
                 f"{file}: names: expected the numbers 0..{len(names) - 1}, each once"
             )
-        names = [names[i] for i in range(len(names))]
-    if not (isinstance(names, list) and names and all(isinstance(n, str | int) for n in names)):
+        names = [names[number] for number in numbers]
+    if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
         raise RequestError(f"{file}: names: expected a list of class names")
-    if "nc" in says and says["nc"] != len(names):
-        raise RequestError(
-            f"{file}: nc is {str(says['nc'])[:20]}, but there are {len(names)} names"
-        )
-    texts = [str(n).strip() for n in names]
-    if len(set(texts)) < len(texts):
-        twice = next(t for t in texts if texts.count(t) > 1)
-        raise RequestError(f"{file}: names: {twice!r} is there twice")
+    count = str(says.get("nc", len(names)))
+    if count != str(len(names)):
+        raise RequestError(f"{file}: nc is {count[:20]}, but there are {len(names)} names")
+    return _check_names(names, file)
+
+
+def _check_names(names: Sequence[str], file: Path) -> list[str]:
+    """Class names without blanks around them, each there once."""
+    texts = [name.strip() for name in names if name.strip()]
+    twice = [name for name, count in Counter(texts).items() if count > 1]
+    if twice or not texts:
+        what = f"{twice[0]!r} is there twice" if twice else "there are none"
+        raise RequestError(f"{file}: names: {what}")
     return texts
 
 

@@ -86,7 +86,7 @@ def draw_boxes(
         scene = sv.BoxAnnotator(thickness=thickness, **look).annotate(scene, detections)
         texts = [
             " ".join(
-                ([names[label - 1]] if len(names) > 1 else [])
+                ([_drawable(names[label - 1])] if len(names) > 1 else [])
                 + ([f"{score:.2f}"] if score is not None else [])
             )
             for label, score in zip(
@@ -169,16 +169,21 @@ def _pair(panel: Panel, names: Sequence[str], threshold: float) -> NDArray[np.ui
 
 def _write(canvas: NDArray[np.uint8], x: int, text: str) -> None:
     """Write a caption into the header."""
-    cv2.putText(canvas, text, (x, 15), FONT, FONT_SCALE, (30, 30, 30), 1, cv2.LINE_AA)
+    cv2.putText(canvas, _drawable(text), (x, 15), FONT, FONT_SCALE, (30, 30, 30), 1, cv2.LINE_AA)
 
 
 def _shorten(text: str, width: int) -> str:
     """The end of a caption, which tells files apart, as much as fits in `width` pixels."""
-    short = text
+    short = text = _drawable(text)
     while short and cv2.getTextSize(short, FONT, FONT_SCALE, 1)[0][0] > width:
         text = text[1:]
         short = "..." + text
     return short
+
+
+def _drawable(text: str) -> str:
+    """Text that OpenCV survives: names of files need not be UTF-8."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _count(boxes: Boxes) -> str:
@@ -189,5 +194,9 @@ def _count(boxes: Boxes) -> str:
 
 def write_image(file: Path, image: NDArray[np.uint8]) -> None:
     """Write an RGB image; OSError if that fails."""
-    if not cv2.imwrite(str(file), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"cannot write {file}")
+    # Encoded here and written by Python, which survives any file name.
+    try:
+        _, encoded = cv2.imencode(file.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        file.write_bytes(encoded.tobytes())
+    except (cv2.error, OSError) as error:
+        raise OSError(f"cannot write {file}: {error}") from error
