@@ -27,13 +27,13 @@ test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest
 
 lint: $(STAMP) ## Check style and types
-	$(BIN)/ruff check src tests notebooks
-	$(BIN)/ruff format --check src tests notebooks
+	$(BIN)/ruff check src tests benchmarks notebooks
+	$(BIN)/ruff format --check src tests benchmarks notebooks
 	$(BIN)/mypy
 
 format: $(STAMP) ## Put the source into the project's style
-	$(BIN)/ruff check --fix src tests notebooks
-	$(BIN)/ruff format src tests notebooks
+	$(BIN)/ruff check --fix src tests benchmarks notebooks
+	$(BIN)/ruff format src tests benchmarks notebooks
 
 clean: ## Remove what the targets above made, but not VENV or outputs/
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 import pytest
+
+from detector.data.facts import FactsCache
+from detector.data.read import DataSet, Source, read
 
 # Threads of many tests' small tensors cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -79,6 +83,75 @@ def write_voc(
     return root
 
 
+def write_coco(root: Path, splits: dict[str, dict[str, Sequence[Box]]]) -> Path:
+    """The same images as COCO: a JSON and a folder of images for each split; ids have gaps."""
+    ids = {"square": 7, "disc": 40}
+    for split, images in splits.items():
+        content: dict[str, list[dict[str, object]]] = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": i, "name": n, "supercategory": "thing"} for n, i in ids.items()],
+        }
+        for number, (image_id, boxes) in enumerate(images.items(), start=100):
+            write_image(root / split / f"{image_id}.jpg", boxes)
+            entry = {"id": number, "file_name": f"{image_id}.jpg", "height": 60, "width": 80}
+            content["images"].append(entry)
+            for name, (x1, y1, x2, y2) in boxes:
+                note = {"id": len(content["annotations"]) + 1, "image_id": number, "iscrowd": 0}
+                # The boxes are VOC's: 1-based and inclusive.
+                bbox = [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]
+                note |= {"category_id": ids[name], "bbox": bbox, "area": bbox[2] * bbox[3]}
+                content["annotations"].append(note)
+        file = root / "annotations" / f"instances_{split}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content))
+    return root
+
+
+def write_yolo(root: Path, splits: dict[str, dict[str, Sequence[Box]]]) -> Path:
+    """The same images as YOLO, in Roboflow's folders."""
+    names = ["disc", "square"]
+    for split, images in splits.items():
+        folder = root / {"val": "valid"}.get(split, split)
+        (folder / "labels").mkdir(parents=True)
+        for image_id, boxes in images.items():
+            write_image(folder / "images" / f"{image_id}.jpg", boxes)
+            lines = []
+            for name, (x1, y1, x2, y2) in boxes:
+                w, h = x2 - x1 + 1, y2 - y1 + 1
+                x, y = x1 - 1 + w / 2, y1 - 1 + h / 2
+                numbers = (x / 80, y / 60, w / 80, h / 60)
+                lines.append(f"{names.index(name)} " + " ".join(f"{n:.8f}" for n in numbers))
+            (folder / "labels" / f"{image_id}.txt").write_text("\n".join(lines))
+    (root / "data.yaml").write_text(
+        "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n"
+        "nc: 2\nnames: ['disc', 'square']\n"
+    )
+    return root
+
+
+USUAL: dict[str, Sequence[str] | None] = {"train": None, "val": None, "test": None}
+
+
+def read_set(
+    root: Path, kind: str = "auto", wanted: str | None = None, **options: object
+) -> DataSet:
+    """Read a data set as the program does, without a cache."""
+    given: dict[str, object] = {"splits": USUAL, "ratios": {"val": 0.2, "test": 0.2}, **options}
+    return read(Source(root, kind, **given), FactsCache(None), wanted)  # type: ignore[arg-type]
+
+
+def found(data: DataSet) -> dict[str, list[str]]:
+    """The findings by kind, as lines."""
+    return {finding.kind: [str(item) for item in finding.items] for finding in data.findings}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is known of files from other runs must not matter to a test."""
+    monkeypatch.setenv("DETECTOR_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 def random_split(prefix: str, count: int, seed: int = 0) -> dict[str, list[Box]]:
     """Images with one to three boxes each; of more than four, one has none."""
     rng = np.random.default_rng(seed)
@@ -94,20 +167,22 @@ def random_split(prefix: str, count: int, seed: int = 0) -> dict[str, list[Box]]
     return images
 
 
+def three_splits() -> dict[str, dict[str, Sequence[Box]]]:
+    """Two classes: 5 training, 3 validation and 3 test images."""
+    return {
+        "train": {
+            **random_split("train", 4, 0),
+            "both": [("square", (3, 3, 30, 30)), ("disc", (40, 20, 70, 50))],
+        },
+        "val": random_split("val", 3, 1),
+        "test": random_split("test", 3, 2),
+    }
+
+
 @pytest.fixture
 def voc_root(tmp_path: Path) -> Path:
     """A tiny VOC tree with two classes: 5 training, 3 validation and 3 test images."""
-    return write_voc(
-        tmp_path / "voc",
-        {
-            "train": {
-                **random_split("train", 4, 0),
-                "both": [("square", (3, 3, 30, 30)), ("disc", (40, 20, 70, 50))],
-            },
-            "val": random_split("val", 3, 1),
-            "test": random_split("test", 3, 2),
-        },
-    )
+    return write_voc(tmp_path / "voc", three_splits())
 
 
 @pytest.fixture

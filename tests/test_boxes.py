@@ -37,22 +37,3 @@ def test_iou_with_inclusive_pixels_counts_the_last_row_and_column():
     # 0..1 and 1..2, inclusive: 2x2 pixels each, one shared, seven together.
     a, b = np.array([[0.0, 0, 1, 1]]), np.array([[1.0, 1, 2, 2]])
     assert box_ops.iou(a, b, extra=1.0)[0, 0] == pytest.approx(1 / 7)
-
-
-@pytest.mark.parametrize(
-    ("box", "reason"),
-    [
-        ([1, 1, 5, 5], None),
-        ([-2, -2, 5, 5], None),
-        ([1, 1, 1, 5], "no width"),
-        ([1, 5, 5, 1], "no height"),
-        ([1, 1, np.inf, 5], "finite"),
-        ([np.nan, 1, 3, 5], "finite"),
-        ([11, 1, 15, 5], "outside the image of 10x20"),
-        ([-5, 1, -1, 5], "outside"),
-        ([1, 21, 5, 25], "outside"),
-    ],
-)
-def test_fault_says_why_a_box_is_unusable(box, reason):
-    found = box_ops.fault(np.array(box, np.float32), (20, 10))
-    assert found is None if reason is None else reason in found

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 
-from detector import build, cli, request
+from detector import build, cli, inputs, request
 from detector.types import RequestError
 
 CLASSES = {"names": ["tree"], "ids": [1]}
@@ -29,15 +29,15 @@ def test_voc_is_fetched_through_torchvisions_data_set_class(tmp_path, devkit, mo
 
     monkeypatch.setattr(torchvision.datasets, "VOCDetection", fetch)
     config = voc_config(f"data.root={tmp_path / 'new'}")
-    images, classes = request.read_data(config)
+    data = inputs.read_data(config)
     assert asked == [("2007", "trainval", True), ("2012", "trainval", True), ("2007", "test", True)]
-    assert {name: len(split) for name, split in images.items()} == {
+    assert {name: len(split) for name, split in data.splits.items()} == {
         "train": 21,
         "val": 1,
         "test": 11,
     }
-    assert len(classes) == 20
-    request.read_data(config)
+    assert len(data.classes) == 20
+    inputs.read_data(config)
     assert len(asked) == 3  # what is there is not fetched again
 
 
@@ -82,7 +82,7 @@ def test_keys_typed_replace_those_of_the_checkpoint_and_no_others(monkeypatch):
     assert config.backbone.name == "efficientnet_lite0"
     assert config.data.format == "trees"
     assert config.data.splits.test is None
-    assert config.data.splits.val == ["val"]
+    assert config.data.split.val == 0.15
     assert config.augment.steps == []
     assert config.data.classes == ["tree"]
     with pytest.raises(RequestError, match=r"data\.classes=.*shrub.* knows tree"):

@@ -56,19 +56,33 @@ def refused(verb: str, *overrides: str, cwd: Path, light: bool = True) -> str:
         ("model.anchor_scales=8", "model.anchor_scales: expected a list, such as [a, b]"),
         ("trainer.max_epochs=0", "trainer.max_epochs=0: expected null or at least 1"),
         ("nonsense=3", "nonsense: no such key (see python -m detector.train --help)"),
-        ("data=vocc", "data=vocc: no such choice; did you mean voc? there are trees, voc"),
+        (
+            "data=vocc",
+            "data=vocc: no such choice; did you mean voc? there are auto, coco, trees, voc, yolo",
+        ),
         ("+experiment=tree", "experiment=tree: no such choice; did you mean trees?"),
         ("seed=many", "seed: Value 'many' of type 'str' could not be converted to Integer"),
         ("optim.lr=-1", "optim.lr=-1.0: expected a positive number"),
         ("backbone.name=resnet51", "backbone.name=resnet51: expected one of resnet50"),
         ("trainer.devices=none", "trainer.devices=none: expected auto or a number"),
-        ("data.root=/no/such/place", "data.root=/no/such/place: no such folder; expected there"),
-        ("seed=0", "data.root= is required: the folder of your data; expected there: Annotations"),
+        ("data.root=/no/such/place", "data.root=/no/such/place: no such folder"),
+        ("seed=0", "data.root= is required: the folder of your images and annotations"),
+        ("data.on_bad=ignore", "data.on_bad=ignore: expected one of error, skip"),
+        ("data.cache=disc", "data.cache=disc: expected one of none, ram, disk"),
+        ("data.split.val=0", "data.split.val=0.0: expected a share of the images"),
+        ("data.split.test=0.9", "data.split.val+test=1.05: expected less than 1"),
+        ("data.splits.train=[]", "data.splits.train=[]: expected null or at least one name"),
+        ("data.repeat_threshold=2", "data.repeat_threshold=2.0: expected null or a share"),
+        ("data.stall_seconds=0", "data.stall_seconds=0.0: expected above 0"),
         (
             "+experiment=voc",
             "no VOCdevkit/VOC2007 in it; expected VOCdevkit/{VOC2007,VOC2012}/{Annotations,Im",
         ),
-        ("seed=[", "no viable alternative at input '['"),
+        ("seed=[", "no viable alternative at input '[': a value with spaces, commas, brackets"),
+        ("data.root=~/x", "needs quotes of its own, such as \"data.root='my data'\""),
+        ("data.root=", "data.root= is required"),
+        ("data.classes=[]", "data.classes=[]: expected null, or every class once"),
+        ("seed=99999999999999", "seed=99999999999999: expected 0..4294967295"),
     ],
 )
 def test_a_wrong_override_is_refused(cwd, override, said):
@@ -78,13 +92,16 @@ def test_a_wrong_override_is_refused(cwd, override, said):
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
-        (lambda root: (root / "ImageSets/Main/val.txt").unlink(), "no split file"),
-        (lambda root: (root / "Annotations/train0.xml").unlink(), "no annotation"),
-        (lambda root: (root / "JPEGImages/test1.jpg").unlink(), "no image"),
+        (lambda root: (root / "Annotations/train0.xml").unlink(), "train0.xml: no such file"),
+        (lambda root: (root / "JPEGImages/test1.jpg").unlink(), "test1.xml: no image of that"),
+        (
+            lambda root: [p.write_bytes(b"") for p in (root / "JPEGImages").iterdir()],
+            "JPEGImages/train0.jpg: the file is empty (and 13 more errors); data.on_bad=skip",
+        ),
         (lambda root: (root / "Annotations/val0.xml").write_text("<annotation"), "val0.xml: not a"),
         (
             lambda root: write_xml(root / "Annotations/val0.xml", [("cat", (1, 1, 9, 9))]),
-            "val0.xml: object 1 has the class 'cat'",
+            "val0.xml: object 1 (cat 1, 1, 9, 9): the class 'cat' is not among",
         ),
     ],
 )
@@ -150,7 +167,7 @@ def test_a_sweep_is_checked_before_its_folder_is_made(cwd):
     assert "no such folder" in refused("train", "-m", "seed=0,1", "data.root=/no/where", cwd=cwd)
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "check"])
 def test_help_lists_groups_and_keys_without_importing_torch(cwd, verb):
     code, out, _ = run(verb, "--help", cwd=cwd)
     assert code == 0

@@ -42,7 +42,7 @@ def config_keys():
     return [k for k in compose() if k not in request.RUN_KEYS]
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "check"])
 def test_the_other_verbs_take_every_key_of_train(verb):
     train, other = compose(), cli.compose(verb, ["ckpt=x"] + ["source=y"] * (verb == "predict"))
     assert set(train) <= set(other)

@@ -12,7 +12,7 @@ FILES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
 L0 = {"types", "boxes", "__init__"}
 L1 = {"data", "models", "evaluation", "report"}
 L2 = {"finetune", "task", "progress"}
-ENTRIES = {"train", "evaluate", "predict"}
+ENTRIES = {"train", "evaluate", "predict", "check"}
 
 
 def imports(file: Path) -> set[str]:

@@ -17,10 +17,9 @@ import torch
 from conftest import TINY, write_voc
 from hydra.core.hydra_config import HydraConfig
 
-from detector import build, cli, request
+from detector import build, cli, inputs, request
 from detector.evaluate import evaluate
 from detector.predict import predict
-from detector.scoring import describe_data
 from detector.train import train
 from detector.types import RequestError
 
@@ -140,7 +139,7 @@ def test_a_checkpoint_of_other_classes_is_refused(run, tmp_path):
         tmp_path / "cats", {s: {f"{s}0": [("cat", (1, 1, 9, 9))]} for s in ("train", "val", "test")}
     )
     cfg = ask("evaluate", f"ckpt={out}", f"data.root={root}", out=tmp_path / "e")
-    with pytest.raises(RequestError, match=r"class 'cat', which is not among those that .* knows"):
+    with pytest.raises(RequestError, match=r"class 'cat' is not among those that .* knows"):
         request.check_request("evaluate", cfg)
 
 
@@ -226,8 +225,8 @@ def test_images_in_two_splits_are_pointed_out(run, caplog):
     overrides = [f"data.root={root}", "data.splits.test=[train]"]
     config = request.resolve("train", cli.compose("train", overrides))
     with caplog.at_level("WARNING"):
-        describe_data(*request.read_data(config))
-    assert "6 images are in both train and test" in caplog.text
+        inputs.describe_data(inputs.read_data(config))
+    assert "6 x picture in two splits, so figures are too good: JPEGImages/" in caplog.text
 
 
 def test_predict_writes_pictures_and_tables_and_names_what_it_cannot_read(run, tmp_path, caplog):
@@ -267,18 +266,21 @@ def test_predict_on_nothing_readable_says_so(run, tmp_path):
         predict(cfg)
 
 
-def test_predict_finds_what_evaluation_finds(run, tmp_path):
+# At 32 pixels, the images are decoded at half their size.
+@pytest.mark.parametrize("size", [96, 32])
+def test_predict_finds_what_evaluation_finds(run, tmp_path, size):
     _, out, _ = run
-    evaluation_cfg = ask("evaluate", f"ckpt={out}", out=tmp_path / "e")
+    smaller = f"data.image_size={size}"
+    evaluation_cfg = ask("evaluate", f"ckpt={out}", smaller, out=tmp_path / "e")
     config = request.resolve("evaluate", evaluation_cfg)
     task = build.load_task("evaluate", config)
-    images, _ = request.read_data(config)
+    images = inputs.read_data(config).splits
     data = build.build_datamodule(config, images)
     build.build_trainer(config, tmp_path).test(
         task, data.loader("test", training=False), verbose=False
     )
     expected = task.metric.evaluation.detections
-    overrides = [f"ckpt={out}", f"source={images['test'][0].path}", "score_threshold=0"]
+    overrides = [f"ckpt={out}", f"source={images['test'][0].path}", "score_threshold=0", smaller]
     found = predict(ask("predict", *overrides, out=tmp_path / "p"))
     rows = expected.image == 0
     assert len(found) == rows.sum()
@@ -290,31 +292,63 @@ def test_predict_finds_what_evaluation_finds(run, tmp_path):
     )
 
 
-def test_degenerate_boxes_do_not_stop_training_and_are_named(voc_root, tmp_path, caplog):
+def test_what_is_unusable_stops_training_or_is_left_out_and_named(voc_root, tmp_path, caplog):
     from conftest import write_xml
 
     write_xml(
         voc_root / "Annotations/train0.xml",
         [("square", (9, 9, 9, 9)), ("square", (5, 5, 30, 30))],
     )
-    with caplog.at_level("INFO"):
+    (voc_root / "JPEGImages/train1.jpg").write_bytes(b"")
+    with pytest.raises(RequestError, match=r"train1\.jpg: the file is empty \(and 1 more error\)"):
         fresh_train(voc_root, tmp_path / "out", "trainer.max_epochs=1")
-    assert "1 unusable boxes are left out" in caplog.text
+    assert not (tmp_path / "out").exists()
+    with caplog.at_level("INFO"):
+        fresh_train(voc_root, tmp_path / "out", "trainer.max_epochs=1", "data.on_bad=skip")
+    assert "left out, 1 x box without area:" in caplog.text
     assert "train0.xml: object 1 (square 9, 9, 9, 9): no width or no height" in caplog.text
+    assert "JPEGImages/train1.jpg: the file is empty" in caplog.text
+    assert "train 4 images" in caplog.text
 
 
-def test_without_val_and_test_splits_images_are_held_out_by_seed(voc_root, tmp_path):
-    splits = ["data.splits.val=null", "data.splits.test=null", "data.val_fraction=0.4"]
-    asked = ask("train", f"data.root={voc_root}", *splits, out=tmp_path)
-    config = request.resolve("train", asked)
-    images, _ = request.read_data(config)
-    assert {name: len(split) for name, split in images.items()} == {"train": 3, "val": 2}
-    assert not set(images["train"].paths) & set(images["val"].paths)
-    again, _ = request.read_data(config)
-    assert again["val"].paths.tolist() == images["val"].paths.tolist()
-    scores = fresh_train(voc_root, tmp_path / "out", *splits, "trainer.max_epochs=1")
-    assert json.loads((tmp_path / "out/metrics.json").read_text())["split"] == "val"
-    assert "val/map_50" in scores
+def test_no_on_bad_trains_on_nothing(voc_root, tmp_path):
+    for i in range(3):
+        (voc_root / f"JPEGImages/val{i}.jpg").write_bytes(b"")
+    with pytest.raises(RequestError, match="the split 'val' has no usable image"):
+        fresh_train(voc_root, tmp_path / "out", "data.on_bad=skip")
+
+
+def test_what_was_dealt_out_by_ratio_is_written_and_stays_when_images_are_added(voc_root, tmp_path):
+    from conftest import random_split
+
+    shutil.rmtree(voc_root / "ImageSets")
+    out = tmp_path / "out"
+    fresh_train(voc_root, out, "trainer.max_epochs=1")
+    written = json.loads((out / "splits.json").read_text())["splits"]
+    assert {name: len(files) for name, files in written.items()} == {
+        "train": 7,
+        "val": 2,
+        "test": 2,
+    }
+    more = random_split("more", 12)
+    write_voc(tmp_path / "more", {"train": more})
+    for folder in ("Annotations", "JPEGImages"):
+        for file in (tmp_path / "more" / folder).iterdir():
+            shutil.move(file, voc_root / folder / file.name)
+    for overrides in ([], [f"data.root={voc_root}"], ["data.split.file=null"]):
+        config = request.resolve("evaluate", ask("evaluate", f"ckpt={out}", *overrides, out=out))
+        data = inputs.read_data(config)
+        files = {Path(p).relative_to(voc_root).as_posix() for p in data.splits["test"].paths}
+        assert (files == set(written["test"])) == (not overrides)
+
+
+def test_a_class_list_of_the_checkpoint_judges_other_data(run, tmp_path, voc_root):
+    from conftest import write_xml
+
+    _, out, _ = run
+    write_xml(voc_root / "Annotations/test1.xml", [("cat", (1, 1, 9, 9))])
+    with pytest.raises(RequestError, match=r"class 'cat' is not among those that .* knows"):
+        evaluate(ask("evaluate", f"ckpt={out}", f"data.root={voc_root}", out=tmp_path / "e"))
 
 
 def command(*overrides):
@@ -349,6 +383,22 @@ def test_the_voc_experiment_runs_on_a_devkit_with_random_weights(devkit, tmp_pat
     assert (tmp_path / "out/train.log").read_text() in done.stdout
     config = (tmp_path / "out/config.yaml").read_text()
     assert "VOC2012/trainval" in config
+
+
+def test_the_coco_experiment_runs_with_random_weights(tmp_path):
+    from conftest import three_splits, write_coco
+
+    splits = three_splits()
+    root = write_coco(tmp_path / "coco", {"train2017": splits["train"], "val2017": splits["val"]})
+    small = ["model.weights=none", "data.image_size=64", "trainer.max_epochs=1"]
+    small += ["trainer.limit_train_batches=1", "trainer.accelerator=cpu", "data.split.val=0.2"]
+    small += ["model.rpn_top_n_test=20", "model.fpn_channels=32", "model.head_channels=32"]
+    done = run_train(
+        "+experiment=coco", f"data.root={root}", *small, "hydra.run.dir=out", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["images"] == 3
+    assert "train 4 images" in done.stdout
 
 
 def test_two_processes_train_and_score_as_one_would(voc_root, tmp_path):

@@ -1,4 +1,4 @@
-"""The built wheel works from any folder: it carries conf/."""
+"""The built wheel works from any folder: it carries conf/ and the page's templates."""
 
 import subprocess
 import sys
@@ -52,6 +52,13 @@ def test_every_experiment_composes_from_another_folder(installed, tmp_path):
     assert done.returncode == 0, done.stderr
     names = sorted(p.stem for p in (ROOT / "conf/experiment").glob("*.yaml"))
     assert done.stdout.split() == names
+
+
+def test_the_wheel_carries_the_templates_of_the_page(installed):
+    part = Path("detector/report/templates")
+    expected = {p.name for p in (ROOT / "src" / part).iterdir()}
+    assert "check.html" in expected
+    assert {p.name for p in (installed / part).iterdir()} == expected
 
 
 def test_the_command_runs_from_another_folder(installed, tmp_path):

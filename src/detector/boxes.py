@@ -55,24 +55,3 @@ def iou(a: NDArray[np.float64], b: NDArray[np.float64], extra: float = 0.0) -> N
     ratio: NDArray[np.float64] = np.zeros_like(inter)
     np.divide(inter, union, out=ratio, where=union > 0)
     return ratio
-
-
-def fault(box: Boxes, size: tuple[int, int]) -> str | None:
-    """What makes one box unusable.
-
-    Args:
-        box: `(4,)`.
-        size: Height and width of its image, pixels; zeros where unknown.
-
-    Returns:
-        Why, in a few words; None if the box is good.
-    """
-    if not np.isfinite(box).all():
-        return "a coordinate is not finite"
-    x1, y1, x2, y2 = box.tolist()
-    if x2 <= x1 or y2 <= y1:
-        return "no width or no height"
-    height, width = size
-    if x2 <= 0 or y2 <= 0 or (height and y1 >= height) or (width and x1 >= width):
-        return f"outside the image of {width}x{height}"
-    return None

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detector import request
-from detector.config import Config, plain
+from detector.config import Config, TrainerConfig, plain
+from detector.data.folder import cache_folder
 from detector.types import AnnotatedImages, ClassMap, RequestError
 
 if TYPE_CHECKING:
@@ -96,8 +97,23 @@ def build_datamodule(config: Config, images: dict[str, AnnotatedImages]) -> Dete
         min_visibility=config.augment.min_visibility,
         seed=config.seed,
         pin_memory=on_gpu,
+        group_by_aspect=config.data.group_by_aspect,
+        repeat_threshold=config.data.repeat_threshold,
+        cache=config.data.cache,  # type: ignore[arg-type]  # checked by DataConfig
+        cache_folder=cache_folder() / "images",
+        stall_seconds=config.data.stall_seconds,
+        processes=_local_processes(config.trainer),
     )
     return DetectionDataModule(images, options)
+
+
+def _local_processes(trainer: TrainerConfig) -> int:
+    """How many processes will train on this machine."""
+    import torch
+
+    if isinstance(trainer.devices, int):
+        return trainer.devices
+    return max(1, torch.cuda.device_count()) if uses_gpu(trainer.accelerator) else 1
 
 
 def build_checkpoints(folder: Path, monitor: str) -> tuple[ModelCheckpoint, ModelCheckpoint]:

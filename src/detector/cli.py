@@ -55,7 +55,7 @@ def compose(verb: str, overrides: Sequence[str], output_dir: Path | None = None)
     """Compose a configuration as the command line would, for notebooks and tests.
 
     Args:
-        verb: `train`, `evaluate` or `predict`.
+        verb: `train`, `evaluate`, `predict` or `check`.
         overrides: As typed on the command line.
         output_dir: Where outputs go; None leaves it open.
     """
@@ -132,6 +132,11 @@ def _explain(verb: str, error: Exception) -> str:
         there = ", ".join(sorted(error.options))
         return f"{group}={choice}: no such choice; {hint}there are {there}"
     text = " ".join(str(error).split())
+    if re.search("LexerNoViableAlt|no viable alternative|mismatched input|extraneous input", text):
+        return (
+            f"{text.split(' See https')[0]}: a value with spaces, commas, brackets, quotes or ~ "
+            "needs quotes of its own, such as \"data.root='my data'\""
+        )
     wrong = re.search(r"Could not override '([^']+)'", text)
     if wrong is None:
         return text
@@ -172,7 +177,7 @@ def run_folder(name: str, ckpt: str | None) -> str:
         name: Of the configuration.
         ckpt: What is resumed, if anything: a run folder goes on in itself.
     """
-    if ckpt and name not in ("evaluate", "predict"):
+    if ckpt and name not in ("evaluate", "predict", "check"):
         path = Path(ckpt)
         run = path.parent.parent if path.name == "last.ckpt" else path
         if (run / "checkpoints" / "last.ckpt").is_file():

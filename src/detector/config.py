@@ -31,15 +31,34 @@ def one_of(key: str, value: str, choices: Collection[str]) -> None:
 
 @dataclass
 class SplitsConfig:
-    """Names of the split files behind each split; null where there is none."""
+    """What each split is called in the data set: lists, folders or files.
 
-    train: list[str]
+    Null takes the usual names (train; val, valid; test), an empty list none.
+    """
+
+    train: list[str] | None
     val: list[str] | None
     test: list[str] | None
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(bool(self.train), "data.splits.train", self.train, "at least one split file")
+        require(self.train != [], "data.splits.train", self.train, "null or at least one name")
+
+
+@dataclass
+class SplitConfig:
+    """How images are dealt out that the data set does not divide itself."""
+
+    val: float
+    test: float
+    file: str | None
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        require(0 < self.val < 1, "data.split.val", self.val, "a share of the images, 0 < x < 1")
+        require(0 <= self.test < 1, "data.split.test", self.test, "a share, 0 <= x < 1")
+        both = self.val + self.test
+        require(both < 1, "data.split.val+test", both, "less than 1: the rest is for training")
 
 
 @dataclass
@@ -49,22 +68,33 @@ class DataConfig:
     format: str
     root: str | None
     splits: SplitsConfig
-    val_fraction: float
+    split: SplitConfig
     classes: list[str] | None
+    on_bad: str
     image_size: int
     batch_size: int
     workers: int | None
+    group_by_aspect: bool
+    repeat_threshold: float | None
+    cache: str
+    stall_seconds: float
     download: bool
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        one_of("data.format", self.format, ("voc", "trees"))
-        require(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, "0 < x < 1")
+        one_of("data.format", self.format, ("auto", "voc", "coco", "yolo", "trees"))
+        one_of("data.on_bad", self.on_bad, ("error", "skip"))
+        one_of("data.cache", self.cache, ("none", "ram", "disk"))
         require(32 <= self.image_size <= 4096, "data.image_size", self.image_size, "32..4096")
         require(self.batch_size >= 1, "data.batch_size", self.batch_size, "at least 1")
         require((self.workers or 0) >= 0, "data.workers", self.workers, "null or at least 0")
-        names = self.classes or ["one"]
-        require(len(set(names)) == len(names), "data.classes", names, "every class once")
+        share = self.repeat_threshold
+        good = share is None or 0 < share <= 1
+        require(good, "data.repeat_threshold", share, "null or a share of the images, 0 < x <= 1")
+        require(self.stall_seconds > 0, "data.stall_seconds", self.stall_seconds, "above 0")
+        names = ["one"] if self.classes is None else self.classes
+        good = bool(names) and len(set(names)) == len(names) and all(map(str.strip, names))
+        require(good, "data.classes", names, "null, or every class once")
 
 
 @dataclass
@@ -216,14 +246,15 @@ class Config:
     finetune: FinetuneConfig
     optim: OptimConfig
     trainer: TrainerConfig
-    # evaluate and predict
+    # evaluate, predict and check
     split: str | None = None
+    preview: bool = False
     source: str | None = None
     score_threshold: float = 0.5
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.seed >= 0, "seed", self.seed, "at least 0")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "0..4294967295")
         one_of("monitor", self.monitor, ("val/map", "val/map_50"))
         require(0 <= self.score_threshold <= 1, "score_threshold", self.score_threshold, "0..1")
         if self.split is not None:

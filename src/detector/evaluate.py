@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from detector import request
+from detector import inputs, request
 from detector.cli import run_verb
 
 
@@ -21,16 +21,16 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         RequestError: If the request is wrong.
     """
     config = request.resolve("evaluate", cfg)
-    split = request.evaluated_split(config)
-    images, classes = request.read_data(config, split)
+    data = inputs.usable_data(config, request.wanted_split("evaluate", config))
+    (split,) = data.splits
 
     from detector import build
-    from detector.scoring import describe_data, score
+    from detector.scoring import score
 
     task = build.load_task("evaluate", config)
     folder = request.output_folder(cfg)
-    describe_data(images, classes)
-    return score(config, task, build.build_datamodule(config, images), split, folder)
+    inputs.describe_data(data)
+    return score(config, task, build.build_datamodule(config, data.splits), split, folder)
 
 
 if __name__ == "__main__":

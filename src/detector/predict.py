@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from detector import request
+from detector import inputs, request
 from detector.cli import run_verb
 from detector.types import RequestError
 
@@ -38,13 +38,13 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     """
     config = request.resolve("predict", cfg)
     source = Path(config.source or "")
-    files = request.source_files(str(source))
+    files = inputs.source_files(str(source))
 
     import torch
 
     from detector import build
-    from detector.data.augment import Augmenter
-    from detector.data.dataset import read_image, to_tensor
+    from detector.data.dataset import to_tensor
+    from detector.data.images import read_image, read_resized
     from detector.report.draw import Boxes, draw_boxes, write_image
 
     task = build.load_task("predict", config)
@@ -55,20 +55,18 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     half = build.precision(config.trainer.precision, config.trainer.accelerator)
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(half)
     task.eval().to(device)
-    resize = Augmenter((), config.data.image_size)
     results: list[dict[str, Any]] = []
     failed: list[str] = []
     try:
         for image_id, file in enumerate(tqdm(files, unit="image", disable=None), start=1):
             try:
+                # As in training and evaluation; the whole picture is for drawing alone.
+                small, height, width = read_resized(file, config.data.image_size)
                 image = read_image(file)
             except RequestError as error:
                 failed.append(str(error))
                 continue
-            small, _, _ = resize(image, np.zeros((0, 4), np.float32), (0,))
-            scale = torch.tensor(
-                [small.shape[1] / image.shape[1], small.shape[0] / image.shape[0]], device=device
-            )
+            scale = torch.tensor([small.shape[1] / width, small.shape[0] / height], device=device)
             with torch.inference_mode(), torch.autocast(device.type, dtype, dtype is not None):
                 (found,) = task.predict([to_tensor(small).to(device)], [scale])
             name = file.relative_to(source) if source.is_dir() else Path(file.name)
@@ -136,7 +134,9 @@ def _write(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for r in rows
     ]
     write_json(folder / "predictions.json", coco)
-    with (folder / "predictions.csv").open("w", newline="", encoding="utf-8") as stream:
+    with (folder / "predictions.csv").open(
+        "w", newline="", encoding="utf-8", errors="backslashreplace"
+    ) as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""What is asked for: the configuration in force, its checkpoint and its data, checked.
+"""What is asked for: the configuration in force and its checkpoint, checked.
 
 Torch and Lightning take seconds to import, so nothing here does at the top: a wrong request is
 refused before.
@@ -8,53 +8,64 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from detector.config import Config, parse
-from detector.data import trees
-from detector.data.voc import LAYOUT, SUFFIXES, read_voc
 from detector.finetune.schedule import Phase, Schedule
-from detector.types import AnnotatedImages, ClassMap, RequestError
+from detector.inputs import read_data, source_files, usable_data
+from detector.types import ClassMap, RequestError
 
 RUN_KEYS = ("output_dir", "overrides")
 # Keys that say what a verb does, which a checkpoint's configuration must not answer.
-VERB_KEYS = ("ckpt", "split", "source", "score_threshold")
+VERB_KEYS = ("ckpt", "split", "source", "score_threshold", "preview")
+REQUIRED = {"evaluate": ("ckpt",), "predict": ("ckpt", "source")}
 
 
 def check_request(verb: str, cfg: DictConfig) -> None:
     """Refuse a request that cannot be carried out, before anything is written.
 
     Args:
-        verb: `train`, `evaluate` or `predict`.
+        verb: `train`, `evaluate`, `predict` or `check`.
         cfg: As composed.
 
     Raises:
         RequestError: Naming the key, file or box.
     """
-    for key in {"train": (), "evaluate": ("ckpt",), "predict": ("ckpt", "source")}[verb]:
+    for key in REQUIRED.get(verb, ()):
         if cfg[key] is None:
             raise RequestError(f"{key}= is required (see python -m detector.{verb} --help)")
     config = resolve(verb, cfg)
     if verb == "predict":
         source_files(config.source or "")
         return
+    if verb == "check":
+        from detector.inspection import is_known
+
+        if not is_known(config):
+            read_data(config, keep=True)
+            check_augmentation(config)
+        return
     read_schedule(config)
     _check_devices(config)
-    read_data(config, evaluated_split(config) if verb == "evaluate" else None, keep=True)
+    usable_data(config, wanted_split(verb, config), keep=True)
     if verb == "train":
-        from detector.data.augment import Augmenter
-
-        Augmenter(config.augment.steps, config.data.image_size)
+        check_augmentation(config)
     if verb == "train" and config.model.weights == "imagenet" and not config.ckpt:
         from detector.models.backbones import BACKBONES
 
         BACKBONES[config.backbone.name].imagenet()  # what cannot be fetched is said now
+
+
+def check_augmentation(config: Config) -> None:
+    """Refuse steps that are no transforms."""
+    from detector.data.augment import Augmenter
+
+    Augmenter(config.augment.steps, config.data.image_size)
 
 
 def resolve(verb: str, cfg: DictConfig) -> Config:
@@ -68,6 +79,8 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         cfg: As composed, with `overrides`.
     """
     typed = [o.lstrip("+~").split("=")[0] for o in cfg.overrides]
+    if cfg.data.root is not None and not str(cfg.data.root).strip():
+        cfg.data.root = None  # as from an empty shell variable, which must not mean this folder
     if cfg.data.root is not None:
         # A checkpoint must know its data from any folder.
         cfg.data.root = str(Path(cfg.data.root).expanduser().resolve())
@@ -88,7 +101,16 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
             f"data.classes={config.data.classes}, but {path} knows {', '.join(names)}"
         )
     config.data.classes = names
+    if not any(re.match(r"experiment|data$|data\.(root|format|split)", key) for key in typed):
+        # Images added since must not move others from one split to another.
+        dealt = path.parent.parent / "splits.json"
+        config.data.split.file = str(dealt.resolve()) if dealt.is_file() else None
     return config
+
+
+def wanted_split(verb: str, config: Config) -> str | None:
+    """The only split that a verb needs; None: all of them."""
+    return (config.split or "final") if verb == "evaluate" else None
 
 
 def _check_devices(config: Config) -> None:
@@ -181,133 +203,6 @@ def checkpoint_classes(ours: dict[str, Any]) -> ClassMap:
     """The classes a checkpoint was trained on."""
     classes = ours["classes"]
     return ClassMap(tuple(map(str, classes["names"])), tuple(map(int, classes["ids"])))
-
-
-def evaluated_split(config: Config) -> str:
-    """The split that `evaluate` is asked for: by default `test`, or `val` where there is none."""
-    return config.split or ("test" if config.data.splits.test else "val")
-
-
-# What the check of a request has read, until the run takes it.
-_kept: dict[str, tuple[dict[str, AnnotatedImages], ClassMap]] = {}
-
-
-def read_data(
-    config: Config, split: str | None = None, *, keep: bool = False
-) -> tuple[dict[str, AnnotatedImages], ClassMap]:
-    """Read annotations.
-
-    Args:
-        config: Says which data.
-        split: The only one wanted, where it has split files of its own; None: all.
-        keep: Remember the answer for the next call.
-
-    Returns:
-        `train`, `val` and, where there is one, `test`; and the classes.
-    """
-    key = f"{split} {config.seed} {config.ckpt} {config.data}"
-    answer = _kept.pop(key, None) or _read_data(config, split)
-    if keep:
-        _kept[key] = answer
-    return answer
-
-
-def _read_data(config: Config, split: str | None) -> tuple[dict[str, AnnotatedImages], ClassMap]:
-    data = config.data
-    named = {k: v for k, v in vars(data.splits).items() if v}
-    if split is not None and split not in named and split != "val":
-        raise RequestError(f"split={split}: data.splits.{split} is null; there are {named}")
-    if split in named and split is not None:
-        named = {split: named[split]}
-    if data.format == "trees" and data.root is None:
-        root = trees.prepare()
-    elif data.root is None:
-        raise RequestError(f"data.root= is required: the folder of your data; {LAYOUT}")
-    else:
-        root = Path(data.root)
-        if data.download:
-            download_voc(root, [part for parts in named.values() for part in parts])
-        else:
-            _check_devkit(root, [part for parts in named.values() for part in parts])
-    origin = f"those that {config.ckpt} knows" if config.ckpt else "data.classes"
-    images, classes = read_voc(root, named, data.classes, origin)
-    if "val" not in images and split in (None, "val"):
-        images = _hold_out(images, data.val_fraction, config.seed)
-    for name, found in images.items():
-        if not (~found.ignore).any():
-            raise RequestError(f"{root}: the split {name!r} has no boxes to learn or to find")
-    return images, classes
-
-
-def _check_devkit(root: Path, parts: Sequence[str]) -> None:
-    """Say how to get the years of VOC that are asked for, where they are not there."""
-    years = dict.fromkeys(part.partition("/")[0] for part in parts if part.startswith("VOC"))
-    for year in years:
-        if not any((base / year).is_dir() for base in (root, root / "VOCdevkit")):
-            raise RequestError(
-                f"data.root={root}: no VOCdevkit/{year} in it; expected VOCdevkit/"
-                f"{{{','.join(years)}}}/{{Annotations,ImageSets/Main,JPEGImages}}, "
-                "or fetch them with data.download=true (3 GB)"
-            )
-
-
-def _hold_out(
-    images: dict[str, AnnotatedImages], fraction: float, seed: int
-) -> dict[str, AnnotatedImages]:
-    """Take a validation split out of the training images, by seed."""
-    train = images["train"]
-    count = max(1, round(fraction * len(train)))
-    if count >= len(train):
-        raise RequestError(f"{len(train)} training images are too few to hold {count} out for val")
-    order = np.random.default_rng(seed).permutation(len(train))
-    return {
-        **images,
-        "train": train.subset(np.sort(order[count:])),
-        "val": train.subset(np.sort(order[:count])),
-    }
-
-
-def download_voc(root: Path, parts: Sequence[str]) -> None:
-    """Fetch the VOC years that split names ask for, through torchvision.
-
-    Args:
-        root: The folder that gets `VOCdevkit/`.
-        parts: Such as `VOC2007/trainval`; other names are left alone.
-
-    Raises:
-        RequestError: If it cannot be fetched.
-    """
-    from torchvision.datasets import VOCDetection
-
-    for part in parts:
-        year, _, name = part.partition("/")
-        if not year.startswith("VOC"):
-            continue
-        if (root / "VOCdevkit" / year / "ImageSets" / "Main" / f"{name}.txt").is_file():
-            continue
-        root.mkdir(parents=True, exist_ok=True)
-        image_set = "test" if name == "test" else "trainval"
-        try:
-            VOCDetection(root, year=year[3:], image_set=image_set, download=True)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise RequestError(f"data.download=true: cannot fetch {part}: {error}") from error
-
-
-def source_files(source: str) -> list[Path]:
-    """The image files that `source` means, sorted.
-
-    Raises:
-        RequestError: If there is nothing there.
-    """
-    path = Path(source)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise RequestError(f"source={source}: no such file or folder")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not files:
-        raise RequestError(f"source={source}: no images in it ({', '.join(SUFFIXES)})")
-    return files
 
 
 def output_folder(cfg: DictConfig) -> Path:

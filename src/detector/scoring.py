@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import logging
 import math
@@ -32,28 +31,6 @@ log = logging.getLogger(__name__)
 
 # Of each split, so many images go into the picture of detections.
 PICTURED = 6
-
-
-def describe_data(images: dict[str, AnnotatedImages], classes: ClassMap) -> None:
-    """Log what was read, and name every box that was left out."""
-    log.info("classes: %s", ", ".join(classes.names))
-    for name, split in images.items():
-        ignored = int(split.ignore.sum())
-        note = f", {ignored} of them ignored (difficult)" if ignored else ""
-        log.info("%-5s %d images, %d boxes%s", name, len(split), len(split.labels), note)
-    for a, b in itertools.combinations(images, 2):
-        shared = sorted(set(images[a].paths.tolist()) & set(images[b].paths.tolist()))
-        if shared:
-            log.warning(
-                "%d images are in both %s and %s, so the figures on %s are too good: %s%s",
-                *(len(shared), a, b, b, shared[0], " ..." if len(shared) > 1 else ""),
-            )
-    # A split held out of another carries the other's list too.
-    dropped = dict.fromkeys(line for split in images.values() for line in split.dropped)
-    if dropped:
-        log.warning("%d unusable boxes are left out:", len(dropped))
-    for line in dropped:
-        log.warning("  %s", line)
 
 
 def score(
@@ -128,7 +105,7 @@ def _draw(
     file: Path,
 ) -> None:
     """A picture of some images, truth beside detections."""
-    from detector.data.dataset import read_image
+    from detector.data.images import read_image
     from detector.report.draw import Boxes, Panel, draw_sheet
 
     seen = evaluation.truth.images

@@ -6,9 +6,10 @@ import logging
 
 from omegaconf import DictConfig, OmegaConf
 
-from detector import request
+from detector import inputs, request
 from detector.cli import run_verb
 from detector.config import plain
+from detector.data.read import write_split_file
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -25,7 +26,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         RequestError: If the request is wrong.
     """
     config = request.resolve("train", cfg)
-    images, classes = request.read_data(config)
+    data_set = inputs.usable_data(config)
     schedule = request.read_schedule(config)
     resumed = request.checkpoint_path("train", config.ckpt) if config.ckpt else None
     folder = request.output_folder(cfg)
@@ -35,10 +36,10 @@ def train(cfg: DictConfig) -> dict[str, float]:
     from detector import build
     from detector.finetune.callback import StagedFinetuning
     from detector.progress import RunProgress
-    from detector.scoring import describe_data, score
+    from detector.scoring import score
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    task = build.build_task(config, classes, pretrained=resumed is None)
+    task = build.build_task(config, data_set.classes, pretrained=resumed is None)
     optim = config.optim
     finetuning = StagedFinetuning(schedule, optim.lr, config.data.batch_size, optim.reference_batch)
     progress = RunProgress(folder, schedule, ["python", "-m", "detector.train", f"ckpt={folder}"])
@@ -48,10 +49,12 @@ def train(cfg: DictConfig) -> dict[str, float]:
     trainer = build.build_trainer(config, folder, callbacks, schedule.epochs)
     if trainer.is_global_zero:
         OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
-        describe_data(images, classes)
+        inputs.describe_data(data_set)
+        if data_set.divided:
+            write_split_file(folder / "splits.json", data_set)
     else:
         logging.getLogger("detector").setLevel(logging.WARNING)  # one process speaks
-    data = build.build_datamodule(config, images)
+    data = build.build_datamodule(config, data_set.splits)
     if resumed is not None:
         build.log_resume(resumed, schedule.epochs)
         if trainer.is_global_zero and resumed.parent != folder / "checkpoints":
@@ -62,7 +65,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         raise KeyboardInterrupt from end
 
     build.load_weights(task, folder / "checkpoints" / "best.ckpt")
-    split = "test" if "test" in images else "val"
+    split = "test" if "test" in data_set.splits else "val"
     final = score(config, task, data, split, folder, train_seconds=progress.seconds)
     best_score = float(best.best_model_score) if best.best_model_score is not None else 0.0
     return {config.monitor: best_score, **{f"{split}/{k}": value for k, value in final.items()}}

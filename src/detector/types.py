@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2
+
+
 class RequestError(Exception):
     """The request was wrong: one or two lines naming the key or path and what would be right."""
 
@@ -83,12 +86,11 @@ class AnnotatedImages:
 
     Attributes:
         paths: `(n,)` strings, the image files.
-        sizes: `(n, 2)` int32 height and width, zeros where unknown.
+        sizes: `(n, 2)` int32 height and width of the upright image, zeros where unknown.
         offsets: `(n + 1,)` int64; image i owns rows `offsets[i]:offsets[i + 1]` of the following.
         boxes: `(m, 4)` float32, as in `AnnotatedImage`.
         labels: `(m,)` int64.
         ignore: `(m,)` bool.
-        dropped: One line for every unusable box that was left out.
     """
 
     paths: NDArray[np.str_]
@@ -97,10 +99,9 @@ class AnnotatedImages:
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     ignore: NDArray[np.bool_]
-    dropped: tuple[str, ...] = ()
 
     @classmethod
-    def pack(cls, images: Sequence[AnnotatedImage], dropped: Sequence[str] = ()) -> AnnotatedImages:
+    def pack(cls, images: Sequence[AnnotatedImage]) -> AnnotatedImages:
         """Pack a list of images."""
         counts = [len(image.labels) for image in images]
         return cls(
@@ -110,7 +111,6 @@ class AnnotatedImages:
             boxes=np.concatenate([np.zeros((0, 4), np.float32), *(i.boxes for i in images)]),
             labels=np.concatenate([np.zeros(0, np.int64), *(i.labels for i in images)]),
             ignore=np.concatenate([np.zeros(0, np.bool_), *(i.ignore for i in images)]),
-            dropped=tuple(dropped),
         )
 
     def __len__(self) -> int:
@@ -134,8 +134,24 @@ class AnnotatedImages:
         return (self[i] for i in range(len(self)))
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> AnnotatedImages:
-        """The chosen images, in the given order; the list of dropped boxes stays whole."""
-        return AnnotatedImages.pack([self[int(i)] for i in indices], self.dropped)
+        """The chosen images, in the given order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        counts = np.diff(self.offsets)[chosen]
+        offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+        # Row k of the new arrays is row k - (where its image begins there) + (where it began here).
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], counts)
+        return AnnotatedImages(
+            self.paths[chosen],
+            self.sizes[chosen],
+            offsets,
+            self.boxes[rows],
+            self.labels[rows],
+            self.ignore[rows],
+        )
+
+    def owners(self) -> NDArray[np.int64]:
+        """The image that each box belongs to, `(m,)`."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
 
 @dataclass

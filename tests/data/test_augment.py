@@ -1,11 +1,16 @@
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
+import yaml
 
 from detector.data.augment import Augmenter
 from detector.types import RequestError
 
 IMAGE = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
 BOXES = np.array([[0, 0, 30, 20], [10, 5, 60, 40]], np.float32)
+SHIPPED = sorted((Path(__file__).parents[2] / "conf" / "augment").glob("*.yaml"))
 STRONG = [
     {"name": "D4", "p": 1.0},
     {"name": "Affine", "scale": [0.7, 1.3], "translate_percent": [-0.2, 0.2], "p": 1.0},
@@ -79,3 +84,121 @@ def test_boxes_that_resizing_shrinks_below_a_pixel_are_removed():
 def test_a_step_that_is_not_a_transform_is_refused(step, said):
     with pytest.raises(RequestError, match=rf"augment\.steps\[0\]: .*{said}"):
         Augmenter([step], 32)
+
+
+def test_steps_are_drawn_independently_of_each_other():
+    steps = [{"name": "HorizontalFlip", "p": 0.5}, {"name": "VerticalFlip", "p": 0.5}]
+    augment = Augmenter(steps, 60)
+    image = np.zeros_like(IMAGE)
+    image[0, 0] = 255
+    places = [
+        tuple(np.argwhere(augment(image, BOXES, (0, key))[0][..., 0])[0].tolist())
+        for key in range(200)
+    ]
+    counts = {place: places.count(place) for place in places}
+    assert set(counts) == {(0, 0), (0, 59), (39, 0), (39, 59)}
+    assert min(counts.values()) > 25  # 50 each are expected
+
+
+def test_what_is_left_of_a_box_counts_over_all_steps_together():
+    crops = [
+        {"name": "Crop", "x_min": 0, "y_min": 0, "x_max": 18, "y_max": 40},  # 18 of 30 columns
+        {"name": "Crop", "x_min": 0, "y_min": 0, "x_max": 10, "y_max": 40},  # 10 of those 18
+    ]
+    rows = [Augmenter(crops, 40, least)(IMAGE, BOXES[:1], (0,))[2].tolist() for least in (0.3, 0.5)]
+    assert rows == [[0], []]
+
+
+def test_a_crop_is_brought_back_to_the_image_size_with_its_boxes():
+    crop = [{"name": "Crop", "x_min": 0, "y_min": 0, "x_max": 30, "y_max": 20}]
+    image, boxes, _ = Augmenter(crop, 60)(IMAGE, np.float32([[3, 4, 9, 10]]), (0,))
+    assert image.shape == (40, 60, 3)
+    assert boxes.tolist() == [[6, 8, 18, 20]]
+
+
+def test_boxes_that_reach_over_the_edge_are_cut_there():
+    boxes = np.array([[-5, -5, 30, 20], [50, 30, 70, 50], [70, 5, 90, 20]], np.float32)
+    _, boxes, rows = Augmenter([], 60)(IMAGE, boxes, (0,))
+    assert boxes.tolist() == [[0, 0, 30, 20], [50, 30, 60, 40]]
+    assert rows.tolist() == [0, 1]
+
+
+def test_a_box_outside_the_image_does_not_come_back_when_its_edge_is_turned():
+    turn = [{"name": "Affine", "rotate": [30, 30], "p": 1.0}]
+    _, boxes, _ = Augmenter(turn, 60)(IMAGE, np.float32([[-30, 5, -5, 35]]), (0,))
+    assert boxes.tolist() == []
+
+
+def random_scene(seed):
+    """A picture of any shape and boxes of any size, some over the edge, some a pixel thin."""
+    rng = np.random.default_rng(seed)
+    longer, shorter = 96, int(rng.integers(24, 97))
+    height, width = (longer, shorter) if rng.random() < 0.5 else (shorter, longer)
+    centres = rng.random((rng.integers(0, 12), 2)) * (width, height)
+    sides = np.exp(rng.uniform(0, np.log(shorter), centres.shape)) / 2
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return image, np.concatenate([centres - sides, centres + sides], 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_what_is_shipped_gives_valid_boxes_that_are_a_function_of_the_key(file):
+    chosen = yaml.safe_load(file.read_text())
+    augment = Augmenter(chosen["steps"], 96, chosen["min_visibility"])
+    left = 0
+    for seed in range(60):
+        image, boxes = random_scene(seed)
+        before = image.copy(), boxes.copy()
+        found = augment(image, boxes, (0, 1, seed))
+        changed, moved, rows = found
+        height, width = changed.shape[:2]
+        assert max(height, width) == 96
+        assert changed.dtype == np.uint8
+        assert moved.dtype == np.float32
+        assert np.isfinite(moved).all()
+        assert (moved >= 0).all()
+        assert (moved <= [width, height, width, height]).all()
+        assert (moved[:, 2:] - moved[:, :2] >= 1).all()
+        assert len(set(rows.tolist())) == len(rows) == len(moved)
+        assert set(rows.tolist()) <= set(range(len(boxes)))
+        assert np.array_equal(image, before[0])
+        assert np.array_equal(boxes, before[1])
+        for a, b in zip(found, augment(image, boxes, (0, 1, seed)), strict=True):
+            assert np.array_equal(a, b)
+        left += len(rows)
+    assert left > 100
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_boxes_stay_on_what_they_are_around(file):
+    steps = yaml.safe_load(file.read_text())["steps"]
+    colour = {"ToGray", "GaussNoise", "HueSaturationValue", "ColorJitter"}
+    moves = [{**s, "p": 1.0} for s in steps if s["name"] not in colour]
+    for seed in range(40):
+        image = np.zeros((72, 96, 3), np.uint8)
+        cv2.ellipse(image, (40, 30), (18, 12), 0, 0, 360, (255, 255, 255), -1)
+        image[..., 1:] = 0  # red: what fills the surroundings is black or grey
+        box = np.array([[22, 18, 59, 43]], np.float32)
+        image, boxes, _ = Augmenter(moves, 96)(image, box, (0, seed))
+        seen = np.argwhere(image[..., 0].astype(int) - image[..., 1] > 60)
+        if not len(boxes) or not len(seen):
+            continue
+        (y1, x1), (y2, x2) = seen.min(0), seen.max(0) + 1
+        overlap = np.prod(np.minimum([x2, y2], boxes[0, 2:]) - np.maximum([x1, y1], boxes[0, :2]))
+        union = (x2 - x1) * (y2 - y1) + np.prod(boxes[0, 2:] - boxes[0, :2]) - overlap
+        assert overlap / union > 0.7
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (
+            {"name": "RandomCrop", "height": 50, "width": 50},
+            "RandomCrop on an image of 60x40: .*50",
+        ),
+        ({"name": "Normalize"}, "Normalize on .* float32; only the model"),
+        ({"name": "Mosaic", "p": 1.0}, "Mosaic on an image of 60x40"),
+    ],
+)
+def test_a_step_that_fails_on_an_image_is_named(step, said):
+    with pytest.raises(RequestError, match=rf"augment\.steps: {said}"):
+        Augmenter([step], 60)(IMAGE, BOXES, (0,))

@@ -1,70 +1,121 @@
+from types import SimpleNamespace
+
+import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import random_split, write_voc
+from conftest import write_image
+from lightning.fabric.utilities.data import _set_sampler_epoch
+from torch.utils.data import DataLoader
 
 from detector.data.datamodule import DetectionDataModule, LoaderOptions
-from detector.data.sampler import KeyedSampler
-from detector.data.voc import read_voc
+from detector.types import AnnotatedImage, AnnotatedImages
+
+# More workers than this machine may have cores.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
-def test_every_image_comes_once_an_epoch_in_a_new_order_each_time():
-    sampler = KeyedSampler(20, shuffle=True, seed=1)
-    orders = []
-    for epoch in range(2):
-        sampler.set_epoch(epoch)
-        draws = list(sampler)
-        assert {d.epoch for d in draws} == {epoch}
-        orders.append([d.image for d in draws])
-        assert sorted(orders[-1]) == list(range(20))
-    assert orders[0] != orders[1]
+@pytest.fixture
+def images(tmp_path):
+    """Eleven images of three shapes; class 2 is rare."""
+    found = []
+    for i in range(11):
+        height, width = ((60, 80), (80, 60), (50, 50))[i % 3]
+        write_image(tmp_path / f"{i}.png", [], height=height, width=width)
+        boxes = np.float32([[5, 5, 30, 40], [10, 20, 40, 45]])
+        labels = np.array([1, 2 if i == 4 else 1])
+        found.append(
+            AnnotatedImage(tmp_path / f"{i}.png", (height, width), boxes, labels, labels > 2)
+        )
+    return AnnotatedImages.pack(found)
 
 
-@pytest.mark.parametrize(("length", "world"), [(7, 2), (1, 3), (8, 4)])
-def test_processes_get_equal_shares_that_together_are_everything(length, world):
-    shares = [
-        [d.image for d in KeyedSampler(length, shuffle=True, rank=rank, world=world)]
-        for rank in range(world)
+def loader(images, rank=0, world=1, **more):
+    chosen = {"batch_size": 2, "workers": 0, "min_visibility": 0.0, "seed": 0, **more}
+    steps = [{"name": "D4", "p": 1.0}, {"name": "GaussNoise", "p": 1.0}]
+    data = DetectionDataModule({"train": images}, LoaderOptions(48, steps=steps, **chosen))
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world)
+    return data.train_dataloader()
+
+
+def content(batches):
+    """A batch as a list of all its numbers."""
+    return [
+        [
+            tuple(v.tolist() for v in (image, target.boxes, target.labels, target.image_id))
+            for image, target in zip(*batch, strict=True)
+        ]
+        for batch in batches
     ]
-    assert len({len(share) for share in shares}) == 1
-    assert {i for share in shares for i in share} == set(range(length))
 
 
-def test_order_depends_on_the_seed():
-    orders = [[d.image for d in KeyedSampler(20, shuffle=True, seed=s)] for s in (0, 1)]
-    assert orders[0] != orders[1]
+def epochs(loader, *numbers):
+    found = []
+    for number in numbers:
+        _set_sampler_epoch(loader, number)  # as Lightning does
+        found.append(content(loader))
+    return found
 
 
-def batches(splits, workers, epoch=0):
-    options = LoaderOptions(
-        image_size=48,
-        batch_size=2,
-        workers=workers,
-        steps=[{"name": "D4", "p": 1.0}, {"name": "GaussNoise", "p": 1.0}],
-        min_visibility=0.0,
-        seed=0,
-    )
-    loader = DetectionDataModule(splits, options).train_dataloader()
-    loader.sampler.set_epoch(epoch)
-    return list(loader)
+def test_batches_are_the_same_for_any_number_of_workers(images):
+    alone = epochs(loader(images, repeat_threshold=0.5), 0, 1)
+    assert [len(batch) for batch in alone[0]] == [2] * 6  # the rare image comes twice or so
+    for workers in (1, 4):
+        assert epochs(loader(images, repeat_threshold=0.5, workers=workers), 0, 1) == alone
 
 
-def test_batches_are_the_same_for_any_number_of_workers(tmp_path):
-    root = write_voc(tmp_path, {"train": random_split("a", 5)})
-    splits, _ = read_voc(root, {"train": ["train"]})
-    alone, helped = batches(splits, 0), batches(splits, 2)
-    assert [len(images) for images, _ in alone] == [2, 2, 1]
-    for (images, targets), (images_2, targets_2) in zip(alone, helped, strict=True):
-        for a, b in zip(images, images_2, strict=True):
-            assert torch.equal(a, b)
-        for a, b in zip(targets, targets_2, strict=True):
-            assert torch.equal(a.boxes, b.boxes)
-            assert torch.equal(a.labels, b.labels)
-            assert torch.equal(a.image_id, b.image_id)
+def test_two_processes_see_together_what_one_sees_with_twice_the_batch(images):
+    (alone,) = epochs(loader(images, batch_size=4), 3)
+    (left,), (right,) = (epochs(loader(images, rank=rank, world=2), 3) for rank in (0, 1))
+    for batch, a, b in zip(alone, left, right, strict=True):
+        assert (a + b)[: len(batch)] == batch
 
 
-def test_an_image_is_augmented_anew_in_every_epoch(tmp_path):
-    root = write_voc(tmp_path, {"train": random_split("a", 1)})
-    splits, _ = read_voc(root, {"train": ["train"]})
-    ((first, _),), ((second, _),) = batches(splits, 0, epoch=0), batches(splits, 0, epoch=1)
-    assert first[0].shape != second[0].shape or not np.array_equal(first[0], second[0])
+def test_a_run_that_is_resumed_sees_what_the_running_one_sees(images):
+    *_, expected = epochs(loader(images), 0, 1, 2)
+    assert epochs(loader(images), 2) == [expected]
+
+
+def test_an_image_is_augmented_anew_in_every_epoch_and_at_every_repeat(images):
+    first, second = epochs(loader(images, repeat_threshold=0.5), 0, 1)
+    rare = [sample for batch in (*first, *second) for sample in batch if sample[3] == 4]
+    assert len(rare) >= 4
+    pixels = [str(sample[0]) for sample in rare]
+    assert len(set(pixels)) == len(pixels)
+
+
+def test_batches_hold_like_shapes_in_training_unless_they_are_not_asked_to(images):
+    def mixed(**more):
+        found = loader(images.subset(range(10)), **more)
+        _set_sampler_epoch(found, 1)
+        draws = [d.image % 3 for d in found.sampler]
+        return sum(a != b for a, b in zip(draws[::2], draws[1::2], strict=True))
+
+    assert mixed() <= 2
+    assert mixed(group_by_aspect=False) > 2
+
+
+def test_images_are_uint8_until_the_model_scales_them(images):
+    batch, _ = next(iter(loader(images)))
+    assert {image.dtype for image in batch} == {torch.uint8}
+    assert {max(image.shape[1:]) for image in batch} == {48}
+
+
+class Threads:
+    """Tells how many threads the process that asks has."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, _):
+        return torch.get_num_threads(), cv2.getNumThreads()
+
+
+def test_a_worker_has_one_thread(images):
+    options = loader(images, workers=1)
+    cv2.setNumThreads(2)
+    try:
+        (found,) = DataLoader(Threads(), num_workers=1, worker_init_fn=options.worker_init_fn)
+    finally:
+        cv2.setNumThreads(-1)
+    assert [int(value) for value in found] == [1, 1]

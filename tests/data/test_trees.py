@@ -6,14 +6,12 @@ import zipfile
 import cv2
 import numpy as np
 import pytest
-from conftest import write_xml
+from conftest import read_set, write_xml
 
 from detector.data import trees
-from detector.data.voc import read_voc
 from detector.types import RequestError
 
 BANDS = {"train": (0, 512), "val": (512, 768), "test": (768, 1024)}
-SPLITS = {name: [name] for name in BANDS}
 
 
 @pytest.fixture
@@ -74,7 +72,7 @@ def test_windows_stay_in_their_band_and_cover_it():
 def test_no_pixel_of_a_test_tile_is_in_another_splits_tile(tmp_path, monkeypatch, wheel):
     fake_pip(monkeypatch, wheel, [])
     root = trees.prepare(tmp_path / "cache")
-    splits, _ = read_voc(root, SPLITS)
+    splits = read_set(root, "voc").splits
     pixels = {
         name: {
             tuple(p) for image in split for p in cv2.imread(str(image.path)).reshape(-1, 3).tolist()
@@ -89,7 +87,8 @@ def test_no_pixel_of_a_test_tile_is_in_another_splits_tile(tmp_path, monkeypatch
 
 def test_a_tree_cut_by_an_edge_is_ignored_unless_half_of_it_is_left(tmp_path, monkeypatch, wheel):
     fake_pip(monkeypatch, wheel, [])
-    splits, classes = read_voc(trees.prepare(tmp_path / "cache"), SPLITS)
+    data = read_set(trees.prepare(tmp_path / "cache"), "voc")
+    splits, classes = data.splits, data.classes
     assert classes.names == ("tree",)
     (whole, cut) = splits["val"].boxes.tolist()
     assert whole == [94, 187, 130, 208]
@@ -97,7 +96,7 @@ def test_a_tree_cut_by_an_edge_is_ignored_unless_half_of_it_is_left(tmp_path, mo
     assert splits["val"].ignore.tolist() == [False, True]
     assert splits["test"].boxes.tolist() == [[4, 0, 44, 31], [204, 0, 240, 31]]
     assert splits["test"].ignore.tolist() == [False, False]
-    assert not any(split.dropped for split in splits.values())
+    assert not data.findings.of("error")
 
 
 def test_the_wheel_is_fetched_once_and_used_offline_afterwards(tmp_path, monkeypatch, wheel):

@@ -1,15 +1,16 @@
+import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torchvision
-from conftest import write_image, write_voc, write_xml
+from conftest import USUAL, found, random_split, read_set, write_image, write_voc, write_xml
 
-from detector.data.voc import read_voc
+from detector.data import voc
+from detector.data.folder import split_of
 from detector.types import RequestError
-
-SPLITS = {"train": ["train"], "val": ["val"], "test": ["test"]}
 
 
 def one_image(root: Path, boxes, **kwargs) -> Path:
@@ -19,9 +20,13 @@ def one_image(root: Path, boxes, **kwargs) -> Path:
     return root
 
 
-def read_one(root: Path, classes=("square",)):
-    splits, _ = read_voc(root, {"train": ["train"]}, classes)
-    return splits["train"]
+def read_one(root: Path, classes=("square",), **options):
+    """The training split alone."""
+    return read_set(root, "voc", "train", classes=classes, **options).splits["train"]
+
+
+def faults(root: Path, classes=("square",)):
+    return found(read_set(root, "voc", "train", classes=classes))
 
 
 def test_a_box_over_the_whole_image_becomes_exactly_the_image(tmp_path):
@@ -30,23 +35,47 @@ def test_a_box_over_the_whole_image_becomes_exactly_the_image(tmp_path):
     assert split.boxes.tolist() == [[0, 0, 80, 60]]
 
 
-def test_a_box_beyond_the_border_is_clipped_to_the_image(tmp_path):
-    split = read_one(one_image(tmp_path, [("square", (-4, 10, 90, 70))]))
-    assert split.boxes.tolist() == [[0, 9, 80, 60]]
+def test_a_box_beyond_the_border_is_clipped_to_the_image_and_named(tmp_path):
+    root = one_image(tmp_path, [("square", (-4, 10, 90, 70))])
+    assert read_one(root).boxes.tolist() == [[0, 9, 80, 60]]
+    (line,) = faults(root)["box partly outside"]
+    assert line == "Annotations/a.xml: object 1 (square -4, 10, 90, 70): partly outside the image"
+
+
+def test_fractions_of_pixels_are_kept(tmp_path):
+    split = read_one(one_image(tmp_path, [("square", (1.5, 2.25, 10.75, 20))]))
+    assert split.boxes.tolist() == [[0.5, 1.25, 10.75, 20]]
 
 
 def test_boxes_agree_with_torchvisions_reader(devkit):
-    splits, classes = read_voc(
-        devkit, {"train": ["VOC2007/trainval", "VOC2012/trainval"], "test": ["VOC2007/test"]}
-    )
-    theirs = torchvision.datasets.VOCDetection(devkit, year="2007", image_set="trainval")
-    assert [len(splits["train"]), len(splits["test"])] == [22, 11]
-    for ours, (_, target) in zip(splits["train"], theirs, strict=False):
+    names = {"train": ["VOC2007/trainval", "VOC2012/trainval"], "test": ["VOC2007/test"]}
+    data = read_set(devkit, "voc", splits={**USUAL, **names, "val": []})
+    whole = read_set(devkit, "voc", "test", splits={**USUAL, **names}, classes=data.classes.names)
+    assert len(whole.splits["test"]) == 11
+    theirs = torchvision.datasets.VOCDetection(devkit, year="2007", image_set="test")
+    by_path = sorted(zip(theirs.images, theirs, strict=True), key=lambda pair: pair[0])
+    for ours, (path, (_, target)) in zip(whole.splits["test"], by_path, strict=True):
+        assert ours.path == Path(path)
         raw = target["annotation"].get("object", [])
-        assert [classes.name(n) for n in ours.labels] == [o["name"] for o in raw]
+        assert [data.classes.name(n) for n in ours.labels] == [o["name"] for o in raw]
         corners = [[int(o["bndbox"][k]) for k in ("xmin", "ymin", "xmax", "ymax")] for o in raw]
         expected = np.array(corners).reshape(-1, 4) - [1, 1, 0, 0]
         assert ours.boxes.tolist() == expected.tolist()
+
+
+def test_without_names_the_years_of_a_devkit_are_concatenated(devkit):
+    # Only trainval.txt is there to train on, so validation is dealt out of it.
+    data = read_set(devkit, "voc")
+    assert len(data.splits["train"]) + len(data.splits["val"]) == 22
+    assert len(data.splits["test"]) == 11
+
+
+def test_train_and_val_lists_are_preferred_to_trainval(voc_root):
+    lists = voc_root / "ImageSets/Main"
+    (lists / "trainval.txt").write_text(
+        "".join((lists / f"{n}.txt").read_text() for n in ("train", "val"))
+    )
+    assert [len(s) for s in read_set(voc_root).splits.values()] == [5, 3, 3]
 
 
 def test_difficult_objects_are_marked_to_be_ignored(tmp_path):
@@ -55,39 +84,30 @@ def test_difficult_objects_are_marked_to_be_ignored(tmp_path):
     assert read_one(root, ["square", "disc"]).ignore.tolist() == [False, True]
 
 
+def test_without_a_difficult_tag_an_object_counts(tmp_path):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    xml = root / "Annotations/a.xml"
+    xml.write_text(xml.read_text().replace("<difficult>0</difficult>", ""))
+    assert read_one(root).ignore.tolist() == [False]
+
+
 def test_an_annotation_without_objects_is_a_background_image(tmp_path):
-    root = write_voc(tmp_path, {"train": {"a": [("square", (1, 1, 9, 9))], "b": []}})
+    images = {"a": [("square", (1, 1, 9, 9))], "b": []}
+    root = write_voc(tmp_path, {"train": images, "val": images})
     assert [len(i.labels) for i in read_one(root)] == [1, 0]
-
-
-@pytest.mark.parametrize(
-    "corners", [(5, 5, 5, 9), (5, 9, 8, 9), (9, 1, 5, 5), (90, 5, 95, 9), (np.nan, 1, 5, 5)]
-)
-def test_an_unusable_box_is_left_out_and_named(tmp_path, corners):
-    root = one_image(tmp_path, [("square", corners), ("square", (1, 1, 9, 9))])
-    split = read_one(root)
-    assert split.boxes.tolist() == [[0, 0, 9, 9]]
-    (line,) = split.dropped
-    assert "a.xml: object 1 (square" in line
+    assert faults(root)["image without boxes"] == ["JPEGImages/b.jpg: no boxes"]
 
 
 def test_classes_are_those_of_the_training_split_sorted(voc_root):
-    _, classes = read_voc(voc_root, SPLITS)
+    classes = read_set(voc_root).classes
     assert classes.names == ("disc", "square")
     assert classes.ids == (1, 2)
 
 
 def test_classes_given_keep_their_order(voc_root):
-    splits, classes = read_voc(voc_root, SPLITS, ["square", "disc", "never seen"])
-    assert classes.names == ("square", "disc", "never seen")
-    both = splits["train"][4]
-    assert both.labels.tolist() == [1, 2]
-
-
-def test_a_class_that_training_does_not_know_is_refused(voc_root):
-    write_xml(voc_root / "Annotations" / "val1.xml", [("sqare", (1, 1, 9, 9))])
-    with pytest.raises(RequestError, match=r"val1\.xml: object 1 has the class 'sqare'"):
-        read_voc(voc_root, SPLITS)
+    data = read_set(voc_root, classes=["square", "disc", "never seen"])
+    assert data.classes.names == ("square", "disc", "never seen")
+    assert data.splits["train"][0].labels.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("suffix", [".jpeg", ".png", ".JPG", ".PNG"])
@@ -99,7 +119,8 @@ def test_images_are_found_whatever_their_suffix(tmp_path, suffix):
 def test_a_photograph_wins_over_a_mask_of_the_same_name(tmp_path):
     root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
     write_image(root / "JPEGImages/a.png", [])
-    assert Path(str(read_one(root).paths[0])).name == "a.jpg"
+    write_image(root / "ABC/a.jpg", [])
+    assert Path(str(read_one(root).paths[0])) == root / "JPEGImages/a.jpg"
 
 
 def test_file_names_in_a_split_list_and_repeated_ones_are_understood(tmp_path):
@@ -108,26 +129,49 @@ def test_file_names_in_a_split_list_and_repeated_ones_are_understood(tmp_path):
     assert len(read_one(root)) == 1
 
 
-def test_an_empty_image_file_is_named(tmp_path):
-    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
-    (root / "JPEGImages/a.jpg").write_bytes(b"")
-    with pytest.raises(RequestError, match=r"a\.jpg: the file is empty"):
-        read_one(root)
-
-
 def test_per_class_split_files_list_ids_in_their_first_column(tmp_path):
     root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
     (root / "ImageSets/Main/train.txt").write_text("a -1\n")
     assert len(read_one(root)) == 1
 
 
-def test_the_image_is_found_by_the_annotations_name_not_by_what_it_claims(tmp_path):
+FILENAME = "<filename>{}</filename><size>"
+
+
+@pytest.mark.parametrize("claim", ["../../../etc/passwd", "/etc/passwd", "nothing.jpg", ""])
+def test_the_image_is_found_by_the_annotations_name_not_by_what_it_claims(tmp_path, claim):
     root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
     xml = root / "Annotations/a.xml"
-    xml.write_text(
-        xml.read_text().replace("<size>", "<filename>../../../etc/passwd</filename><size>")
-    )
+    xml.write_text(xml.read_text().replace("<size>", FILENAME.format(claim)))
     assert Path(str(read_one(root).paths[0])) == root / "JPEGImages/a.jpg"
+    assert set(faults(root)) == set()
+
+
+def test_a_claimed_image_that_is_there_too_is_named(tmp_path):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    write_image(root / "JPEGImages/b.jpg", [])
+    xml = root / "Annotations/a.xml"
+    xml.write_text(xml.read_text().replace("<size>", FILENAME.format("b.jpg")))
+    assert Path(str(read_one(root).paths[0])).name == "a.jpg"
+    assert "<filename> says 'b.jpg'" in faults(root)["file name disagrees"][0]
+
+
+@pytest.mark.parametrize("claim", ["b.jpg", "C:\\photos\\b.jpg", "images/b.jpg", "b"])
+def test_an_image_of_another_name_is_found_by_what_the_annotation_calls_it(tmp_path, claim):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    (root / "JPEGImages/a.jpg").rename(root / "JPEGImages/b.jpg")
+    xml = root / "Annotations/a.xml"
+    xml.write_text(xml.read_text().replace("<size>", FILENAME.format(claim)))
+    assert Path(str(read_one(root).paths[0])).name == "b.jpg"
+
+
+def test_a_claim_cannot_lead_out_of_the_root(tmp_path):
+    root = one_image(tmp_path / "set", [("square", (1, 1, 9, 9))])
+    (root / "JPEGImages/a.jpg").rename(tmp_path / "x.jpg")
+    xml = root / "Annotations/a.xml"
+    xml.write_text(xml.read_text().replace("<size>", FILENAME.format("../../x.jpg")))
+    (line,) = faults(root)["missing image"]
+    assert line == "Annotations/a.xml: no image of that name, nor '../../x.jpg'"
 
 
 @pytest.mark.parametrize("listed", ["../a", "/etc/passwd", "..", "x/../a"])
@@ -138,21 +182,133 @@ def test_a_split_file_cannot_lead_out_of_the_root(tmp_path, listed):
         read_one(root)
 
 
+@pytest.mark.parametrize(
+    ("annotation", "image"),
+    [
+        ("annotations/{}.xml", "images/{}.jpg"),
+        ("{}.xml", "{}.jpg"),
+        ("photos of May/{}.xml", "photos of May/{}.JPG"),
+        ("data/xmls/{}.jpg.xml", "data/img/{}.jpg"),
+    ],
+)
+def test_flat_folders_are_read_and_split_by_ratio(tmp_path, annotation, image):
+    for name, boxes in random_split("im age", 10).items():
+        write_xml(tmp_path / annotation.format(name), boxes)
+        write_image(tmp_path / image.format(name), boxes)
+    data = read_set(tmp_path)
+    assert data.format == "voc"
+    assert {name: len(split) for name, split in data.splits.items()} == {
+        "train": 6,
+        "val": 2,
+        "test": 2,
+    }
+
+
+@pytest.mark.parametrize("layout", ["{split}/{name}", "{kind}/{split}/{name}"])
+def test_folders_named_after_splits_make_the_splits(tmp_path, layout):
+    for split, count in (("train", 4), ("valid", 2), ("test", 1)):
+        # Every split numbers its images anew.
+        for name, boxes in random_split("a", count, count).items():
+            write_xml(tmp_path / f"{layout.format(split=split, kind='xml', name=name)}.xml", boxes)
+            write_image(tmp_path / f"{layout.format(split=split, kind='im', name=name)}.jpg", boxes)
+    splits = read_set(tmp_path).splits
+    assert {name: len(split) for name, split in splits.items()} == {"train": 4, "val": 2, "test": 1}
+    for name, split in splits.items():
+        assert all(split_of(Path(p).parent.name) == name for p in split.paths.tolist())
+
+
+def test_images_that_no_annotation_is_about_are_named(tmp_path):
+    for name, boxes in random_split("a", 10).items():
+        write_xml(tmp_path / f"xml/{name}.xml", boxes)
+        write_image(tmp_path / f"images/{name}.jpg", boxes)
+    write_image(tmp_path / "images/b.jpg", [])
+    (tmp_path / "xml/a0.xml").write_text("broken")
+    assert found(read_set(tmp_path))["image not used"] == [
+        "images/a0.jpg: no annotation or list has it",
+        "images/b.jpg: no annotation or list has it",
+    ]
+
+
+def test_folders_that_number_their_images_alike_are_not_mixed_up(tmp_path):
+    for day in ("day1", "day2", "day3"):
+        for name, boxes in random_split("00", 3).items():
+            write_xml(tmp_path / f"annotations/{day}/{name}.xml", boxes)
+            write_image(tmp_path / f"images/{day}/{name}.jpg", boxes)
+    (tmp_path / "images/day2/001.jpg").unlink()
+    (tmp_path / "annotations/day1/001.xml").unlink()
+    lines = found(read_set(tmp_path))
+    assert lines["missing image"] == ["annotations/day2/001.xml: no image of that name"]
+    assert lines["image not used"] == ["images/day1/001.jpg: no annotation or list has it"]
+    assert "duplicate image" not in lines
+
+
+def test_lists_of_no_usual_name_are_one_pool(voc_root):
+    lists = voc_root / "ImageSets/Main"
+    every = "".join(f"JPEGImages/{Path(f).name}\n" for f in (voc_root / "JPEGImages").iterdir())
+    for file in lists.iterdir():
+        file.unlink()
+    (lists / "default.txt").write_text("\ufeff" + every, encoding="utf-8")
+    assert [len(s) for s in read_set(voc_root).splits.values()] == [7, 2, 2]
+
+
+def test_pipes_and_devices_are_no_files(tmp_path):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    (root / "Annotations/a.xml").unlink()
+    os.mkfifo(root / "Annotations/a.xml")
+    (root / "JPEGImages/zero.jpg").symlink_to("/dev/zero")
+    assert "missing annotation" in faults(root)
+
+
+def test_a_huge_annotation_is_not_parsed(tmp_path, monkeypatch):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    monkeypatch.setattr(voc, "TEXT_LIMIT", 50)
+    assert "larger than 50 bytes" in faults(root)["malformed annotation"][0]
+
+
+def test_two_annotations_of_one_image_are_an_error(tmp_path):
+    for name in ("a", "b"):
+        write_xml(tmp_path / f"train/{name}.xml", [("square", (1, 1, 9, 9))])
+    write_image(tmp_path / "train/a.jpg", [])
+    xml = tmp_path / "train/b.xml"
+    xml.write_text(xml.read_text().replace("<size>", FILENAME.format("a.jpg")))
+    data = read_set(tmp_path, wanted="train", splits={**USUAL, "val": ["train"]})
+    assert found(data)["duplicate image"] == [
+        "train/b.xml: its image, train/a.jpg, is also that of train/a.xml"
+    ]
+    assert len(data.splits["train"]) == 1
+
+
+def test_an_image_of_another_split_is_not_taken_for_a_missing_one(tmp_path):
+    for split in ("train", "val"):
+        write_xml(tmp_path / split / "a.xml", [("square", (1, 1, 9, 9))])
+    write_image(tmp_path / "val/a.jpg", [])
+    assert faults(tmp_path)["missing image"] == ["train/a.xml: no image of that name"]
+
+
 BOMB = """<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]>
 <annotation><object><name>&b;</name></object></annotation>"""
 EXTERNAL = """<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]>
 <annotation><object><name>&a;</name></object></annotation>"""
+PARAMETER = """<!DOCTYPE a SYSTEM "http://localhost/x.dtd">
+<annotation><object><name>a</name></object></annotation>"""
+SIZE = "<annotation><size><width>{}</width><height>60</height></size></annotation>"
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (BOMB, "not a readable XML"),
-        (EXTERNAL, "not a readable XML"),
+        (BOMB, "declares a DTD"),
+        (EXTERNAL, "declares a DTD"),
+        (PARAMETER, "declares a DTD"),
+        ("<annotation>&undeclared;</annotation>", "not a readable XML"),
         ("<annotation><object>", "not a readable XML"),
         ("", "not a readable XML"),
         ("\x00\x01", "not a readable XML"),
+        ("<?xml version='1.0' encoding='klingon'?><annotation/>", "not a readable XML"),
         ("<html/>", "expected <annotation>"),
+        (SIZE.format("1e99"), "<size/width> is 1e[+]99, expected a number of pixels"),
+        (SIZE.format("nan"), "<size/width> is nan, expected a number of pixels"),
+        (SIZE.format("wide"), "<size/width> is 'wide', expected a number"),
         (
             "<annotation><object><name>square</name></object></annotation>",
             "<bndbox/xmin> is missing",
@@ -168,37 +324,52 @@ EXTERNAL = """<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]>
 def test_a_hostile_or_broken_annotation_is_named(tmp_path, text, said):
     root = one_image(tmp_path, [])
     (root / "Annotations/a.xml").write_text(text)
-    with pytest.raises(RequestError, match=rf"a\.xml.*{said}"):
-        read_one(root)
+    (line,) = faults(root)["malformed annotation"]
+    assert re.match(rf"Annotations/a\.xml: .*{said}", line)
+
+
+def test_an_entity_bomb_in_another_encoding_is_no_way_around(tmp_path):
+    root = one_image(tmp_path, [])
+    text = "<?xml version='1.0' encoding='utf-16'?>" + BOMB
+    (root / "Annotations/a.xml").write_bytes(text.encode("utf-16"))
+    assert "declares a DTD" in faults(root)["malformed annotation"][0]
 
 
 @pytest.mark.parametrize(
-    ("gone", "said"),
+    ("gone", "kind", "said"),
     [
-        ("Annotations/a.xml", r"no annotation .*a\.xml"),
-        ("JPEGImages/a.jpg", r"no image .*a\.jpg"),
-        ("JPEGImages/", r"no folder .*JPEGImages; expected there"),
-        ("ImageSets/Main/train.txt", r"no split file .*train\.txt; there: other"),
+        (
+            "Annotations/a.xml",
+            "missing annotation",
+            r"a\.xml: no such file, but .*train\.txt lists",
+        ),
+        ("JPEGImages/a.jpg", "missing image", r"a\.xml: no image of that name"),
+        ("JPEGImages/", "missing image", r"a\.xml: no image of that name"),
     ],
 )
-def test_a_missing_file_is_named(tmp_path, gone, said):
+def test_a_missing_file_is_named(tmp_path, gone, kind, said):
+    root = one_image(tmp_path, [])
+    shutil.rmtree(root / gone) if gone.endswith("/") else (root / gone).unlink()
+    assert re.search(said, faults(root)[kind][0])
+
+
+def test_a_missing_list_is_named_with_those_that_are_there(tmp_path):
     root = one_image(tmp_path, [])
     (root / "ImageSets/Main/other.txt").write_text("a\n")
-    shutil.rmtree(root / gone) if gone.endswith("/") else (root / gone).unlink()
-    with pytest.raises(RequestError, match=said):
-        read_one(root)
+    wanted = {**USUAL, "train": ["mine"]}
+    with pytest.raises(RequestError, match=r"no split file .*mine\.txt; there: other, train"):
+        read_one(root, splits=wanted)
 
 
 def test_a_missing_root_and_a_folder_of_something_else_are_named(tmp_path):
-    with pytest.raises(RequestError, match="no such folder; expected there: Annotations"):
-        read_voc(tmp_path / "none", SPLITS)
+    with pytest.raises(RequestError, match="no such folder"):
+        read_set(tmp_path / "none", "voc")
     write_image(tmp_path / "pictures" / "a.jpg", [])
-    with pytest.raises(RequestError, match="not a VOC tree; expected there: Annotations"):
-        read_voc(tmp_path / "pictures", SPLITS)
+    with pytest.raises(RequestError, match="no XML files in it; expected PASCAL VOC: Annotations"):
+        read_set(tmp_path / "pictures", "voc")
 
 
-def test_an_empty_split_file_is_refused(tmp_path):
+def test_an_empty_list_is_an_error(tmp_path):
     root = one_image(tmp_path, [])
     (root / "ImageSets/Main/train.txt").write_text("\n")
-    with pytest.raises(RequestError, match=r"train\.txt: the split is empty"):
-        read_one(root)
+    assert faults(root)["empty split"] == ["the split 'train' has no usable image"]

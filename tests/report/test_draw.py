@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 
-from detector.report.draw import Boxes, Panel, draw_boxes, draw_sheet
+from detector.report.draw import Boxes, Panel, draw_boxes, draw_preview, draw_sheet
 
 IMAGE = np.zeros((50, 100, 3), np.uint8)
 ONE = Boxes(np.array([[10.0, 10, 40, 40]]), np.array([1]))
@@ -52,3 +52,28 @@ def test_a_sheet_has_truth_and_detections_of_every_image(tmp_path):
     assert left[:224].any()
     assert not left[224:].any()
     assert right[224:].any()
+
+
+def test_a_preview_has_cells_of_equal_width_whatever_the_images(tmp_path):
+    tall = np.zeros((100, 50, 3), np.uint8)
+    images = [("wide.jpg", IMAGE, ONE)] * 4 + [("tall.jpg", tall, ONE)]
+    draw_preview(images, ["a"], tmp_path / "preview.png")
+    sheet = cv2.imread(str(tmp_path / "preview.png"))
+    wide_height, tall_height = 22 + 176, 22 + 352
+    assert sheet.shape == (12 + wide_height + 12 + tall_height + 12, 4 * (352 + 12) + 12, 3)
+    # The tall image is 176 wide; the rest of its cell is white.
+    row = sheet[12 + wide_height + 12 + 22 + 300]
+    assert not row[12 : 12 + 176].any()
+    assert (row[12 + 176 :] == 255).all()
+
+
+def test_a_long_caption_of_a_preview_stays_in_its_cell_and_keeps_its_end(tmp_path):
+    none = Boxes(np.zeros((0, 4)), np.zeros(0, np.int64))
+    headers = []
+    for name in ("x" * 300 + "end", "x" * 400 + "end", "x" * 300 + "END"):
+        draw_preview([(name, IMAGE, none)] * 2, ["a"], tmp_path / "preview.png")
+        sheet = cv2.imread(str(tmp_path / "preview.png"))
+        assert (sheet[12 : 12 + 22, 12 + 353 : 12 + 363] == 255).all()
+        headers.append(sheet[12 : 12 + 22, 12 : 12 + 352])
+    assert (headers[0] == headers[1]).all()
+    assert (headers[0] != headers[2]).any()

@@ -1,4 +1,4 @@
-"""Augmentation and resizing: everything that is specific to albumentations (2.0, archived)."""
+"""Augmentation: everything that is specific to albumentations (2.0, archived)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.data.images import resize
 from detector.types import RequestError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network
@@ -18,13 +19,17 @@ import albumentations as A
 
 Steps = Sequence[dict[str, Any]]
 
+# Columns behind a box's corners: the row it had, and what is left of its area.
+ROW, SHARE, COLUMNS = 4, 5, 6
+
 
 class Augmenter:
-    """Random changes to an image and its boxes, then the one resizing.
+    """Random changes to an image of the network's size, and to its boxes.
 
     Args:
         steps: Albumentations' transforms: each `{"name": CLASS, **arguments}`.
-        image_size: The longer side afterwards, pixels.
+        image_size: The longer side, pixels; a step that changes it, such as a crop, is followed by
+            a resizing.
         min_visibility: A box that keeps less than this share of its area is removed.
 
     Raises:
@@ -32,12 +37,14 @@ class Augmenter:
     """
 
     def __init__(self, steps: Steps, image_size: int, min_visibility: float = 0.0) -> None:
-        self.pipeline = A.Compose(
-            [*(_build(i, step) for i, step in enumerate(steps)), A.LongestMaxSize(image_size)],
-            bbox_params=A.BboxParams(
-                "pascal_voc", label_fields=["rows"], min_visibility=min_visibility, clip=True
-            ),
-        )
+        self.image_size = image_size
+        self.min_visibility = min_visibility
+        # `Compose` sets the transforms up for boxes, but does not run them: it checks the boxes
+        # over and over, which takes as long as half of the decoding, and gives all transforms the
+        # same random numbers, so that two of p=0.5 would always come together.
+        built = [_build(i, step) for i, step in enumerate(steps)]
+        A.Compose([*built, A.NoOp()], bbox_params=A.BboxParams("albumentations", label_fields=[]))
+        self.transforms = built
 
     def __call__(
         self, image: NDArray[np.uint8], boxes: NDArray[np.float32], key: Sequence[int]
@@ -50,14 +57,67 @@ class Augmenter:
             key: What the randomness is a function of: seed, epoch, image.
 
         Returns:
-            The new image, the `(M, 4)` boxes left, and the `(M,)` rows they had.
+            The new image, the `(M, 4)` boxes left, and the `(M,)` rows they had. Boxes are inside
+            the image and at least a pixel wide and high: degenerate ones make the loss infinite.
+
+        Raises:
+            RequestError: If a step fails on this image.
         """
-        self.pipeline.set_random_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-        done = self.pipeline(image=image, bboxes=boxes, rows=np.arange(len(boxes)))
-        left = np.asarray(done["bboxes"], dtype=np.float32).reshape(-1, 4)
-        rows = np.asarray(done["rows"], dtype=np.int64)
-        good = (left[:, 2:] - left[:, :2] >= 1).all(1)  # degenerate boxes make the loss infinite
-        return done["image"], left[good], rows[good]
+        # Albumentations' boxes are shares of the sides, and carry further columns along.
+        table = np.empty((len(boxes), COLUMNS))
+        table[:, :4] = boxes / _sides(image)
+        table[:, ROW], table[:, SHARE] = np.arange(len(boxes)), 1
+        table = self._clip(table)
+        seeds = np.random.SeedSequence(key).generate_state(len(self.transforms))
+        for transform, seed in zip(self.transforms, seeds.tolist(), strict=True):
+            transform.set_random_seed(seed)
+            done = _apply(transform, image, table)
+            image, table = done["image"], self._clip(np.reshape(done["bboxes"], (-1, COLUMNS)))
+        image = resize(image, self.image_size)
+        left = (table[:, :4] * _sides(image)).astype(np.float32)
+        good = (left[:, 2:] - left[:, :2] >= 1).all(1)
+        return image, left[good], table[good, ROW].astype(np.int64)
+
+    def _clip(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Cut boxes at the edges and leave out those of which too little remains."""
+        corners = table[:, :4]
+        if not len(table) or (corners.min() >= 0 and corners.max() <= 1):
+            return table
+        before = _areas(table)
+        table = np.concatenate([corners.clip(0, 1), table[:, 4:]], axis=1)
+        area = _areas(table)
+        table[:, SHARE] *= area / np.maximum(before, np.finfo(np.float64).tiny)
+        kept: NDArray[np.float64] = table[(area > 0) & (table[:, SHARE] >= self.min_visibility)]
+        return kept
+
+
+def _apply(
+    transform: A.BasicTransform, image: NDArray[np.uint8], table: NDArray[np.float64]
+) -> dict[str, Any]:
+    """One step; what it says when it fails, such as a crop larger than the image, with its name."""
+    try:
+        done: dict[str, Any] = transform(image=image, bboxes=table)
+        if done["image"].dtype != np.uint8:
+            raise TypeError(f"it gives {done['image'].dtype}; only the model scales and normalises")
+    except Exception as error:  # of any kind: they are the library's
+        height, width = image.shape[:2]
+        reason = " ".join(str(error).split())
+        raise RequestError(
+            f"augment.steps: {type(transform).__name__} on an image of {width}x{height}: {reason}"
+        ) from error
+    return done
+
+
+def _sides(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Width, height, width, height."""
+    height, width = image.shape[:2]
+    return np.array([width, height, width, height], dtype=np.float64)
+
+
+def _areas(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`(N,)` areas, as shares of the image's."""
+    areas: NDArray[np.float64] = (table[:, 2:4] - table[:, :2]).prod(1)
+    return areas
 
 
 def _build(index: int, step: dict[str, Any]) -> A.BasicTransform:

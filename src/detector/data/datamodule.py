@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
 import lightning.pytorch as pl
-import torch
 from torch.utils.data import DataLoader
 
 from detector.data.augment import Augmenter, Steps
+from detector.data.cache import Kind, make_sources
 from detector.data.dataset import DetectionDataset, collate
-from detector.data.sampler import KeyedSampler
+from detector.data.sampler import KeyedSampler, aspect_groups, repeat_factors
+from detector.data.watchdog import Desk, WatchedLoader
 from detector.types import AnnotatedImages
 
 
@@ -28,6 +30,12 @@ class LoaderOptions:
         min_visibility: As `Augmenter` takes it.
         seed: Of the order and the augmentation.
         pin_memory: Copy batches to page-locked memory, for a GPU.
+        group_by_aspect: Training batches hold images of like shape, so that less is padded.
+        repeat_threshold: As `repeat_factors` takes it; None draws every image once an epoch.
+        cache: Keep decoded and resized images, in memory or in files.
+        cache_folder: Of `cache="disk"`.
+        stall_seconds: An image that takes longer to load is named in a warning.
+        processes: Training processes on this machine; each has a memory cache of its own.
     """
 
     image_size: int
@@ -37,6 +45,12 @@ class LoaderOptions:
     min_visibility: float
     seed: int
     pin_memory: bool = False
+    group_by_aspect: bool = True
+    repeat_threshold: float | None = None
+    cache: Kind = "none"
+    cache_folder: Path | None = None
+    stall_seconds: float = 60.0
+    processes: int = 1
 
 
 class DetectionDataModule(pl.LightningDataModule):
@@ -45,6 +59,9 @@ class DetectionDataModule(pl.LightningDataModule):
     Args:
         splits: `train`, `val` and perhaps `test`.
         options: How batches are made.
+
+    Raises:
+        RequestError: If the augmentation is wrong, or images cannot be kept as asked for.
     """
 
     def __init__(self, splits: dict[str, AnnotatedImages], options: LoaderOptions) -> None:
@@ -52,7 +69,9 @@ class DetectionDataModule(pl.LightningDataModule):
         self.splits = splits
         self.options = options
         self.augmenter = Augmenter(options.steps, options.image_size, options.min_visibility)
-        self.resizer = Augmenter((), options.image_size)
+        self.sources = make_sources(
+            splits, options.image_size, options.cache, options.cache_folder, options.processes
+        )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Augmented training batches, shuffled anew every epoch."""
@@ -74,26 +93,50 @@ class DetectionDataModule(pl.LightningDataModule):
             training: Shuffle and augment.
         """
         images, options = self.splits[split], self.options
-        augmenter = self.augmenter if training else self.resizer
-        data = DetectionDataset(images, augmenter, training=training, seed=options.seed)
-        world = self.trainer.world_size if self.trainer else 1
-        rank = self.trainer.global_rank if self.trainer else 0
-        sampler = KeyedSampler(
-            len(images), shuffle=training, seed=options.seed, rank=rank, world=world
+        desk = Desk(options.workers)
+        data = DetectionDataset(
+            images,
+            self.augmenter,
+            training=training,
+            seed=options.seed,
+            source=self.sources[split],
+            desk=desk,
         )
-        return DataLoader(
-            data,
+        return WatchedLoader(
+            desk,
+            images.paths,
+            options.stall_seconds,
+            dataset=data,
             batch_size=options.batch_size,
-            sampler=sampler,
+            sampler=self._sampler(images, training=training),
             num_workers=options.workers,
             collate_fn=collate,
             pin_memory=options.pin_memory,
             persistent_workers=options.workers > 0,
             worker_init_fn=_one_thread,
+            # Memory that is shared without a name is inherited by forked processes alone.
+            multiprocessing_context="fork" if options.workers and options.cache == "ram" else None,
+        )
+
+    def _sampler(self, images: AnnotatedImages, *, training: bool) -> KeyedSampler:
+        """This process' images, batch by batch."""
+        options = self.options
+        grouped, threshold = training and options.group_by_aspect, options.repeat_threshold
+        return KeyedSampler(
+            len(images),
+            shuffle=training,
+            seed=options.seed,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world=self.trainer.world_size if self.trainer else 1,
+            batch_size=options.batch_size,
+            groups=aspect_groups(images.sizes) if grouped else None,
+            factors=repeat_factors(images, threshold) if training and threshold else None,
         )
 
 
 def _one_thread(_: int) -> None:
-    """A worker is a process: threads inside it only fight the others for the cores."""
+    """A worker is a process: threads inside it only fight the others for the cores.
+
+    Torch sees to its own threads by itself.
+    """
     cv2.setNumThreads(0)
-    torch.set_num_threads(1)

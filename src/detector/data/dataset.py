@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,36 +9,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detector.data.augment import Augmenter
+from detector.data.cache import Source, make_sources
 from detector.data.sampler import Draw
+from detector.data.watchdog import Desk
 from detector.types import AnnotatedImages, RequestError, Target
 
 Sample = tuple[Tensor, Target]
 Batch = tuple[list[Tensor], list[Target]]
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file, upright (EXIF), greyscale and 16-bit converted.
-
-    Returns:
-        `(H, W, 3)` uint8 RGB.
-
-    Raises:
-        RequestError: If the file cannot be decoded.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RequestError(f"{path}: {error.strerror or error}") from error
-    # The decoder fills up what is missing of a JPEG with grey and says nothing. Its last scan must
-    # be followed by the end marker (a thumbnail in the header has markers of its own).
-    if content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
-        raise RequestError(f"{path}: a truncated JPEG")
-    image = None
-    if content:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise RequestError(f"{path}: not a readable image")
-    return np.asarray(image, dtype=np.uint8)
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
@@ -54,19 +28,31 @@ class DetectionDataset(Dataset[Sample]):
 
     Args:
         images: The split.
-        augmenter: Changes and resizes images.
-        training: Targets follow the augmented image and leave out what is to be ignored; else they
-            stay the file's own, in original pixels, as evaluation needs them.
+        augmenter: Says how large images are, and changes those for training.
+        training: Targets follow the augmented image and leave out what is to be ignored; else
+            images are only resized, and targets stay the file's own, in original pixels, as
+            evaluation needs them.
         seed: Of the augmentation.
+        source: Where images come from; None decodes them each time.
+        desk: Where the image that is being loaded is noted, for the watchdog.
     """
 
     def __init__(
-        self, images: AnnotatedImages, augmenter: Augmenter, *, training: bool, seed: int
+        self,
+        images: AnnotatedImages,
+        augmenter: Augmenter,
+        *,
+        training: bool,
+        seed: int,
+        source: Source | None = None,
+        desk: Desk | None = None,
     ) -> None:
         self.images = images
         self.augmenter = augmenter
         self.training = training
         self.seed = seed
+        self.source = source or make_sources({"": images}, augmenter.image_size)[""]
+        self.desk = desk or Desk(0)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -81,27 +67,27 @@ class DetectionDataset(Dataset[Sample]):
         Raises:
             RequestError: If the file is unreadable or contradicts its annotation.
         """
-        epoch, index = draw
-        truth = self.images[index]
-        image = read_image(truth.path)
-        height, width = image.shape[:2]
+        with self.desk.busy(draw.image):
+            truth = self.images[draw.image]
+            image, height, width = self.source(draw.image, truth.path)
         if all(truth.size) and truth.size != (height, width):
             raise RequestError(
                 f"{truth.path}: the image is {width}x{height} when upright, but its annotation "
                 f"says {truth.size[1]}x{truth.size[0]}"
             )
-        boxes = truth.boxes
-        rows = np.flatnonzero(~truth.ignore) if self.training else np.arange(len(boxes))
-        image, moved, kept = self.augmenter(image, boxes[rows], (self.seed, epoch, index))
+        boxes, rows = truth.boxes, np.arange(len(truth.boxes))
+        scale = np.array([image.shape[1] / width, image.shape[0] / height], dtype=np.float32)
         if self.training:
-            boxes, rows = moved, rows[kept]
-        scale = (image.shape[1] / width, image.shape[0] / height)
+            rows = np.flatnonzero(~truth.ignore)
+            key = (self.seed, draw.epoch, draw.image) + (draw.repeat,) * (draw.repeat > 0)
+            image, boxes, kept = self.augmenter(image, boxes[rows] * np.tile(scale, 2), key)
+            rows = rows[kept]
         target = Target(
             torch.from_numpy(np.array(boxes, dtype=np.float32)),
             torch.from_numpy(truth.labels[rows]),
             torch.from_numpy(truth.ignore[rows]),
-            torch.tensor(index),
-            torch.tensor(scale, dtype=torch.float32),
+            torch.tensor(draw.image),
+            torch.from_numpy(scale),
         )
         return to_tensor(image), target
 

@@ -8,7 +8,7 @@ is cut into horizontal bands, one per split, so that no pixel of a test tile is 
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import shutil
 import subprocess
 import sys
@@ -22,10 +22,11 @@ from xml.etree import ElementTree
 
 import cv2
 import numpy as np
-from defusedxml.ElementTree import fromstring
 from numpy.typing import NDArray
 
 from detector import boxes as box_ops
+from detector.data.folder import cache_folder
+from detector.data.voc import parse_xml
 from detector.types import RequestError
 
 WHEEL = "deepforest-2.1.0-py3-none-any.whl"
@@ -60,12 +61,6 @@ PHOTOGRAPHS = (
         {"train": (0, 512), "val": (512, 768), "test": (768, 1035)},
     ),
 )
-
-
-def cache_folder() -> Path:
-    """Where fetched and prepared data live: `DETECTOR_CACHE`, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("DETECTOR_CACHE") or Path(base) / "detector")
 
 
 def prepare(cache: Path | None = None) -> Path:
@@ -190,7 +185,7 @@ def tile_windows(
 
 def _read_boxes(xml: bytes) -> NDArray[np.float32]:
     """`(N, 4)` boxes of a photograph, 0-based half-open."""
-    objects = fromstring(xml, forbid_dtd=True).findall("object")
+    objects = parse_xml(io.BytesIO(xml)).findall("object")
     corners = [
         [float(o.findtext(f"bndbox/{k}") or "nan") for k in ("xmin", "ymin", "xmax", "ymax")]
         for o in objects

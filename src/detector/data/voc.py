@@ -1,238 +1,258 @@
-"""PASCAL VOC reader: `{Annotations,ImageSets/Main,JPEGImages}`, alone or as a devkit of years.
+"""PASCAL VOC reader: devkits, a devkit's three folders, and XML files lying beside images.
 
 Format: the VOC development kit (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf).
-Torch is not imported here, so that a wrong request is answered at once.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError
+from typing import IO
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, parse
 
-import numpy as np
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import parse
-from tqdm import tqdm
+from detector.data.findings import Item
+from detector.data.folder import SUFFIXES, TEXT_LIMIT, Folder, relative, split_of
+from detector.data.raw import POOL, RawBuilder, RawSplit, show
+from detector.types import RequestError
 
-from detector import boxes as box_ops
-from detector.types import AnnotatedImage, AnnotatedImages, ClassMap, RequestError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-LAYOUT = "expected there: Annotations/*.xml, ImageSets/Main/<split>.txt and JPEGImages/"
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def read_voc(
-    root: Path,
-    splits: dict[str, Sequence[str]],
-    classes: Sequence[str] | None = None,
-    classes_from: str = "data.classes",
-) -> tuple[dict[str, AnnotatedImages], ClassMap]:
-    """Read the splits of a VOC tree.
+class VocReader:
+    """Reads VOC, as the devkit has it and as it is found in the wild.
+
+    With `ImageSets/Main`, lists say which images a split has; `<year>/<list>` in a devkit of
+    years. Else every XML file below the root counts, and folders named train, val(id), test make
+    the splits.
 
     Args:
-        root: A folder with the three VOC folders, or a devkit of `VOC<year>` folders, or the
-            parent of `VOCdevkit`.
-        splits: Our split names -> names of files in `ImageSets/Main` without `.txt`, which are
-            concatenated; in a devkit with the year's folder before it (`VOC2007/trainval`).
-        classes: Class names in order; None takes those of the first split, sorted.
-        classes_from: Where given classes come from, for messages.
-
-    Returns:
-        The splits, and the classes. Unusable boxes are left out and named in `dropped`.
+        root: A folder with the three VOC folders, a devkit of `VOC<year>` folders, the parent of
+            `VOCdevkit`, or any folder of images and XML files.
+        wanted: Split -> names of lists (or of folders); None: the usual names; empty: none.
 
     Raises:
-        RequestError: If a folder, split file, image or XML is missing or malformed, or a class
-            is unknown; the message names it.
+        RequestError: If there is nothing of the kind, or a named list is missing or malformed.
     """
-    root = _find_devkit(root)
-    # Everything that may be missing is looked for before the first file is parsed.
-    files = {name: _locate(_list_ids(root, parts)) for name, parts in splits.items()}
-    raw = {name: [_RawImage(*pair) for pair in _show(name, found)] for name, found in files.items()}
-    if classes is None:
-        first = next(iter(raw))
-        found = {name for image in raw[first] for name in image.names}
-        if not found:
-            raise RequestError(f"{root}: the split {first!r} has no boxes, so no classes either")
-        classes = sorted(found)
-        classes_from = f"the classes of the split {first!r}"
-    class_map = ClassMap.from_names(classes)
-    return {name: _pack(images, class_map, classes_from) for name, images in raw.items()}, class_map
 
+    first_pixel = 1
+    relative = False
+    where = "object {}"
 
-def _show(name: str, files: list[tuple[Path, Path]]) -> Iterable[tuple[Path, Path]]:
-    """A progress bar that appears only when reading takes more than a second or two."""
-    bar: Iterable[tuple[Path, Path]] = tqdm(
-        files, desc=f"reading {name}", unit="xml", delay=2, leave=False, disable=None
-    )
-    return bar
+    def __init__(self, root: Path, wanted: dict[str, Sequence[str] | None]) -> None:
+        self.folder = Folder(_find_devkit(root))
+        self.root = self.folder.root
+        self.names: list[str] = []
+        self.groups: set[str] = set()
+        self.ids: list[int] | None = None
+        self._numbers: dict[str, int] = {}
+        self._xmls: dict[str, list[str]] = {}  # of every split
+        self._missing: dict[str, list[Item]] = {}
+        lists = {f for f in self.folder.with_suffix(".txt") if "ImageSets/Main/" in f}
+        if lists:
+            self._from_lists(_usual_lists(lists, wanted))
+        else:
+            self._from_folders(wanted)
+        self.splits = tuple(self._xmls)
+
+    def _from_lists(self, parts: dict[str, list[str]]) -> None:
+        """Splits by `ImageSets/Main/*.txt`."""
+        xmls = frozenset(self.folder.with_suffix(".xml"))
+        for split, names in parts.items():
+            found, missing = [], []
+            for folder, listing, image_id in self._list_ids(names):
+                # Some lists have file names where ids belong.
+                stem = Path(image_id)
+                is_file = stem.suffix.lower() in SUFFIXES
+                xml = f"{folder}Annotations/{stem.stem if is_file else image_id}.xml"
+                if xml in xmls:
+                    found.append(xml)
+                else:
+                    missing.append(Item(split, xml, f"no such file, but {listing} lists it"))
+            self._xmls[split], self._missing[split] = found, missing
+        listed = "; ".join(f"{split} = {' + '.join(names)}" for split, names in parts.items())
+        self.recognised = f"VOC with lists in ImageSets/Main ({listed})"
+
+    def _list_ids(self, parts: Sequence[str]) -> list[tuple[str, str, str]]:
+        """Folder, list and image id of everything that the lists name, each image once."""
+        found: dict[tuple[str, str], str] = {}
+        for part in parts:
+            year, slash, name = part.rpartition("/")
+            file = f"{year}{slash}ImageSets/Main/{name}.txt"
+            path = self.root / file
+            if not self.folder.has(file):
+                there = [
+                    f.replace("ImageSets/Main/", "").removesuffix(".txt")
+                    for f in self.folder.with_suffix(".txt")
+                    if "ImageSets/Main/" in f and "_" not in f.rpartition("/")[2]
+                ]
+                raise RequestError(
+                    f"no split file {path}; there: {', '.join(there) or 'none'} (set data.splits)"
+                )
+            try:
+                lines = self.folder.read_text(file).split("\n")
+            except RequestError as error:
+                raise RequestError(f"{path}: {error}") from error
+            for line in filter(None, map(str.strip, lines)):
+                # Per-class lists carry a second column: 1, 0 or -1.
+                image_id = re.sub(r"\s+-?[01]$", "", line)
+                if relative(image_id) is None or image_id == ".":
+                    raise RequestError(f"{path}: {image_id!r} is not a plain file name")
+                found.setdefault((f"{year}{slash}", image_id.rpartition("/")[2]), file)
+        return [(folder, listing, image_id) for (folder, image_id), listing in found.items()]
+
+    def _from_folders(self, wanted: dict[str, Sequence[str] | None]) -> None:
+        """Splits by folder, or none."""
+        xmls = self.folder.with_suffix(".xml")
+        if not xmls:
+            raise RequestError(
+                f"data.root={self.root}: no XML files in it; expected PASCAL VOC: "
+                "Annotations/*.xml and JPEGImages/, perhaps ImageSets/Main/<split>.txt; "
+                "or XML files beside images"
+            )
+        splits = by_folder(self.root, xmls, wanted)
+        self._xmls = splits or {POOL: xmls}
+        where = f"in folders for {', '.join(splits)}" if splits else "without lists of splits"
+        self.recognised = f"VOC: {len(xmls)} XML files {where}"
+
+    def read(self, split: str) -> RawSplit:
+        """Read the annotations of one split."""
+        builder = RawBuilder()
+        builder.findings.add_many("missing annotation", self._missing.get(split, []), lambda i: i)
+        for xml in show(self._xmls[split], split, "xml"):
+            try:
+                self._read_one(xml, split, builder)
+            except (RequestError, OSError) as error:
+                builder.findings.add("malformed annotation", Item(split, xml, str(error)))
+        return builder.build()
+
+    def _read_one(self, xml: str, split: str, builder: RawBuilder) -> None:
+        """Read one annotation file; RequestError says what is wrong with it."""
+        path = self.root / xml
+        if path.stat().st_size > TEXT_LIMIT:
+            raise RequestError(f"larger than {TEXT_LIMIT:,} bytes")
+        root = parse_xml(path)
+        size = side(root, "size/height"), side(root, "size/width")
+        objects = root.findall("object")
+        boxes, names, ignore = [], [], []
+        for i, node in enumerate(objects, start=1):
+            name = (node.findtext("name") or "").strip()
+            if not name:
+                raise RequestError(f"object {i} has no <name>")
+            boxes.append([number(node, f"bndbox/{key}", f"object {i}: ") for key in CORNERS])
+            names.append(self._numbers.setdefault(name, len(self._numbers)))
+            if len(self.names) < len(self._numbers):
+                self.names.append(name)
+            ignore.append((node.findtext("difficult") or "0").strip() == "1")
+        written = (root.findtext("filename") or "").strip()
+        image = self.folder.image_for(xml, written)
+        if image is None:
+            called = f", nor {written!r}" if written else ""
+            item = Item(split, xml, f"no image of that name{called}")
+            builder.findings.add("missing image", item)
+            return
+        if written and Path(written).stem != Path(image).stem and self._names_other(written):
+            message = f"<filename> says {written!r}, which is there too; {image} is used"
+            builder.findings.add("file name disagrees", Item(split, xml, message))
+        builder.add(image, xml, size, boxes, names, ignore, range(1, len(objects) + 1))
+
+    def _names_other(self, written: str) -> bool:
+        return self.folder.unique(re.split(r"[/\\]", written)[-1]) is not None
 
 
 def _find_devkit(root: Path) -> Path:
-    """The folder that split names are relative to."""
-    if not root.is_dir():
-        raise RequestError(f"data.root={root}: no such folder; {LAYOUT}")
-    for candidate in (root, root / "VOCdevkit"):
-        if (candidate / "ImageSets" / "Main").is_dir() or any(candidate.glob("VOC*/ImageSets")):
-            return candidate
-    raise RequestError(f"data.root={root}: not a VOC tree; {LAYOUT}")
+    """The folder that the names of lists are relative to."""
+    inner = root / "VOCdevkit"
+    return inner if not (root / "ImageSets").is_dir() and inner.is_dir() else root
 
 
-def _list_ids(devkit: Path, parts: Sequence[str]) -> list[tuple[Path, str]]:
-    """The (folder, image id) pairs that the split files list."""
-    pairs: list[tuple[Path, str]] = []
-    for part in parts:
-        year, _, name = part.rpartition("/")
-        file = devkit / year / "ImageSets" / "Main" / f"{name}.txt"
-        if not file.is_file():
-            years = sorted(p.parent.parent.name for p in devkit.glob("VOC*/ImageSets/Main"))
-            there = sorted(p.stem for p in file.parent.glob("*.txt") if "_" not in p.stem) or [
-                f"{y}/..." for y in years
-            ]
-            raise RequestError(
-                f"no split file {file}; there: {', '.join(there) or 'none'} (set data.splits)"
-            )
-        try:
-            lines = file.read_text(encoding="utf-8").split("\n")
-        except UnicodeDecodeError as error:
-            raise RequestError(f"{file}: not a text file ({error.reason})") from error
-        # Per-class split files carry a second column: 1, 0 or -1.
-        ids = [re.sub(r"\s+-?[01]$", "", line.strip()) for line in lines if line.strip()]
-        if not ids:
-            raise RequestError(f"{file}: the split is empty")
-        for image_id in ids:
-            if os.path.basename(image_id) != image_id or image_id in (".", ".."):
-                raise RequestError(f"{file}: {image_id!r} is not a plain file name")
-        pairs += [(devkit / year, image_id) for image_id in ids]
-    return list(dict.fromkeys(pairs))  # an image listed twice is one image
+def _usual_lists(lists: set[str], wanted: dict[str, Sequence[str] | None]) -> dict[str, list[str]]:
+    """The lists of every split: those wanted, else the usual names in every year there is."""
+    names = sorted(f.replace("ImageSets/Main/", "").removesuffix(".txt") for f in lists)
+    parts: dict[str, list[str]] = {}
+    for split, given in wanted.items():
+        usual = [n for n in names if "_" not in n and split_of(n.rpartition("/")[2]) == split]
+        if split == "train":
+            # trainval is train and val together: right only where they do not exist apart.
+            apart = [n for n in usual if not n.endswith("trainval")]
+            years = {n.rpartition("/")[0] for n in apart}
+            usual = [n for n in usual if n in apart or n.rpartition("/")[0] not in years]
+        chosen = list(given) if given is not None else usual
+        if chosen:
+            parts[split] = chosen
+    # Lists of other names, such as CVAT's default.txt, say no more than which images there are.
+    return parts or {POOL: [n for n in names if "_" not in n] or names}
 
 
-def _locate(pairs: list[tuple[Path, str]]) -> list[tuple[Path, Path]]:
-    """The annotation and the image file of every (folder, image id), whatever its suffix."""
-    images: dict[Path, dict[str, Path]] = {}
-    annotations: dict[Path, set[str]] = {}
-    for folder in {folder for folder, _ in pairs}:
-        # A folder is listed once: asking for every file takes minutes on a network drive.
-        listed = _list_folder(folder / "JPEGImages")
-        known = [path for path in listed if path.suffix.lower() in SUFFIXES]
-        # Of two files of one name, such as a photograph and its mask, the first suffix wins.
-        known.sort(key=lambda path: SUFFIXES.index(path.suffix.lower()), reverse=True)
-        images[folder] = {path.stem: path for path in known}
-        annotations[folder] = {path.name for path in _list_folder(folder / "Annotations")}
-    found = []
-    for folder, listed_id in pairs:
-        # Some lists have file names where ids belong.
-        as_file = Path(listed_id)
-        image_id = as_file.stem if as_file.suffix.lower() in SUFFIXES else listed_id
-        xml = folder / "Annotations" / f"{image_id}.xml"
-        if xml.name not in annotations[folder]:
-            raise RequestError(f"no annotation {xml}; the split lists {image_id}")
-        if image_id not in images[folder]:
-            image = folder / "JPEGImages" / image_id
-            raise RequestError(f"no image {image}.jpg (or .png, ...); the split lists it")
-        if not images[folder][image_id].stat().st_size:
-            raise RequestError(f"{images[folder][image_id]}: the file is empty")
-        found.append((xml, images[folder][image_id]))
-    return found
+def by_folder(
+    root: Path, files: Sequence[str], wanted: dict[str, Sequence[str] | None]
+) -> dict[str, list[str]]:
+    """Sort files into splits by the folders that they lie in.
+
+    Args:
+        root: For messages.
+        files: Relative paths.
+        wanted: Split -> folders, relative to the root; None: those with a usual name; empty: none.
+
+    Returns:
+        Split -> files; empty where no folder is named after training.
+
+    Raises:
+        RequestError: If a named folder has no such files.
+    """
+    splits: dict[str, list[str]] = {}
+    for split, given in wanted.items():
+        if given is None:
+            found = [f for f in files if any(split_of(p) == split for p in f.split("/")[:-1])]
+        else:
+            homes = [g.strip("/") + "/" for g in given]
+            found = [f for f in files if any(h == "./" or f.startswith(h) for h in homes)]
+            if given and not found:
+                raise RequestError(f"data.splits.{split}={list(given)}: nothing in {root} for it")
+        if found:
+            splits[split] = found
+    return splits if "train" in splits or any(wanted.values()) else {}
 
 
-def _list_folder(folder: Path) -> list[Path]:
-    """What is in a folder that must be there."""
-    if not folder.is_dir():
-        raise RequestError(f"no folder {folder}; {LAYOUT}")
-    return sorted(folder.iterdir())
+class _NoDoctype(TreeBuilder):
+    """Builds a tree, but ends at a document type: only there can entities be declared."""
+
+    def doctype(self, *_: object) -> None:
+        raise RequestError("not a plain XML annotation: it declares a DTD")
 
 
-class _RawImage:
-    """One annotation file as it stands, before class names become labels."""
+def parse_xml(file: Path | IO[bytes]) -> Element:
+    """The root element of an annotation; never resolves an entity.
 
-    def __init__(self, xml: Path, image: Path) -> None:
-        self.xml = xml
-        self.path = image
-        root = _parse(self.xml)
-        self.size = (
-            _number(root, "size/height", self.xml, 0),
-            _number(root, "size/width", self.xml, 0),
-        )
-        objects = root.findall("object")
-        self.names = [(o.findtext("name") or "").strip() for o in objects]
-        if "" in self.names:
-            raise RequestError(f"{xml}: object {self.names.index('') + 1} has no <name>")
-        self.difficult = [(o.findtext("difficult") or "0").strip() == "1" for o in objects]
-        self.boxes = np.array(  # 1-based and inclusive, as in the file
-            [
-                [
-                    _number(o, f"bndbox/{k}", self.xml, None, i)
-                    for k in ("xmin", "ymin", "xmax", "ymax")
-                ]
-                for i, o in enumerate(objects)
-            ],
-            dtype=np.float32,
-        ).reshape(-1, 4)
-
-
-def _parse(xml: Path) -> Element:
-    """The root element; never resolves an entity."""
+    Raises:
+        RequestError: If it is not a VOC annotation; the message leaves the file's name out.
+    """
     try:
-        root: Element = parse(xml, forbid_dtd=True).getroot()
-    except (ParseError, DefusedXmlException, OSError, ValueError, LookupError) as error:
-        reason = "it declares a DTD" if isinstance(error, DefusedXmlException) else error
-        raise RequestError(f"{xml}: not a readable XML annotation ({reason})") from error
+        root: Element = parse(file, XMLParser(target=_NoDoctype())).getroot()  # noqa: S314
+    except (ParseError, ValueError, LookupError) as error:
+        raise RequestError(f"not a readable XML annotation ({error})") from error
     if root.tag != "annotation":
-        raise RequestError(f"{xml}: the root element is <{root.tag}>, expected <annotation>")
+        hint = "; export it as PASCAL VOC" if root.tag == "annotations" else ""  # CVAT's own
+        raise RequestError(f"the root element is <{root.tag}>, expected <annotation>{hint}")
     return root
 
 
-def _number(
-    node: Element, path: str, xml: Path, default: float | None, index: int | None = None
-) -> float:
-    """The number in a child element."""
+def side(node: Element, path: str) -> int:
+    """A side of the image, pixels; 0 where the file does not say."""
+    value = number(node, path, default=0)
+    if not 0 <= value < 2**31:
+        raise RequestError(f"<{path}> is {value:g}, expected a number of pixels")
+    return int(value)
+
+
+def number(node: Element, path: str, where: str = "", default: float | None = None) -> float:
+    """The number in a child element; RequestError if there is none."""
     text = node.findtext(path)
-    where = "" if index is None else f"object {index + 1}: "
     if text is None:
         if default is None:
-            raise RequestError(f"{xml}: {where}<{path}> is missing")
+            raise RequestError(f"{where}<{path}> is missing")
         return default
     try:
         return float(text)
     except ValueError as error:
-        raise RequestError(f"{xml}: {where}<{path}> is {text!r}, expected a number") from error
-
-
-def _pack(images: Sequence[_RawImage], classes: ClassMap, classes_from: str) -> AnnotatedImages:
-    """Turn names into labels and leave out what is unusable."""
-    packed, dropped = [], []
-    for image in images:
-        keep, labels = [], []
-        for i, (name, box) in enumerate(zip(image.names, image.boxes, strict=True)):
-            if name not in classes:
-                raise RequestError(
-                    f"{image.xml}: object {i + 1} has the class {name!r}, which is not among "
-                    f"{classes_from}: {', '.join(classes.names)}"
-                )
-            # Judged as it stands in the file, where xmin = xmax is what tools write for a slip of
-            # the mouse, though to the letter it is one pixel wide.
-            reason = box_ops.fault(box, (int(image.size[0]), int(image.size[1])))
-            if reason:
-                corners = ", ".join(f"{c:g}" for c in box.tolist())
-                dropped.append(f"{image.xml}: object {i + 1} ({name} {corners}): {reason}")
-                continue
-            keep.append(i)
-            labels.append(classes.label(name))
-        height, width = (int(s) for s in image.size)
-        # To 0-based and half-open: only the upper-left corner moves.
-        boxes = image.boxes[keep] - np.array([1, 1, 0, 0], dtype=np.float32)
-        if height and width:
-            boxes = box_ops.clip(boxes, (0, 0, width, height))
-        packed.append(
-            AnnotatedImage(
-                image.path,
-                (height, width),
-                boxes,
-                np.array(labels, dtype=np.int64),
-                np.array(image.difficult, dtype=np.bool_)[keep],
-            )
-        )
-    return AnnotatedImages.pack(packed, dropped)
+        raise RequestError(f"{where}<{path}> is {text!r}, expected a number") from error

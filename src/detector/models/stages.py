@@ -61,13 +61,9 @@ class PyramidBackbone(nn.Module):
         super().__init__()
         self.stages = tuple(stages)
         self.norm = norm
-        levels = [s for s in self.stages if s.stride >= 4 and s.name != "stem"]
-        strides = [s.stride for s in levels]
-        if any(b != 2 * a for a, b in pairwise(strides)):
-            raise ValueError(f"the pyramid needs strides that double, got {strides}")
+        levels = pyramid_levels(self.stages)
         self.levels = tuple(s.name for s in levels)
-        # The pooled top level serves the RPN alone, as in torchvision's detectors.
-        self.strides = (*strides, strides[-1] * 2)
+        self.strides = pyramid_strides(self.stages)
         self.out_channels = out_channels  # read by torchvision's FasterRCNN
         self.body = body
         _keep_only(body, [path for s in self.stages for path in s.modules])
@@ -131,6 +127,24 @@ class PyramidBackbone(nn.Module):
                     elif frozen:
                         module.training = False
         return self
+
+
+def pyramid_levels(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages that the pyramid stands on; ValueError unless their strides double."""
+    levels = [s for s in stages if s.stride >= 4 and s.name != "stem"]
+    strides = [s.stride for s in levels]
+    if any(b != 2 * a for a, b in pairwise(strides)):
+        raise ValueError(f"the pyramid needs strides that double, got {strides}")
+    return levels
+
+
+def pyramid_strides(stages: Sequence[Stage]) -> tuple[int, ...]:
+    """Strides of the pyramid's levels, finest first.
+
+    The pooled top level serves the RPN alone, as in torchvision's detectors.
+    """
+    strides = [s.stride for s in pyramid_levels(stages)]
+    return (*strides, strides[-1] * 2)
 
 
 def _keep_only(root: nn.Module, paths: Sequence[str]) -> None:

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 IGNORED = sv.Color(190, 190, 190)
 PANEL_SIDE = 448  # pixels
+PREVIEW_SIDE = 352  # pixels
+HEADER = 22  # pixels, for the caption
+FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def draw_boxes(
         scene = sv.BoxAnnotator(thickness=thickness, **look).annotate(scene, detections)
         texts = [
             " ".join(
-                ([names[label - 1]] if len(names) > 1 else [])
+                ([_drawable(names[label - 1])] if len(names) > 1 else [])
                 + ([f"{score:.2f}"] if score is not None else [])
             )
             for label, score in zip(
@@ -109,39 +112,78 @@ def draw_sheet(panels: Sequence[Panel], names: Sequence[str], threshold: float, 
         threshold: Lowest score drawn, for the caption.
         file: A `.png`.
     """
-    pairs = [_pair(panel, names, threshold) for panel in panels]
-    rows = [pairs[i : i + 2] for i in range(0, len(pairs), 2)]
+    write_image(file, _tile([_pair(panel, names, threshold) for panel in panels], columns=2))
+
+
+def draw_preview(
+    images: Sequence[tuple[str, NDArray[np.uint8], Boxes]], names: Sequence[str], file: Path
+) -> None:
+    """Write a picture of images as training sees them, four to a row, with their boxes.
+
+    Args:
+        images: At least one: a caption, `(H, W, 3)` uint8 RGB, its boxes.
+        names: Class names.
+        file: A `.png`.
+    """
+    cells = []
+    for caption, image, boxes in images:
+        drawn = draw_boxes(image, boxes, names, PREVIEW_SIDE)
+        height, width = drawn.shape[:2]
+        cell = np.full((HEADER + height, PREVIEW_SIDE, 3), 255, dtype=np.uint8)
+        cell[HEADER:, :width] = drawn
+        _write(cell, 0, _shorten(caption, PREVIEW_SIDE))
+        cells.append(cell)
+    write_image(file, _tile(cells, columns=4))
+
+
+def _tile(cells: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
+    """Put pictures in rows, on white."""
     gap = 12
-    widths = [sum(pair.shape[1] + gap for pair in row) for row in rows]
-    heights = [max(pair.shape[0] for pair in row) + gap for row in rows]
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    widths = [sum(cell.shape[1] + gap for cell in row) for row in rows]
+    heights = [max(cell.shape[0] for cell in row) + gap for row in rows]
     sheet = np.full((sum(heights) + gap, max(widths) + gap, 3), 255, dtype=np.uint8)
     y = gap
     for row, height in zip(rows, heights, strict=True):
         x = gap
-        for pair in row:
-            sheet[y : y + pair.shape[0], x : x + pair.shape[1]] = pair
-            x += pair.shape[1] + gap
+        for cell in row:
+            sheet[y : y + cell.shape[0], x : x + cell.shape[1]] = cell
+            x += cell.shape[1] + gap
         y += height
-    write_image(file, sheet)
+    return sheet
 
 
 def _pair(panel: Panel, names: Sequence[str], threshold: float) -> NDArray[np.uint8]:
     """One image's truth beside its detections, with captions."""
     left = draw_boxes(panel.image, panel.truth, names, PANEL_SIDE)
     right = draw_boxes(panel.image, panel.found, names, PANEL_SIDE)
-    header, gap = 22, 4
-    canvas = np.full((left.shape[0] + header, left.shape[1] * 2 + gap, 3), 255, dtype=np.uint8)
-    canvas[header:, : left.shape[1]] = left
-    canvas[header:, left.shape[1] + gap :] = right
-    captions = (
-        (0, f"truth: {_count(panel.truth)}   {panel.name}"),
-        (left.shape[1] + gap, f"detected: {len(panel.found.labels)} (score >= {threshold:g})"),
-    )
-    for x, text in captions:
-        cv2.putText(
-            canvas, text, (x, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (30, 30, 30), 1, cv2.LINE_AA
-        )
+    gap = 4
+    canvas = np.full((left.shape[0] + HEADER, left.shape[1] * 2 + gap, 3), 255, dtype=np.uint8)
+    canvas[HEADER:, : left.shape[1]] = left
+    canvas[HEADER:, left.shape[1] + gap :] = right
+    _write(canvas, 0, f"truth: {_count(panel.truth)}   {panel.name}")
+    found = f"detected: {len(panel.found.labels)} (score >= {threshold:g})"
+    _write(canvas, left.shape[1] + gap, found)
     return canvas
+
+
+def _write(canvas: NDArray[np.uint8], x: int, text: str) -> None:
+    """Write a caption into the header."""
+    cv2.putText(canvas, _drawable(text), (x, 15), FONT, FONT_SCALE, (30, 30, 30), 1, cv2.LINE_AA)
+
+
+def _shorten(text: str, width: int) -> str:
+    """The end of a caption, which tells files apart, as much as fits in `width` pixels."""
+    short = text = _drawable(text)
+    while short and cv2.getTextSize(short, FONT, FONT_SCALE, 1)[0][0] > width:
+        text = text[1:]
+        short = "..." + text
+    return short
+
+
+def _drawable(text: str) -> str:
+    """Text that OpenCV survives: names of files need not be UTF-8."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _count(boxes: Boxes) -> str:
@@ -152,5 +194,9 @@ def _count(boxes: Boxes) -> str:
 
 def write_image(file: Path, image: NDArray[np.uint8]) -> None:
     """Write an RGB image; OSError if that fails."""
-    if not cv2.imwrite(str(file), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"cannot write {file}")
+    # Encoded here and written by Python, which survives any file name.
+    try:
+        _, encoded = cv2.imencode(file.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        file.write_bytes(encoded.tobytes())
+    except (cv2.error, OSError) as error:
+        raise OSError(f"cannot write {file}: {error}") from error

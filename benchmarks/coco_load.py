@@ -1,0 +1,169 @@
+"""Seconds and memory to read a COCO JSON of train2017's size: ours beside pycocotools' index.
+
+    python benchmarks/coco_load.py [--json FILE] [--rounds N]
+
+A synthetic instances JSON with 118,287 images and 860,001 boxes, and as many (empty) image files,
+are made in a temporary folder. Each round reads it in two new processes, one after the other, so
+that a process' peak memory (Linux' VmHWM) is its own; what importing takes is not counted. Ours is
+everything from the file to the packed, judged split, but for reading the images' headers;
+pycocotools' is `COCO(file)`.
+
+Then four loader workers go through all annotations; what memory each has of its own (unique set
+size) is compared with that of a worker that does nothing: annotations that were copied would show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+IMAGES, BOXES = 118_287, 860_001
+CATEGORIES = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+
+OURS = """
+import json, sys, time
+from pathlib import Path
+from detector.data.coco import CocoReader
+from detector.data.facts import Facts
+from detector.data.judge import Judge, choose_classes
+peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
+before, started = peak(), time.perf_counter()
+reader = CocoReader(Path(sys.argv[1]), {"train": None, "val": None, "test": None})
+raw = reader.read("train")
+facts = {i: Facts(w, h, 1) for i, (h, w) in zip(raw.images, raw.sizes.tolist(), strict=True)}
+classes = choose_classes(reader, {"train": raw}, None)
+images = Judge(reader, facts, classes, "x").judge("train", raw).images
+seconds = time.perf_counter() - started
+print(json.dumps([seconds, peak() - before, len(images), len(images.boxes)]))
+"""
+THEIRS = """
+import contextlib, io, json, sys, time
+from pycocotools.coco import COCO
+peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
+before, started = peak(), time.perf_counter()
+with contextlib.redirect_stdout(io.StringIO()):
+    index = COCO(sys.argv[1] + "/annotations/instances_train2017.json")
+seconds = time.perf_counter() - started
+print(json.dumps([seconds, peak() - before, len(index.imgs), len(index.anns)]))
+"""
+
+
+def write_set(root: Path) -> None:
+    """The JSON and its empty image files."""
+    rng = np.random.default_rng(0)
+    ids = np.sort(rng.choice(600_000, IMAGES, replace=False)).tolist()
+    sizes = rng.choice([640, 480, 500, 427], (IMAGES, 2)).tolist()
+    images = [
+        {"license": 1, "file_name": f"{i:012d}.jpg", "height": h, "width": w, "id": i}
+        | {"coco_url": f"http://images.cocodataset.org/train2017/{i:012d}.jpg"}
+        for i, (h, w) in zip(ids, sizes, strict=True)
+    ]
+    owners = rng.integers(0, IMAGES, BOXES)
+    corner = rng.uniform(0, 0.7, (BOXES, 2))
+    side = rng.uniform(0.01, 0.3, (BOXES, 2))
+    scale = np.array(sizes)[owners][:, ::-1]
+    boxes = (np.concatenate([corner, side], 1) * np.tile(scale, 2)).round(2)
+    kinds = rng.choice(CATEGORIES, BOXES).tolist()
+    crowds = (rng.random(BOXES) < 0.01).astype(int).tolist()
+    annotations = [
+        {"id": k + 1, "image_id": ids[owner], "category_id": kind, "bbox": box, "iscrowd": crowd}
+        | {"area": round(box[2] * box[3], 2)}
+        for k, (owner, kind, box, crowd) in enumerate(
+            zip(owners.tolist(), kinds, boxes.tolist(), crowds, strict=True)
+        )
+    ]
+    categories = [{"id": c, "name": f"class {c}", "supercategory": "thing"} for c in CATEGORIES]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations").mkdir()
+    (root / "annotations/instances_train2017.json").write_text(json.dumps(content))
+    (root / "train2017").mkdir()
+    for image in images:
+        os.close(os.open(root / "train2017" / str(image["file_name"]), os.O_CREAT | os.O_WRONLY))
+
+
+def measure(code: str, root: Path) -> list[float]:
+    """Seconds, MiB, images and boxes, in a process of their own."""
+    command = [sys.executable, "-c", code, str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    values: list[float] = json.loads(done.stdout)
+    return values
+
+
+def read_all(images: object, results: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    """A worker: touch every box, as an epoch does."""
+    total = sum(float(image.boxes.sum()) for image in images)  # type: ignore[attr-defined]
+    results.put((total, psutil.Process().memory_full_info().uss / 2**20))
+
+
+def workers_memory(boxes: int) -> tuple[float, list[float]]:
+    """MiB of the packed arrays, and of what each of four forked workers has of its own."""
+    from detector.types import AnnotatedImages
+
+    counts = np.bincount(np.random.default_rng(0).integers(0, IMAGES, boxes), minlength=IMAGES)
+    images = AnnotatedImages(
+        paths=np.array([f"/data/coco/train2017/{i:012d}.jpg" for i in range(IMAGES)]),
+        sizes=np.full((IMAGES, 2), 480, np.int32),
+        offsets=np.concatenate(([0], np.cumsum(counts))),
+        boxes=np.ones((boxes, 4), np.float32),
+        labels=np.ones(boxes, np.int64),
+        ignore=np.zeros(boxes, bool),
+    )
+    packed = sum(array.nbytes for array in vars(images).values()) / 2**20
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    idle = context.Process(target=read_all, args=([], results))
+    idle.start()
+    empty = results.get()[1]
+    running = [context.Process(target=read_all, args=(images, results)) for _ in range(4)]
+    for process in running:
+        process.start()
+    return packed, [results.get()[1] - empty for _ in running]
+
+
+def main() -> None:
+    """Measure, print, and write the JSON that `--json` asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_set(root)
+        rounds = [(measure(OURS, root), measure(THEIRS, root)) for _ in range(asked.rounds)]
+    ours, theirs = (np.array(values) for values in zip(*rounds, strict=True))
+    assert ours[0, 2:].tolist() == theirs[0, 2:].tolist() == [IMAGES, BOXES]
+    for name, values in (("ours", ours), ("pycocotools", theirs)):
+        seconds, memory = np.median(values[:, :2], axis=0)
+        print(f"{name:12} {seconds:6.2f} s  {memory:6.0f} MiB more at the peak")
+    ratios = sorted((theirs[:, 0] / ours[:, 0]).tolist())
+    print(f"{statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    packed, own = workers_memory(BOXES)
+    listed = ", ".join(f"{mib:.1f}" for mib in own)
+    print(
+        f"annotations packed: {packed:.0f} MiB; of their own, four workers have {listed} MiB more"
+    )
+    if asked.json:
+        result = {
+            "ratio": statistics.median(ratios),
+            "ours_s": float(np.median(ours[:, 0])),
+            "peer_s": float(np.median(theirs[:, 0])),
+            "spread": [ratios[0], ratios[-1]],
+            "ours_mib": float(np.median(ours[:, 1])),
+            "peer_mib": float(np.median(theirs[:, 1])),
+            "workers_mib": own,
+        }
+        asked.json.write_text(json.dumps({"coco_load": result}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Image files as pixels, and the one resizing.
+
+Files come from strangers. Whatever is in one, reading it gives an image or a RequestError that
+names it. Torch is not imported here, so that a wrong request is answered at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.data.headers import MAX_PIXELS, Header, inspect, read_bytes, read_header
+from detector.types import RequestError
+
+__all__ = [
+    "MAX_PIXELS",
+    "Header",
+    "Resized",
+    "read_bytes",
+    "read_header",
+    "read_image",
+    "read_resized",
+    "resize",
+    "resized_shape",
+]
+
+# `cv2.flip`'s codes that make an image upright, after a transposition for 5 to 8.
+FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
+REDUCED = {
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,  # with IMREAD_COLOR_RGB beside it, colour
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+}
+
+# A file that OpenCV refuses is named by a RequestError; its own lines would only repeat that.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+class Resized(NamedTuple):
+    """An image at the network's size.
+
+    Attributes:
+        image: `(h, w, 3)` uint8 RGB, its longer side as asked for.
+        height: Of the original, upright, pixels.
+        width: Of the original, upright, pixels.
+    """
+
+    image: NDArray[np.uint8]
+    height: int
+    width: int
+
+
+def read_image(path: Path, longest: int | None = None) -> NDArray[np.uint8]:
+    """Decode an image file, upright (EXIF), greyscale and 16-bit converted, without transparency.
+
+    Args:
+        path: The file.
+        longest: No more than so many pixels of the longer side are needed: a larger JPEG may be
+            decoded at 1/2, 1/4 or 1/8 of its size, which is several times as fast. Sides are
+            rounded up, so things near the far edges may lie off by less than a pixel of those.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB.
+
+    Raises:
+        RequestError: As `read_header`; and if the file cannot be decoded.
+    """
+    content = read_bytes(path)
+    return _decode(content, inspect(content, path), path, longest)
+
+
+def read_resized(path: Path, size: int, content: bytes | None = None) -> Resized:
+    """Decode an image file and bring it to the network's size.
+
+    Args:
+        path: The file.
+        size: Longer side afterwards, pixels.
+        content: The file's bytes, where they have been read.
+
+    Raises:
+        RequestError: As `read_image`.
+    """
+    content = read_bytes(path) if content is None else content
+    header = inspect(content, path)
+    image = _decode(content, header, path, size)
+    original = (header.height, header.width)
+    return Resized(resize(image, size, original), *original)
+
+
+def resized_shape(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width after `resize`, pixels.
+
+    Args:
+        height: Of the original, pixels.
+        width: Of the original, pixels.
+        size: Longer side afterwards, pixels.
+    """
+    scale = size / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize(
+    image: NDArray[np.uint8], size: int, original: tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
+    """Bring the longer side to a size; the only place where images are resized.
+
+    Args:
+        image: `(H, W, 3)` uint8.
+        size: Longer side afterwards, pixels.
+        original: Height and width that the shape is computed from, where `image` was decoded at
+            a reduced scale; None takes its own.
+
+    Returns:
+        `resized_shape(*original, size)` uint8; `image` itself where nothing is to be done.
+    """
+    before = (image.shape[0], image.shape[1])
+    rows, columns = original or before
+    height, width = resized_shape(rows, columns, size)
+    if before == (height, width):
+        return image
+    # Averaging keeps small objects that sampling would step over.
+    shrinks = max(height, width) <= max(before)
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), dtype=np.uint8)
+
+
+def _decode(content: bytes, header: Header, path: Path, longest: int | None) -> NDArray[np.uint8]:
+    """The pixels of a file whose header has been looked at."""
+    longer, factor = max(header.height, header.width), 1
+    if longest and header.format == "JPEG":
+        factor = next((f for f in REDUCED if longer >= f * longest), 1)
+    # Turned below, by the header's own reading, so that the two never disagree.
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | REDUCED.get(factor, 0)
+    try:
+        image: Any = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is not None and header.format != "TIFF":
+        if header.orientation > 4:
+            image = cv2.transpose(image)
+        if header.orientation in FLIPS:
+            image = cv2.flip(image, FLIPS[header.orientation])
+    expected = (-(-header.height // factor), -(-header.width // factor), 3)
+    if image is None or image.shape != expected:
+        raise RequestError(f"{path}: not a readable image")
+    return np.asarray(image, dtype=np.uint8)

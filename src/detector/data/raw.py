@@ -1,0 +1,135 @@
+"""A data set as its files say, packed but not judged yet: what every reader makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from detector.data.findings import Findings
+from detector.data.folder import Folder
+
+
+@dataclass
+class RawSplit:
+    """The images and boxes of one split, image by image.
+
+    Attributes:
+        images: Relative path of every image file; empty where there is none.
+        sources: Relative path of the file that each image's boxes come from.
+        sizes: Height and width that the annotation claims, pixels; zeros where it says nothing.
+        counts: Boxes of every image.
+        boxes: `(m, 4)` float64 xyxy, in the form of the file (see `Reader`).
+        names: `(m,)` index into the reader's `names`.
+        ignore: `(m,)` bool.
+        rows: `(m,)` the box's number in its source, for messages.
+        findings: What the reader found wrong; what it could not use is not in the arrays.
+    """
+
+    images: list[str]
+    sources: list[str]
+    sizes: NDArray[np.int32]
+    counts: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    names: NDArray[np.int64]
+    ignore: NDArray[np.bool_]
+    rows: NDArray[np.int64]
+    findings: Findings = field(default_factory=Findings)
+
+
+class RawBuilder:
+    """Collects a split image by image, for formats with a file for each."""
+
+    def __init__(self) -> None:
+        self.findings = Findings()
+        self._images: list[str] = []
+        self._sources: list[str] = []
+        self._sizes: list[tuple[int, int]] = []
+        self._counts: list[int] = []
+        self._boxes: list[NDArray[np.float64]] = []
+        self._names: list[int] = []
+        self._ignore: list[bool] = []
+        self._rows: list[int] = []
+
+    def add(
+        self,
+        image: str,
+        source: str,
+        size: tuple[int, int],
+        boxes: Sequence[Sequence[float]],
+        names: Sequence[int],
+        ignore: Sequence[bool],
+        rows: Sequence[int],
+    ) -> None:
+        """Add an image; the arguments are those of `RawSplit`, for one image."""
+        self._images.append(image)
+        self._sources.append(source)
+        self._sizes.append(size)
+        self._counts.append(len(boxes))
+        if boxes:
+            self._boxes.append(np.asarray(boxes, dtype=np.float64))
+        self._names += names
+        self._ignore += ignore
+        self._rows += rows
+
+    def build(self) -> RawSplit:
+        """Pack what was added."""
+        return RawSplit(
+            self._images,
+            self._sources,
+            np.array(self._sizes, dtype=np.int32).reshape(-1, 2),
+            np.array(self._counts, dtype=np.int64),
+            np.concatenate([np.zeros((0, 4)), *self._boxes]),
+            np.array(self._names, dtype=np.int64),
+            np.array(self._ignore, dtype=np.bool_),
+            np.array(self._rows, dtype=np.int64),
+            self.findings,
+        )
+
+
+class Reader(Protocol):
+    """What reads one format.
+
+    Attributes:
+        root: The folder that all paths are relative to.
+        folder: Its files.
+        recognised: What was found, in one line.
+        splits: The splits there are; only `pool` where the files do not say.
+        names: Class names by number, those that `RawSplit.names` points to; grows while reading.
+        ids: The data set's own category ids, for the same numbers; None: 1..K by order of classes.
+        first_pixel: Number of the first pixel: 0; or 1, and then corners are inclusive (VOC).
+        relative: Boxes are fractions of the image's sides (YOLO).
+        groups: Names that group other categories (COCO's supercategories).
+        where: How messages call a box by its number and its image, such as `object {}`.
+    """
+
+    root: Path
+    folder: Folder
+    recognised: str
+    splits: tuple[str, ...]
+    names: list[str]
+    ids: list[int] | None
+    first_pixel: int
+    relative: bool
+    groups: set[str]
+    where: str
+
+    def read(self, split: str) -> RawSplit:
+        """Read one of the splits."""
+
+
+POOL = "pool"
+T = TypeVar("T")
+
+
+def show(what: Iterable[T], split: str, unit: str) -> Iterable[T]:
+    """A progress bar that appears only when reading takes more than a second or two."""
+    bar: Iterable[T] = tqdm(
+        what, desc=f"reading {split}", unit=unit, delay=2, leave=False, disable=None
+    )
+    return bar

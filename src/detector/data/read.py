@@ -1,0 +1,289 @@
+"""Any data set by its root: recognised, read, split and judged."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detector.data.coco import CocoReader, find_instances
+from detector.data.facts import FactsCache, look_at
+from detector.data.findings import Findings, Item
+from detector.data.folder import Folder
+from detector.data.judge import Judge, choose_classes
+from detector.data.raw import POOL, RawSplit, Reader
+from detector.data.split import stratified_split
+from detector.data.voc import VocReader
+from detector.data.yolo import YoloReader, find_names, find_yaml
+from detector.types import AnnotatedImages, ClassMap, RequestError
+
+SPLITS = ("train", "val", "test")
+READERS: dict[str, Callable[[Path, dict[str, Sequence[str] | None]], Reader]] = {
+    "voc": VocReader,
+    "coco": CocoReader,
+    "yolo": YoloReader,
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which data set, and how it is divided.
+
+    Attributes:
+        root: Its folder.
+        format: A key of `READERS`, or `auto`.
+        splits: Split -> what it is called in the data set; None: the usual names; empty: none.
+        ratios: Shares of `val` and `test`, for splits that the data set has not.
+        split_file: A `splits.json` of an earlier run, instead of the ratios.
+        seed: Of the split by ratio.
+        closely: Decode images that have not been before, so that none fails later.
+        classes: Class names in order; None takes the data's.
+        classes_from: Where given classes come from, for messages.
+    """
+
+    root: Path
+    format: str
+    splits: dict[str, Sequence[str] | None]
+    ratios: dict[str, float]
+    split_file: Path | None = None
+    seed: int = 0
+    closely: bool = False
+    classes: Sequence[str] | None = None
+    classes_from: str = "data.classes"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set, read.
+
+    Attributes:
+        root: Its folder, which findings' files are relative to.
+        format: What it turned out to be.
+        recognised: What was found, in one line.
+        splits: What can be used of every split.
+        classes: Its classes.
+        findings: What is wrong with it.
+        divided: Whether images were dealt out by ratio, so that the split is worth keeping.
+    """
+
+    root: Path
+    format: str
+    recognised: str
+    splits: dict[str, AnnotatedImages]
+    classes: ClassMap
+    findings: Findings
+    divided: bool
+
+
+def recognise(root: Path) -> str:
+    """The format of a data set.
+
+    Raises:
+        RequestError: If it is none, or several.
+    """
+    folder = Folder(root)
+    signs = {
+        "yolo": find_yaml(folder) is not None,
+        "coco": bool(find_instances(folder)),
+        "voc": bool(folder.with_suffix(".xml")),
+    }
+    found = [name for name, there in signs.items() if there]
+    if not found and find_names(folder) is not None:
+        found = ["yolo"]  # a list of class names is no sign beside others
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise RequestError(
+            f"data.root={root}: could be {' or '.join(found)}; say which, such as data={found[0]}"
+        )
+    raise RequestError(
+        f"data.root={root}: no data set recognised among its {len(folder.files)} files "
+        f"({len(folder.images)} images); expected VOC (*.xml), COCO (a JSON file with images, "
+        "annotations and categories) or YOLO (data.yaml with names); other formats, such as "
+        "LabelMe's, must be exported as one of these"
+    )
+
+
+def read(source: Source, cache: FactsCache, wanted: str | None = None) -> DataSet:
+    """Read a data set and judge it.
+
+    Args:
+        source: Which one.
+        cache: Of image files.
+        wanted: The only split to be read; `final` means `test`, or `val` where there is no test;
+            None: all.
+
+    Raises:
+        RequestError: If it cannot be read at all; single faults are among the findings.
+    """
+    root = source.root
+    if not root.is_dir():
+        raise RequestError(f"data.root={root}: no such folder")
+    kind = recognise(root) if source.format == "auto" else source.format
+    reader = READERS[kind](root, source.splits)
+    raws = {split: reader.read(split) for split in _needed(reader.splits, wanted)}
+    classes = choose_classes(reader, raws, source.classes)
+    named_by = source.classes_from if source.classes else "the classes of the data"
+    files = [image for raw in raws.values() for image in raw.images]
+    facts = look_at(reader.root, files, cache, closely=source.closely)
+    judge = Judge(reader, facts, classes, named_by)
+    judged = {split: judge.judge(split, raw) for split, raw in raws.items()}
+    splits = {split: one.images for split, one in judged.items()}
+    findings = Findings()
+    for one in judged.values():
+        findings.update(one.findings)
+    divides = POOL in splits or ("train" in splits and "val" not in reader.splits)
+    if divides:
+        splits = _divide(splits, raws, source, reader.root)
+        findings.relabel(_homes(splits, reader.root))
+    elif source.split_file and wanted is None:
+        raise RequestError(
+            f"data.split.file={source.split_file}: {root} has splits of its own "
+            f"({', '.join(splits)})"
+        )
+    splits = _only(splits, wanted, root)
+    _judge_splits(splits, classes, findings, reader.root)
+    if wanted is None:
+        _find_unused(reader.folder, files, findings)
+    divided = divides and wanted is None
+    return DataSet(reader.root, kind, reader.recognised, splits, classes, findings, divided)
+
+
+def _needed(there: Sequence[str], wanted: str | None) -> Sequence[str]:
+    """The splits to read for what is wanted; ratios need what they divide."""
+    chosen = ("test" if "test" in there else "val") if wanted == "final" else wanted
+    return [chosen] if chosen is not None and chosen in there else there
+
+
+def _only(
+    splits: dict[str, AnnotatedImages], wanted: str | None, root: Path
+) -> dict[str, AnnotatedImages]:
+    """The split that is wanted; all of them if none is."""
+    there = ", ".join(splits)
+    if wanted is None:
+        if "train" not in splits:
+            raise RequestError(f"data.root={root}: no training images; there is only {there}")
+        return splits
+    chosen = ("test" if "test" in splits else "val") if wanted == "final" else wanted
+    if chosen not in splits:
+        raise RequestError(f"split={chosen}: {root} has no such split; there are {there}")
+    return {chosen: splits[chosen]}
+
+
+def _divide(
+    splits: dict[str, AnnotatedImages], raws: dict[str, RawSplit], source: Source, root: Path
+) -> dict[str, AnnotatedImages]:
+    """Deal out by ratio, or as an earlier run did, what the data set does not divide itself.
+
+    Also images that do not decode are dealt out: whether that is known must not move others.
+    """
+    pool = POOL if POOL in splits else "train"
+    raw, whole = raws[pool], splits[pool]
+    shares = {name: share for name, share in source.ratios.items() if share > 0}
+    if pool != POOL:
+        shares.pop("test", None)  # what is held out of given training images is for validation
+    order = np.argsort(np.array(raw.images, dtype=np.str_), kind="stable")
+    if source.split_file is not None:
+        homes = _read_split_file(source.split_file, set(raw.images), root)
+    else:
+        parts = {"train": 1 - sum(shares.values()), **shares}
+        listed = AnnotatedImages(
+            paths=np.array(raw.images, dtype=np.str_),
+            sizes=raw.sizes,
+            offsets=np.concatenate(([0], np.cumsum(raw.counts))).astype(np.int64),
+            boxes=raw.boxes.astype(np.float32),
+            labels=raw.names + 1,
+            ignore=raw.ignore,
+        ).subset(order)
+        dealt = stratified_split(listed, parts, source.seed)
+        homes = {str(listed.paths[i]): name for name, rows in dealt.items() for i in rows}
+    prefix = f"{root}/"
+    home = np.array([homes.get(p.removeprefix(prefix), "") for p in whole.paths.tolist()])
+    new = {name: whole.subset(np.flatnonzero(home == name)) for name in ("train", *shares)}
+    rest = {name: images for name, images in splits.items() if name != pool}
+    return {name: {**new, **rest}[name] for name in SPLITS if name in new or name in rest}
+
+
+def write_split_file(file: Path, data: DataSet) -> None:
+    """Write which image is in which split, to be read again with `data.split.file`."""
+    homes = {
+        name: [Path(p).relative_to(data.root).as_posix() for p in images.paths.tolist()]
+        for name, images in data.splits.items()
+    }
+    content = {"root": str(data.root), "splits": homes}
+    draft = file.with_name(file.name + ".part")
+    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    draft.replace(file)
+
+
+def _read_split_file(file: Path, images: Collection[str], root: Path) -> dict[str, str]:
+    """The split of every image, as an earlier run dealt them out."""
+    try:
+        listed = json.loads(file.read_bytes())["splits"]
+        homes = {str(path): str(name) for name, paths in listed.items() for path in paths}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RequestError(f"data.split.file={file}: not a splits.json ({error})") from error
+    if not {"train", "val"} <= {homes[image] for image in images if image in homes}:
+        raise RequestError(f"data.split.file={file}: train or val has no images of {root}")
+    return homes
+
+
+def _homes(splits: dict[str, AnnotatedImages], root: Path) -> dict[str, str]:
+    """The split of every image, by relative path."""
+    prefix = f"{root}/"
+    return {
+        path.removeprefix(prefix): name
+        for name, images in splits.items()
+        for path in images.paths.tolist()
+    }
+
+
+def _find_unused(folder: Folder, used: Collection[str], findings: Findings) -> None:
+    """Name images, beside those in use, that no annotation or list has."""
+    known = set(used)
+    homes = {file.rpartition("/")[0] for file in known}
+    for file in folder.images:
+        if file not in known and file.rpartition("/")[0] in homes:
+            findings.add("image not used", Item("", file, "no annotation or list has it", file))
+
+
+def _judge_splits(
+    splits: dict[str, AnnotatedImages], classes: ClassMap, findings: Findings, root: Path
+) -> None:
+    """What can only be said of whole splits."""
+    for name, images in splits.items():
+        if not len(images):
+            findings.add("empty split", Item(name, "", f"the split {name!r} has no usable image"))
+        elif not (~images.ignore).any():
+            message = f"the split {name!r} has no boxes to learn or to find"
+            findings.add("split without boxes", Item(name, "", message))
+    spelt: dict[str, str] = {}
+    for name in classes.names:
+        first = spelt.setdefault(name.casefold(), name)
+        if first != name:
+            message = f"the classes {first!r} and {name!r} differ only in case"
+            findings.add("class spelt differently", Item("", "", message))
+    prefix = f"{root}/"
+    for a, b in itertools.combinations(splits, 2):
+        both = set(splits[a].paths.tolist()) & set(splits[b].paths.tolist())
+        for file in sorted(path.removeprefix(prefix) for path in both):
+            findings.add("picture in two splits", Item(b, file, f"is in {a} too", file))
+    counts = {
+        name: np.bincount(s.labels[~s.ignore], minlength=len(classes) + 1)[1:]
+        for name, s in splits.items()
+    }
+    for name, count in counts.items():
+        if count.any():
+            for label in np.flatnonzero(count == 0).tolist():
+                message = f"no box of {classes.names[label]!r} in {name}"
+                findings.add("class absent from a split", Item(name, "", message))
+    train = counts.get("train", np.zeros(len(classes)))
+    most = int(train.max(initial=0))
+    for label in np.flatnonzero((train > 0) & (train * 100 < most)).tolist():
+        message = f"{int(train[label])} boxes of {classes.names[label]!r}, but {most} of "
+        other = classes.names[int(train.argmax())]
+        findings.add("class imbalance", Item("train", "", f"{message}{other!r}"))

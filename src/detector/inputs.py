@@ -1,0 +1,197 @@
+"""The data that is asked for: read, judged, and refused or trimmed where something is wrong."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+from contextlib import closing
+from pathlib import Path
+
+from detector.config import Config
+from detector.data import trees
+from detector.data.facts import FactsCache
+from detector.data.folder import SUFFIXES, cache_folder
+from detector.data.read import SPLITS, DataSet, Source, read
+from detector.types import RequestError
+
+log = logging.getLogger(__name__)
+
+# What no `data.on_bad` can leave out.
+FATAL = ("empty split", "split without boxes")
+LISTED = 50  # of every kind, in the log
+
+# What the check of a request has read, until the run takes it.
+_kept: dict[str, DataSet] = {}
+
+
+def find_source(config: Config) -> Source:
+    """Where the data are and how they are divided; fetched if need be.
+
+    Raises:
+        RequestError: If that is not said, or they cannot be had.
+    """
+    data = config.data
+    named = {split: getattr(data.splits, split) for split in SPLITS}
+    kind = "voc" if data.format == "trees" else data.format
+    if data.format == "trees" and data.root is None:
+        root = trees.prepare()
+    elif data.root is None:
+        raise RequestError("data.root= is required: the folder of your images and annotations")
+    else:
+        root = Path(data.root)
+        asked = [part for parts in named.values() for part in parts or ()]
+        if data.download:
+            download_voc(root, asked)
+        elif kind == "voc":
+            _check_devkit(root, asked)
+    return Source(
+        root=root,
+        format=kind,
+        splits=named,
+        ratios={"val": data.split.val, "test": data.split.test},
+        split_file=_split_file(data.split.file),
+        seed=config.seed,
+        closely=data.on_bad == "skip",  # what fails to decode is to be left out before the run
+        classes=data.classes,
+        classes_from=f"those that {config.ckpt} knows" if config.ckpt else "data.classes",
+    )
+
+
+def read_data(config: Config, wanted: str | None = None, *, keep: bool = False) -> DataSet:
+    """Read the data and judge them, whatever is wrong with them.
+
+    Args:
+        config: Says which data.
+        wanted: The only split wanted; `final`: `test`, or `val` where there is no test; None: all.
+        keep: Remember the answer for the next call.
+    """
+    key = f"{wanted} {config.seed} {config.ckpt} {config.data}"
+    answer = _kept.pop(key, None)
+    if answer is None:
+        with closing(open_cache()) as cache:
+            answer = read(find_source(config), cache, wanted)
+    if keep:
+        _kept[key] = answer
+    return answer
+
+
+def usable_data(config: Config, wanted: str | None = None, *, keep: bool = False) -> DataSet:
+    """Read the data as `read_data`, but refuse what is wrong with them.
+
+    Raises:
+        RequestError: If there are errors and `data.on_bad=error`, or nothing to work with is left.
+    """
+    data = read_data(config, wanted, keep=keep)
+    errors = data.findings.of("error")
+    skip = config.data.on_bad == "skip"
+    serious = [finding for finding in errors if not skip or finding.kind in FATAL]
+    if not serious:
+        return data
+    item = serious[0].items[0]
+    place = f"{data.root / item.file}: " if item.file else ""
+    more = sum(finding.count for finding in serious) - 1
+    others = f" (and {more} more error{'s' * (more > 1)})" if more else ""
+    hopeless = skip or serious[0].kind in FATAL
+    way_out = "" if hopeless else "data.on_bad=skip leaves such things out; "
+    root = f"data.root={data.root}"
+    if not re.fullmatch(r"[\w./=:-]+", root):  # quoted for Hydra, and for the shell
+        root = shlex.quote(f"data.root='{data.root}'")
+    raise RequestError(
+        f"{place}{item.message}{others}; {way_out}"
+        f"python -m detector.check data={config.data.format} {root} shows everything"
+    )
+
+
+def describe_data(data: DataSet) -> None:
+    """Log what was read, and name everything that was left out."""
+    log.info("%s", data.recognised)
+    log.info("classes: %s", ", ".join(data.classes.names))
+    for name, split in data.splits.items():
+        ignored = int(split.ignore.sum())
+        note = f", {ignored} of them ignored (difficult or crowd)" if ignored else ""
+        log.info("%-5s %d images, %d boxes%s", name, len(split), len(split.labels), note)
+    for finding in data.findings.of("leakage"):
+        log.warning(
+            "%d x %s, so figures are too good: %s", finding.count, finding.kind, finding.items[0]
+        )
+    for finding in data.findings.of("error"):
+        log.warning("left out, %d x %s:", finding.count, finding.kind)
+        for item in finding.items[:LISTED]:
+            log.warning("  %s", item)
+        if finding.count > LISTED:
+            log.warning("  ... and %d more (python -m detector.check)", finding.count - LISTED)
+    warnings = [f"{f.count} x {f.kind}" for f in data.findings.of("warning")]
+    if warnings:
+        log.info("worth a look (python -m detector.check): %s", ", ".join(warnings))
+
+
+def open_cache() -> FactsCache:
+    """What is known of image files from before."""
+    return FactsCache(cache_folder() / "files.sqlite")
+
+
+def _split_file(named: str | None) -> Path | None:
+    """The splits.json that `data.split.file` means: a file, or a run's folder."""
+    if named is None:
+        return None
+    path = Path(named).expanduser()
+    path = path / "splits.json" if path.is_dir() else path
+    if not path.is_file():
+        raise RequestError(f"data.split.file={named}: no such file, nor a run that has splits.json")
+    return path
+
+
+def _check_devkit(root: Path, parts: list[str]) -> None:
+    """Say how to get the years of VOC that are asked for, where they are not there."""
+    years = dict.fromkeys(p.partition("/")[0] for p in parts if re.match(r"VOC\d{4}/", p))
+    for year in years:
+        if not any((base / year).is_dir() for base in (root, root / "VOCdevkit")):
+            raise RequestError(
+                f"data.root={root}: no VOCdevkit/{year} in it; expected VOCdevkit/"
+                f"{{{','.join(years)}}}/{{Annotations,ImageSets/Main,JPEGImages}}, "
+                "or fetch them with data.download=true (3 GB)"
+            )
+
+
+def download_voc(root: Path, parts: list[str]) -> None:
+    """Fetch the VOC years that split names ask for, through torchvision.
+
+    Args:
+        root: The folder that gets `VOCdevkit/`.
+        parts: Such as `VOC2007/trainval`; other names are left alone.
+
+    Raises:
+        RequestError: If it cannot be fetched.
+    """
+    from torchvision.datasets import VOCDetection
+
+    for part in parts:
+        year, _, name = part.partition("/")
+        if not year.startswith("VOC"):
+            continue
+        if (root / "VOCdevkit" / year / "ImageSets" / "Main" / f"{name}.txt").is_file():
+            continue
+        root.mkdir(parents=True, exist_ok=True)
+        image_set = "test" if name == "test" else "trainval"
+        try:
+            VOCDetection(root, year=year[3:], image_set=image_set, download=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise RequestError(f"data.download=true: cannot fetch {part}: {error}") from error
+
+
+def source_files(source: str) -> list[Path]:
+    """The image files that predict's `source` means, sorted.
+
+    Raises:
+        RequestError: If there is nothing there.
+    """
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise RequestError(f"source={source}: no such file or folder")
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise RequestError(f"source={source}: no images in it ({', '.join(SUFFIXES)})")
+    return files

@@ -1,0 +1,119 @@
+"""Small pictures of what a check found: the truth thin, the offending boxes in red."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Color = tuple[int, int, int]
+
+SIDE = 320  # pixels, the longer side
+RING = 9  # pixels, the radius around what is too small to be seen
+RED: Color = (225, 20, 30)
+WHITE: Color = (255, 255, 255)
+# None is near red, which says "wrong" and nothing else.
+PALETTE: tuple[Color, ...] = (
+    (58, 134, 224),
+    (22, 160, 112),
+    (230, 184, 0),
+    (150, 96, 216),
+    (24, 180, 200),
+    (130, 190, 40),
+)
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """One image that illustrates a finding.
+
+    Attributes:
+        kind: The finding's kind.
+        name: File name, the caption.
+        message: What is wrong.
+        image: `(H, W, 3)` RGB, original pixels.
+        boxes: `(N, 4)` xyxy, pixels: the image's truth.
+        labels: `(N,)`, 1..K.
+        marked: `(M, 4)` xyxy, pixels: the offending boxes; they may be degenerate, outside
+            the image or not finite.
+    """
+
+    kind: str
+    name: str
+    message: str
+    image: NDArray[np.uint8]
+    boxes: NDArray[np.floating[Any]]
+    labels: NDArray[np.int64]
+    marked: NDArray[np.floating[Any]]
+
+
+def class_color(label: int, classes: int) -> Color:
+    """The colour of class `label`, 1..K; all have one when there are too many to tell apart."""
+    return PALETTE[label - 1] if classes <= len(PALETTE) else PALETTE[0]
+
+
+def draw_thumbnail(thumbnail: Thumbnail, classes: int) -> NDArray[np.uint8]:
+    """Draw the truth in the class colours and the offending boxes in red, at `SIDE`.
+
+    Args:
+        thumbnail: What to draw; left as it is.
+        classes: How many classes there are.
+
+    Returns:
+        `(h, w, 3)` RGB; every offending box leaves a mark in it.
+    """
+    height, width = thumbnail.image.shape[:2]
+    scale = SIDE / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    scene: NDArray[Any] = cv2.resize(thumbnail.image, size, interpolation=way)
+    seen = np.isfinite(thumbnail.boxes).all(axis=1)
+    corners = _corners(thumbnail.boxes[seen], scale, size)
+    for (low, high), label in zip(corners, thumbnail.labels[seen], strict=True):
+        cv2.rectangle(scene, low, high, class_color(int(label), classes), 1)
+    marks = _corners(thumbnail.marked, scale, size)
+    # A white edge keeps red visible on red; all edges come first, or they would cover marks.
+    for color, thickness in ((WHITE, 4), (RED, 2)):
+        for low, high in marks:
+            _mark(scene, low, high, color, thickness)
+    return np.asarray(scene, dtype=np.uint8)
+
+
+def data_uri(picture: NDArray[np.uint8]) -> str:
+    """An RGB picture as a JPEG in a data: URI, its colour at full resolution."""
+    options = [
+        *(cv2.IMWRITE_JPEG_QUALITY, 85),
+        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+    ]
+    done, code = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise OSError("cannot encode a thumbnail")
+    return "data:image/jpeg;base64," + base64.b64encode(code.tobytes()).decode("ascii")
+
+
+def _corners(
+    boxes: NDArray[np.floating[Any]], scale: float, size: tuple[int, int]
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Low and high corners in the picture, each clamped to it; swapped ones put in order."""
+    last = np.array([size[0] - 1, size[1] - 1])
+    pairs = np.nan_to_num(boxes.astype(np.float64).reshape(-1, 2, 2), posinf=1e9, neginf=-1e9)
+    pairs = np.clip(np.sort(pairs, axis=1) * scale, 0, last).round().astype(int)
+    return [((int(a), int(b)), (int(c), int(d))) for (a, b), (c, d) in pairs]
+
+
+def _mark(
+    scene: NDArray[Any], low: tuple[int, int], high: tuple[int, int], color: Color, thickness: int
+) -> None:
+    """Draw a box, and a ring around it when one of its sides is hardly there."""
+    cv2.rectangle(scene, low, high, color, thickness)
+    if min(high[0] - low[0], high[1] - low[1]) < RING / 2:
+        height, width = scene.shape[:2]
+        center = [
+            int(np.clip((a + b) // 2, min(RING, side // 2), max(side - 1 - RING, side // 2)))
+            for a, b, side in zip(low, high, (width, height), strict=True)
+        ]
+        cv2.circle(scene, center, RING, color, thickness, cv2.LINE_AA)

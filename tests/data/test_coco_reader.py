@@ -1,0 +1,290 @@
+import json
+
+import numpy as np
+import pytest
+from conftest import USUAL, found, read_set, three_splits, write_coco, write_image
+from pycocotools.coco import COCO
+
+from detector.types import RequestError
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_coco(tmp_path / "coco", three_splits())
+
+
+def edit(root, change, split="train"):
+    """Change the content of a JSON file."""
+    file = root / f"annotations/instances_{split}.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_boxes_and_classes_agree_with_pycocotools(root, capsys):
+    data = read_set(root)
+    assert data.format == "coco"
+    assert data.classes.names == ("disc", "square")
+    assert data.classes.ids == (40, 7)  # the data set's own, gaps and all
+    for split, images in data.splits.items():
+        theirs = COCO(root / f"annotations/instances_{split}.json")
+        assert len(images) == len(theirs.imgs)
+        entries = sorted(theirs.imgs.items(), key=lambda pair: pair[1]["file_name"])
+        for ours, (image_id, entry) in zip(images, entries, strict=True):
+            notes = theirs.loadAnns(theirs.getAnnIds(image_id))
+            assert ours.path.name == entry["file_name"]
+            assert [data.classes.category_id(n) for n in ours.labels] == [
+                n["category_id"] for n in notes
+            ]
+            xywh = np.array([n["bbox"] for n in notes]).reshape(-1, 4)
+            expected = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+            assert ours.boxes.tolist() == expected.tolist()
+
+
+def test_crowds_are_marked_to_be_ignored(root):
+    edit(root, lambda c: c["annotations"][1].update(iscrowd=1))
+    content = json.loads((root / "annotations/instances_train.json").read_text())
+    split = read_set(root).splits["train"]
+    x, y, width, height = content["annotations"][1]["bbox"]
+    assert split.boxes[split.ignore].tolist() == [[x, y, x + width, y + height]]
+
+
+def test_annotations_may_come_in_any_order(root):
+    before = read_set(root).splits["train"]
+    edit(root, lambda c: c["annotations"].reverse())
+    after = read_set(root).splits["train"]
+    assert after.offsets.tolist() == before.offsets.tolist()
+    for a, b in zip(before, after, strict=True):
+        assert a.boxes.tolist() == b.boxes[::-1].tolist()
+
+
+def test_a_single_file_is_split_by_ratio(root):
+    for split in ("val", "test"):
+        (root / f"annotations/instances_{split}.json").unlink()
+    file = root / "annotations/instances_train.json"
+    file.rename(root / "labels.json")
+    splits = read_set(root).splits
+    assert {name: len(images) for name, images in splits.items()} == {
+        "train": 3,
+        "val": 1,
+        "test": 1,
+    }
+
+
+def test_roboflows_folders_are_found(root, tmp_path):
+    for split, folder in (("train", "train"), ("val", "valid"), ("test", "test")):
+        home = tmp_path / "roboflow" / folder
+        home.mkdir(parents=True)
+        for image in (root / split).iterdir():
+            image.rename(home / image.name)
+        (root / f"annotations/instances_{split}.json").rename(home / "_annotations.coco.json")
+    data = read_set(tmp_path / "roboflow")
+    assert {name: len(images) for name, images in data.splits.items()} == {
+        "train": 5,
+        "val": 3,
+        "test": 3,
+    }
+    assert not data.findings.of("error")
+
+
+def test_a_category_that_only_groups_others_is_no_class(root):
+    def group(content):
+        content["categories"].insert(0, {"id": 0, "name": "cells", "supercategory": "none"})
+        for category in content["categories"][1:]:
+            category["supercategory"] = "cells"
+
+    for split in ("train", "val", "test"):
+        edit(root, group, split)
+    assert read_set(root).classes.names == ("disc", "square")
+
+
+def test_files_for_each_split_can_be_named(root):
+    (root / "annotations/instances_train.json").rename(root / "mine.json")
+    (root / "annotations/instances_val.json").rename(root / "yours.json")
+    named = {"train": ["mine.json"], "val": ["yours.json"], "test": []}
+    splits = read_set(root, splits=named, kind="coco").splits
+    assert {name: len(images) for name, images in splits.items()} == {"train": 5, "val": 3}
+    both = {"train": ["mine.json", "yours.json"], "val": ["annotations/instances_test.json"]}
+    splits = read_set(root, splits={**both, "test": []}, kind="coco").splits
+    assert {name: len(images) for name, images in splits.items()} == {"train": 8, "val": 3}
+
+
+def test_unclear_files_are_refused_with_the_key_to_say_it(root):
+    (root / "annotations/instances_train.json").rename(root / "annotations/instances_a.json")
+    with pytest.raises(RequestError, match=r"which JSON file is for train\?.*data\.splits\.train="):
+        read_set(root)
+    with pytest.raises(RequestError, match=r"no file b\.json in .*; there: annotations/"):
+        read_set(root, "coco", splits={**USUAL, "train": ["b.json"]})
+
+
+def test_other_json_files_are_left_alone(root):
+    (root / "annotations/captions_train.json").write_text('{"images": [], "annotations": []}')
+    (root / "package.json").write_text("{}")
+    assert len(read_set(root).splits["train"]) == 5
+
+
+def remove_key(*path):
+    def change(content):
+        *before, last = path
+        for key in before:
+            content = content[key]
+        del content[last]
+
+    return change
+
+
+def put(value, *path):
+    def change(content):
+        *before, last = path
+        for key in before:
+            content = content[key]
+        content[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (remove_key("annotations"), "missing required field `annotations`"),
+        (put({}, "images"), r"Expected `array`, got `object` - at `\$\.images"),
+        (remove_key("categories", 1, "name"), r"`name` - at `\$\.categories\[1\]"),
+        (put(7, "categories", 1, "id"), "the category id 7 is there twice"),
+    ],
+)
+def test_json_of_another_shape_is_named_with_the_place(root, change, said):
+    edit(root, change)
+    with pytest.raises(RequestError, match=rf"instances_train\.json: .*{said}"):
+        read_set(root)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"nonsense", b'{"images": [', b"\xff\xfe", b"[" * 100_000]
+)
+def test_what_is_no_json_is_named(root, content):
+    (root / "annotations/instances_train.json").write_bytes(content)
+    with pytest.raises(RequestError, match=r"instances_train\.json: not COCO instances"):
+        read_set(root)
+
+
+def test_nan_which_json_has_not_is_named_as_the_box_it_is_in(root):
+    edit(root, put([1, 2, float("nan"), float("inf")], "annotations", 2, "bbox"))
+    (line,) = found(read_set(root))["box not finite"]
+    assert line.startswith("annotations/instances_train.json: annotations[2] of train0.jpg (")
+
+
+def test_categories_must_mean_the_same_in_all_files(root):
+    edit(root, put("circle", "categories", 1, "name"), "val")
+    with pytest.raises(RequestError, match=r"instances_val\.json: the category 40 is 'circle'"):
+        read_set(root)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "said"),
+    [
+        (put(100, "images", 1, "id"), "duplicate image", "images[1]: the id 100 is there twice"),
+        (put("train0.jpg", "images", 1, "file_name"), "duplicate image", "train0.jpg is there"),
+        (put("gone.jpg", "images", 1, "file_name"), "missing image", "no file 'gone.jpg' below"),
+        (put("../../x.jpg", "images", 1, "file_name"), "missing image", "no file '../../x.jpg'"),
+        (put("/etc/passwd", "images", 1, "file_name"), "missing image", "no file '/etc/passwd'"),
+        (remove_key("images", 1, "file_name"), "malformed annotation", "file_name is missing"),
+        (put([], "images", 1, "id"), "malformed annotation", "images[1]: id is []"),
+        (put(2**70, "images", 1, "id"), "malformed annotation", "images[1]: id is 118059"),
+        (put(None, "annotations", 1), "malformed annotation", "annotations[1]: expected an object"),
+        (remove_key("annotations", 1, "bbox"), "malformed annotation", "[1]: bbox is missing"),
+        (put([], "annotations", 1, "bbox"), "malformed annotation", "[1]: bbox is []"),
+        (put([1, 2, "3", 4], "annotations", 1, "bbox"), "malformed annotation", "[1, 2, '3', 4]"),
+        (put("x", "annotations", 1, "category_id"), "malformed annotation", "no category_id"),
+        (put(None, "annotations", 1, "image_id"), "malformed annotation", "image_id is missing"),
+        (put(-5, "images", 1, "height"), "malformed annotation", "80x-5 is no size"),
+        (
+            put(9, "annotations", 1, "image_id"),
+            "malformed annotation",
+            "[1]: there is no image_id 9",
+        ),
+        (
+            put(9, "annotations", 1, "category_id"),
+            "malformed annotation",
+            "annotations[1]: there is no category_id 9",
+        ),
+        (
+            put([5, 5, -3, 4], "annotations", 1, "bbox"),
+            "inverted box",
+            "annotations[1] of train0.jpg (",
+        ),
+    ],
+)
+def test_a_fault_of_one_entry_is_named_and_the_others_are_kept(root, change, kind, said):
+    edit(root, change)
+    data = read_set(root)
+    line = found(data)[kind][0]
+    assert line.startswith("annotations/instances_train.json: ")
+    assert said in line
+    assert len(data.splits["train"].labels) >= 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: [i.update(height=None, width=None) for i in c["images"]],
+        lambda c: [i.update(height=60.0, width=80.0) for i in c["images"]],
+        lambda c: [a.update(iscrowd=None) for a in c["annotations"]],
+        lambda c: [a.update(category_id=float(a["category_id"])) for a in c["annotations"]],
+        lambda c: [a.update(image_id=str(a["image_id"])) for a in c["annotations"]],
+        lambda c: (
+            [a.update(image_id=f"im{a['image_id']}") for a in c["annotations"]],
+            [i.update(id=f"im{i['id']}") for i in c["images"]],
+        ),
+        lambda c: [
+            a.update(segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]], bbox=None, iscrowd=0)
+            for a in c["annotations"]
+            for x, y, w, h in [a["bbox"]]
+        ],
+        lambda c: [i.update(file_name=f"/home/me/{i['file_name']}") for i in c["images"]],
+        lambda c: [i.update(file_name=f"C:\\me\\{i['file_name']}") for i in c["images"]],
+        lambda c: [i.update(file_name=i["file_name"].upper()) for i in c["images"]],
+    ],
+)
+def test_what_tools_write_a_little_differently_is_read_the_same(root, change):
+    before = read_set(root).splits["train"]
+    edit(root, change)
+    data = read_set(root)
+    assert not data.findings.of("error")
+    after = data.splits["train"]
+    for key in ("paths", "sizes", "offsets", "boxes", "labels", "ignore"):
+        assert getattr(after, key).tolist() == getattr(before, key).tolist()
+
+
+def test_a_byte_order_mark_does_not_matter_and_another_encoding_is_named(root):
+    file = root / "annotations/instances_train.json"
+    text = file.read_bytes()
+    file.write_bytes(b"\xef\xbb\xbf" + text)
+    assert len(read_set(root).splits["train"]) == 5
+    file.write_bytes(text.replace(b"thing", b"th\xefng"))
+    with pytest.raises(RequestError, match=r"instances_train\.json: not UTF-8 text"):
+        read_set(root)
+
+
+def test_images_beside_those_listed_are_named(root):
+    write_image(root / "train/extra.jpg", [])
+    assert found(read_set(root))["image not used"] == [
+        "train/extra.jpg: no annotation or list has it"
+    ]
+
+
+def test_names_that_several_entries_share_are_not_guessed(root):
+    def put_into_folders(content):
+        for i, image in enumerate(content["images"]):
+            image["file_name"] = f"day{i}/train0.jpg"
+
+    edit(root, put_into_folders)
+    assert len(found(read_set(root))["missing image"]) == 5
+
+
+def test_images_may_lie_anywhere_below_the_root_under_a_unique_name(root):
+    (root / "somewhere/else").mkdir(parents=True)
+    (root / "train/train0.jpg").rename(root / "somewhere/else/train0.jpg")
+    data = read_set(root)
+    assert not data.findings.of("error")
+    write_image(root / "another/train0.jpg", [])
+    assert "missing image" in found(read_set(root))

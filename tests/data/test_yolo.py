@@ -1,0 +1,206 @@
+import itertools
+
+import numpy as np
+import pytest
+from conftest import found, read_set, three_splits, write_voc, write_yolo
+
+from detector.types import RequestError
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_yolo(tmp_path / "yolo", three_splits())
+
+
+def label(root, text, name="train0"):
+    (root / f"train/labels/{name}.txt").write_text(text)
+
+
+def test_roboflows_export_gives_the_boxes_of_the_same_images_in_voc(root, tmp_path):
+    data = read_set(root)
+    voc = read_set(write_voc(tmp_path / "voc", three_splits()))
+    assert data.format == "yolo"
+    assert data.classes.names == voc.classes.names == ("disc", "square")
+    assert data.classes.ids == (0, 1)  # the numbers in the files
+    for name, images in data.splits.items():
+        ours = {image.path.stem: image for image in images}
+        theirs = {image.path.stem: image for image in voc.splits[name]}
+        assert ours.keys() == theirs.keys()
+        for stem, image in ours.items():
+            assert image.labels.tolist() == theirs[stem].labels.tolist()
+            np.testing.assert_allclose(image.boxes, theirs[stem].boxes, atol=1e-4)
+
+
+def test_ultralytics_layout_with_images_and_labels_apart(root, tmp_path):
+    new = tmp_path / "coco8"
+    for split, folder in (("train", "train"), ("val", "valid"), ("test", "test")):
+        for kind in ("images", "labels"):
+            (new / kind).mkdir(parents=True, exist_ok=True)
+            (root / folder / kind).rename(new / kind / split)
+    (new / "coco8.yaml").write_text(
+        "path: ../datasets/coco8\ntrain: images/train\nval: images/val\n"
+        "names:\n  0: disc\n  1: square\n"
+    )
+    data = read_set(new)
+    assert {name: len(images) for name, images in data.splits.items()} == {
+        "train": 5,
+        "val": 3,
+        "test": 3,
+    }
+    assert len(data.splits["train"].labels) == sum(map(len, three_splits()["train"].values()))
+
+
+def test_a_text_file_can_list_the_images(root):
+    lines = "./train/images/train1.jpg\ndata/obj/train/images/both.jpg\n"
+    (root / "mine.txt").write_text("\ufeff" + lines, encoding="utf-8")
+    text = (root / "data.yaml").read_text().replace("../train/images", "mine.txt")
+    (root / "data.yaml").write_text(text)
+    paths = read_set(root).splits["train"].paths.tolist()
+    assert [p.rpartition("/")[2] for p in paths] == ["both.jpg", "train1.jpg"]
+
+
+def test_a_folder_that_is_named_one_level_up_is_the_one_below_the_root(root):
+    (root / "train").rename(root / "cells")
+    text = (root / "data.yaml").read_text().replace("../train/images", "../cells/images")
+    (root / "data.yaml").write_text(text)
+    assert len(read_set(root).splits["train"]) == 5
+
+
+def test_folders_alone_are_split_by_ratio(root, tmp_path):
+    new = tmp_path / "flat"
+    new.mkdir()
+    for kind in ("images", "labels"):
+        (root / "train" / kind).rename(new / kind)
+    (new / "data.yaml").write_text("names: [disc, square]\n")
+    assert [len(s) for s in read_set(new).splits.values()] == [3, 1, 1]
+
+
+def test_an_image_without_labels_is_background(root):
+    (root / "train/labels/train0.txt").unlink()
+    label(root, "\n", "train1")
+    counts = np.diff(read_set(root).splits["train"].offsets)
+    assert (counts == 0).sum() == 2
+
+
+def test_labels_without_an_image_are_an_error_and_other_text_files_are_not(root):
+    (root / "train/images/train0.jpg").unlink()
+    (root / "train/labels/classes.txt").write_text("disc\nsquare\n")
+    assert found(read_set(root))["missing image"] == [
+        "train/labels/train0.txt: no image of that name"
+    ]
+
+
+def test_a_polygon_becomes_the_box_around_it(root):
+    label(root, "1 0.25 0.5 0.5 0.25 0.75 0.5 0.5 0.75")
+    data = read_set(root)
+    (image,) = [i for i in data.splits["train"] if i.path.stem == "train0"]
+    assert image.boxes.tolist() == [[20, 15, 60, 45]]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "said"),
+    [
+        ("0 0.5 0.5 0.1", "malformed annotation", "line 1 has 4 numbers, expected 5"),
+        ("0 0.5 0.5 0.1 0.1\n0 a b c d", "malformed annotation", "line 2 is '0 a b c d'"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "malformed annotation", "line 1 has 6 numbers"),
+        ("2 0.5 0.5 0.1 0.1", "unknown class", "line 1: no class 2; data.yaml has 0 to 1"),
+        ("-1 0.5 0.5 0.1 0.1", "unknown class", "line 1: no class -1"),
+        ("0.5 0.5 0.5 0.1 0.1", "unknown class", "line 1: no class 0.5"),
+        ("nan 0.5 0.5 0.1 0.1", "unknown class", "line 1: no class nan"),
+        ("0 0.5 0.5 0 0.1", "box without area", "line 1 (disc"),
+        ("0 0.5 0.5 -0.2 0.1", "inverted box", "line 1 (disc"),
+        ("0 nan 0.5 0.2 0.1", "box not finite", "line 1 (disc"),
+        ("\n0 1.5 0.5 0.2 0.1", "box outside the image", "line 2 (disc 112, 27, 128, 33)"),
+        ("0 1.0 0.5 0.2 0.1", "box partly outside", "line 1 (disc 72, 27, 88, 33)"),
+    ],
+)
+def test_a_faulty_line_is_named(root, text, kind, said):
+    label(root, text)
+    (line,) = found(read_set(root))[kind]
+    assert line.startswith("train/labels/train0.txt: ")
+    assert said in line
+
+
+def test_labels_that_are_no_text_are_named(root):
+    (root / "train/labels/train0.txt").write_bytes(b"\xff\xfe\x00")
+    assert "train0.txt: " in found(read_set(root))["malformed annotation"][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("names: [a, a]", "names: 'a' is there twice"),
+        ("names: [a, b]\nnc: 3", "nc is 3, but there are 2 names"),
+        ("names: {0: a, 2: b}", r"names: expected the numbers 0\.\.1"),
+        ("names: 5", "names: expected a list of class names"),
+        ("names: [a, {b: c}]", "names: expected a list of class names"),
+        ("names: [a\n- b", "not YAML"),
+        ("names: [a, b]\ntrain: {a: b}", "train: expected a folder"),
+    ],
+)
+def test_a_broken_data_yaml_is_named(root, text, said):
+    (root / "data.yaml").write_text(text)
+    with pytest.raises(RequestError, match=rf"data\.yaml: {said}"):
+        read_set(root, "yolo")
+
+
+MERGES = "a: &a {x: 1, y: 2}\n" + "".join(
+    f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n"
+    for a, b in itertools.pairwise("abcdefghijkl")
+)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        MERGES,
+        "z: " + ":".join(["59"] * 100_000),
+        "run: !!python/object/apply:os.system ['touch executed']",
+    ],
+    ids=["merge keys", "base 60", "tag"],
+)
+def test_a_hostile_data_yaml_is_only_text(root, more, monkeypatch):
+    monkeypatch.chdir(root)
+    with (root / "data.yaml").open("a") as stream:
+        stream.write(more)
+    assert read_set(root).classes.names == ("disc", "square")
+    assert not (root / "executed").exists()
+
+
+def test_names_stay_the_words_they_are(root):
+    (root / "data.yaml").write_text("\ufeffnames: {'0': no, 1: 007}\nnc: '2'\n", encoding="utf-8")
+    assert read_set(root).classes.names == ("007", "no")
+    assert read_set(root).classes.ids == (1, 0)
+
+
+def test_a_list_of_class_names_does_without_data_yaml(root, tmp_path):
+    new = tmp_path / "studio"
+    new.mkdir()
+    for kind in ("images", "labels"):
+        (root / "train" / kind).rename(new / kind)
+    (new / "classes.txt").write_text("disc\nsquare\n")
+    (new / "results.jpg").write_bytes((new / "images/train0.jpg").read_bytes())
+    (new / "labels/train1.txt").rename(new / "labels/train1.TXT")
+    data = read_set(new)
+    assert data.format == "yolo"
+    assert sum(len(s) for s in data.splits.values()) == 5
+    assert sum(len(s.labels) for s in data.splits.values()) == sum(
+        map(len, three_splits()["train"].values())
+    )
+
+
+@pytest.mark.parametrize("place", ["../../secret", "/secret/images", "../secret"])
+def test_data_yaml_cannot_lead_out_of_the_root(root, tmp_path, place):
+    (tmp_path / "secret/images").mkdir(parents=True)
+    (root / "train/images/train0.jpg").rename(tmp_path / "secret/images/a.jpg")
+    (root / "data.yaml").write_text(f"train: {place}\nval: valid/images\nnames: [disc, square]\n")
+    for images in read_set(root).splits.values():
+        assert all(str(root) in path for path in images.paths.tolist())
+
+
+def test_a_list_that_names_an_image_that_is_not_there_is_an_error(root):
+    (root / "mine.txt").write_text("train/images/train1.jpg\n../../etc/passwd\n")
+    text = (root / "data.yaml").read_text().replace("../train/images", "mine.txt")
+    (root / "data.yaml").write_text(text)
+    (line,) = found(read_set(root))["missing image"]
+    assert line.startswith("../../etc/passwd: no such file below")

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import torch
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.ops import box_iou
+
+from detector.evaluation.anchors import Anchors, best_iou, recall, suggest
+
+STRIDES = (4, 8, 16, 32, 64)
+
+
+def random_boxes(count, size, seed=0):
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(0, 1, (count, 4)) * [size[1], size[0], size[1], size[0]]
+    low = np.minimum(corners[:, :2], corners[:, 2:])
+    high = np.maximum(corners[:, :2], corners[:, 2:])
+    return np.concatenate([low, high + 1], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [(96, 128), (200, 333)])
+@pytest.mark.parametrize(
+    ("scales", "ratios"), [((8.0,), (0.5, 1.0, 2.0)), ((2.0, 5.7), (0.33, 1.0, 3.0))]
+)
+def test_the_best_overlap_is_that_with_all_of_torchvisions_anchors(size, scales, ratios):
+    padded = [-(-side // 64) * 64 for side in size]
+    generate = AnchorGenerator(tuple(tuple(s * x for x in scales) for s in STRIDES), (ratios,) * 5)
+    maps = [torch.zeros(1, 1, padded[0] // s, padded[1] // s) for s in STRIDES]
+    (laid,) = generate(ImageList(torch.zeros(1, 3, *padded), [size]), maps)
+    boxes = random_boxes(300, size)
+    expected = box_iou(torch.tensor(boxes).double(), laid.double()).max(1).values
+    sizes = np.tile(np.array(size, np.int32), (len(boxes), 1))
+    ours = best_iou(boxes, sizes, Anchors(STRIDES, scales, ratios), divisor=64)
+    np.testing.assert_allclose(ours, expected.numpy(), atol=1e-12)
+
+
+def test_recall_is_the_share_at_or_above():
+    assert recall([0.4, 0.5, 0.7, 0.9]) == (0.75, 0.5)
+    assert np.isnan(recall([])).all()
+
+
+def test_small_boxes_get_smaller_anchors():
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 400, (200, 2))
+    boxes = np.concatenate([low, low + np.array([10, 40])], axis=1).astype(np.float32)
+    sizes = np.full((200, 2), 448, np.int32)
+    usual = Anchors(STRIDES, (8.0,), (0.5, 1.0, 2.0))
+    before, _ = recall(best_iou(boxes, sizes, usual))
+    anchors, at_50, at_70 = suggest(boxes, sizes, STRIDES)
+    assert before < 0.5
+    assert at_50 > 0.95
+    assert (at_50, at_70) == recall(best_iou(boxes, sizes, anchors))
+    assert min(anchors.scales) < 8
+
+
+def test_no_more_anchors_are_suggested_than_needed():
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 300, (100, 2))
+    boxes = np.concatenate([low, low + 32], axis=1).astype(np.float32)
+    anchors, at_50, _ = suggest(boxes, np.full((100, 2), 448, np.int32), STRIDES)
+    assert at_50 == 1
+    assert anchors.per_cell == 1

@@ -1,0 +1,193 @@
+"""The check as a user runs it: exit codes, files, table, page, and the second run."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import random_split, three_splits, write_coco, write_image, write_voc, write_xml
+from test_cli import refused, run
+
+from detector import check as verb
+from detector import cli, inspection
+
+LIGHT = ["backbone=efficientnet_lite0", "data.image_size=96", "hydra.run.dir=out"]
+
+
+@pytest.fixture
+def cwd(tmp_path):
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    return folder
+
+
+def inspect(root, out, *overrides):
+    """Check in this process; what check.json holds."""
+    asked = [f"data.root={root}", *LIGHT[:2], *overrides]
+    return verb.check(cli.compose("check", asked, out))
+
+
+def kinds(content):
+    return {
+        f["kind"]: [f"{i['file']}: {i['message']}" for i in f["items"]] for f in content["findings"]
+    }
+
+
+def test_a_good_data_set_passes_with_0(cwd, voc_root):
+    code, out, err = run("check", f"data.root={voc_root}", *LIGHT, cwd=cwd)
+    assert code == 0, err
+    assert "VOC with lists in ImageSets/Main" in out
+    assert "0 errors, 0 leakage" in out
+    assert out.strip().splitlines()[-2].endswith("check.html")
+    content = json.loads((cwd / "out/check.json").read_text())
+    assert content["splits"]["train"]["images"] == 5
+    assert (cwd / "out/check.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_errors_exit_with_1_and_are_all_named(cwd, voc_root):
+    write_xml(voc_root / "Annotations/train0.xml", [("square", (9, 9, 9, 9))])
+    (voc_root / "JPEGImages/val0.jpg").unlink()
+    (voc_root / "Annotations/test0.xml").write_text("<annotation")
+    code, out, err = run("check", f"data.root={voc_root}", *LIGHT, cwd=cwd)
+    assert code == 1, err
+    for said in ("train0.xml: object 1", "val0.xml: no image", "test0.xml: not a readable XML"):
+        assert said in re.sub(r"\s*│\n│\s*│\s*│\s*│ ", " ", out)
+    assert "3 errors" in out
+
+
+def test_what_cannot_be_checked_at_all_is_refused_with_2(cwd, tmp_path):
+    assert "no such folder" in refused("check", f"data.root={tmp_path}/none", cwd=cwd)
+    root = write_coco(tmp_path / "coco", three_splits())
+    (root / "annotations/instances_train.json").write_text("{")
+    assert "not COCO instances" in refused("check", f"data.root={root}", cwd=cwd)
+
+
+def test_a_broken_image_that_has_a_good_header_is_found(voc_root, tmp_path):
+    file = voc_root / "JPEGImages/train0.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    png = bytearray(cv2.imencode(".png", noise)[1].tobytes())
+    png[len(png) // 2] ^= 0xFF  # amid the pixels: only decoding shows it
+    file.with_suffix(".png").write_bytes(png)
+    file.unlink()
+    content = inspect(voc_root, tmp_path / "out")
+    assert kinds(content)["unreadable image"][0].startswith("JPEGImages/train0.png: ")
+
+
+def test_copies_across_splits_are_leakage_and_no_error(voc_root, tmp_path):
+    photograph = cv2.resize(
+        np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8), (80, 60)
+    )
+    for name, quality in (("train0", 95), ("test1", 40)):
+        cv2.imwrite(str(voc_root / f"JPEGImages/{name}.jpg"), photograph, [1, quality])
+    for name in ("train1", "val1"):
+        cv2.imwrite(str(voc_root / f"JPEGImages/{name}.jpg"), photograph[::-1])
+    content = inspect(voc_root, tmp_path / "out")
+    assert content["summary"]["errors"] == 0
+    assert content["summary"]["leakage"] == 2
+    found = kinds(content)
+    assert "test1.jpg: like JPEGImages/train0.jpg" in found["similar pictures in two splits"][0]
+    assert (
+        "val1.jpg: the same picture as JPEGImages/train1.jpg" in found["picture in two splits"][0]
+    )
+
+
+def test_boxes_lost_are_those_that_the_network_would_not_see(tmp_path):
+    # At 96 of 960 pixels, a side of 8 is less than one.
+    boxes = [("square", (1, 1, 8, 400)), ("square", (100, 100, 900, 500))]
+    root = tmp_path / "set"
+    for split in ("train", "val"):
+        write_image(root / f"{split}/a.jpg", boxes, 540, 960)
+        write_xml(root / f"{split}/a.xml", boxes, (540, 960))
+    left = "augment.steps=[{name: Crop, x_min: 0, y_min: 0, x_max: 9, y_max: 54, p: 1.0}]"
+    lost = inspect(root, tmp_path / "a", "augment=none")["model"]["lost"]
+    assert (lost["by_resizing"], lost["by_augmentation"]) == (0.5, 0)
+    lost = inspect(root, tmp_path / "b", "augment=none", left)["model"]["lost"]
+    assert (lost["by_resizing"], lost["by_augmentation"]) == (0.5, 1)
+
+
+def test_anchors_that_miss_are_named_with_better_ones(tmp_path):
+    images = {f"a{i}": [("square", (10 + i, 10, 19 + i, 30))] for i in range(9)}
+    root = write_voc(tmp_path / "set", {"train": images, "val": random_split("v", 2)})
+    anchors = inspect(root, tmp_path / "a", "model.anchor_scales=[32]")["model"]["anchors"]
+    assert anchors["recall_50"] == 0
+    override = anchors["suggestion"]["override"].split()
+    better = inspect(root, tmp_path / "b", *override)["model"]["anchors"]
+    assert better["recall_50"] == anchors["suggestion"]["recall_50"] > 0.9
+
+
+def test_a_second_check_of_unchanged_files_reuses_the_first(voc_root, tmp_path, monkeypatch):
+    first = inspect(voc_root, tmp_path / "a")
+    calls = []
+    real = inspection.inspect
+    monkeypatch.setattr(inspection, "inspect", lambda *a: calls.append(a) or real(*a))
+    assert inspect(voc_root, tmp_path / "b") == first
+    for name in ("check.json", "check.html"):
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+    assert calls == []
+    inspect(voc_root, tmp_path / "c", "augment=none")
+    assert len(calls) == 1
+    write_xml(voc_root / "Annotations/train0.xml", [("square", (9, 9, 9, 9))])
+    assert inspect(voc_root, tmp_path / "d")["summary"]["errors"] == 1
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[]", "half"])
+def test_a_damaged_outcome_is_not_reused(voc_root, tmp_path, damage):
+    first = inspect(voc_root, tmp_path / "a")
+    (kept,) = (Path(os.environ["DETECTOR_CACHE"]) / "checks").iterdir()
+    for name in ("check.json", "check.html"):
+        text = (kept / name).read_text()
+        (kept / name).write_text(text[: len(text) // 2] if damage == "half" else damage)
+        second = inspect(voc_root, tmp_path / "b")
+        assert second.keys() == first.keys()
+        assert (tmp_path / "b/check.html").read_text().rstrip().endswith("</html>")
+
+
+def test_what_changes_while_a_check_runs_is_checked_the_next_time(voc_root, tmp_path, monkeypatch):
+    real = inspection.inspect
+
+    def slow(config, data):
+        content = real(config, data)
+        write_xml(voc_root / "Annotations/train0.xml", [("square", (9, 9, 9, 9))])
+        return content
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inspection, "inspect", slow)
+        assert inspect(voc_root, tmp_path / "a")["summary"]["errors"] == 0
+    assert inspect(voc_root, tmp_path / "b")["summary"]["errors"] == 1
+
+
+def test_a_file_name_that_is_not_utf_8_does_no_harm(voc_root, tmp_path):
+    for folder, suffix in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
+        file = voc_root / folder / f"train0{suffix}"
+        file.rename(voc_root / folder / os.fsdecode(b"tr\xe9in0" + suffix.encode()))
+    names = (voc_root / "ImageSets/Main/train.txt").read_text().replace("train0", "train1")
+    (voc_root / "ImageSets/Main/train.txt").write_text(names)
+    shutil.rmtree(voc_root / "ImageSets")
+    content = inspect(voc_root, tmp_path / "out", "preview=true")
+    assert content["summary"]["errors"] == 0
+    assert (tmp_path / "out/preview.png").is_file()
+
+
+def test_a_wrong_augmentation_is_refused_before_anything_is_written(cwd, voc_root):
+    steps = "augment.steps=[{name: HorizontalFlop}]"
+    line = refused("check", f"data.root={voc_root}", steps, cwd=cwd, light=False)
+    assert "'HorizontalFlop' is not a transform" in line
+
+
+def test_a_preview_shows_augmented_training_images(voc_root, tmp_path):
+    inspect(voc_root, tmp_path / "out", "preview=true")
+    sheet = cv2.imread(str(tmp_path / "out/preview.png"))
+    assert sheet.shape[0] > 200
+    other = cv2.imread(str(tmp_path / "out/preview.png"), cv2.IMREAD_GRAYSCALE)
+    assert other.std() > 10
+
+
+def test_a_class_named_like_markup_does_no_harm(tmp_path):
+    boxes = [("[red]<script>alert(1)</script>", (1, 1, 20, 20))]
+    root = write_voc(tmp_path / "set", {"train": {"a": boxes, "b": boxes}, "val": {"c": boxes}})
+    inspect(root, tmp_path / "out")
+    assert "<script>" not in (tmp_path / "out/check.html").read_text()
