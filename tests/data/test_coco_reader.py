@@ -44,9 +44,16 @@ def test_boxes_and_classes_agree_with_pycocotools(root, capsys):
 def test_crowds_are_marked_to_be_ignored(root):
     edit(root, lambda c: c["annotations"][1].update(iscrowd=1))
     content = json.loads((root / "annotations/instances_train.json").read_text())
-    split = read_set(root).splits["train"]
     x, y, width, height = content["annotations"][1]["bbox"]
-    assert split.boxes[split.ignore].tolist() == [[x, y, x + width, y + height]]
+    for change in ({}, {"width": None}):  # the latter is read entry by entry
+        edit(root, lambda c, change=change: c["images"][0].update(change))
+        split = read_set(root).splits["train"]
+        assert split.boxes[split.ignore].tolist() == [[x, y, x + width, y + height]]
+
+
+def test_the_boxes_of_a_missing_image_are_no_fault_of_their_own(root):
+    (root / "train/train0.jpg").unlink()
+    assert [f.kind for f in read_set(root).findings.of("error")] == ["missing image"]
 
 
 def test_annotations_may_come_in_any_order(root):
@@ -150,6 +157,7 @@ def put(value, *path):
         (put({}, "images"), r"Expected `array`, got `object` - at `\$\.images"),
         (remove_key("categories", 1, "name"), r"`name` - at `\$\.categories\[1\]"),
         (put(7, "categories", 1, "id"), "the category id 7 is there twice"),
+        (put(" ", "categories", 1, "name"), "the category 40 has no name"),
     ],
 )
 def test_json_of_another_shape_is_named_with_the_place(root, change, said):
@@ -229,6 +237,7 @@ def test_a_fault_of_one_entry_is_named_and_the_others_are_kept(root, change, kin
         lambda c: [i.update(height=None, width=None) for i in c["images"]],
         lambda c: [i.update(height=60.0, width=80.0) for i in c["images"]],
         lambda c: [a.update(iscrowd=None) for a in c["annotations"]],
+        lambda c: [a.update(iscrowd="0") for a in c["annotations"]],
         lambda c: [a.update(category_id=float(a["category_id"])) for a in c["annotations"]],
         lambda c: [a.update(image_id=str(a["image_id"])) for a in c["annotations"]],
         lambda c: (

@@ -146,6 +146,8 @@ class CocoReader:
             raise RequestError(f"{self.root / file}: the category id {doubled[0]} is there twice")
         for category in sorted(categories, key=lambda c: c.id):
             name = category.name.strip()
+            if not name:
+                raise RequestError(f"{self.root / file}: the category {category.id} has no name")
             here = (name in self.names, category.id in self.ids)
             if any(here):
                 same = all(here) and self.names.index(name) == self.ids.index(category.id)

@@ -205,7 +205,7 @@ def _annotation(entry: Any, ids: dict[str, int]) -> tuple[tuple[int, int], Any, 
         if around is None:
             return f"bbox is {_short(box)}, expected [x, y, width, height]"
         box = around
-    return (image, category), box, bool(entry.get("iscrowd"))
+    return (image, category), box, _number(entry.get("iscrowd") or 0, {}) != 0
 
 
 def _number(value: Any, words: dict[str, int]) -> int | None:
@@ -215,7 +215,7 @@ def _number(value: Any, words: dict[str, int]) -> int | None:
             # Below all numbers that ids are likely to be.
             return words.setdefault(value, -LIMIT + len(words)) if value else None
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+    if not isinstance(value, int | float) or value != value // 1:  # true and false are 1 and 0
         return None
     return int(value) if -LIMIT <= value < LIMIT else None
 
@@ -237,4 +237,4 @@ def _around(segmentation: Any) -> list[float] | None:
 
 def _short(value: Any) -> str:
     """A value for a message."""
-    return "missing" if value is None else repr(value)[:40]
+    return "missing or null" if value is None else repr(value)[:40]

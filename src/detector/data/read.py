@@ -195,7 +195,7 @@ def _divide(
             paths=np.array(raw.images, dtype=np.str_),
             sizes=raw.sizes,
             offsets=np.concatenate(([0], np.cumsum(raw.counts))).astype(np.int64),
-            boxes=raw.boxes.astype(np.float32),
+            boxes=np.zeros((len(raw.boxes), 4), np.float32),  # only classes matter here
             labels=raw.names + 1,
             ignore=raw.ignore,
         ).subset(order)

@@ -101,7 +101,8 @@ def _corners(
     """Low and high corners in the picture, each clamped to it; swapped ones put in order."""
     last = np.array([size[0] - 1, size[1] - 1])
     pairs = np.nan_to_num(boxes.astype(np.float64).reshape(-1, 2, 2), posinf=1e9, neginf=-1e9)
-    pairs = np.clip(np.sort(pairs, axis=1) * scale, 0, last).round().astype(int)
+    with np.errstate(over="ignore"):  # of coordinates that are wrong, as such are shown
+        pairs = np.clip(np.sort(pairs, axis=1) * scale, 0, last).round().astype(int)
     return [((int(a), int(b)), (int(c), int(d))) for (a, b), (c, d) in pairs]
 
 
