@@ -278,6 +278,17 @@ def test_two_annotations_of_one_image_are_an_error(tmp_path):
     assert len(data.splits["train"]) == 1
 
 
+def test_annotations_beside_the_folders_of_splits_are_named(tmp_path):
+    for folder in ("train", "bus"):  # classes of vehicles, perhaps
+        for name, boxes in random_split("a", 4).items():
+            write_xml(tmp_path / f"{folder}/{name}.xml", boxes)
+            write_image(tmp_path / f"{folder}/{name}.jpg", boxes)
+    lines = found(read_set(tmp_path))["annotation not used"]
+    assert lines == [f"bus/a{i}.xml: lies in no folder of a split" for i in range(4)]
+    everything = {**USUAL, "train": ["."]}
+    assert sum(map(len, read_set(tmp_path, splits=everything).splits.values())) == 8
+
+
 def test_an_image_of_another_split_is_not_taken_for_a_missing_one(tmp_path):
     for split in ("train", "val"):
         write_xml(tmp_path / split / "a.xml", [("square", (1, 1, 9, 9))])

@@ -39,6 +39,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "tiny box": ("warning", "Sides of under 3 pixels are slips of the mouse, or hard to learn."),
     "duplicate box": ("warning", "The same object twice teaches nothing and costs precision."),
     "image without boxes": ("warning", "Right for background images; else boxes are missing."),
+    "annotation not used": (
+        "warning",
+        "Folders name splits: move it, or say data.splits.train=[.]",
+    ),
     "image not used": ("warning", "No annotation or list has it; an empty one marks background."),
     "file name disagrees": ("warning", "The image of the annotation's own name is used."),
     "image turned by EXIF": ("warning", "Boxes are taken to be on the upright picture."),

@@ -48,6 +48,7 @@ class VocReader:
         self._numbers: dict[str, int] = {}
         self._xmls: dict[str, list[str]] = {}  # of every split
         self._missing: dict[str, list[Item]] = {}
+        self._unsorted: list[str] = []  # in no folder of a split
         lists = {f for f in self.folder.with_suffix(".txt") if "ImageSets/Main/" in f}
         if lists:
             self._from_lists(_usual_lists(lists, wanted))
@@ -111,6 +112,9 @@ class VocReader:
                 "or XML files beside images"
             )
         splits = by_folder(self.root, xmls, wanted)
+        if splits and not any(wanted.values()):
+            sorted_out = {xml for found in splits.values() for xml in found}
+            self._unsorted = [xml for xml in xmls if xml not in sorted_out]
         self._xmls = splits or {POOL: xmls}
         where = f"in folders for {', '.join(splits)}" if splits else "without lists of splits"
         self.recognised = f"VOC: {len(xmls)} XML files {where}"
@@ -119,6 +123,9 @@ class VocReader:
         """Read the annotations of one split."""
         builder = RawBuilder()
         builder.findings.add_many("missing annotation", self._missing.get(split, []), lambda i: i)
+        for xml in self._unsorted if split == "train" else ():
+            item = Item("", xml, "lies in no folder of a split")
+            builder.findings.add("annotation not used", item)
         for xml in show(self._xmls[split], split, "xml"):
             try:
                 self._read_one(xml, split, builder)
