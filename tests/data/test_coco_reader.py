@@ -274,8 +274,25 @@ def test_a_byte_order_mark_does_not_matter_and_another_encoding_is_named(root):
         read_set(root)
 
 
+def test_the_case_of_a_file_name_on_disk_does_not_matter(root):
+    (root / "train/train0.jpg").rename(root / "train/TRAIN0.JPG")
+    assert not read_set(root).findings.of("error")
+
+
+def test_a_split_by_ratio_does_not_depend_on_the_order_of_entries(root):
+    for split in ("val", "test"):
+        (root / f"annotations/instances_{split}.json").unlink()
+    (root / "annotations/instances_train.json").rename(root / "labels.json")
+    before = {name: s.paths.tolist() for name, s in read_set(root).splits.items()}
+    content = json.loads((root / "labels.json").read_text())
+    content["images"].reverse()
+    (root / "labels.json").write_text(json.dumps(content))
+    assert {name: s.paths.tolist() for name, s in read_set(root).splits.items()} == before
+
+
 def test_images_beside_those_listed_are_named(root):
     write_image(root / "train/extra.jpg", [])
+    write_image(root / "figures/chart.png", [])
     assert found(read_set(root))["image not used"] == [
         "train/extra.jpg: no annotation or list has it"
     ]

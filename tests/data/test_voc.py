@@ -242,6 +242,22 @@ def test_folders_that_number_their_images_alike_are_not_mixed_up(tmp_path):
     assert "duplicate image" not in lines
 
 
+def test_a_name_that_several_annotations_share_is_not_guessed(tmp_path):
+    for day in ("day1", "day2"):
+        write_xml(tmp_path / f"annotations/{day}/001.xml", [("square", (1, 1, 9, 9))])
+    write_image(tmp_path / "images/day1/001.jpg", [])
+    lines = found(read_set(tmp_path))
+    assert lines["missing image"] == ["annotations/day2/001.xml: no image of that name"]
+
+
+def test_an_image_of_another_split_is_not_taken_though_its_name_is_unique(tmp_path):
+    write_xml(tmp_path / "train/a.xml", [("square", (1, 1, 9, 9))])
+    write_xml(tmp_path / "val/b.xml", [("square", (1, 1, 9, 9))])
+    for name in ("a", "b"):
+        write_image(tmp_path / f"val/{name}.jpg", [])
+    assert faults(tmp_path)["missing image"] == ["train/a.xml: no image of that name"]
+
+
 def test_lists_of_no_usual_name_are_one_pool(voc_root):
     lists = voc_root / "ImageSets/Main"
     every = "".join(f"JPEGImages/{Path(f).name}\n" for f in (voc_root / "JPEGImages").iterdir())

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import found, read_set, three_splits, write_voc, write_yolo
 
+from detector.data import folder
 from detector.types import RequestError
 
 
@@ -119,6 +120,14 @@ def test_a_faulty_line_is_named(root, text, kind, said):
     (line,) = found(read_set(root))[kind]
     assert line.startswith("train/labels/train0.txt: ")
     assert said in line
+
+
+def test_huge_labels_are_not_read(root, monkeypatch):
+    monkeypatch.setattr(folder, "TEXT_LIMIT", 200)
+    label(root, "0 0.5 0.5 0.1 0.1\n" * 20)
+    assert found(read_set(root))["malformed annotation"] == [
+        "train/labels/train0.txt: larger than 200 bytes"
+    ]
 
 
 def test_labels_that_are_no_text_are_named(root):
