@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import found, read_set, three_splits, write_voc, write_yolo
 
-from detector.data import folder
+from detector.data import folder as folder_module
 from detector.types import RequestError
 
 
@@ -123,7 +123,7 @@ def test_a_faulty_line_is_named(root, text, kind, said):
 
 
 def test_huge_labels_are_not_read(root, monkeypatch):
-    monkeypatch.setattr(folder, "TEXT_LIMIT", 200)
+    monkeypatch.setattr(folder_module, "TEXT_LIMIT", 200)
     label(root, "0 0.5 0.5 0.1 0.1\n" * 20)
     assert found(read_set(root))["malformed annotation"] == [
         "train/labels/train0.txt: larger than 200 bytes"
