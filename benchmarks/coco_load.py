@@ -35,10 +35,11 @@ import json, sys, time
 from pathlib import Path
 from detector.data.coco import CocoReader
 from detector.data.facts import Facts
+from detector.data.folder import Folder
 from detector.data.judge import Judge, choose_classes
 peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
 before, started = peak(), time.perf_counter()
-reader = CocoReader(Path(sys.argv[1]), {"train": None, "val": None, "test": None})
+reader = CocoReader(Folder(Path(sys.argv[1])), {"train": None, "val": None, "test": None})
 raw = reader.read("train")
 facts = {i: Facts(w, h, 1) for i, (h, w) in zip(raw.images, raw.sizes.tolist(), strict=True)}
 classes = choose_classes(reader, {"train": raw}, None)

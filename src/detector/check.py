@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from detector import inputs, inspection, request
 from detector.cli import run_verb
 from detector.config import Config
+from detector.output import log_table, write_json
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +53,9 @@ def check(cfg: DictConfig) -> dict[str, Any]:
 
 def _check_anew(config: Config, folder: Path) -> dict[str, Any]:
     from detector.report.page import write_check_page
-    from detector.scoring import write_json
 
-    content, thumbnails = inspection.inspect(config, inputs.read_data(config))
+    data = inputs.read_data(config, keep=config.preview)
+    content, thumbnails = inspection.inspect(config, data)
     write_json(folder / "check.json", content)
     write_check_page(folder / "check.html", content, thumbnails)
     return content
@@ -80,9 +79,7 @@ def _print(content: dict[str, Any]) -> None:
             # As text: names in brackets are not markup.
             cells = (finding["severity"], str(finding["count"]), finding["kind"], "\n".join(lines))
             table.add_row(*map(Text, cells))
-        text = io.StringIO()
-        Console(file=text, force_terminal=False, force_jupyter=False, width=120).print(table)
-        log.info("%s", text.getvalue().rstrip())
+        log_table(table, width=120)
     _print_model(content["model"])
     summary = content["summary"]
     log.info("%d errors, %d leakage, %d warnings", *summary.values())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector import __version__
 from detector.config import Config, plain
@@ -130,10 +131,7 @@ def inspect(config: Config, data: DataSet) -> tuple[dict[str, Any], list[Thumbna
         What check.json holds, and pictures of what was found.
     """
     started = time.perf_counter()
-    files = {
-        name: [Path(p).relative_to(data.root).as_posix() for p in images.paths.tolist()]
-        for name, images in data.splits.items()
-    }
+    files = data.files()
     listed = [file for names in files.values() for file in names]
     with closing(open_cache()) as cache:
         facts = look_at(data.root, listed, cache, closely=True)
@@ -187,13 +185,9 @@ def _pictures(data: DataSet, findings: Findings) -> list[Thumbnail]:
     }
     pictures = []
     for finding in findings:
-        shown = [item for item in finding.items if item.image][:PICTURED]
-        for item in shown:
+        for item in [item for item in finding.items if item.image][:PICTURED]:
             for file, message in ((item.image, item.message), (item.other, "the other one")):
-                try:
-                    pixels = read_image(data.root / file) if file else None
-                except RequestError:
-                    continue
+                pixels = _pixels(data.root / file) if file else None
                 if pixels is None:
                     continue
                 images, i = place.get(f"{data.root}/{file}", (None, 0))
@@ -211,3 +205,11 @@ def _pictures(data: DataSet, findings: Findings) -> list[Thumbnail]:
                     )
                 )
     return pictures
+
+
+def _pixels(path: Path) -> NDArray[np.uint8] | None:
+    """An image to be shown; None if it cannot be read, which is a finding of its own."""
+    try:
+        return read_image(path)
+    except RequestError:
+        return None

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from detector.config import Config
 from detector.data.images import resized_shape
 from detector.data.read import DataSet
+from detector.evaluation.anchors import Anchors, best_iou, recall, suggest
 from detector.types import AnnotatedImages
 
 DRAWS = 256  # training images that are augmented to see which boxes that costs
@@ -80,22 +81,26 @@ def network_view(config: Config, data: DataSet) -> dict[str, Any] | None:
     if train is None or not len(train.labels):
         return None
     size = config.data.image_size
-    boxes, shapes = _input_boxes(train.subset(range(len(train))), size)
+    boxes, shapes = _input_boxes(train, size)
     seen = ~train.ignore
     return {
         "image_size": size,
-        "lost": _lost(config, train),
+        "lost": _lost(config, train, boxes, shapes),
         "anchors": _fit_anchors(config, boxes[seen], shapes[seen]),
     }
 
 
-def _lost(config: Config, train: AnnotatedImages) -> dict[str, Any]:
+def _lost(
+    config: Config,
+    train: AnnotatedImages,
+    resized: NDArray[np.float32],
+    shapes: NDArray[np.int32],
+) -> dict[str, Any]:
     """The share of boxes that resizing, and then augmentation, leave too little of."""
     from detector.data.augment import Augmenter
 
-    size = config.data.image_size
-    augment = Augmenter(config.augment.steps, size, config.augment.min_visibility)
-    resized, shapes = _input_boxes(train, size)
+    settings = config.augment
+    augment = Augmenter(settings.steps, config.data.image_size, settings.min_visibility)
     small: NDArray[np.bool_] = np.any(resized[:, 2:] - resized[:, :2] < 1, axis=1)
     draws = np.linspace(0, len(train) - 1, min(DRAWS, len(train))).astype(int).tolist()
     before = after = 0
@@ -119,7 +124,6 @@ def _fit_anchors(
     config: Config, boxes: NDArray[np.float32], shapes: NDArray[np.int32]
 ) -> dict[str, Any] | None:
     """The recall ceiling of the configured anchors, and better ones where it is low."""
-    from detector.evaluation.anchors import Anchors, best_iou, recall, suggest
     from detector.models.backbones import BACKBONES
     from detector.models.stages import pyramid_strides
 
@@ -160,8 +164,6 @@ def _by_range(
     overlaps: NDArray[np.float64], values: NDArray[np.float32], edges: tuple[float, ...], unit: str
 ) -> list[dict[str, Any]]:
     """Recall for ranges of a value; the last one is open."""
-    from detector.evaluation.anchors import recall
-
     rows = []
     for low, high in zip(edges, (*edges[1:], np.inf), strict=True):
         inside = (values >= low) & (values < high)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from detector import inputs, request
 from detector.cli import run_verb
+from detector.output import write_json
 from detector.types import RequestError
 
 if TYPE_CHECKING:
@@ -120,8 +121,6 @@ def _rows(
 
 def _write(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Write both files; return what is in the JSON."""
-    from detector.scoring import write_json
-
     coco = [
         {
             "image_id": r["image_id"],

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import math
 import os
 import platform
 import time
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from detector import __version__
 from detector.config import Config
+from detector.output import log_table, write_json
 from detector.types import AnnotatedImages, ClassMap
 
 if TYPE_CHECKING:
@@ -139,9 +136,7 @@ def _print_summary(
     coco, voc = content["coco"], content["voc"]
     means = (coco["map"], coco["map_50"], voc["ap_50"], voc["ap_50_11point"])
     table.add_row("all", *(_percent(value) for value in means))
-    text = io.StringIO()  # plain, because it also goes to train.log
-    Console(file=text, force_terminal=False, force_jupyter=False, width=100).print(table)
-    log.info("%s", text.getvalue().rstrip())
+    log_table(table, width=100)
 
 
 def _percent(value: float) -> str:
@@ -159,18 +154,3 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         **{name: metadata.version(name) for name in packages},
     }
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write a JSON file in one step, NaN as null."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: clean(item) for key, item in value.items()}
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            return [clean(item) for item in value]
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    draft = file.with_name(file.name + ".part")
-    draft.write_text(json.dumps(clean(content), indent=2) + "\n", encoding="utf-8")
-    draft.replace(file)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from detector import inputs, request
 from detector.cli import run_verb
 from detector.config import plain
-from detector.data.read import write_split_file
+from detector.output import write_json
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -51,7 +51,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
         OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
         inputs.describe_data(data_set)
         if data_set.divided:
-            write_split_file(folder / "splits.json", data_set)
+            write_json(
+                folder / "splits.json", {"root": str(data_set.root), "splits": data_set.files()}
+            )
     else:
         logging.getLogger("detector").setLevel(logging.WARNING)  # one process speaks
     data = build.build_datamodule(config, data_set.splits)

@@ -25,9 +25,9 @@ def looked(monkeypatch):
     for key in names:
         real = getattr(module, f"read_{key}")
 
-        def spy(path, real=real, key=key):
+        def spy(path, real=real, key=key, **given):
             names[key].append(path.name)
-            return real(path)
+            return real(path, **given)
 
         monkeypatch.setattr(module, f"read_{key}", spy)
     return names

@@ -19,8 +19,9 @@ from conftest import (
 from PIL import Image
 
 from detector.data.folder import Folder
-from detector.data.read import recognise, write_split_file
+from detector.data.read import recognise
 from detector.data.split import stratified_split
+from detector.output import write_json
 from detector.types import AnnotatedImage, AnnotatedImages, RequestError
 
 
@@ -44,7 +45,7 @@ def test_several_formats_in_one_folder_must_be_told_apart(tmp_path):
     write_voc(tmp_path, three_splits())
     write_coco(tmp_path, three_splits())
     with pytest.raises(RequestError, match=r"could be coco or voc; say which, such as data=coco"):
-        recognise(tmp_path)
+        recognise(Folder(tmp_path))
 
 
 def test_a_folder_without_annotations_says_what_is_expected(tmp_path):
@@ -52,7 +53,7 @@ def test_a_folder_without_annotations_says_what_is_expected(tmp_path):
     with pytest.raises(
         RequestError, match=r"its 1 files \(1 images\); expected VOC .* COCO .* YOLO"
     ):
-        recognise(tmp_path)
+        recognise(Folder(tmp_path))
 
 
 def flat(root, count=20):
@@ -82,7 +83,7 @@ def test_a_split_that_was_written_down_is_used_again_when_images_have_been_added
     data = read_set(tmp_path / "set")
     assert data.divided
     file = tmp_path / "splits.json"
-    write_split_file(file, data)
+    write_json(file, {"splits": data.files()})
     before = names(data)
     for name, boxes in random_split("new", 9).items():
         write_xml(tmp_path / f"set/{name}.xml", boxes)
@@ -101,7 +102,7 @@ def test_a_split_file_of_something_else_is_refused(tmp_path, text):
 
 def test_a_split_file_also_works_where_the_root_is_above_the_devkit(devkit, tmp_path):
     data = read_set(devkit, "voc")
-    write_split_file(tmp_path / "splits.json", data)
+    write_json(tmp_path / "splits.json", {"splits": data.files()})
     again = read_set(devkit, "voc", split_file=tmp_path / "splits.json", seed=5)
     assert names(again) == names(data) != names(read_set(devkit, "voc", seed=5))
 
@@ -192,7 +193,8 @@ def test_every_split_gets_its_share_of_every_class():
         for i in rng.permutation(frequent)
     ]
     packed = AnnotatedImages.pack(images)
-    parts = stratified_split(packed, {"train": 0.7, "val": 0.2, "test": 0.1}, seed=0)
+    ratios = {"train": 0.7, "val": 0.2, "test": 0.1}
+    parts = stratified_split(len(packed), packed.owners(), packed.labels - 1, ratios, seed=0)
     assert {name: len(rows) for name, rows in parts.items()} == {
         "train": 140,
         "val": 40,
@@ -361,7 +363,7 @@ def test_a_split_of_ignored_boxes_alone_is_an_error(voc_root):
 
 def test_a_split_file_is_plain_and_relative_to_the_root(tmp_path):
     flat(tmp_path / "set", 6)
-    write_split_file(tmp_path / "s.json", read_set(tmp_path / "set"))
+    write_json(tmp_path / "s.json", {"splits": read_set(tmp_path / "set").files()})
     content = json.loads((tmp_path / "s.json").read_text())
     assert sorted(p for paths in content["splits"].values() for p in paths) == [
         f"a{i}.jpg" for i in range(6)

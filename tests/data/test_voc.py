@@ -8,7 +8,7 @@ import pytest
 import torchvision
 from conftest import USUAL, found, random_split, read_set, write_image, write_voc, write_xml
 
-from detector.data import voc
+from detector.data import folder as folder_module
 from detector.data.folder import split_of
 from detector.types import RequestError
 
@@ -277,7 +277,7 @@ def test_pipes_and_devices_are_no_files(tmp_path):
 
 def test_a_huge_annotation_is_not_parsed(tmp_path, monkeypatch):
     root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
-    monkeypatch.setattr(voc, "TEXT_LIMIT", 50)
+    monkeypatch.setattr(folder_module, "TEXT_LIMIT", 50)
     assert "larger than 50 bytes" in faults(root)["malformed annotation"][0]
 
 

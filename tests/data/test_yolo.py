@@ -122,6 +122,13 @@ def test_a_faulty_line_is_named(root, text, kind, said):
     assert said in line
 
 
+def test_a_list_of_names_that_is_no_text_is_named(root):
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(RequestError, match=r"yolo/classes\.txt: not UTF-8 text"):
+        read_set(root)
+
+
 def test_huge_labels_are_not_read(root, monkeypatch):
     monkeypatch.setattr(folder_module, "TEXT_LIMIT", 200)
     label(root, "0 0.5 0.5 0.1 0.1\n" * 20)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from detector.data.coco_json import Category, Image, decode
 from detector.data.findings import Findings, Item
-from detector.data.folder import Folder, relative, split_of
+from detector.data.folder import Folder, last_part, relative, split_of
 from detector.data.raw import POOL, RawSplit, show
 from detector.types import RequestError
 
@@ -24,8 +25,8 @@ class CocoReader:
     """Reads COCO's instances JSON.
 
     Args:
-        root: The folder of the JSON files, perhaps in `annotations/` or in a folder for every
-            split, and of the images, anywhere below.
+        folder: Has the JSON files, perhaps in `annotations/` or in a folder for every split, and
+            the images, anywhere below.
         wanted: Split -> JSON files, relative to the root; None: by the usual names; empty: none.
 
     Raises:
@@ -36,9 +37,9 @@ class CocoReader:
     relative = False
     where = "annotations[{}] of {}"
 
-    def __init__(self, root: Path, wanted: dict[str, Sequence[str] | None]) -> None:
-        self.folder = Folder(root)
-        self.root = root
+    def __init__(self, folder: Folder, wanted: dict[str, Sequence[str] | None]) -> None:
+        self.folder = folder
+        self.root = folder.root
         self.names: list[str] = []
         self.groups: set[str] = set()
         self.ids: list[int] | None = []
@@ -169,7 +170,7 @@ class CocoReader:
     ) -> list[Image]:
         """The images that are there, each once, with the path below the root as `file_name`."""
         base = self._image_folder(list(images.values()), file)
-        names = Counter(_last(image.file_name) for image in images.values())
+        names = Counter(last_part(image.file_name) for image in images.values())
         ids: set[int] = set()
         paths: set[str] = set()
         located: list[Image] = []
@@ -178,7 +179,7 @@ class CocoReader:
             path: str | None = f"{base}{name}"
             if name is None or not self.folder.has(f"{base}{name}"):
                 # Paths of the machine that wrote them: the last part says it, if only one has it.
-                last = _last(image.file_name)
+                last = last_part(image.file_name)
                 path = self.folder.unique(last) if names[last] == 1 else None
             kind, message = "", ""
             if image.id in ids:
@@ -222,6 +223,13 @@ def find_instances(folder: Folder) -> list[str]:
 
 def _looks_like_instances(file: Path) -> bool:
     """Whether a JSON file has what instances have, at its top."""
+    stat = file.stat()
+    return _sniff(file, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=SNIFFED)  # a format that is recognised is read right after
+def _sniff(file: Path, size: int, time: int) -> bool:
+    """Whether a file, as long as it has this size and time, has what instances have."""
     try:
         top = msgspec.json.decode(file.read_bytes(), type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, OSError, ValueError, RecursionError):
@@ -238,8 +246,3 @@ def _look_up(wanted: NDArray[np.int64], ids: Sequence[int]) -> NDArray[np.int64]
     order = np.argsort(array)
     place = order[np.searchsorted(array[order], wanted).clip(max=len(ids) - 1)]
     return np.where(array[place] == wanted, place, -1)
-
-
-def _last(path: str) -> str:
-    """The last part of a path, of any system."""
-    return re.split(r"[/\\]", path)[-1]

@@ -143,9 +143,7 @@ def look_at(
             todo.append((file, stat.st_size, stat.st_mtime_ns, old))
     if todo:
         look = _look_closely if closely else _look_briefly
-        for file, size, time, found in _in_threads(root, todo, look, cache):
-            facts[file] = found
-            del size, time
+        facts.update(_in_threads(root, todo, look, cache))
     return facts
 
 
@@ -154,7 +152,7 @@ def _in_threads(
     todo: Sequence[tuple[str, int, int, Facts | None]],
     look: Callable[[Path, Facts | None], Facts],
     cache: FactsCache,
-) -> Iterator[tuple[str, int, int, Facts]]:
+) -> Iterator[tuple[str, Facts]]:
     """Look at files in threads (decoders release Python's lock), keeping results as they come."""
     pool = ThreadPoolExecutor(os.cpu_count() or 1)
     fresh: list[tuple[str, int, int, Facts]] = []
@@ -166,7 +164,7 @@ def _in_threads(
             if len(fresh) >= COMMIT_EVERY:
                 cache.store(fresh)
                 fresh = []
-            yield file, size, time, facts
+            yield file, facts
     finally:  # also after Ctrl-C: what is done is kept
         pool.shutdown(wait=False, cancel_futures=True)
         cache.store(fresh)
@@ -184,11 +182,12 @@ def _look_briefly(path: Path, _: Facts | None) -> Facts:
 def _look_closely(path: Path, old: Facts | None) -> Facts:
     """Decode the whole image, unless its content is that of before."""
     try:
-        digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        content = path.read_bytes()
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
         if old and old.digest == digest:
             return old
         header = read_header(path)
-        image = read_image(path)
+        image = read_image(path, content=content)
     except RequestError as error:
         return Facts(0, 0, 1, _reason(error, path), digest)
     except OSError as error:

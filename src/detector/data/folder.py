@@ -42,16 +42,15 @@ class Folder:
     """All regular files below a root; hidden ones are left alone, links are followed.
 
     Args:
-        root: The folder.
-        key: How messages call it.
+        root: The folder, which messages call `data.root`.
 
     Raises:
         RequestError: If there is no such folder.
     """
 
-    def __init__(self, root: Path, key: str = "data.root") -> None:
+    def __init__(self, root: Path) -> None:
         if not root.is_dir():
-            raise RequestError(f"{key}={root}: no such folder")
+            raise RequestError(f"data.root={root}: no such folder")
         self.root = root
 
     @cached_property
@@ -86,21 +85,36 @@ class Folder:
         """The image files, sorted."""
         return self.with_suffix(*SUFFIXES)
 
+    def small(self, file: str) -> Path:
+        """The path of a file that is not too large for an annotation or a list.
+
+        Raises:
+            RequestError: If it is; the message leaves the file's name out.
+        """
+        path = self.root / file
+        if path.stat().st_size > TEXT_LIMIT:
+            raise RequestError(f"larger than {TEXT_LIMIT:,} bytes")
+        return path
+
     def read_text(self, file: str) -> str:
         """The content of a small text file, UTF-8 with or without a byte-order mark.
 
         Raises:
             RequestError: If it is none; the message leaves the file's name out.
         """
-        path = self.root / file
         try:
-            if path.stat().st_size > TEXT_LIMIT:
-                raise RequestError(f"larger than {TEXT_LIMIT:,} bytes")
-            return path.read_text(encoding="utf-8-sig")
+            return self.small(file).read_text(encoding="utf-8-sig")
         except OSError as error:
             raise RequestError(error.strerror or str(error)) from error
         except UnicodeDecodeError as error:
             raise RequestError(f"not UTF-8 text ({error.reason})") from error
+
+    def require_text(self, file: str) -> str:
+        """As `read_text`, for a file that nothing goes without: the message names it."""
+        try:
+            return self.read_text(file)
+        except RequestError as error:
+            raise RequestError(f"{self.root / file}: {error}") from error
 
     @cached_property
     def _by_stem(self) -> dict[str, list[str]]:
@@ -129,7 +143,7 @@ class Folder:
             Its relative path; None if there is none.
         """
         path = PurePosixPath(annotation)
-        named = re.split(r"[/\\]", file_name)[-1].casefold()
+        named = last_part(file_name).casefold()
         alone = self._namesakes[_stem(annotation)] <= 1
         # Some tools keep the image's suffix: a.jpg.xml.
         for found in (
@@ -203,6 +217,16 @@ def _preference(image: str, stem: str) -> tuple[bool, bool, int]:
     for_images = bool(folder) and folder[0].lower() in KINDS_OF_FILES
     rank = SUFFIXES.index(image[image.rfind(".") :].lower())
     return PurePosixPath(image).stem == stem, for_images, -rank
+
+
+def in_split_folder(file: str, split: str) -> bool:
+    """Whether one of a path's folders is named after a split."""
+    return any(split_of(part) == split for part in file.split("/")[:-1])
+
+
+def last_part(path: str) -> str:
+    """The last part of a path, of any system."""
+    return re.split(r"[/\\]", path)[-1]
 
 
 def relative(name: str) -> str | None:

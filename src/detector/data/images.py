@@ -54,7 +54,9 @@ class Resized(NamedTuple):
     width: int
 
 
-def read_image(path: Path, longest: int | None = None) -> NDArray[np.uint8]:
+def read_image(
+    path: Path, longest: int | None = None, content: bytes | None = None
+) -> NDArray[np.uint8]:
     """Decode an image file, upright (EXIF), greyscale and 16-bit converted, without transparency.
 
     Args:
@@ -62,6 +64,7 @@ def read_image(path: Path, longest: int | None = None) -> NDArray[np.uint8]:
         longest: No more than so many pixels of the longer side are needed: a larger JPEG may be
             decoded at 1/2, 1/4 or 1/8 of its size, which is several times as fast. Sides are
             rounded up, so things near the far edges may lie off by less than a pixel of those.
+        content: The file's bytes, where they have been read.
 
     Returns:
         `(H, W, 3)` uint8 RGB.
@@ -69,7 +72,7 @@ def read_image(path: Path, longest: int | None = None) -> NDArray[np.uint8]:
     Raises:
         RequestError: As `read_header`; and if the file cannot be decoded.
     """
-    content = read_bytes(path)
+    content = read_bytes(path) if content is None else content
     return _decode(content, inspect(content, path), path, longest)
 
 

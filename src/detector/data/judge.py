@@ -88,7 +88,7 @@ class Judge:
         good = self._judge_images(split, raw, findings)
         shapes = [(f.height, f.width) for f in map(self.facts.__getitem__, raw.images)]
         sizes = np.array(shapes, dtype=np.int32).reshape(-1, 2)
-        owner = np.repeat(np.arange(len(raw.images)), raw.counts)
+        owner = raw.owners()
         sides = np.tile(sizes[owner][:, ::-1], 2)  # width, height, width, height
         written = raw.boxes * sides if self.reader.relative else raw.boxes
         # To 0-based and half-open: only the upper-left corner moves.

@@ -41,6 +41,10 @@ class RawSplit:
     rows: NDArray[np.int64]
     findings: Findings = field(default_factory=Findings)
 
+    def owners(self) -> NDArray[np.int64]:
+        """The image that each box belongs to, `(m,)`."""
+        return np.repeat(np.arange(len(self.images)), self.counts)
+
 
 class RawBuilder:
     """Collects a split image by image, for formats with a file for each."""

@@ -22,7 +22,7 @@ from detector.data.yolo import YoloReader, find_names, find_yaml
 from detector.types import AnnotatedImages, ClassMap, RequestError
 
 SPLITS = ("train", "val", "test")
-READERS: dict[str, Callable[[Path, dict[str, Sequence[str] | None]], Reader]] = {
+READERS: dict[str, Callable[[Folder, dict[str, Sequence[str] | None]], Reader]] = {
     "voc": VocReader,
     "coco": CocoReader,
     "yolo": YoloReader,
@@ -78,14 +78,18 @@ class DataSet:
     findings: Findings
     divided: bool
 
+    def files(self) -> dict[str, list[str]]:
+        """Relative paths of every split's images; in a splits.json, to divide the same again."""
+        return {name: files_of(images, self.root) for name, images in self.splits.items()}
 
-def recognise(root: Path) -> str:
+
+def recognise(folder: Folder) -> str:
     """The format of a data set.
 
     Raises:
         RequestError: If it is none, or several.
     """
-    folder = Folder(root)
+    root = folder.root
     signs = {
         "yolo": find_yaml(folder) is not None,
         "coco": bool(find_instances(folder)),
@@ -120,11 +124,9 @@ def read(source: Source, cache: FactsCache, wanted: str | None = None) -> DataSe
     Raises:
         RequestError: If it cannot be read at all; single faults are among the findings.
     """
-    root = source.root
-    if not root.is_dir():
-        raise RequestError(f"data.root={root}: no such folder")
-    kind = recognise(root) if source.format == "auto" else source.format
-    reader = READERS[kind](root, source.splits)
+    root, folder = source.root, Folder(source.root)
+    kind = recognise(folder) if source.format == "auto" else source.format
+    reader = READERS[kind](folder, source.splits)
     raws = {split: reader.read(split) for split in _needed(reader.splits, wanted)}
     classes = choose_classes(reader, raws, source.classes)
     named_by = source.classes_from if source.classes else "the classes of the data"
@@ -139,7 +141,8 @@ def read(source: Source, cache: FactsCache, wanted: str | None = None) -> DataSe
     divides = POOL in splits or ("train" in splits and "val" not in reader.splits)
     if divides:
         splits = _divide(splits, raws, source, reader.root)
-        findings.relabel(_homes(splits, reader.root))
+        homes = {f: name for name, s in splits.items() for f in files_of(s, reader.root)}
+        findings.relabel(homes)
     elif source.split_file and wanted is None:
         raise RequestError(
             f"data.split.file={source.split_file}: {root} has splits of its own "
@@ -155,8 +158,13 @@ def read(source: Source, cache: FactsCache, wanted: str | None = None) -> DataSe
 
 def _needed(there: Sequence[str], wanted: str | None) -> Sequence[str]:
     """The splits to read for what is wanted; ratios need what they divide."""
-    chosen = ("test" if "test" in there else "val") if wanted == "final" else wanted
+    chosen = _resolve(wanted, there)
     return [chosen] if chosen is not None and chosen in there else there
+
+
+def _resolve(wanted: str | None, there: Collection[str]) -> str | None:
+    """The split that is meant: `final` is `test`, or `val` where there is no test."""
+    return ("test" if "test" in there else "val") if wanted == "final" else wanted
 
 
 def _only(
@@ -164,11 +172,11 @@ def _only(
 ) -> dict[str, AnnotatedImages]:
     """The split that is wanted; all of them if none is."""
     there = ", ".join(splits)
-    if wanted is None:
+    chosen = _resolve(wanted, splits)
+    if chosen is None:
         if "train" not in splits:
             raise RequestError(f"data.root={root}: no training images; there is only {there}")
         return splits
-    chosen = ("test" if "test" in splits else "val") if wanted == "final" else wanted
     if chosen not in splits:
         raise RequestError(f"split={chosen}: {root} has no such split; there are {there}")
     return {chosen: splits[chosen]}
@@ -186,38 +194,19 @@ def _divide(
     shares = {name: share for name, share in source.ratios.items() if share > 0}
     if pool != POOL:
         shares.pop("test", None)  # what is held out of given training images is for validation
-    order = np.argsort(np.array(raw.images, dtype=np.str_), kind="stable")
     if source.split_file is not None:
         homes = _read_split_file(source.split_file, set(raw.images), root)
     else:
         parts = {"train": 1 - sum(shares.values()), **shares}
-        listed = AnnotatedImages(
-            paths=np.array(raw.images, dtype=np.str_),
-            sizes=raw.sizes,
-            offsets=np.concatenate(([0], np.cumsum(raw.counts))).astype(np.int64),
-            boxes=np.zeros((len(raw.boxes), 4), np.float32),  # only classes matter here
-            labels=raw.names + 1,
-            ignore=raw.ignore,
-        ).subset(order)
-        dealt = stratified_split(listed, parts, source.seed)
-        homes = {str(listed.paths[i]): name for name, rows in dealt.items() for i in rows}
-    prefix = f"{root}/"
-    home = np.array([homes.get(p.removeprefix(prefix), "") for p in whole.paths.tolist()])
+        # By name, whatever order a list or a JSON has.
+        order = np.argsort(np.array(raw.images, dtype=np.str_), kind="stable")
+        owners = np.argsort(order)[raw.owners()]
+        dealt = stratified_split(len(order), owners, raw.names, parts, source.seed)
+        homes = {raw.images[i]: name for name, rows in dealt.items() for i in order[rows].tolist()}
+    home = np.array([homes.get(file, "") for file in files_of(whole, root)])
     new = {name: whole.subset(np.flatnonzero(home == name)) for name in ("train", *shares)}
     rest = {name: images for name, images in splits.items() if name != pool}
     return {name: {**new, **rest}[name] for name in SPLITS if name in new or name in rest}
-
-
-def write_split_file(file: Path, data: DataSet) -> None:
-    """Write which image is in which split, to be read again with `data.split.file`."""
-    homes = {
-        name: [Path(p).relative_to(data.root).as_posix() for p in images.paths.tolist()]
-        for name, images in data.splits.items()
-    }
-    content = {"root": str(data.root), "splits": homes}
-    draft = file.with_name(file.name + ".part")
-    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    draft.replace(file)
 
 
 def _read_split_file(file: Path, images: Collection[str], root: Path) -> dict[str, str]:
@@ -232,14 +221,10 @@ def _read_split_file(file: Path, images: Collection[str], root: Path) -> dict[st
     return homes
 
 
-def _homes(splits: dict[str, AnnotatedImages], root: Path) -> dict[str, str]:
-    """The split of every image, by relative path."""
+def files_of(images: AnnotatedImages, root: Path) -> list[str]:
+    """The images' paths, relative to the root, as findings have them."""
     prefix = f"{root}/"
-    return {
-        path.removeprefix(prefix): name
-        for name, images in splits.items()
-        for path in images.paths.tolist()
-    }
+    return [path.removeprefix(prefix) for path in images.paths.tolist()]
 
 
 def _find_unused(folder: Folder, used: Collection[str], findings: Findings) -> None:
@@ -267,10 +252,9 @@ def _judge_splits(
         if first != name:
             message = f"the classes {first!r} and {name!r} differ only in case"
             findings.add("class spelt differently", Item("", "", message))
-    prefix = f"{root}/"
+    files = {name: set(files_of(images, root)) for name, images in splits.items()}
     for a, b in itertools.combinations(splits, 2):
-        both = set(splits[a].paths.tolist()) & set(splits[b].paths.tolist())
-        for file in sorted(path.removeprefix(prefix) for path in both):
+        for file in sorted(files[a] & files[b]):
             findings.add("picture in two splits", Item(b, file, f"is in {a} too", file))
     counts = {
         name: np.bincount(s.labels[~s.ignore], minlength=len(classes) + 1)[1:]

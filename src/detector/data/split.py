@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.types import AnnotatedImages
-
 
 def stratified_split(
-    images: AnnotatedImages, ratios: dict[str, float], seed: int
+    count: int,
+    owners: NDArray[np.int64],
+    classes: NDArray[np.int64],
+    ratios: dict[str, float],
+    seed: int,
 ) -> dict[str, NDArray[np.int64]]:
     """Deal images out so that each split has its share of every class.
 
@@ -19,16 +21,17 @@ def stratified_split(
     more, so the numbers are exact and the classes nearly in proportion.
 
     Args:
-        images: Of fewer than there are splits, some splits stay empty.
+        count: Number of images; of fewer than there are splits, some splits stay empty.
+        owners: `(m,)` the image of every box.
+        classes: `(m,)` the class of every box, from 0.
         ratios: Split -> share of the images; together 1. The first one takes what rounding leaves.
         seed: Of the order in which images are dealt out.
 
     Returns:
         Split -> indices of its images, ascending.
     """
-    count, classes = len(images), int(images.labels.max(initial=0))
-    has = np.zeros((count, classes + 1), dtype=bool)
-    has[images.owners(), images.labels] = True
+    has = np.zeros((count, int(classes.max(initial=-1)) + 2), dtype=bool)
+    has[owners, classes + 1] = True
     has[:, 0] = ~has[:, 1:].any(1)
     shares = np.array(list(ratios.values()))
     room = np.maximum(1, np.round(shares * count).astype(int))  # images still to come

@@ -12,10 +12,18 @@ from typing import IO
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, parse
 
 from detector.data.findings import Item
-from detector.data.folder import SUFFIXES, TEXT_LIMIT, Folder, relative, split_of
+from detector.data.folder import (
+    SUFFIXES,
+    Folder,
+    in_split_folder,
+    last_part,
+    relative,
+    split_of,
+)
 from detector.data.raw import POOL, RawBuilder, RawSplit, show
 from detector.types import RequestError
 
+LISTS = "ImageSets/Main/"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -27,7 +35,7 @@ class VocReader:
     the splits.
 
     Args:
-        root: A folder with the three VOC folders, a devkit of `VOC<year>` folders, the parent of
+        folder: One with the three VOC folders, a devkit of `VOC<year>` folders, the parent of
             `VOCdevkit`, or any folder of images and XML files.
         wanted: Split -> names of lists (or of folders); None: the usual names; empty: none.
 
@@ -39,8 +47,8 @@ class VocReader:
     relative = False
     where = "object {}"
 
-    def __init__(self, root: Path, wanted: dict[str, Sequence[str] | None]) -> None:
-        self.folder = Folder(_find_devkit(root))
+    def __init__(self, folder: Folder, wanted: dict[str, Sequence[str] | None]) -> None:
+        self.folder = _find_devkit(folder)
         self.root = self.folder.root
         self.names: list[str] = []
         self.groups: set[str] = set()
@@ -49,9 +57,11 @@ class VocReader:
         self._xmls: dict[str, list[str]] = {}  # of every split
         self._missing: dict[str, list[Item]] = {}
         self._unsorted: list[str] = []  # in no folder of a split
-        lists = {f for f in self.folder.with_suffix(".txt") if "ImageSets/Main/" in f}
-        if lists:
-            self._from_lists(_usual_lists(lists, wanted))
+        listings = [f for f in self.folder.with_suffix(".txt") if LISTS in f]
+        # `VOC2007/trainval` is VOC2007/ImageSets/Main/trainval.txt.
+        self._lists = {f.replace(LISTS, "").removesuffix(".txt"): f for f in listings}
+        if self._lists:
+            self._from_lists(_usual_lists(sorted(self._lists), wanted))
         else:
             self._from_folders(wanted)
         self.splits = tuple(self._xmls)
@@ -79,21 +89,14 @@ class VocReader:
         found: dict[tuple[str, str], str] = {}
         for part in parts:
             year, slash, name = part.rpartition("/")
-            file = f"{year}{slash}ImageSets/Main/{name}.txt"
+            file = f"{year}{slash}{LISTS}{name}.txt"
             path = self.root / file
-            if not self.folder.has(file):
-                there = [
-                    f.replace("ImageSets/Main/", "").removesuffix(".txt")
-                    for f in self.folder.with_suffix(".txt")
-                    if "ImageSets/Main/" in f and "_" not in f.rpartition("/")[2]
-                ]
+            if part not in self._lists:
+                there = [name for name in self._lists if "_" not in name.rpartition("/")[2]]
                 raise RequestError(
                     f"no split file {path}; there: {', '.join(there) or 'none'} (set data.splits)"
                 )
-            try:
-                lines = self.folder.read_text(file).split("\n")
-            except RequestError as error:
-                raise RequestError(f"{path}: {error}") from error
+            lines = self.folder.require_text(file).split("\n")
             for line in filter(None, map(str.strip, lines)):
                 # Per-class lists carry a second column: 1, 0 or -1.
                 image_id = re.sub(r"\s+-?[01]$", "", line)
@@ -135,10 +138,7 @@ class VocReader:
 
     def _read_one(self, xml: str, split: str, builder: RawBuilder) -> None:
         """Read one annotation file; RequestError says what is wrong with it."""
-        path = self.root / xml
-        if path.stat().st_size > TEXT_LIMIT:
-            raise RequestError(f"larger than {TEXT_LIMIT:,} bytes")
-        root = parse_xml(path)
+        root = parse_xml(self.folder.small(xml))
         size = side(root, "size/height"), side(root, "size/width")
         objects = root.findall("object")
         boxes, names, ignore = [], [], []
@@ -158,24 +158,24 @@ class VocReader:
             item = Item(split, xml, f"no image of that name{called}")
             builder.findings.add("missing image", item)
             return
-        if written and Path(written).stem != Path(image).stem and self._names_other(written):
+        other = written and self.folder.unique(last_part(written))
+        if other and Path(written).stem != Path(image).stem:
             message = f"<filename> says {written!r}, which is there too; {image} is used"
             builder.findings.add("file name disagrees", Item(split, xml, message))
         builder.add(image, xml, size, boxes, names, ignore, range(1, len(objects) + 1))
 
-    def _names_other(self, written: str) -> bool:
-        return self.folder.unique(re.split(r"[/\\]", written)[-1]) is not None
 
-
-def _find_devkit(root: Path) -> Path:
+def _find_devkit(folder: Folder) -> Folder:
     """The folder that the names of lists are relative to."""
-    inner = root / "VOCdevkit"
-    return inner if not (root / "ImageSets").is_dir() and inner.is_dir() else root
+    inner = folder.root / "VOCdevkit"
+    above = not (folder.root / "ImageSets").is_dir() and inner.is_dir()
+    return Folder(inner) if above else folder
 
 
-def _usual_lists(lists: set[str], wanted: dict[str, Sequence[str] | None]) -> dict[str, list[str]]:
+def _usual_lists(
+    names: Sequence[str], wanted: dict[str, Sequence[str] | None]
+) -> dict[str, list[str]]:
     """The lists of every split: those wanted, else the usual names in every year there is."""
-    names = sorted(f.replace("ImageSets/Main/", "").removesuffix(".txt") for f in lists)
     parts: dict[str, list[str]] = {}
     for split, given in wanted.items():
         usual = [n for n in names if "_" not in n and split_of(n.rpartition("/")[2]) == split]
@@ -188,7 +188,7 @@ def _usual_lists(lists: set[str], wanted: dict[str, Sequence[str] | None]) -> di
         if chosen:
             parts[split] = chosen
     # Lists of other names, such as CVAT's default.txt, say no more than which images there are.
-    return parts or {POOL: [n for n in names if "_" not in n] or names}
+    return parts or {POOL: [n for n in names if "_" not in n] or list(names)}
 
 
 def by_folder(
@@ -210,7 +210,7 @@ def by_folder(
     splits: dict[str, list[str]] = {}
     for split, given in wanted.items():
         if given is None:
-            found = [f for f in files if any(split_of(p) == split for p in f.split("/")[:-1])]
+            found = [f for f in files if in_split_folder(f, split)]
         else:
             homes = [g.strip("/") + "/" for g in given]
             found = [f for f in files if any(h == "./" or f.startswith(h) for h in homes)]

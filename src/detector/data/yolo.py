@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from detector.data.findings import Item
-from detector.data.folder import Folder, relative, split_of
+from detector.data.folder import Folder, in_split_folder, relative
 from detector.data.raw import POOL, RawBuilder, RawSplit, show
 from detector.types import RequestError
 
@@ -26,7 +26,7 @@ class YoloReader:
     image without such a file has none.
 
     Args:
-        root: The folder of `data.yaml`.
+        folder: That of `data.yaml`.
         wanted: Split -> folders of images, or text files that list images, relative to the root;
             None: those that data.yaml says, else by the usual names; empty: none.
 
@@ -38,24 +38,22 @@ class YoloReader:
     relative = True
     where = "line {}"
 
-    def __init__(self, root: Path, wanted: dict[str, Sequence[str] | None]) -> None:
-        self.folder = Folder(root)
-        self.root = root
-        self.yaml = find_yaml(self.folder)
+    def __init__(self, folder: Folder, wanted: dict[str, Sequence[str] | None]) -> None:
+        self.folder = folder
+        self.root = root = folder.root
+        self.yaml = find_yaml(folder)
         says: Mapping[str, Any] = {}
         if self.yaml is not None:
-            says = _read_yaml(self.folder, self.yaml)
+            says = _read_yaml(folder, self.yaml)
             self.names = _read_names(says, root / self.yaml)
         else:
-            self.yaml = find_names(self.folder)
+            self.yaml = find_names(folder)
             if self.yaml is None:
                 raise RequestError(
                     f"data.root={root}: no data.yaml in it, nor classes.txt; expected YOLO's: "
                     "names, and perhaps train, val and test"
                 )
-            self.names = _check_names(
-                self.folder.read_text(self.yaml).split("\n"), root / self.yaml
-            )
+            self.names = _check_names(folder.require_text(self.yaml).split("\n"), root / self.yaml)
         self.groups: set[str] = set()
         self.ids: list[int] | None = list(range(len(self.names)))
         said = {"train": says.get("train"), "val": says.get("val", says.get("valid"))}
@@ -82,11 +80,7 @@ class YoloReader:
                 )
             found = [image for place in places for image in self._images_in(place, base)]
             if not found and given is None:  # folders say it as well
-                found = [
-                    f
-                    for f in self.folder.images
-                    if any(split_of(part) == split for part in f.split("/")[:-1])
-                ]
+                found = [f for f in self.folder.images if in_split_folder(f, split)]
             elif not found and given:
                 raise RequestError(f"data.splits.{split}={list(given)}: no images in {self.root}")
             if found:
@@ -107,10 +101,7 @@ class YoloReader:
             if found:
                 return found
             if candidate.endswith(".txt") and self.folder.has(candidate):
-                try:
-                    lines = self.folder.read_text(candidate).split("\n")
-                except RequestError as error:
-                    raise RequestError(f"{self.root / candidate}: {error}") from error
+                lines = self.folder.require_text(candidate).split("\n")
                 return [self._listed(line.strip(), candidate) for line in lines if line.strip()]
         return []
 
@@ -236,10 +227,9 @@ def _read_yaml(folder: Folder, file: str) -> Mapping[str, Any]:
     are not followed.
     """
     path = folder.root / file
+    text = folder.require_text(file)
     try:
-        content = yaml.load(folder.read_text(file), Loader=yaml.BaseLoader)
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}") from error
+        content = yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RequestError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(content, dict):

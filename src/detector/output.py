@@ -1,0 +1,38 @@
+"""What verbs write and print: JSON files and tables."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+log = logging.getLogger(__name__)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write a JSON file in one step, NaN as null."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: clean(item) for key, item in value.items()}
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return [clean(item) for item in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    draft = file.with_name(file.name + ".part")
+    draft.write_text(json.dumps(clean(content), indent=2) + "\n", encoding="utf-8")
+    draft.replace(file)
+
+
+def log_table(table: Table, width: int) -> None:
+    """Log a table as plain text, because it also goes to the log's file."""
+    text = io.StringIO()
+    Console(file=text, force_terminal=False, force_jupyter=False, width=width).print(table)
+    log.info("%s", text.getvalue().rstrip())
