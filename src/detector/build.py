@@ -35,7 +35,7 @@ def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> Detect
     """
     import torch
 
-    from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
+    from detector.models.faster_rcnn import FasterRCNNOptions, SpeedOptions, build_faster_rcnn
     from detector.task import DetectionTask, OptimiserOptions
 
     numbers: dict[str, Any] = {
@@ -43,6 +43,10 @@ def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> Detect
         for k, v in vars(config.model).items()
         if k != "weights"
     }
+    run = config.trainer
+    # Where a GPU has it, float32 products with shorter factors.
+    product = "tf32" if run.tf32 else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = product
     # The new layers' weights are a function of the seed alone.
     torch.manual_seed(config.seed)
     network = build_faster_rcnn(
@@ -51,6 +55,7 @@ def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> Detect
         imagenet=pretrained and config.model.weights == "imagenet",
         norm=config.finetune.norm,  # type: ignore[arg-type]  # checked by FinetuneConfig
         options=FasterRCNNOptions(**numbers),
+        speed=SpeedOptions(run.channels_last, run.fused, run.compile),
     )
     optim = config.optim
     options = OptimiserOptions(optim.name, optim.momentum, optim.weight_decay)
@@ -96,7 +101,7 @@ def build_datamodule(config: Config, images: dict[str, AnnotatedImages]) -> Dete
         steps=config.augment.steps,
         min_visibility=config.augment.min_visibility,
         seed=config.seed,
-        pin_memory=on_gpu,
+        pin_memory=on_gpu and config.data.pin_memory,
         group_by_aspect=config.data.group_by_aspect,
         repeat_threshold=config.data.repeat_threshold,
         cache=config.data.cache,  # type: ignore[arg-type]  # checked by DataConfig

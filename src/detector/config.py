@@ -77,6 +77,7 @@ class DataConfig:
     group_by_aspect: bool
     repeat_threshold: float | None
     cache: str
+    pin_memory: bool
     stall_seconds: float
     download: bool
 
@@ -210,6 +211,10 @@ class TrainerConfig:
     devices: int | str
     num_nodes: int
     precision: str
+    channels_last: bool
+    fused: bool
+    compile: bool
+    tf32: bool
     limit_train_batches: int | float
     limit_val_batches: int | float
     limit_test_batches: int | float

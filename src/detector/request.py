@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         return
     read_schedule(config)
     _check_devices(config)
+    _check_compiler(config)
     usable_data(config, wanted_split(verb, config), keep=True)
     if verb == "train":
         check_augmentation(config)
@@ -128,6 +130,13 @@ def _check_devices(config: Config) -> None:
     if isinstance(asked.devices, int) and asked.devices > most:
         kind = "GPUs" if there else "cores"
         raise RequestError(f"trainer.devices={asked.devices}: this machine has {most} {kind}")
+
+
+def _check_compiler(config: Config) -> None:
+    """Refuse `trainer.compile` where nothing can compile."""
+    known = [os.environ.get("CXX", "c++"), "g++", "clang++"]
+    if config.trainer.compile and not any(map(shutil.which, known)):
+        raise RequestError("trainer.compile=true needs a C++ compiler such as g++; none was found")
 
 
 def _check_network(config: Config, saved: Config, path: Path) -> None:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 
 from detector.models.backbones import BACKBONES, build_backbone
+from detector.models.device import at_least_float32
 from detector.models.roi_align import PyramidRoIAlign
+from detector.models.rpn import Float32Anchors, PointwiseRPNHead, SampledRPN
 from detector.models.stages import NormMode, PyramidBackbone
 
 
@@ -49,6 +50,22 @@ class FasterRCNNOptions:
     detections_per_image: int = 100
 
 
+@dataclass(frozen=True)
+class SpeedOptions:
+    """How the network is run; what it computes stays the same up to rounding.
+
+    Attributes:
+        channels_last: Keep images and kernels in the layout that convolutions are fastest in.
+        fused: Fold norms that are asleep into their convolutions (see `fused.py`).
+        compiled: Let `torch.compile` make the backbone and the box head, at their first use and
+            for each new size of images; it fuses by itself, so `fused` does nothing then.
+    """
+
+    channels_last: bool = True
+    fused: bool = True
+    compiled: bool = False
+
+
 class NormaliseAndBatch(nn.Module):
     """The one place where images are scaled, normalised and padded; stands in for torchvision's.
 
@@ -58,14 +75,22 @@ class NormaliseAndBatch(nn.Module):
         mean: Per channel, on a scale of 0..1.
         std: Per channel, on a scale of 0..1.
         divisor: Heights and widths are padded to multiples of it, pixels.
+        layout: Memory format of the batch.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], divisor: int) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        divisor: int,
+        layout: torch.memory_format = torch.channels_last,
+    ) -> None:
         super().__init__()
         self.divisor = divisor
+        self.layout = layout
         # Not in the checkpoint: they belong to the backbone's name, not to its training.
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -80,15 +105,16 @@ class NormaliseAndBatch(nn.Module):
             targets: Passed through.
 
         Returns:
-            The batch `(N, 3, H', W')`, channels-last, zero (the mean colour) where padded.
+            The batch `(N, 3, H', W')`, zero (the mean colour) where padded.
         """
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = (
             -(-max(side) // self.divisor) * self.divisor for side in zip(*sizes, strict=True)
         )
-        batch = torch.zeros(
-            (len(images), 3, height, width), device=self.mean.device, dtype=self.mean.dtype
-        ).contiguous(memory_format=torch.channels_last)
+        shape, like = (len(images), 3, height, width), self.mean
+        batch = torch.empty(
+            shape, device=like.device, dtype=like.dtype, memory_format=self.layout
+        ).zero_()
         for row, image in zip(batch, images, strict=True):
             row[:, : image.shape[1], : image.shape[2]] = (image.to(row) - self.mean) / self.std
         return ImageList(batch, sizes), targets
@@ -100,33 +126,8 @@ class NormaliseAndBatch(nn.Module):
         return result
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """The tensor itself, or in float32 what autocast has made half as wide."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-class Float32Anchors(AnchorGenerator):
-    """Anchors in float32 also over bf16 features, where whole pixels end at 256."""
-
-    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """Per image all anchors, `(A, 4)` xyxy; only shapes and dtype of the maps are read."""
-        anchors: list[Tensor] = super().forward(
-            image_list, [at_least_float32(f[:, :1]) for f in feature_maps]
-        )
-        return anchors
-
-
-class Float32RPNHead(RPNHead):
-    """The RPN's head, whose outputs leave autocast: boxes are decoded and compared in float32."""
-
-    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Objectness and box offsets of every level."""
-        objectness, offsets = super().forward(x)
-        return [at_least_float32(o) for o in objectness], [at_least_float32(o) for o in offsets]
-
-
 class Float32BoxPredictor(FastRCNNPredictor):
-    """The last layer of the box head, whose outputs leave autocast for the same reason."""
+    """The last layer of the box head, whose outputs leave autocast: boxes are made in float32."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits `(N, K + 1)` and box offsets `(N, 4 * (K + 1))`."""
@@ -143,6 +144,7 @@ class FasterRCNN(TorchvisionFasterRCNN):
         mean: Of the backbone's training images, per channel, 0..1.
         std: The same.
         options: The network's numbers.
+        speed: How it is run.
     """
 
     backbone: PyramidBackbone
@@ -154,21 +156,18 @@ class FasterRCNN(TorchvisionFasterRCNN):
         mean: Sequence[float],
         std: Sequence[float],
         options: FasterRCNNOptions,
+        speed: SpeedOptions,
     ) -> None:
         strides = backbone.strides
         sizes = tuple(tuple(s * stride for s in options.anchor_scales) for stride in strides)
         names = [str(i) for i in range(len(strides) - 1)]
         anchors = Float32Anchors(sizes, (options.anchor_ratios,) * len(sizes))
+        head = PointwiseRPNHead(backbone.out_channels, anchors.num_anchors_per_location()[0])
         super().__init__(
             backbone,
             num_classes=None,
             rpn_anchor_generator=anchors,
-            rpn_head=Float32RPNHead(backbone.out_channels, anchors.num_anchors_per_location()[0]),
-            rpn_pre_nms_top_n_train=options.rpn_top_n_train,
-            rpn_post_nms_top_n_train=options.rpn_top_n_train,
-            rpn_pre_nms_top_n_test=options.rpn_top_n_test,
-            rpn_post_nms_top_n_test=options.rpn_top_n_test,
-            rpn_batch_size_per_image=options.rpn_batch_per_image,
+            rpn_head=head,
             box_batch_size_per_image=options.box_batch_per_image,
             box_score_thresh=options.score_threshold,
             box_nms_thresh=options.nms_threshold,
@@ -177,7 +176,25 @@ class FasterRCNN(TorchvisionFasterRCNN):
             box_head=TwoMLPHead(backbone.out_channels * 49, options.head_channels),
             box_predictor=Float32BoxPredictor(options.head_channels, classes + 1),
         )
-        self.transform = NormaliseAndBatch(mean, std, divisor=max(32, strides[-2]))
+        top_n = {"training": options.rpn_top_n_train, "testing": options.rpn_top_n_test}
+        self.rpn = SampledRPN(
+            anchors,
+            head,
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=options.rpn_batch_per_image,
+            positive_fraction=0.5,
+            pre_nms_top_n=top_n,
+            post_nms_top_n=top_n,
+            nms_thresh=0.7,
+        )
+        layout = torch.channels_last if speed.channels_last else torch.contiguous_format
+        self.transform = NormaliseAndBatch(mean, std, max(32, strides[-2]), layout)
+        self.to(memory_format=layout)
+        self.backbone.fused = speed.fused and not speed.compiled
+        if speed.compiled:  # in place: names of parameters do not change
+            self.backbone.compile()
+            self.roi_heads.box_head.compile()
 
     def groups(self) -> OrderedDict[str, list[nn.Module]]:
         """The modules of every parameter group, from the image upwards; together the network."""
@@ -210,6 +227,7 @@ def build_faster_rcnn(
     imagenet: bool,
     norm: NormMode = "frozen",
     options: FasterRCNNOptions | None = None,
+    speed: SpeedOptions | None = None,
 ) -> FasterRCNN:
     """Build the detector, everything trainable.
 
@@ -219,10 +237,11 @@ def build_faster_rcnn(
         imagenet: Start the backbone from ImageNet weights; else from random ones.
         norm: How the backbone's norm layers behave.
         options: The network's numbers.
+        speed: How it is run.
     """
     options = options or FasterRCNNOptions()
     spec = BACKBONES[backbone]
     pyramid = build_backbone(
         backbone, imagenet=imagenet, out_channels=options.fpn_channels, norm=norm
     )
-    return FasterRCNN(pyramid, classes, spec.mean, spec.std, options)
+    return FasterRCNN(pyramid, classes, spec.mean, spec.std, options, speed or SpeedOptions())

@@ -8,12 +8,16 @@ kernel is used. Definition: He et al., Mask R-CNN (arXiv 1703.06870), as torchvi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
+
+from detector.models.device import on_cpu
 
 
 def assign_levels(boxes: Tensor, levels: int, finest_stride: int) -> Tensor:
@@ -132,6 +136,10 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
     ) -> None:
         super().__init__(list(names), output_size, sampling_ratio)
         self.strides = list(strides)
+        # Torchvision would infer them from image and map sizes, and err where much is padded.
+        self.scales = [1 / stride for stride in strides]
+        finest, coarsest = (int(math.log2(stride)) for stride in (strides[0], strides[-1]))
+        self.map_levels = initLevelMapper(finest, coarsest)
 
     def forward(
         self,
@@ -149,7 +157,7 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
         Returns:
             `(sum K_i, C, P, P)`, in the order of the boxes.
         """
-        if boxes[0].device.type != "cpu" or self.sampling_ratio <= 0:
+        if not on_cpu(boxes[0]) or self.sampling_ratio <= 0:
             pooled: Tensor = super().forward(x, boxes, image_shapes)
             return pooled
         maps = [x[name] for name in self.featmap_names]

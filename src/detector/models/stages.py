@@ -13,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from detector.models.fused import fuse
+
 NormMode = Literal["frozen", "eval_when_frozen", "train"]
 
 
@@ -33,6 +35,19 @@ class Stage:
     channels: int
 
 
+@dataclass(frozen=True)
+class _Program:
+    """A stage's fused form, which holds for one state of its modules.
+
+    Attributes:
+        modes: `training` of every module when it was made: a trace follows the code's branches.
+        module: Runs it; None if the stage cannot be fused.
+    """
+
+    modes: tuple[bool, ...]
+    module: nn.Module | None
+
+
 class PyramidBackbone(nn.Module):
     """A network cut into stages, with a feature pyramid over those of stride 4 and more.
 
@@ -46,6 +61,8 @@ class PyramidBackbone(nn.Module):
         stages: Its stages, from the image upwards.
         out_channels: Channels of every pyramid level.
         norm: How norm layers of the body behave.
+        fused: Run convolutions with the norms that are asleep folded into them (see `fused.py`):
+            faster, and equal up to rounding.
 
     Raises:
         ValueError: If the strides of the pyramid's stages do not double.
@@ -57,10 +74,13 @@ class PyramidBackbone(nn.Module):
         stages: Sequence[Stage],
         out_channels: int = 256,
         norm: NormMode = "frozen",
+        fused: bool = False,
     ) -> None:
         super().__init__()
         self.stages = tuple(stages)
         self.norm = norm
+        self.fused = fused
+        self._programs: dict[str, _Program] = {}
         levels = pyramid_levels(self.stages)
         self.levels = tuple(s.name for s in levels)
         self.strides = pyramid_strides(self.stages)
@@ -83,8 +103,8 @@ class PyramidBackbone(nn.Module):
         """
         x, levels = images, OrderedDict[str, Tensor]()
         for stage in self.stages:
-            for module in self.stage_modules(stage.name):
-                x = module(x)
+            for run in self._runs(stage.name):
+                x = run(x)
             if stage.name in self.levels:
                 levels[str(len(levels))] = x
         pyramid: dict[str, Tensor] = self.fpn(levels)
@@ -94,6 +114,21 @@ class PyramidBackbone(nn.Module):
         """The modules of one stage, in order."""
         stage = next(s for s in self.stages if s.name == name)
         return (self.body.get_submodule(path) for path in stage.modules)
+
+    def _runs(self, name: str) -> Sequence[nn.Module]:
+        """What computes a stage: its modules, or the one they are fused into."""
+        modules = list(self.stage_modules(name))
+        if not self.fused:
+            return modules
+        modes = tuple(m.training for module in modules for m in module.modules())
+        known = self._programs.get(name)
+        if known is None or known.modes != modes:
+            known = self._programs[name] = _Program(modes, fuse(modules))
+        return modules if known.module is None else [known.module]
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies make their own programs: these refer to the original's modules."""
+        return {**self.__dict__, "_programs": {}}
 
     def set_trainable(self, names: Collection[str]) -> None:
         """Thaw the named stages and freeze all others; the exact inverse of itself.

@@ -1,0 +1,189 @@
+"""The region proposal network: torchvision's, computing what its loss reads and no more.
+
+The loss looks at a few hundred sampled anchors, yet through torchvision's code its gradient runs
+back over every cell of every level. Here the head runs over all cells without autograd, for the
+proposals, and once more, with it, at the cells of the sampled anchors: the same losses and
+gradients for a small part of the work. Proposals are chosen by score first, and only those chosen
+are decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models.detection._utils import _topk_min
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import clip_boxes_to_image, remove_small_boxes
+
+from detector.models.device import at_least_float32
+from detector.models.nms import grouped_nms
+
+
+class Float32Anchors(AnchorGenerator):
+    """Anchors in float32 also over bf16 features, where whole pixels end at 256."""
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """Per image all anchors, `(A, 4)` xyxy; only shapes and dtype of the maps are read."""
+        anchors: list[Tensor] = super().forward(
+            image_list, [at_least_float32(f[:, :1]) for f in feature_maps]
+        )
+        return anchors
+
+
+class PointwiseRPNHead(RPNHead):
+    """The RPN's head, over whole maps or at chosen cells.
+
+    Its outputs leave autocast: boxes are decoded and compared in float32.
+    """
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Objectness `(N, A, H, W)` and box offsets `(N, 4 * A, H, W)` of every level."""
+        objectness, offsets = super().forward(x)
+        return [at_least_float32(o) for o in objectness], [at_least_float32(o) for o in offsets]
+
+    def at(self, x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+        """The same at chosen cells of one level, from the cells around them.
+
+        Args:
+            x: The level's map, `(N, C, H, W)`; fastest in channels-last layout.
+            image: `(n,)` int64, index of each cell's image.
+            row: `(n,)` int64.
+            column: `(n,)` int64.
+
+        Returns:
+            Objectness `(n, A)` and box offsets `(n, 4 * A)`.
+        """
+        reach = len(self.conv)  # each convolution is 3x3
+        around = torch.arange(-reach, reach + 1, device=x.device)
+        rows = row[:, None, None] + around[:, None]  # (n, K, 1)
+        columns = column[:, None, None] + around  # (n, 1, K)
+        height, width = x.shape[2:]
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)  # (n, K, K)
+        cells = (image[:, None, None] * height + rows.clamp(0, height - 1)) * width
+        cells = cells + columns.clamp(0, width - 1)
+        patch = F.embedding(cells, x.permute(0, 2, 3, 1).flatten(0, 2))  # (n, K, K, C)
+        patch = patch.permute(0, 3, 1, 2)
+        for step, (convolution, activation) in enumerate(self.conv):
+            # Outside of the map every layer sees zeros, as its padding would give it.
+            mask = inside[:, None, step : 2 * reach + 1 - step, step : 2 * reach + 1 - step]
+            patch = activation(F.conv2d(patch * mask, convolution.weight, convolution.bias))
+        out = self.cls_logits(patch), self.bbox_pred(patch)
+        return at_least_float32(out[0].flatten(1)), at_least_float32(out[1].flatten(1))
+
+
+class SampledRPN(RegionProposalNetwork):
+    """Torchvision's RPN, whose gradient visits the sampled anchors alone."""
+
+    head: PointwiseRPNHead
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Propose boxes; in training, also score them.
+
+        Args:
+            images: Their sizes are read.
+            features: Per level `(N, C, H, W)`.
+            targets: Per image `boxes`, `(T, 4)`; for training.
+
+        Returns:
+            Per image the proposals, `(P, 4)` xyxy, and the losses `loss_objectness` and
+            `loss_rpn_box_reg`; none in evaluation.
+        """
+        maps = list(features.values())
+        anchors = self.anchor_generator(images, maps)
+        with torch.no_grad():
+            objectness, offsets = self.head(maps)
+            proposals = self._propose(objectness, offsets, anchors, images.image_sizes)
+        if not self.training:
+            return proposals, {}
+        assert targets is not None
+        labels, matched = self.assign_targets_to_anchors(anchors, targets)
+        # Of all images' anchors, one after the other.
+        positive, negative = (
+            torch.where(torch.cat(masks))[0] for masks in self.fg_bg_sampler(labels)
+        )
+        sampled = torch.cat((positive, negative))
+        logits, deltas = self._predict(maps, sampled, len(anchors[0]))
+        wanted = self.box_coder.encode_single(
+            torch.cat(matched)[positive], torch.cat(anchors)[positive]
+        )
+        box_loss = F.smooth_l1_loss(deltas[: len(positive)], wanted, beta=1 / 9, reduction="sum")
+        return proposals, {
+            "loss_objectness": F.binary_cross_entropy_with_logits(
+                logits, torch.cat(labels)[sampled].to(logits)
+            ),
+            "loss_rpn_box_reg": box_loss / len(sampled),
+        }
+
+    def _propose(
+        self,
+        objectness: Sequence[Tensor],
+        offsets: Sequence[Tensor],
+        anchors: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+    ) -> list[Tensor]:
+        """The best boxes of every image, `(P, 4)` xyxy, best first."""
+        first = 0
+        boxes, scores, levels = [], [], []
+        for i, (logits, deltas) in enumerate(zip(objectness, offsets, strict=True)):
+            images, count, height, width = logits.shape
+            logits = logits.permute(0, 2, 3, 1).flatten(1)  # (N, H * W * A)
+            logits, best = logits.topk(_topk_min(logits, self.pre_nms_top_n(), 1), dim=1)
+            deltas = deltas.view(images, count, 4, height, width).permute(0, 3, 4, 1, 2)
+            deltas = deltas.flatten(1, 3).gather(1, best[..., None].expand(-1, -1, 4))
+            around = torch.stack([a[first + b] for a, b in zip(anchors, best, strict=True)])
+            decoded = self.box_coder.decode_single(deltas.flatten(0, 1), around.flatten(0, 1))
+            boxes.append(decoded.view(images, -1, 4))
+            scores.append(logits.sigmoid())
+            levels.append(torch.full_like(best[0], i))
+            first += height * width * count
+        level = torch.cat(levels)
+        large, good, where = [], [], []
+        for box, score, size in zip(torch.cat(boxes, 1), torch.cat(scores, 1), sizes, strict=True):
+            box = clip_boxes_to_image(box, size)
+            rows = remove_small_boxes(box, self.min_size)
+            large.append(box[rows])
+            good.append(score[rows])
+            where.append(level[rows])
+        kept = grouped_nms(large, good, where, self.nms_thresh)
+        return [box[rows[: self.post_nms_top_n()]] for box, rows in zip(large, kept, strict=True)]
+
+    def _predict(
+        self, maps: Sequence[Tensor], sampled: Tensor, per_image: int
+    ) -> tuple[Tensor, Tensor]:
+        """The head at some anchors, for autograd to follow.
+
+        Args:
+            maps: The levels.
+            sampled: `(n,)` int64, of all images' anchors one after the other.
+            per_image: Anchors of an image.
+
+        Returns:
+            Objectness `(n,)` and box offsets `(n, 4)`.
+        """
+        shapes = self.anchor_generator.num_anchors_per_location()
+        image, place = sampled // per_image, sampled % per_image
+        logits, deltas, order, first = [], [], [], 0
+        for x, count in zip(maps, shapes, strict=True):
+            height, width = x.shape[2:]
+            size = height * width * count
+            (here,) = torch.where((place >= first) & (place < first + size))
+            cell = place[here] - first
+            anchor, cell = cell % count, cell // count
+            objects, offsets = self.head.at(x, image[here], cell // width, cell % width)
+            each = torch.arange(len(here), device=x.device)
+            logits.append(objects[each, anchor])
+            deltas.append(offsets.view(-1, count, 4)[each, anchor])
+            order.append(here)
+            first += size
+        back = torch.cat(order).argsort()
+        return torch.cat(logits)[back], torch.cat(deltas)[back]
