@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test bench lint format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -25,6 +25,9 @@ demo: $(STAMP) ## Train on aerial photographs of trees (5 minutes), evaluate, dr
 
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest
+
+bench: $(STAMP) ## Measure speed and memory (NAMES="metric loader" for some), see docs/performance.md
+	$(BIN)/python benchmarks/run.py $(NAMES)
 
 lint: $(STAMP) ## Check style and types
 	$(BIN)/ruff check src tests benchmarks notebooks

@@ -1,7 +1,5 @@
 """Seconds and memory to read a COCO JSON of train2017's size: ours beside pycocotools' index.
 
-    python benchmarks/coco_load.py [--json FILE] [--rounds N]
-
 A synthetic instances JSON with 118,287 images and 860,001 boxes, and as many (empty) image files,
 are made in a temporary folder. Each round reads it in two new processes, one after the other, so
 that a process' peak memory (Linux' VmHWM) is its own; what importing takes is not counted. Ours is
@@ -14,11 +12,9 @@ size) is compared with that of a worker that does nothing: annotations that were
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,8 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from common import Figure, Report
 
-IMAGES, BOXES = 118_287, 860_001
+IMAGES, BOXES = 118_287, 860_001  # of train2017
 CATEGORIES = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 
 OURS = """
@@ -59,23 +56,57 @@ print(json.dumps([seconds, peak() - before, len(index.imgs), len(index.anns)]))
 """
 
 
-def write_set(root: Path) -> None:
+def measure(quick: bool) -> Report:
+    """The comparison, and the workers' memory."""
+    if quick:
+        return measure_at(2_000, 15_000, rounds=1)
+    return measure_at(IMAGES, BOXES, rounds=5)
+
+
+def measure_at(images: int, boxes: int, rounds: int) -> Report:
+    """As `measure`, at a size."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_set(root, images, boxes)
+        pairs = [(read(OURS, root), read(THEIRS, root)) for _ in range(rounds)]
+    ours, theirs = (np.array(values) for values in zip(*pairs, strict=True))
+    assert ours[0, 2:].tolist() == theirs[0, 2:].tolist() == [images, boxes]
+    figure = Figure.of(
+        ours[:, 0].tolist(),
+        theirs[:, 0].tolist(),
+        f"read a COCO JSON of {images:,} images and {boxes:,} boxes and judge it; "
+        "pycocotools' index alone",
+    )
+    ours_mib, peer_mib = (float(np.median(values[:, 1])) for values in (ours, theirs))
+    packed, own = workers_memory(images, boxes)
+    table = (
+        f"| memory for {boxes:,} boxes | MiB |\n|---|--:|\n"
+        f"| peak beyond the start, ours | {ours_mib:.0f} |\n"
+        f"| peak beyond the start, pycocotools' index | {peer_mib:.0f} |\n"
+        f"| annotations, packed | {packed:.0f} |\n"
+        f"| a loader worker's own, of four | {max(own):.1f} |"
+    )
+    extra = {"ours_mib": ours_mib, "peer_mib": peer_mib, "workers_mib": own}
+    return Report({"coco_load": figure}, table, extra)
+
+
+def write_set(root: Path, count: int, boxes_count: int) -> None:
     """The JSON and its empty image files."""
     rng = np.random.default_rng(0)
-    ids = np.sort(rng.choice(600_000, IMAGES, replace=False)).tolist()
-    sizes = rng.choice([640, 480, 500, 427], (IMAGES, 2)).tolist()
+    ids = np.sort(rng.choice(600_000, count, replace=False)).tolist()
+    sizes = rng.choice([640, 480, 500, 427], (count, 2)).tolist()
     images = [
         {"license": 1, "file_name": f"{i:012d}.jpg", "height": h, "width": w, "id": i}
         | {"coco_url": f"http://images.cocodataset.org/train2017/{i:012d}.jpg"}
         for i, (h, w) in zip(ids, sizes, strict=True)
     ]
-    owners = rng.integers(0, IMAGES, BOXES)
-    corner = rng.uniform(0, 0.7, (BOXES, 2))
-    side = rng.uniform(0.01, 0.3, (BOXES, 2))
+    owners = rng.integers(0, count, boxes_count)
+    corner = rng.uniform(0, 0.7, (boxes_count, 2))
+    side = rng.uniform(0.01, 0.3, (boxes_count, 2))
     scale = np.array(sizes)[owners][:, ::-1]
     boxes = (np.concatenate([corner, side], 1) * np.tile(scale, 2)).round(2)
-    kinds = rng.choice(CATEGORIES, BOXES).tolist()
-    crowds = (rng.random(BOXES) < 0.01).astype(int).tolist()
+    kinds = rng.choice(CATEGORIES, boxes_count).tolist()
+    crowds = (rng.random(boxes_count) < 0.01).astype(int).tolist()
     annotations = [
         {"id": k + 1, "image_id": ids[owner], "category_id": kind, "bbox": box, "iscrowd": crowd}
         | {"area": round(box[2] * box[3], 2)}
@@ -92,7 +123,7 @@ def write_set(root: Path) -> None:
         os.close(os.open(root / "train2017" / str(image["file_name"]), os.O_CREAT | os.O_WRONLY))
 
 
-def measure(code: str, root: Path) -> list[float]:
+def read(code: str, root: Path) -> list[float]:
     """Seconds, MiB, images and boxes, in a process of their own."""
     command = [sys.executable, "-c", code, str(root)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -106,14 +137,14 @@ def read_all(images: object, results: multiprocessing.Queue) -> None:  # type: i
     results.put((total, psutil.Process().memory_full_info().uss / 2**20))
 
 
-def workers_memory(boxes: int) -> tuple[float, list[float]]:
+def workers_memory(count: int, boxes: int) -> tuple[float, list[float]]:
     """MiB of the packed arrays, and of what each of four forked workers has of its own."""
     from detector.types import AnnotatedImages
 
-    counts = np.bincount(np.random.default_rng(0).integers(0, IMAGES, boxes), minlength=IMAGES)
+    counts = np.bincount(np.random.default_rng(0).integers(0, count, boxes), minlength=count)
     images = AnnotatedImages(
-        paths=np.array([f"/data/coco/train2017/{i:012d}.jpg" for i in range(IMAGES)]),
-        sizes=np.full((IMAGES, 2), 480, np.int32),
+        paths=np.array([f"/data/coco/train2017/{i:012d}.jpg" for i in range(count)]),
+        sizes=np.full((count, 2), 480, np.int32),
         offsets=np.concatenate(([0], np.cumsum(counts))),
         boxes=np.ones((boxes, 4), np.float32),
         labels=np.ones(boxes, np.int64),
@@ -129,42 +160,3 @@ def workers_memory(boxes: int) -> tuple[float, list[float]]:
     for process in running:
         process.start()
     return packed, [results.get()[1] - empty for _ in running]
-
-
-def main() -> None:
-    """Measure, print, and write the JSON that `--json` asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        write_set(root)
-        rounds = [(measure(OURS, root), measure(THEIRS, root)) for _ in range(asked.rounds)]
-    ours, theirs = (np.array(values) for values in zip(*rounds, strict=True))
-    assert ours[0, 2:].tolist() == theirs[0, 2:].tolist() == [IMAGES, BOXES]
-    for name, values in (("ours", ours), ("pycocotools", theirs)):
-        seconds, memory = np.median(values[:, :2], axis=0)
-        print(f"{name:12} {seconds:6.2f} s  {memory:6.0f} MiB more at the peak")
-    ratios = sorted((theirs[:, 0] / ours[:, 0]).tolist())
-    print(f"{statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})")
-    packed, own = workers_memory(BOXES)
-    listed = ", ".join(f"{mib:.1f}" for mib in own)
-    print(
-        f"annotations packed: {packed:.0f} MiB; of their own, four workers have {listed} MiB more"
-    )
-    if asked.json:
-        result = {
-            "ratio": statistics.median(ratios),
-            "ours_s": float(np.median(ours[:, 0])),
-            "peer_s": float(np.median(theirs[:, 0])),
-            "spread": [ratios[0], ratios[-1]],
-            "ours_mib": float(np.median(ours[:, 1])),
-            "peer_mib": float(np.median(theirs[:, 1])),
-            "workers_mib": own,
-        }
-        asked.json.write_text(json.dumps({"coco_load": result}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,44 +1,79 @@
 """Milliseconds to load an image: ours beside torchvision's reference pipeline for detection.
 
-    python benchmarks/loader.py [--json FILE] [--images DIR] [--rounds N]
-
-Both read the same JPEGs and mirror half of them with their boxes, in this process; round by round
-in turn, so that what else the machine does meets both. The peer is torchvision's
+Both read the same JPEGs and mirror half of them with their boxes. The peer is torchvision's
 `references/detection/presets.py` with `data_augmentation="hflip"` and PIL: its images are float32;
 ours are uint8, to be scaled on the device.
 
-The figure is that of one thread, as in a loader's worker. Decoding is the larger part of ours and
-takes the same time in both libraries, so it bounds the ratio. Beside it: with torch's own number of
-threads, as when the training process loads, which on an idle machine is hardly another figure, but
-on a busy one any (the peer's conversion to float32 waits for threads that get no core, and ours has
-no such step); and with `data.cache=ram`, which from the second epoch on does without decoding.
+`loader` and `loader_ram_cache` (from the second epoch on, which does without decoding) are those of
+one thread, as in a loader's worker; `loader_workers` is that of whole loaders with two workers,
+collated batches as they arrive.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import itertools
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from common import Figure, Report, compare, one_thread, seconds
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from detector.data.augment import Augmenter
 from detector.data.cache import Kind, make_sources
+from detector.data.datamodule import DetectionDataModule, LoaderOptions
 from detector.data.dataset import DetectionDataset
 from detector.data.images import read_header, read_image, read_resized, resize
 from detector.data.sampler import Draw
 from detector.types import AnnotatedImage, AnnotatedImages
 
 BOXES = 7  # as many as COCO has an image
+BATCH = 2  # the reference's
+WORKERS = 2
+FLIP = [{"name": "HorizontalFlip", "p": 0.5}]
+
+
+def measure(quick: bool, folder: Path | None = None) -> Report:
+    """All comparisons.
+
+    Args:
+        quick: Few images and rounds.
+        folder: Your own JPEGs; smaller ones are enlarged, by ours alone. None generates some.
+    """
+    count, rounds = (6, 2) if quick else (40, 9)
+    with tempfile.TemporaryDirectory() as name:
+        if folder:
+            paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg"))
+        else:
+            paths = [Path(name) / f"{i}.jpg" for i in range(count)]
+            for seed, path in enumerate(paths):
+                write_photo(path, 480, 640, seed)
+        images = annotate(paths)
+        with one_thread():
+            figures = {
+                "loader": one_by_one(images, rounds, target=6),
+                "loader_ram_cache": one_by_one(images, rounds, cache="ram"),
+            }
+            tables = large_image(Path(name), rounds)
+        figures["loader_workers"] = whole_loaders(images, rounds, passes=2 if quick else 10)
+    return Report(figures, tables)
+
+
+def described(images: AnnotatedImages) -> str:
+    """The images in words."""
+    sizes = np.unique(images.sizes, axis=0)
+    height, width = sizes[-1].tolist()
+    kilobytes = sum(Path(str(path)).stat().st_size for path in images.paths) / len(images) / 1e3
+    largest = "" if len(sizes) == 1 else "up to "
+    return f"{largest}{width}x{height} JPEGs of {kilobytes:.0f} KB, half of them mirrored"
 
 
 def write_photo(path: Path, height: int, width: int, seed: int) -> None:
@@ -69,7 +104,7 @@ def annotate(paths: list[Path]) -> AnnotatedImages:
     return AnnotatedImages.pack(found)
 
 
-class Peer:
+class Peer(Dataset[Any]):
     """torchvision's way."""
 
     def __init__(self, images: AnnotatedImages) -> None:
@@ -85,6 +120,10 @@ class Peer:
             ]
         )
 
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
     def __getitem__(self, index: int) -> object:
         """One sample."""
         truth = self.images[index]
@@ -97,96 +136,83 @@ class Peer:
         return self.transforms(image, {"boxes": boxes, "labels": torch.from_numpy(truth.labels)})
 
 
-def seconds(work: Callable[[int], object], count: int) -> float:
-    """Mean over the images of one round."""
-    start = time.perf_counter()
-    for index in range(count):
-        work(index)
-    return (time.perf_counter() - start) / count
-
-
-def compare(images: AnnotatedImages, rounds: int, cache: Kind = "none") -> dict[str, float]:
-    """Ours and the peer's, in turn; medians over the rounds, and how far the ratios spread."""
+def one_by_one(
+    images: AnnotatedImages, rounds: int, cache: Kind = "none", target: float | None = None
+) -> Figure:
+    """Sample by sample in this process; a round is an epoch, of which the first fills the cache."""
     longer = int(images.sizes.max())  # so that generated images are not resized
-    steps = [{"name": "HorizontalFlip", "p": 0.5}]
     source = make_sources({"train": images}, longer, cache)["train"]
-    data = DetectionDataset(images, Augmenter(steps, longer), training=True, seed=0, source=source)
-    peer, count = Peer(images), len(images)
-    ours_s, peer_s = [], []
-    for turn in range(rounds + 1):
-        ours_s.append(seconds(lambda i, epoch=turn: data[Draw(epoch, i)], count))  # type: ignore[misc]
-        peer_s.append(seconds(peer.__getitem__, count))
-    ours_s, peer_s = ours_s[1:], peer_s[1:]  # the first round warms up, and fills the cache
-    ratios = sorted(b / a for a, b in zip(ours_s, peer_s, strict=True))
-    return {
-        "ratio": statistics.median(ratios),
-        "ours_s": statistics.median(ours_s),
-        "peer_s": statistics.median(peer_s),
-        "spread": (ratios[-1] - ratios[0]) / statistics.median(ratios),
-    }
+    data = DetectionDataset(images, Augmenter(FLIP, longer), training=True, seed=0, source=source)
+    reference, epochs, count = Peer(images), itertools.count(), len(images)
+
+    def ours() -> None:
+        epoch = next(epochs)
+        for index in range(count):
+            data[Draw(epoch, index)]
+
+    def peer() -> None:
+        for index in range(count):
+            reference[index]
+
+    kept = ", `data.cache=ram`" if cache == "ram" else ""
+    what = f"load an image, one thread{kept}: {described(images)}; torchvision's reference (PIL)"
+    return compare(ours, peer, rounds, what=what, target=target, count=count)
 
 
-def compare_large(folder: Path, rounds: int) -> None:
-    """A photograph of 12 megapixels, for a network that takes 640 pixels."""
+def whole_loaders(images: AnnotatedImages, rounds: int, passes: int) -> Figure:
+    """Batches of loaders with workers, which live on; an epoch has the images some times over."""
+    many = images.subset(np.tile(np.arange(len(images)), passes))
+    options = LoaderOptions(
+        image_size=int(images.sizes.max()),
+        batch_size=BATCH,
+        workers=WORKERS,
+        steps=FLIP,
+        min_visibility=0.0,
+        seed=0,
+    )
+    ours = DetectionDataModule({"train": many}, options).train_dataloader()
+    peer: DataLoader[Any] = DataLoader(
+        Peer(many),
+        batch_size=BATCH,
+        shuffle=True,
+        num_workers=WORKERS,
+        collate_fn=collate,
+        persistent_workers=True,
+    )
+    what = f"load an image, batches of {BATCH} from {WORKERS} workers: {described(images)}"
+    return compare(
+        lambda: exhaust(ours),
+        lambda: exhaust(peer),
+        rounds,
+        what=f"{what}; torchvision's reference (PIL) in a DataLoader",
+        count=len(many),
+    )
+
+
+def collate(samples: list[Any]) -> tuple[Any, ...]:
+    """As the reference does."""
+    return tuple(zip(*samples, strict=True))
+
+
+def exhaust(loader: DataLoader[Any]) -> None:
+    """Take an epoch's batches."""
+    for _ in loader:
+        pass
+
+
+def large_image(folder: Path, rounds: int) -> str:
+    """A table for a photograph of 12 megapixels, for a network that takes 640 pixels."""
     path = folder / "large.jpg"
     write_photo(path, 3000, 4000, 0)
     peer = Peer(annotate([path]))
-    work = {
-        "decoded at 1/4 and resized": lambda _: read_resized(path, 640),
-        "decoded whole and resized": lambda _: resize(read_image(path), 640),
-        "peer, not resized": lambda _: peer[0],
+    work: dict[str, Callable[[], object]] = {
+        "decoded at 1/4 and resized": lambda: read_resized(path, 640),
+        "decoded whole and resized": lambda: resize(read_image(path), 640),
+        "torchvision's reference, not resized": lambda: peer[0],
     }
+    lines = ["| a 4000x3000 JPEG to 640 pixels | ms |", "|---|--:|"]
     for name, load in work.items():
-        took = statistics.median(seconds(load, 1) for _ in range(rounds + 1)) * 1e3
-        print(f"4000x3000 -> 640, {name}: {took:.1f} ms")
-
-
-def report(what: str, found: dict[str, float]) -> None:
-    """Print one comparison."""
-    ours, peer = found["ours_s"] * 1e3, found["peer_s"] * 1e3
-    spread = f"rounds differ by {found['spread']:.0%}"
-    print(f"{what}: ours {ours:.2f} ms, peer {peer:.2f} ms, ratio {found['ratio']:.2f} ({spread})")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument(
-        "--images",
-        type=Path,
-        help="your own folder of JPEGs; smaller ones are enlarged, by ours alone",
-    )
-    parser.add_argument("--rounds", type=int, default=9)
-    arguments = parser.parse_args()
-    threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if arguments.images:
-            paths = sorted(
-                p for p in arguments.images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg")
-            )
-        else:
-            paths = [folder / f"{i}.jpg" for i in range(40)]
-            for seed, path in enumerate(paths):
-                write_photo(path, 480, 640, seed)
-        images = annotate(paths)
-        kilobytes = sum(path.stat().st_size for path in paths) / len(paths) / 1e3
-        print(f"{len(paths)} JPEGs of {kilobytes:.0f} KB, {arguments.rounds} rounds")
-        own = compare(images, arguments.rounds)
-        report(f"torch's {threads} threads", own)
-        torch.set_num_threads(1)
-        cv2.setNumThreads(0)
-        found = {
-            "loader": compare(images, arguments.rounds),
-            "loader_torch_threads": own,
-            "loader_ram_cache": compare(images, arguments.rounds, "ram"),
-        }
-        report("one thread", found["loader"])
-        report("one thread, data.cache=ram", found["loader_ram_cache"])
-        compare_large(folder, arguments.rounds)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        load()
+        took = statistics.median(seconds(load) for _ in range(rounds)) * 1e3
+        lines.append(f"| {name} | {took:.0f} |")
+    return "\n".join(lines)

@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from detector import build, cli, inputs, request
 from detector.evaluate import evaluate
+from detector.evaluation import reference
 from detector.predict import predict
 from detector.train import train
 from detector.types import RequestError
@@ -121,6 +122,21 @@ def test_evaluate_reproduces_the_runs_figures_exactly(run, tmp_path, ckpt):
     again = json.loads((tmp_path / "e" / "metrics.json").read_text())
     for key in ("split", "images", "coco", "voc", "per_class"):
         assert first[key] == again[key]
+
+
+@pytest.mark.parametrize("wrong", [0.5, float("nan")])
+def test_scores_that_are_not_pycocotools_are_not_written(run, tmp_path, monkeypatch, wrong):
+    _, out, _ = run
+    judge = reference.pycocotools_scores
+
+    def other(*arguments):
+        scores, per_class = judge(*arguments)
+        return {**scores, "mar_10": wrong}, per_class
+
+    monkeypatch.setattr(reference, "pycocotools_scores", other)
+    with pytest.raises(RuntimeError, match=rf"mar_10 is 0\.\d+, but {wrong} by pycocotools"):
+        evaluate(ask("evaluate", f"ckpt={out}", out=tmp_path / "e"))
+    assert not (tmp_path / "e" / "metrics.json").exists()
 
 
 def test_evaluate_on_another_split_and_on_other_data(run, tmp_path):

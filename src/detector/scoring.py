@@ -21,6 +21,7 @@ from detector.types import AnnotatedImages, ClassMap
 
 if TYPE_CHECKING:
     from detector.data.datamodule import DetectionDataModule
+    from detector.evaluation.coco import Scores
     from detector.evaluation.metric import Evaluation
     from detector.task import DetectionTask
 
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # Of each split, so many images go into the picture of detections.
 PICTURED = 6
+# Scores further from pycocotools' than rounding explains are wrong.
+TOLERANCE = 1e-9
 
 
 def score(
@@ -40,6 +43,8 @@ def score(
 ) -> dict[str, float]:
     """Evaluate on a split; write `metrics.json` and `detections.png`; print the summary.
 
+    COCO's numbers are computed once more by pycocotools, and those are what is written.
+
     Args:
         config: The run's.
         task: With the weights to evaluate.
@@ -50,6 +55,9 @@ def score(
 
     Returns:
         COCO's twelve numbers and VOC's two, as `voc_<name>`; fractions in 0..1.
+
+    Raises:
+        RuntimeError: If images are missing, or a number is not pycocotools'; nothing is written.
     """
     from detector.build import build_trainer
     from detector.evaluation.coco import PROTOCOL as COCO_PROTOCOL
@@ -67,12 +75,13 @@ def score(
     if isinstance(limit, float) and limit == 1.0 and seen != expected:
         raise RuntimeError(f"{seen} images were evaluated, but the split has {expected}")
     voc, voc_classes = voc_scores(evaluation.detections, evaluation.truth, len(task.classes))
-    values = {**evaluation.coco, **{f"voc_{name}": value for name, value in voc.items()}}
+    voc_values = {f"voc_{name}": value for name, value in voc.items()}
     if not trainer.is_global_zero:
-        return values
+        return {**evaluation.coco, **voc_values}
+    coco, coco_classes = _checked(evaluation, len(task.classes))
     per_class = {
         name: {**a, **b}
-        for name, a, b in zip(task.classes.names, evaluation.per_class, voc_classes, strict=True)
+        for name, a, b in zip(task.classes.names, coco_classes, voc_classes, strict=True)
     }
     picture = folder / "detections.png"
     _draw(data.splits[split], evaluation, task.classes, config.score_threshold, picture)
@@ -80,7 +89,7 @@ def score(
         "split": split,
         "images": len(evaluation.truth.images),
         "protocol": {"coco": COCO_PROTOCOL, "voc": VOC_PROTOCOL},
-        "coco": evaluation.coco,
+        "coco": coco,
         "voc": voc,
         "per_class": per_class,
         "seconds": seconds,
@@ -91,7 +100,22 @@ def score(
     _print_summary(split, content, per_class)
     log.info("picture of detections: %s", picture)
     log.info("metrics: %s", file)
-    return values
+    return {**coco, **voc_values}
+
+
+def _checked(evaluation: Evaluation, classes: int) -> Scores:
+    """The same detections' scores by pycocotools; RuntimeError if a number is another."""
+    from detector.evaluation import reference
+
+    expected = reference.pycocotools_scores(evaluation.detections, evaluation.truth, classes)
+    for name, value in expected[0].items():
+        ours = evaluation.coco[name]
+        same = math.isclose(ours, value, rel_tol=0, abs_tol=TOLERANCE)
+        if not same and not (math.isnan(ours) and math.isnan(value)):
+            raise RuntimeError(
+                f"{name} is {ours!r}, but {value!r} by pycocotools; no metrics were written"
+            )
+    return expected
 
 
 def _draw(
@@ -146,7 +170,7 @@ def _percent(value: float) -> str:
 
 def environment() -> dict[str, Any]:
     """What the numbers were made with."""
-    packages = ("torch", "torchvision", "lightning", "pycocotools", "albumentations")
+    packages = ("torch", "torchvision", "lightning", "hotcoco", "pycocotools", "albumentations")
     return {
         "detector": __version__,
         "python": platform.python_version(),

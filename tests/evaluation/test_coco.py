@@ -6,6 +6,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from detector.evaluation.arrays import Detections, Truth
 from detector.evaluation.coco import NAMES, coco_scores
 from detector.evaluation.metric import DetectionMetric
+from detector.evaluation.reference import pycocotools_scores
 from detector.types import Prediction, Target
 
 
@@ -111,6 +112,70 @@ def test_nothing_found_scores_zero():
     assert np.isnan(scores["map_large"])
 
 
+def case(seed, images=6, classes=4, truth=30, found=200, ignored=0.2, ids=0, ties=False):
+    """Truth of all of COCO's areas, and detections near it, as arrays; not every image has some."""
+    rng = np.random.default_rng(seed)
+    all_ids = ids + np.arange(images)
+    corner = rng.uniform(0, 300, (truth, 2))
+    boxes = np.concatenate((corner, corner + rng.choice([8, 40, 200], (truth, 2))), 1)
+    there = Truth(
+        all_ids,
+        rng.choice(all_ids[: max(1, images // 2)], truth),
+        boxes,
+        rng.integers(1, classes + 1, truth),
+        rng.random(truth) < ignored,
+    )
+    if truth:
+        source = rng.integers(0, truth, found)
+        shaken = boxes[source] + rng.normal(0, 3, (found, 4))
+        image, labels = there.image[source], there.labels[source]
+    else:
+        shaken, image = rng.uniform(0, 300, (found, 4)), rng.choice(all_ids, found)
+        labels = rng.integers(1, classes + 1, found)
+    shaken[:, 2:] = np.maximum(shaken[:, 2:], shaken[:, :2])  # some have no area
+    scores = rng.random(found).round(1 if ties else 12)
+    return Detections(image, shaken, labels, scores), there, classes
+
+
+CASES = {
+    **{f"random {seed}": {"seed": seed} for seed in range(5)},
+    "nothing found": {"seed": 5, "found": 0},
+    "nothing there": {"seed": 6, "truth": 0},
+    "neither": {"seed": 7, "truth": 0, "found": 0},
+    "no images": {"seed": 8, "images": 0, "truth": 0, "found": 0},
+    "all ignored": {"seed": 9, "ignored": 1.0},
+    "none ignored": {"seed": 10, "ignored": 0.0},
+    "tied scores": {"seed": 11, "found": 400, "ties": True},
+    "more than 100 detections in an image": {"seed": 12, "images": 1, "classes": 1, "found": 500},
+    "absent classes": {"seed": 13, "classes": 60},
+    "large ids": {"seed": 14, "ids": 2**53 - 6},
+}
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+def test_every_number_is_pycocotools(options, capfd):
+    detections, truth, classes = case(**options)
+    ours, ours_of_classes = coco_scores(detections, truth, classes)
+    theirs, theirs_of_classes = pycocotools_scores(detections, truth, classes)
+    assert tuple(ours) == tuple(theirs) == NAMES
+    # NaN in the same places.
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=0, atol=1e-9)
+    assert len(ours_of_classes) == len(theirs_of_classes) == classes
+    for one, other in zip(ours_of_classes, theirs_of_classes, strict=True):
+        assert set(one) == set(other) == {"ap", "ap_50"}
+        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=0, atol=1e-9)
+    assert capfd.readouterr() == ("", "")  # a log has one speaker
+
+
+def test_what_has_no_truth_is_undefined_in_both():
+    detections, truth, classes = case(0, classes=40, ignored=0.0)
+    present = {int(label) for label in truth.labels}
+    for engine in (coco_scores, pycocotools_scores):
+        _, per_class = engine(detections, truth, classes)
+        undefined = {k for k, row in enumerate(per_class, start=1) if np.isnan(row["ap"])}
+        assert undefined == set(range(1, classes + 1)) - present
+
+
 def test_an_image_shown_twice_counts_once():
     predictions, targets = make(5)
     once = metric_of(predictions, targets).compute()
@@ -118,6 +183,40 @@ def test_an_image_shown_twice_counts_once():
     metric.update(predictions[:3], targets[:3])
     assert metric.compute() == pytest.approx(once, nan_ok=True)
     assert metric.evaluation.truth.images.tolist() == list(range(6))
+
+
+def test_an_image_shown_twice_in_one_batch_counts_once():
+    predictions, targets = make(5)
+    once = metric_of(predictions, targets).compute()
+    again = metric_of(predictions + predictions[:2], targets + targets[:2])
+    assert again.compute() == pytest.approx(once, nan_ok=True)
+
+
+def test_batches_of_any_size_are_the_same_split():
+    predictions, targets = make(8)
+    metric = DetectionMetric(3)
+    for start, end in ((0, 1), (1, 1), (1, 4), (4, 6)):
+        metric.update(predictions[start:end], targets[start:end])
+    for ours, expected in zip(
+        metric.arrays(), metric_of(predictions, targets).arrays(), strict=True
+    ):
+        for name, values in vars(expected).items():
+            np.testing.assert_array_equal(getattr(ours, name), values)
+            assert getattr(ours, name).dtype == values.dtype
+
+
+def test_boxes_stay_with_their_image():
+    predictions, targets = make(9)
+    detections, truth = metric_of(predictions, targets).arrays()
+    for target, prediction in zip(targets, predictions, strict=True):
+        image = int(target.image_id)
+        there, found = truth.image == image, detections.image == image
+        np.testing.assert_array_equal(truth.boxes[there], target.boxes.numpy())
+        np.testing.assert_array_equal(truth.labels[there], target.labels.numpy())
+        np.testing.assert_array_equal(truth.ignore[there], target.ignore.numpy())
+        np.testing.assert_array_equal(detections.boxes[found], prediction.boxes.numpy())
+        np.testing.assert_array_equal(detections.labels[found], prediction.labels.numpy())
+        np.testing.assert_array_equal(detections.scores[found], prediction.scores.numpy())
 
 
 def test_reset_forgets_everything():

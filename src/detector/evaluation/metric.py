@@ -63,21 +63,18 @@ class DetectionMetric(Metric):
 
         Args:
             predictions: In original pixels.
-            targets: In original pixels.
+            targets: In original pixels, of the same images.
         """
-        for prediction, target in zip(predictions, targets, strict=True):
-            rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-            visit = rank * 2**40 + len(self.images)  # exact in float64
-            head = torch.tensor([[float(target.image_id), float(visit)]], dtype=torch.float64)
-            self.images.append(head.to(self.device))
-            self.found.append(self._rows(head, prediction, prediction.scores))
-            self.true.append(self._rows(head, target, target.ignore))
-
-    def _rows(self, head: Tensor, boxes: Prediction | Target, last: Tensor) -> Tensor:
-        """`(N, 8)` float64: image, visit, box, label, and the last column."""
-        columns = (boxes.boxes, boxes.labels[:, None], last[:, None])
-        body = torch.cat([c.to(self.device, torch.float64) for c in columns], 1)
-        return torch.cat((head.to(self.device).expand(len(body), 2), body), 1)
+        if not targets:
+            return
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        # Process, batch and place in it as one number, exact in float64.
+        visit = torch.arange(len(targets)) + (rank * 2**40 + len(self.images) * 2**20)
+        image = torch.stack([target.image_id for target in targets])
+        heads = torch.stack([x.to(self.device, torch.float64) for x in (image, visit)], 1)
+        self.images.append(heads)
+        self.found.append(_rows(heads, predictions, [p.scores for p in predictions]))
+        self.true.append(_rows(heads, targets, [t.ignore for t in targets]))
 
     def compute(self) -> dict[str, float]:
         """COCO's twelve numbers, on every process alike; all else is left in `evaluation`."""
@@ -110,3 +107,17 @@ class DetectionMetric(Metric):
                 true[:, 7].astype(bool),
             ),
         )
+
+
+def _rows(
+    heads: Tensor, batch: Sequence[Prediction] | Sequence[Target], last: Sequence[Tensor]
+) -> Tensor:
+    """`(N, 8)` float64 for all boxes of a batch: image, visit, box, label, and the last column."""
+    counts = torch.tensor([len(one.labels) for one in batch], device=heads.device)
+    columns = (
+        torch.cat([one.boxes for one in batch]),
+        torch.cat([one.labels for one in batch])[:, None],
+        torch.cat(list(last))[:, None],
+    )
+    body = [column.to(heads.device, torch.float64) for column in columns]
+    return torch.cat((heads.repeat_interleave(counts, 0), *body), 1)

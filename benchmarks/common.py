@@ -1,0 +1,160 @@
+"""What the benchmarks share: a comparison, what a benchmark reports, and the machine in words."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import cv2
+import psutil
+import torch
+import torchvision
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One comparison.
+
+    Attributes:
+        ratio: The peer's time over ours, median of the rounds; above 1, ours is faster.
+        ours_s: Seconds, median of the rounds.
+        peer_s: Seconds, median of the rounds.
+        spread: How far the rounds' ratios are apart: (largest - smallest) / median.
+        what: One line: what is compared, at which sizes.
+        target: The ratio that is wanted, if any.
+    """
+
+    ratio: float
+    ours_s: float
+    peer_s: float
+    spread: float
+    what: str
+    target: float | None = None
+
+    @classmethod
+    def of(
+        cls, ours: Sequence[float], peer: Sequence[float], what: str, target: float | None = None
+    ) -> Figure:
+        """The figure of some rounds.
+
+        Args:
+            ours: Seconds of each round.
+            peer: Seconds of the same rounds.
+            what: As the attribute.
+            target: As the attribute.
+        """
+        ratios = [b / a for a, b in zip(ours, peer, strict=True)]
+        middle = statistics.median(ratios)
+        return cls(
+            ratio=middle,
+            ours_s=statistics.median(ours),
+            peer_s=statistics.median(peer),
+            spread=(max(ratios) - min(ratios)) / middle,
+            what=what,
+            target=target,
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a benchmark found.
+
+    Attributes:
+        figures: Comparisons by name.
+        tables: Markdown that is put below the table of all comparisons.
+        extra: For the JSON: values that are no comparison.
+    """
+
+    figures: dict[str, Figure]
+    tables: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def compare(
+    ours: Callable[[], object],
+    peer: Callable[[], object],
+    rounds: int,
+    warmup: int = 1,
+    *,
+    what: str,
+    target: float | None = None,
+    count: int = 1,
+) -> Figure:
+    """Run the two in turn, so that what else the machine does meets both.
+
+    Args:
+        ours: What is measured.
+        peer: What it is compared with.
+        rounds: That count.
+        warmup: Rounds before them, which do not.
+        what: As in `Figure`.
+        target: As in `Figure`.
+        count: Things that a call does; the figure's seconds are those of one.
+    """
+    pairs = [(seconds(ours) / count, seconds(peer) / count) for _ in range(warmup + rounds)]
+    ours_s, peer_s = zip(*pairs[warmup:], strict=True)
+    return Figure.of(ours_s, peer_s, what, target)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long a call takes."""
+    started = perf_counter()
+    work()
+    return perf_counter() - started
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As in a loader's worker: torch and OpenCV start no threads of their own."""
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])
+
+
+def machine() -> str:
+    """What the figures were measured on, one paragraph: the machine and the versions."""
+    has = torch.cpu.get_capabilities()
+    bf16 = "with" if has.get("avx512_bf16") or has.get("amx_bf16") else "without"
+    memory = psutil.virtual_memory().total / 2**30
+    return (
+        f"{_processor()}, {_cores()} cores used, {bf16} bf16 instructions; {memory:.0f} GiB; "
+        f"{_system()}; Python {platform.python_version()}, torch {torch.__version__}, "
+        f"torchvision {torchvision.__version__}."
+    )
+
+
+def _processor() -> str:
+    """The processor's name: Linux keeps it in a file, others tell Python."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123  # no file on a disk
+            names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # only Linux has it
+        return os.cpu_count() or 1
+
+
+def _system() -> str:
+    """The operating system."""
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return f"{platform.system()} {platform.release()}"

@@ -1,0 +1,128 @@
+"""mAP, from tensors to COCO's twelve numbers: ours beside torchmetrics' MeanAveragePrecision.
+
+Both take the same synthetic detections batch by batch and then compute. The peer has its default
+backend, pycocotools, and COCO's recall points in float64: its own are float32, which moves a curve
+that steps at just such a point by up to 0.001.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from common import Report, compare
+from torchmetrics.detection import MeanAveragePrecision
+
+from detector.evaluation.coco import NAMES
+from detector.evaluation.metric import DetectionMetric
+from detector.types import Prediction, Target
+
+CLASSES = 20
+DETECTIONS = 100  # an image: COCO's limit
+TRUTHS = 7  # an image, on average: as many as COCO has
+BATCH = 8
+SIDE = 640  # of an image, pixels
+RECALLS = np.linspace(0, 1, 101).tolist()
+Batches = Sequence[tuple[Sequence[Prediction], Sequence[Target]]]
+
+
+def measure(quick: bool) -> Report:
+    """The comparison; the figures agree, or it raises."""
+    return measure_at(100 if quick else 500, rounds=2 if quick else 7)
+
+
+def measure_at(images: int, rounds: int) -> Report:
+    """The comparison at a size.
+
+    Args:
+        images: How many.
+        rounds: As `compare` takes it.
+
+    Raises:
+        AssertionError: If two numbers are further apart than 1e-6.
+    """
+    predictions, targets = synthetic(images)
+    batches = [
+        (predictions[i : i + BATCH], targets[i : i + BATCH]) for i in range(0, images, BATCH)
+    ]
+    found, expected = ours(batches)(), peer(batches)()
+    # torchmetrics says -1 where ours says NaN.
+    pairs = [(np.nan_to_num(found[name], nan=-1.0), float(expected[name])) for name in NAMES]
+    furthest = float(max(abs(a - b) for a, b in pairs))
+    assert furthest <= 1e-6, f"the scores are {furthest} apart"
+    figure = compare(
+        ours(batches),
+        peer(batches),
+        rounds,
+        what=f"mAP of {images} images with {DETECTIONS} detections each, {CLASSES} classes; "
+        f"torchmetrics' MeanAveragePrecision (numbers differ by at most {furthest:.0e})",
+        target=20,
+    )
+    return Report({"metric": figure}, extra={"largest_difference": furthest})
+
+
+def ours(batches: Batches) -> Callable[[], dict[str, float]]:
+    """Our metric over the batches."""
+
+    def score() -> dict[str, float]:
+        metric = DetectionMetric(CLASSES)
+        for predictions, targets in batches:
+            metric.update(predictions, targets)
+        return metric.compute()
+
+    return score
+
+
+def peer(batches: Batches) -> Callable[[], dict[str, torch.Tensor]]:
+    """The peer over the same; its dictionaries are made beforehand."""
+    rows = [
+        (
+            [{"boxes": p.boxes, "labels": p.labels, "scores": p.scores} for p in predictions],
+            [{"boxes": t.boxes, "labels": t.labels} for t in targets],
+        )
+        for predictions, targets in batches
+    ]
+
+    def score() -> dict[str, torch.Tensor]:
+        metric = MeanAveragePrecision(rec_thresholds=RECALLS)
+        for predictions, targets in rows:
+            metric.update(predictions, targets)
+        return dict(metric.compute())
+
+    return score
+
+
+def synthetic(images: int) -> tuple[list[Prediction], list[Target]]:
+    """Truth, and detections that are the truth shaken more or less; the same at every call."""
+    rng = np.random.default_rng(0)
+    predictions, targets = [], []
+    for image in range(images):
+        count = int(rng.integers(1, 2 * TRUTHS))
+        corner = rng.uniform(0, SIDE / 2, (count, 2))
+        boxes = np.concatenate((corner, corner + rng.uniform(8, SIDE / 2, (count, 2))), 1)
+        labels = rng.integers(1, CLASSES + 1, count)
+        source = rng.integers(0, count, DETECTIONS)
+        shaken = boxes[source] + rng.normal(0, 1, (DETECTIONS, 4)) * rng.uniform(
+            0, 12, (DETECTIONS, 1)
+        )
+        shaken[:, 2:] = np.maximum(shaken[:, 2:], shaken[:, :2] + 1)
+        wrong = rng.random(DETECTIONS) < 0.3
+        found = np.where(wrong, rng.integers(1, CLASSES + 1, DETECTIONS), labels[source])
+        predictions.append(
+            Prediction(
+                torch.from_numpy(shaken).float(),
+                torch.from_numpy(found),
+                torch.from_numpy(rng.random(DETECTIONS)).float(),
+            )
+        )
+        targets.append(
+            Target(
+                torch.from_numpy(boxes).float(),
+                torch.from_numpy(labels),
+                torch.zeros(count, dtype=torch.bool),
+                torch.tensor(image),
+                torch.ones(2),
+            )
+        )
+    return predictions, targets
