@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
+import resource
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
@@ -100,6 +103,97 @@ def compare(
     pairs = [(seconds(ours) / count, seconds(peer) / count) for _ in range(warmup + rounds)]
     ours_s, peer_s = zip(*pairs[warmup:], strict=True)
     return Figure.of(ours_s, peer_s, what, target)
+
+
+Work = Callable[[], object]
+
+
+class Worker:
+    """A process that makes some work and does it when told.
+
+    So each side has a memory allocator as it would have it, and is not warmed by the other.
+
+    Args:
+        make: Makes the work; a function of a module, or a `functools.partial` of one.
+    """
+
+    def __init__(self, make: Callable[[], Work]) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(make, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def seconds(self) -> float:
+        """How long the work takes, done once."""
+        self._pipe.send("work")
+        return float(self._pipe.recv())
+
+    def peak_bytes(self) -> int:
+        """The most memory it has held, above what it held before making the work."""
+        self._pipe.send("memory")
+        return int(self._pipe.recv())
+
+    def __enter__(self) -> Worker:
+        """For `with`: the process ends with the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(make: Callable[[], Work], pipe: Connection) -> None:
+    """A worker's process."""
+    before = psutil.Process().memory_info().rss
+    work = make()
+    while True:
+        if pipe.recv() == "work":
+            pipe.send(seconds(work))
+        else:
+            pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+
+
+def compare_processes(
+    ours: Callable[[], Work],
+    peer: Callable[[], Work],
+    rounds: int,
+    warmup: int = 2,
+    *,
+    what: str,
+    target: float | None = None,
+    count: int = 1,
+) -> Figure:
+    """As `compare`, each side in a process of its own, in turn.
+
+    Args:
+        ours: Makes what is measured, as `Worker` takes it.
+        peer: Makes what it is compared with.
+        rounds: As in `compare`.
+        warmup: As in `compare`.
+        what: As in `compare`.
+        target: As in `compare`.
+        count: As in `compare`.
+    """
+    with Worker(ours) as a, Worker(peer) as b:
+        pairs = [(a.seconds() / count, b.seconds() / count) for _ in range(warmup + rounds)]
+    ours_s, peer_s = zip(*pairs[warmup:], strict=True)
+    return Figure.of(ours_s, peer_s, what, target)
+
+
+def median_seconds(
+    works: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2
+) -> dict[str, float]:
+    """Run several in turn; the median of each.
+
+    Args:
+        works: By name.
+        rounds: That count.
+        warmup: Rounds before them, which do not.
+    """
+    took = [{name: seconds(work) for name, work in works.items()} for _ in range(warmup + rounds)]
+    return {name: statistics.median(each[name] for each in took[warmup:]) for name in works}
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -33,6 +33,12 @@ START, END = "<!-- figures: made by benchmarks/run.py -->", "<!-- end of figures
 
 # Modules beside this one, each with `measure(quick) -> Report`, and the figures they report.
 BENCHMARKS: dict[str, tuple[str, ...]] = {
+    "step": tuple(
+        f"step_{state}{peer}"
+        for state in ("frozen", "partial", "full")
+        for peer in ("", "_detectron2")
+    ),
+    "inference": ("inference", "inference_batch"),
     "metric": ("metric",),
     "loader": ("loader", "loader_ram_cache", "loader_workers"),
     "startup": ("startup",),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from detector.task import DetectionTask
 
 log = logging.getLogger(__name__)
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> DetectionTask:
@@ -183,6 +187,7 @@ def build_trainer(
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
     # Between Lightning 2.6 and torch's newest release; neither is ours.
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+    keep_memory()
     settings = config.trainer
     return pl.Trainer(
         accelerator=settings.accelerator,
@@ -205,6 +210,17 @@ def build_trainer(
         limit_val_batches=settings.limit_val_batches,
         limit_test_batches=settings.limit_test_batches,
     )
+
+
+def keep_memory() -> None:
+    """Ask the C library to keep what is freed: the next step needs as much again.
+
+    Else it returns large blocks to the system, which clears each page anew. Only glibc is asked.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            mallopt(option, 2**31 - 1)
 
 
 def uses_gpu(accelerator: str) -> bool:

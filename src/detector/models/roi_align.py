@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
@@ -66,59 +68,108 @@ def _axis_corners(
 
 def roi_align_bag(
     features: Sequence[Tensor],
-    boxes: Tensor,
-    image: Tensor,
-    level: Tensor,
+    boxes: Sequence[Tensor],
+    levels: Sequence[Tensor],
     strides: Sequence[int],
     output_size: int,
     sampling_ratio: int,
     aligned: bool = False,
 ) -> Tensor:
-    """Pool boxes from several feature maps at once, as one embedding bag.
+    """Pool boxes from several feature maps at once, as one embedding bag an image.
 
     Args:
         features: Per level `(N, C, H, W)`; fastest in channels-last layout.
-        boxes: `(K, 4)` xyxy, input pixels.
-        image: `(K,)` int64, the batch index of each box.
-        level: `(K,)` int64, the level of each box.
+        boxes: Per image `(K_i, 4)` xyxy, input pixels.
+        levels: Per image `(K_i,)` int64, the level of each box.
         strides: Per level, input pixels per feature cell.
         output_size: Bins along each side.
         sampling_ratio: Sampling points per bin and axis, at least 1.
         aligned: Shift by half a cell, as torchvision's `aligned=True`.
 
     Returns:
-        `(K, C, output_size, output_size)` in the features' dtype.
+        `(sum K_i, C, output_size, output_size)` in the features' dtype.
     """
-    table = torch.cat([f.permute(0, 2, 3, 1).flatten(0, 2) for f in features])  # (rows, C)
-    device = boxes.device
-    heights = torch.tensor([f.shape[2] for f in features], device=device)[level]
-    widths = torch.tensor([f.shape[3] for f in features], device=device)[level]
-    rows = torch.tensor([0] + [f.shape[0] * f.shape[2] * f.shape[3] for f in features[:-1]])
-    first = rows.cumsum(0).to(device)[level] + image * heights * widths  # (K,)
-
     # At least float32: coordinates of large images and sums of many terms need it.
-    dtype = torch.promote_types(table.dtype, torch.float32)
-    scale = 1.0 / torch.tensor(list(strides), dtype=dtype, device=device)[level]
-    x1, y1, x2, y2 = (boxes.to(dtype) * scale[:, None] - (0.5 if aligned else 0.0)).unbind(1)
-    width, height = x2 - x1, y2 - y1
-    if not aligned:  # the historical convention: a RoI is at least one cell
-        width, height = width.clamp(min=1), height.clamp(min=1)
-    column, wx = _axis_corners(x1, width, widths, output_size, sampling_ratio)
-    row, wy = _axis_corners(y1, height, heights, output_size, sampling_ratio)
+    dtype = torch.promote_types(features[0].dtype, torch.float32)
+    device = features[0].device
+    height, width = (torch.tensor([f.shape[d] for f in features], device=device) for d in (2, 3))
+    first = (height * width).cumsum(0) - height * width  # an image's levels lie one after the other
+    scale = 1.0 / torch.tensor(list(strides), dtype=dtype, device=device)
+    reads = []
+    for box, level in zip(boxes, levels, strict=True):
+        corners = box.to(dtype) * scale[level, None] - (0.5 if aligned else 0.0)
+        x1, y1, x2, y2 = corners.unbind(1)
+        sides = x2 - x1, y2 - y1
+        if not aligned:  # the historical convention: a RoI is at least one cell
+            sides = sides[0].clamp(min=1), sides[1].clamp(min=1)
+        column, wx = _axis_corners(x1, sides[0], width[level], output_size, sampling_ratio)
+        row, wy = _axis_corners(y1, sides[1], height[level], output_size, sampling_ratio)
+        row = first[level][:, None, None] + row * width[level][:, None, None]
+        cells = row[:, :, None, :, None] + column[:, None, :, None, :]  # (K, P, P, 2S, 2S)
+        weights = wy[:, :, None, :, None] * wx[:, None, :, None, :]
+        size = 4 * sampling_ratio * sampling_ratio
+        # A map has fewer than 2^31 cells, and short indices are read faster.
+        reads.append((cells.reshape(-1, size).int(), weights.reshape(-1, size).to(dtype)))
+    pooled: Tensor = _WeightedCells.apply(reads, *features)  
+    shape = (sum(map(len, boxes)), output_size, output_size, features[0].shape[1])
+    return pooled.view(shape).permute(0, 3, 1, 2)
 
-    row = first[:, None, None] + row * widths[:, None, None]
-    bags = row[:, :, None, :, None] + column[:, None, :, None, :]  # (K, P, P, 2S, 2S)
-    weights = wy[:, :, None, :, None] * wx[:, None, :, None, :]
-    size = 4 * sampling_ratio * sampling_ratio
-    pooled = F.embedding_bag(
-        bags.reshape(-1, size),
-        table.to(dtype),
-        per_sample_weights=weights.reshape(-1, size).to(dtype),
-        mode="sum",
-    )
-    shape = (len(boxes), output_size, output_size, table.shape[1])
-    pooled = pooled.reshape(shape).permute(0, 3, 1, 2)
-    return pooled.to(table.dtype)
+
+class _WeightedCells(torch.autograd.Function):
+    """Weighted sums of a pyramid's cells; the gradient is one of the same kind.
+
+    What a cell receives is a weighted sum over the bins that read it, so that sorting the reads by
+    cell turns the backward pass into another embedding bag, several times as fast as torch's own.
+    Image by image, so that the table in float32 stays small.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, reads: list[tuple[Tensor, Tensor]], *maps: Tensor) -> Tensor:
+        """Sum.
+
+        Args:
+            ctx: Autograd's.
+            reads: Per image the cells that each bin reads, `(B_i, S)` int32, over the image's maps
+                one after the other; and their weights, at least float32.
+            maps: `(N, C, H, W)`.
+
+        Returns:
+            `(sum B_i, C)`.
+        """
+        ctx.reads, ctx.layouts = reads, [torch.empty_like(m, device="meta") for m in maps]
+        cells = [m.shape[2] * m.shape[3] for m in maps]
+        dtype = reads[0][1].dtype
+        table = torch.empty(sum(cells), maps[0].shape[1], dtype=dtype, device=maps[0].device)
+        pooled = []
+        for image, (cell, weights) in enumerate(reads):
+            for part, x in zip(torch.split(table, cells), maps, strict=True):
+                here = x[image].permute(1, 2, 0)
+                part.view(here.shape).copy_(here)
+            summed = F.embedding_bag(cell, table, per_sample_weights=weights, mode="sum")
+            pooled.append(summed.to(maps[0].dtype))
+        return torch.cat(pooled)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of the maps; cells and weights are positions, which are not learnt."""
+        grads = [torch.empty_like(m, dtype=grad.dtype, device=grad.device) for m in ctx.layouts]
+        cells = [g.shape[2] * g.shape[3] for g in grads]
+        each = torch.split(grad, [len(cell) for cell, _ in ctx.reads])
+        for image, ((cell, weights), part) in enumerate(zip(ctx.reads, each, strict=True)):
+            cell, read = cell.flatten().sort()
+            start = torch.searchsorted(cell, torch.arange(sum(cells), dtype=cell.dtype))
+            summed = F.embedding_bag(
+                read // weights.shape[1],
+                part.to(weights.dtype),
+                start,
+                per_sample_weights=weights.flatten()[read],
+                mode="sum",
+            )
+            for g, s in zip(grads, torch.split(summed, cells), strict=True):
+                here = g[image].permute(1, 2, 0)
+                here.copy_(s.view(here.shape))
+        return None, *grads
 
 
 class PyramidRoIAlign(MultiScaleRoIAlign):
@@ -161,8 +212,6 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
             pooled: Tensor = super().forward(x, boxes, image_shapes)
             return pooled
         maps = [x[name] for name in self.featmap_names]
-        image = torch.cat([torch.full((len(b),), i) for i, b in enumerate(boxes)])
-        flat = torch.cat(boxes)
-        level = assign_levels(flat, len(maps), self.strides[0])
+        levels = [assign_levels(b, len(maps), self.strides[0]) for b in boxes]
         size = self.output_size[0]
-        return roi_align_bag(maps, flat, image, level, self.strides, size, self.sampling_ratio)
+        return roi_align_bag(maps, boxes, levels, self.strides, size, self.sampling_ratio)
