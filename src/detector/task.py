@@ -144,12 +144,18 @@ class DetectionTask(pl.LightningModule):
                 for params, weight in ((decay, rate), (plain, 0.0))
                 if params
             ]
-        # All in one pass over the weights. On GPUs torch chooses: scaled gradients of 16-mixed
-        # cannot be clipped with it.
+        # On a CPU all in one pass over the weights; on GPUs torch chooses.
         fused = True if self.device.type == "cpu" else None
+        optimiser: torch.optim.Optimizer
         if self.optimiser.name == "sgd":
-            return torch.optim.SGD(groups, lr=0.0, momentum=self.optimiser.momentum, fused=fused)
-        return torch.optim.AdamW(groups, lr=0.0, fused=fused)
+            momentum = self.optimiser.momentum
+            optimiser = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=fused)
+        else:
+            optimiser = torch.optim.AdamW(groups, lr=0.0, fused=fused)
+        # A fused optimiser may be given gradients that are still scaled, which could not be
+        # clipped, so that Lightning refuses. Without this mark they are unscaled before.
+        optimiser._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        return optimiser
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is needed to build this task again, as plain data."""
