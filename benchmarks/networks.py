@@ -90,6 +90,8 @@ def build_torchvision(ours: FasterRCNN, trained: int, size: tuple[int, int]) -> 
     peer = TorchvisionFasterRCNN(backbone, classes, min_size=min(size), max_size=max(size))
     state = {k: v for k, v in ours.state_dict().items() if "num_batches_tracked" not in k}
     peer.load_state_dict(state)
+    # It would draw the size to resize to from the random numbers that the sampling needs.
+    peer.transform.torch_choice = lambda sizes: sizes[0]
     return peer.train()
 
 

@@ -38,12 +38,16 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
         for state in ("frozen", "partial", "full")
         for peer in ("", "_detectron2")
     ),
+    "limit": tuple(f"limit_{state}" for state in ("frozen", "partial", "full")),
     "inference": ("inference", "inference_batch"),
+    "memory": (),
     "metric": ("metric",),
     "loader": ("loader", "loader_ram_cache", "loader_workers"),
     "startup": ("startup",),
+    "scaling": (),
+    "parity": (),
     "coco_load": ("coco_load",),
-    "check": (),  # there is no peer
+    "check": (),
 }
 ON_REQUEST = {"coco_load", "check"}  # changed by the readers alone
 

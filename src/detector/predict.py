@@ -45,8 +45,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
 
     from detector import build
     from detector.data.dataset import to_tensor
-    from detector.data.images import read_image, read_resized
-    from detector.report.draw import Boxes, draw_boxes, write_image
+    from detector.data.images import read_resized
 
     task = build.load_task("predict", config)
     folder = request.output_folder(cfg)
@@ -58,31 +57,33 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     task.eval().to(device)
     results: list[dict[str, Any]] = []
     failed: list[str] = []
+    size = config.data.batch_size
+    numbered = list(enumerate(files, start=1))
+    bar = tqdm(total=len(files), unit="image", disable=None)
     try:
-        for image_id, file in enumerate(tqdm(files, unit="image", disable=None), start=1):
-            try:
-                # As in training and evaluation; the whole picture is for drawing alone.
-                small, height, width = read_resized(file, config.data.image_size)
-                image = read_image(file)
-            except RequestError as error:
-                failed.append(str(error))
-                continue
-            scale = torch.tensor([small.shape[1] / width, small.shape[0] / height], device=device)
+        for batch in (numbered[i : i + size] for i in range(0, len(files), size)):
+            read: list[tuple[int, Path]] = []
+            images, scales = [], []
+            for image_id, file in batch:
+                try:  # as in training and evaluation
+                    small, height, width = read_resized(file, config.data.image_size)
+                except RequestError as error:
+                    failed.append(str(error))
+                    continue
+                read.append((image_id, file))
+                images.append(to_tensor(small).to(device))
+                scale = [small.shape[1] / width, small.shape[0] / height]
+                scales.append(torch.tensor(scale, device=device))
             with torch.inference_mode(), torch.autocast(device.type, dtype, dtype is not None):
-                (found,) = task.predict([to_tensor(small).to(device)], [scale])
-            name = file.relative_to(source) if source.is_dir() else Path(file.name)
-            rows = _rows(image_id, name, found, task, config.score_threshold)
-            results += rows
-            xyxy = np.array([[r[c] for c in ("x1", "y1", "x2", "y2")] for r in rows])
-            boxes = Boxes(
-                xyxy.reshape(-1, 4),
-                np.array([task.classes.label(r["category"]) for r in rows], dtype=np.int64),
-                np.array([r["score"] for r in rows]),
-            )
-            picture = pictures / name
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            write_image(picture, draw_boxes(image, boxes, task.classes.names))
+                found = task.predict(images, scales) if images else []
+            for (image_id, file), each in zip(read, found, strict=True):
+                name = file.relative_to(source) if source.is_dir() else Path(file.name)
+                rows = _rows(image_id, name, each, task, config.score_threshold)
+                _draw(file, pictures / name, rows, task)
+                results += rows
+            bar.update(len(batch))
     finally:  # also after Ctrl-C: what is done is kept
+        bar.close()
         coco = _write(folder, results)
     if len(failed) == len(files):
         more = f" (and {len(failed) - 1} more files)" if len(failed) > 1 else ""
@@ -93,6 +94,21 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     log.info("annotated images: %s", pictures)
     log.info("predictions: %s", folder / "predictions.json")
     return coco
+
+
+def _draw(source: Path, file: Path, rows: list[dict[str, Any]], task: DetectionTask) -> None:
+    """Write the whole picture with the boxes of its rows."""
+    from detector.data.images import read_image
+    from detector.report.draw import Boxes, draw_boxes, write_image
+
+    corners = np.array([[r[c] for c in ("x1", "y1", "x2", "y2")] for r in rows])
+    boxes = Boxes(
+        corners.reshape(-1, 4),
+        np.array([task.classes.label(r["category"]) for r in rows], dtype=np.int64),
+        np.array([r["score"] for r in rows]),
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_image(file, draw_boxes(read_image(source), boxes, task.classes.names))
 
 
 def _rows(

@@ -154,7 +154,7 @@ class DetectionTask(pl.LightningModule):
             optimiser = torch.optim.AdamW(groups, lr=0.0, fused=fused)
         # A fused optimiser may be given gradients that are still scaled, which could not be
         # clipped, so that Lightning refuses. Without this mark they are unscaled before.
-        optimiser._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        optimiser._step_supports_amp_scaling = False
         return optimiser
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -110,7 +110,7 @@ def roi_align_bag(
         size = 4 * sampling_ratio * sampling_ratio
         # A map has fewer than 2^31 cells, and short indices are read faster.
         reads.append((cells.reshape(-1, size).int(), weights.reshape(-1, size).to(dtype)))
-    pooled: Tensor = _WeightedCells.apply(reads, *features)  
+    pooled: Tensor = _WeightedCells.apply(reads, *features)
     shape = (sum(map(len, boxes)), output_size, output_size, features[0].shape[1])
     return pooled.view(shape).permute(0, 3, 1, 2)
 

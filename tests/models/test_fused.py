@@ -1,0 +1,211 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from detector.models.backbones import BACKBONES, build_backbone
+from detector.models.fused import FusedConvolution, fuse
+
+NAMES = sorted(BACKBONES)
+STAGES = ["stem", "layer1", "layer2", "layer3", "layer4"]
+
+
+def make_backbone(name, norm="frozen"):
+    """Random weights, and norms that do something."""
+    torch.manual_seed(0)
+    backbone = build_backbone(name, imagenet=False, out_channels=8, norm=norm)
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.weight, module.running_var):
+                nn.init.uniform_(values, 0.5, 1.5)
+            for values in (module.bias, module.running_mean):
+                nn.init.uniform_(values, -0.3, 0.3)
+    return backbone.double()
+
+
+def run(backbone, x):
+    """The pyramid, and every gradient."""
+    for parameter in backbone.parameters():
+        parameter.grad = None
+    levels = backbone(x)
+    if torch.is_grad_enabled():
+        sum((v * v).mean() for v in levels.values()).backward()
+    grads = {n: p.grad for n, p in backbone.named_parameters()}
+    return levels, grads
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("norm", ["frozen", "eval_when_frozen", "train"])
+@pytest.mark.parametrize("trained", [[], ["layer3", "layer4"], ["layer1"], STAGES])
+def test_fusing_changes_neither_outputs_nor_gradients_nor_statistics(name, norm, trained):
+    plain = make_backbone(name, norm)
+    plain.set_trainable(trained)
+    fused = copy.deepcopy(plain.train())
+    fused.fused = True
+    x = torch.rand(2, 3, 64, 96, dtype=torch.float64)
+    for backbone_mode in (True, False):
+        (a, ga), (b, gb) = (run(m.train(backbone_mode), x) for m in (plain, fused))
+        for level in a:
+            torch.testing.assert_close(b[level], a[level], rtol=1e-9, atol=1e-9)
+        for key, grad in ga.items():
+            assert (grad is None) == (gb[key] is None), key
+            if grad is not None:
+                torch.testing.assert_close(gb[key], grad, rtol=1e-7, atol=1e-9)
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(fused.state_dict()[key], value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_norm_at_rest_is_folded_and_every_shortcut_added(name):
+    backbone = make_backbone(name)
+    backbone.set_trainable([])
+    units, rest = [], []
+    for stage in STAGES:
+        program = fuse(list(backbone.stage_modules(stage)))
+        units += [m for m in program.modules() if isinstance(m, FusedConvolution)]
+        rest += [str(n.target) for n in program.graph.nodes if n.op != "placeholder"]
+    norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert sorted(map(id, norms)) == sorted(id(u.norm) for u in units)
+    left = [t for t in rest if not t.startswith("fused_") and t != "output"]
+    assert left == (["3"] if name == "resnet50" else [])  # the stem's pooling
+    assert sum(u.may_overwrite for u in units) == (16 if name == "resnet50" else 9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_on_a_cpu_the_fused_operations_give_the_same(name):
+    plain = make_backbone(name).float().to(memory_format=torch.channels_last).eval()
+    plain.set_trainable([])
+    fused = copy.deepcopy(plain)
+    fused.fused = True
+    x = torch.rand(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            usual, short = plain(x), fused(x)
+        exact = plain.double()(x.double())
+        for level, value in fused(x).items():
+            assert relative(value, exact[level]) < 1e-5
+            assert short[level].dtype == torch.bfloat16
+            # Fewer roundings than without fusing.
+            assert relative(short[level], exact[level]) < 1.2 * relative(usual[level], exact[level])
+
+
+def relative(found, exact):
+    return ((found.double() - exact).norm() / exact.norm()).item()
+
+
+def test_folded_kernels_follow_the_weights():
+    backbone = make_backbone("resnet50").eval()
+    backbone.set_trainable([])
+    backbone.fused = True
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    before = backbone(x)["0"]
+    other = {k: v + 0.01 for k, v in backbone.state_dict().items() if "running" in k}
+    backbone.load_state_dict({**backbone.state_dict(), **other})
+    loaded = backbone(x)["0"]
+    backbone.body.conv1.weight.data = backbone.body.conv1.weight.data * 1.1
+    swapped = backbone(x)["0"]
+    backbone.fused = False
+    assert not torch.allclose(before, loaded)
+    assert not torch.allclose(loaded, swapped)
+    torch.testing.assert_close(swapped, backbone(x)["0"])
+
+
+def test_a_copy_runs_on_its_own_weights():
+    backbone = make_backbone("resnet50").eval()
+    backbone.set_trainable([])
+    backbone.fused = True
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    before = backbone(x)["0"]
+    twin = copy.deepcopy(backbone)
+    with torch.no_grad():
+        twin.body.conv1.weight.zero_()
+    assert torch.equal(backbone(x)["0"], before)
+    assert not torch.allclose(twin(x)["0"], before)
+
+
+def test_checkpoints_know_nothing_of_it():
+    backbone = make_backbone("resnet50").eval()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    modules = [name for name, _ in backbone.named_modules()]
+    backbone.set_trainable([])
+    backbone.fused = True
+    backbone(torch.rand(1, 3, 64, 64, dtype=torch.float64))
+    backbone.set_trainable(STAGES)
+    assert [name for name, _ in backbone.named_modules()] == modules
+    assert list(backbone.state_dict()) == list(before)
+    assert all(torch.equal(backbone.state_dict()[key], value) for key, value in before.items())
+
+
+class Shared(nn.Module):
+    """Reads its shortcut again after adding it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        y = self.first(x)
+        return F.relu(self.second(y) + y) + y
+
+
+def test_a_shortcut_that_is_read_again_is_not_written_over():
+    module = Shared().eval()
+    program = fuse([module])
+    x = torch.rand(1, 3, 4, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(program(x), module(x))
+        before = x.clone()
+        program(x)
+        assert torch.equal(x, before)
+
+
+class Branching(nn.Module):
+    """Its way depends on the data, which a trace cannot follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.conv(x) if x.sum() > 0 else x
+
+
+def test_what_cannot_be_traced_is_left_as_it_is():
+    assert fuse([Branching()]) is None
+    backbone = make_backbone("resnet50").eval()
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    backbone.body.relu.forward = lambda y: y if y.sum() < 0 else F.relu(y)
+    backbone.body.relu.__class__ = type("OwnReLU", (nn.ReLU,), {"__module__": "elsewhere"})
+    expected = backbone(x)["0"]
+    backbone.fused = True
+    torch.testing.assert_close(backbone(x)["0"], expected)
+    assert backbone._programs["stem"].module is None
+
+
+class Dropping(nn.Module):
+    """What its code does depends on its mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 64, 1)
+
+    def forward(self, x):
+        return F.dropout(self.conv(x), 0.5, self.training)
+
+
+def test_a_stage_is_traced_anew_when_its_mode_changes():
+    backbone = build_backbone("resnet50", imagenet=False, out_channels=8)
+    backbone.body.relu = Dropping()
+    backbone.body.conv1 = nn.Conv2d(3, 3, 1, 4)
+    backbone.body.bn1 = nn.BatchNorm2d(3)
+    backbone.fused = True
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        still = [backbone.eval()(x)["0"] for _ in range(2)]
+        moving = [backbone.train()(x)["0"] for _ in range(2)]
+        again = backbone.eval()(x)["0"]
+    assert torch.equal(*still)
+    assert not torch.equal(*moving)
+    assert torch.equal(again, still[0])
