@@ -1,13 +1,17 @@
-"""What is asked of other libraries: torchvision's download of VOC, the precision of the machine."""
+"""What is asked of other libraries and of the machine: downloads, precision, ways to be fast."""
 
+import ctypes
 import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torchvision
+from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
 
 from detector import build, cli, inputs, request
-from detector.types import RequestError
+from detector.types import ClassMap, RequestError
 
 CLASSES = {"names": ["tree"], "ids": [1]}
 
@@ -58,6 +62,88 @@ def test_auto_precision_is_bf16_only_where_the_cpu_computes_in_it(monkeypatch, h
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
     assert build.precision("auto", "cpu") == expected
     assert build.precision("32", "cpu") == "32"
+
+
+@pytest.mark.parametrize(("bf16", "expected"), [(True, "bf16-mixed"), (False, "16-mixed")])
+def test_auto_precision_on_a_gpu_is_what_it_computes_in(monkeypatch, bf16, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    assert build.precision("auto", "auto") == expected
+    assert build.precision("auto", "cpu") != "16-mixed"
+
+
+def small_task(*overrides):
+    options = ["backbone=efficientnet_lite0", "model.fpn_channels=8", "model.head_channels=8"]
+    cfg = cli.compose("train", ["data=trees", *options, *overrides])
+    return build.build_task(
+        request.resolve("train", cfg), ClassMap.from_names(["tree"]), pretrained=False
+    )
+
+
+def test_each_way_to_be_fast_has_a_switch(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    image = torch.zeros(3, 32, 64, dtype=torch.uint8)
+    for overrides, fused, layout, tf32 in (
+        ([], True, torch.channels_last, "tf32"),
+        (
+            ["trainer.fused=false", "trainer.channels_last=false", "trainer.tf32=false"],
+            False,
+            torch.contiguous_format,
+            "ieee",
+        ),
+    ):
+        network = small_task(*overrides).network
+        assert network.backbone.fused == fused
+        kernel = network.backbone.fpn.layer_blocks[0][0].weight
+        for tensor in (kernel, network.transform([image, image])[0].tensors):
+            assert tensor.is_contiguous(memory_format=layout)
+        assert torch.backends.cuda.matmul.fp32_precision == tf32
+        assert torch.backends.cudnn.conv.fp32_precision == tf32
+    assert not compiled
+    network = small_task("trainer.compile=true").network
+    assert compiled == [network.backbone, network.roi_heads.box_head]
+    assert not network.backbone.fused  # the compiler fuses by itself
+
+
+def test_compiling_without_a_compiler_is_refused(voc_root, monkeypatch):
+    cfg = cli.compose("train", [f"data.root={voc_root}", "trainer.compile=true"])
+    cfg.model.weights = "none"
+    request.check_request("train", cfg)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(RequestError, match=r"trainer.compile=true needs a C\+\+ compiler"):
+        request.check_request("train", cfg)
+
+
+def test_batches_are_pinned_where_a_gpu_trains(voc_root, monkeypatch):
+    for gpu, asked, expected in (
+        (True, "true", True),
+        (True, "false", False),
+        (False, "true", False),
+    ):
+        monkeypatch.setattr(build, "uses_gpu", lambda accelerator, gpu=gpu: gpu)
+        cfg = cli.compose("train", [f"data.root={voc_root}", f"data.pin_memory={asked}"])
+        config = request.resolve("train", cfg)
+        data = build.build_datamodule(config, inputs.read_data(config).splits)
+        assert data.options.pin_memory == expected
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_on_a_cpu_the_optimiser_takes_one_pass_and_its_gradients_can_be_clipped(name):
+    optimiser = small_task(f"optim={name}").configure_optimizers()
+    assert optimiser.defaults["fused"]
+    assert not _optimizer_handles_unscaling(optimiser)  # else Lightning refuses to clip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_the_c_library_is_asked_to_keep_memory(monkeypatch):
+    asked = {}
+    library = SimpleNamespace(mallopt=lambda option, value: asked.update({option: value}))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    build.keep_memory()
+    assert asked == {-1: 2**31 - 1, -3: 2**31 - 1}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+    build.keep_memory()  # a C library that has no such function
 
 
 def test_a_relative_root_is_remembered_as_an_absolute_one(voc_root, monkeypatch):

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+import torch
 from conftest import write_image
 
 from detector.data.augment import Augmenter
-from detector.data.dataset import DetectionDataset
+from detector.data.dataset import DetectionDataset, collate, pack, unpack
 from detector.data.sampler import Draw
-from detector.types import AnnotatedImage, AnnotatedImages, RequestError
+from detector.types import AnnotatedImage, AnnotatedImages, RequestError, Target
 
 BOXES = [[0, 0, 20, 30], [40, 20, 80, 60]]
 
@@ -49,3 +50,27 @@ def test_an_image_that_contradicts_its_annotation_is_named(images):
     write_image(images[0].path, [], height=80, width=60)
     with pytest.raises(RequestError, match=r"a\.png: the image is 60x80 .* says 80x60"):
         dataset(images, training=True)[Draw(0, 0)]
+
+
+def test_a_packed_batch_comes_back_to_the_bit():
+    draw = torch.Generator().manual_seed(0)
+    samples = []
+    for index, (height, width, count) in enumerate([(5, 7, 3), (4, 4, 0), (1, 9, 2)]):
+        pixels = torch.randint(0, 256, (height, width, 3), generator=draw, dtype=torch.uint8)
+        target = Target(
+            torch.rand(count, 4, generator=draw) * 1e4,
+            torch.randint(1, 90, (count,), generator=draw),
+            torch.rand(count, generator=draw) > 0.5,
+            torch.tensor(10**9 + index),
+            torch.rand(2, generator=draw),
+        )
+        samples.append((pixels.permute(2, 0, 1), target))
+    expected, found = collate(samples), unpack(pack(samples))
+    for a, b in zip(expected[0], found[0], strict=True):
+        assert torch.equal(a, b)
+        assert a.stride() == b.stride()
+    for a, b in zip(expected[1], found[1], strict=True):
+        for name, value in vars(a).items():
+            assert torch.equal(value, getattr(b, name)), name
+            assert value.dtype == getattr(b, name).dtype
+            assert value.shape == getattr(b, name).shape

@@ -1,3 +1,4 @@
+import onnxruntime
 import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign, roi_align
@@ -77,3 +78,45 @@ def test_under_autocast_the_features_dtype_is_kept():
         {k: v.float() for k, v in features.items()}, boxes, [(256, 192)] * 2
     )
     torch.testing.assert_close(pooled.float(), exact, atol=0.02, rtol=0.01)
+
+
+def test_levels_and_scales_do_not_depend_on_how_much_is_padded():
+    # An image of 20x100 pixels, padded to 128x128: torchvision would take its maps for finer ones.
+    generator = torch.Generator().manual_seed(0)
+    maps = {
+        name: torch.randn(1, 3, 128 // s, 128 // s, generator=generator)
+        for name, s in zip(NAMES, STRIDES, strict=True)
+    }
+    boxes = [torch.tensor([[1.0, 2, 90, 18], [5, 5, 12, 15]])]
+    bag = PyramidRoIAlign(NAMES, STRIDES, 7, 2)(maps, boxes, [(20, 100)])
+    kernel = PyramidRoIAlign(NAMES, STRIDES, 7, 2)
+    kernel.sampling_ratio = 0  # torchvision's kernel, which is told the strides
+    assert kernel(maps, boxes, [(20, 100)]).shape == bag.shape
+    whole = MultiScaleRoIAlign(NAMES, 7, 2)(maps, boxes, [(128, 128)])
+    torch.testing.assert_close(bag, whole, atol=2e-5, rtol=1e-4)
+    expected = MultiScaleRoIAlign(NAMES, 7, 0)(maps, boxes, [(128, 128)])
+    torch.testing.assert_close(kernel(maps, boxes, [(20, 100)]), expected)
+
+
+class Pooling(torch.nn.Module):
+    """The pooling with tensors for arguments, as an export needs it."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = PyramidRoIAlign(NAMES, STRIDES, 7, 2)
+
+    def forward(self, boxes, *maps):
+        return self.pool(dict(zip(NAMES, maps, strict=True)), [boxes], [(256, 192)])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_an_exported_model_pools_as_the_bag_does(tmp_path):
+    module, file = Pooling(), tmp_path / "pool.onnx"
+    maps = [m.detach()[:1] for m in pyramid().values()]
+    torch.onnx.export(module, (random_boxes(9), *maps), str(file), dynamo=False, opset_version=17)
+    session = onnxruntime.InferenceSession(str(file))
+    names = [i.name for i in session.get_inputs()]
+    boxes = random_boxes(9, seed=5)
+    arrays = [t.contiguous().numpy() for t in (boxes, *maps)]
+    (found,) = session.run(None, dict(zip(names, arrays, strict=True)))
+    torch.testing.assert_close(torch.from_numpy(found), module(boxes, *maps), atol=1e-4, rtol=1e-4)

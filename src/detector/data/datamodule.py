@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from detector.data.augment import Augmenter, Steps
 from detector.data.cache import Kind, make_sources
-from detector.data.dataset import DetectionDataset, collate
+from detector.data.dataset import DetectionDataset, collate, pack, unpack
 from detector.data.sampler import KeyedSampler, aspect_groups, repeat_factors
 from detector.data.watchdog import Desk, WatchedLoader
 from detector.types import AnnotatedImages
@@ -106,11 +106,12 @@ class DetectionDataModule(pl.LightningDataModule):
             desk,
             images.paths,
             options.stall_seconds,
+            unpack if options.workers else None,
             dataset=data,
             batch_size=options.batch_size,
             sampler=self._sampler(images, training=training),
             num_workers=options.workers,
-            collate_fn=collate,
+            collate_fn=pack if options.workers else collate,
             pin_memory=options.pin_memory,
             persistent_workers=options.workers > 0,
             worker_init_fn=_one_thread,

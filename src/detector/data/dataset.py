@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -96,3 +98,54 @@ def collate(samples: list[Sample]) -> Batch:
     """A batch as two lists: images differ in size until the model pads them."""
     images, targets = zip(*samples, strict=True)
     return list(images), list(targets)
+
+
+class Packed(NamedTuple):
+    """A batch as three tensors, as it crosses from a worker.
+
+    Every tensor is a piece of shared memory of its own, and takes longer to hand over than to fill:
+    six for each image cost more than decoding it.
+
+    Attributes:
+        pixels: uint8, `(H, W, 3)` of every image, one after the other.
+        images: `(n, 6)` float64: height, width, image id, scale x and y, number of boxes.
+        boxes: `(T, 6)` float64: box, label, ignore; of all images, one after the other.
+    """
+
+    pixels: Tensor
+    images: Tensor
+    boxes: Tensor
+
+
+def pack(samples: list[Sample]) -> Packed:
+    """A batch for the way out of a worker; `unpack` is the way back, to the bit."""
+    pixels = torch.cat([image.permute(1, 2, 0).flatten() for image, _ in samples])
+    images = [
+        (*image.shape[1:], int(t.image_id), *t.scale.tolist(), len(t.boxes)) for image, t in samples
+    ]
+    columns = [
+        torch.cat([getattr(t, name).double().view(len(t.boxes), -1) for _, t in samples])
+        for name in ("boxes", "labels", "ignore")
+    ]
+    return Packed(pixels, torch.tensor(images, dtype=torch.float64), torch.cat(columns, 1))
+
+
+def unpack(packed: Packed) -> Batch:
+    """The batch that `collate` would have made; images are views of the packed pixels."""
+    images, targets = [], []
+    shapes = packed.images[:, :2].long().tolist()
+    counts = packed.images[:, 5].long().tolist()
+    pixels = torch.split(packed.pixels, [height * width * 3 for height, width in shapes])
+    boxes = torch.split(packed.boxes, counts)
+    for shape, flat, row, box in zip(shapes, pixels, packed.images, boxes, strict=True):
+        images.append(flat.view(*shape, 3).permute(2, 0, 1))
+        targets.append(
+            Target(
+                box[:, :4].float(),
+                box[:, 4].long(),
+                box[:, 5].bool(),
+                row[2].long(),
+                row[3:5].float(),
+            )
+        )
+    return images, targets

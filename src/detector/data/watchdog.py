@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
@@ -48,16 +48,23 @@ class WatchedLoader(DataLoader[Any]):
         desk: That the data set notes its work at.
         paths: `(n,)` strings, the image files.
         stall_seconds: How long is too long.
+        receive: What is done with a batch that has arrived, such as unpacking it.
         **options: DataLoader's.
     """
 
     def __init__(
-        self, desk: Desk, paths: NDArray[Any], stall_seconds: float, **options: Any
+        self,
+        desk: Desk,
+        paths: NDArray[Any],
+        stall_seconds: float,
+        receive: Callable[[Any], Any] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self.desk = desk
         self.paths = paths
         self.stall_seconds = stall_seconds
+        self.receive = receive
 
     def __iter__(self) -> Any:
         """The batches of an epoch; somebody watches while they are fetched."""
@@ -68,7 +75,7 @@ class WatchedLoader(DataLoader[Any]):
         )
         watchdog.start()
         try:
-            yield from batches
+            yield from map(self.receive, batches) if self.receive else batches
         finally:  # also when the epoch is left early
             over.set()
             watchdog.join()
