@@ -123,11 +123,10 @@ def pack(samples: list[Sample]) -> Packed:
     images = [
         (*image.shape[1:], int(t.image_id), *t.scale.tolist(), len(t.boxes)) for image, t in samples
     ]
-    columns = [
-        torch.cat([getattr(t, name).double().view(len(t.boxes), -1) for _, t in samples])
-        for name in ("boxes", "labels", "ignore")
+    rows = [
+        torch.cat((t.boxes.double(), t.labels[:, None], t.ignore[:, None]), 1) for _, t in samples
     ]
-    return Packed(pixels, torch.tensor(images, dtype=torch.float64), torch.cat(columns, 1))
+    return Packed(pixels, torch.tensor(images, dtype=torch.float64), torch.cat(rows))
 
 
 def unpack(packed: Packed) -> Batch:
