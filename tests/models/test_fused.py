@@ -138,27 +138,41 @@ def test_checkpoints_know_nothing_of_it():
     assert all(torch.equal(backbone.state_dict()[key], value) for key, value in before.items())
 
 
-class Shared(nn.Module):
-    """Reads its shortcut again after adding it."""
+class Shortcuts(nn.Module):
+    """Adds what may not be written over, or is of another shape."""
 
-    def __init__(self):
+    def __init__(self, forward):
         super().__init__()
-        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 3, padding=1)
+        self.pooled = nn.Conv2d(3, 3, 4)
+        self.way = forward
 
     def forward(self, x):
-        y = self.first(x)
-        return F.relu(self.second(y) + y) + y
+        return self.way(self, x)
 
 
-def test_a_shortcut_that_is_read_again_is_not_written_over():
-    module = Shared().eval()
+WAYS = {
+    "read again": lambda m, x: (lambda y: F.relu(m.second(y) + y) + y)(m.first(x)),
+    "convolved itself": lambda m, x: (lambda y: m.second(y) + y)(m.first(x)),
+    "the input": lambda m, x: m.second(m.first(x)) + x,
+    "broadcast": lambda m, x: m.second(x) + m.pooled(x),
+    "broadcast the other way": lambda m, x: m.pooled(x) + m.second(x),
+    "a number": lambda m, x: m.second(x) + 1.0,
+    "written over": lambda m, x: m.first(x) + m.second(F.relu(x)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_shortcut_is_added_whatever_it_is(way):
+    module = Shortcuts(WAYS[way]).eval()
     program = fuse([module])
-    x = torch.rand(1, 3, 4, 4)
+    x = torch.rand(2, 3, 4, 4)
+    before = x.clone()
     with torch.no_grad():
         torch.testing.assert_close(program(x), module(x))
-        before = x.clone()
-        program(x)
-        assert torch.equal(x, before)
+    assert torch.equal(x, before)
+    units = [m for m in program.modules() if isinstance(m, FusedConvolution)]
+    assert any(u.may_overwrite for u in units) == (way == "written over" or "broadcast" in way)
 
 
 class Branching(nn.Module):

@@ -108,15 +108,35 @@ class FusedConvolution(nn.Module):
         if shortcut is None:
             y = ops._convolution_pointwise(x, weight, bias, *where, name, numbers, "")
             done = name != "none"
-        elif self.may_overwrite and shortcut.dtype == x.dtype:
+        elif (
+            self.may_overwrite
+            and shortcut.dtype == x.dtype
+            and shortcut.shape == self._output_shape(x)
+        ):
             done = name != "none"
             y = ops._convolution_pointwise_.binary(
                 shortcut, x, weight, bias, *where, "add", 1.0, name if done else None, numbers, ""
             )
         else:
             done = False
-            y = ops._convolution_pointwise(x, weight, bias, *where, "none", [], "").add_(shortcut)
+            y = ops._convolution_pointwise(x, weight, bias, *where, "none", [], "") + shortcut
         return y if done or self.activation is None else self.activation(y)
+
+    def _output_shape(self, x: Tensor) -> torch.Size:
+        """Of the convolution."""
+        conv = self.conv
+        sides = (
+            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, stride, padding, dilation in zip(
+                x.shape[2:],
+                conv.kernel_size,
+                conv.stride,
+                map(int, conv.padding),
+                conv.dilation,
+                strict=True,
+            )
+        )
+        return torch.Size((x.shape[0], conv.out_channels, *sides))
 
     def _finish(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
         """Add the shortcut and activate."""
@@ -208,9 +228,12 @@ def fuse(modules: Sequence[nn.Module]) -> nn.Module | None:
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node, unit in units.items():
         if len(node.args) == 2:
-            shortcut: Any = node.args[1]
-            unit.may_overwrite = shortcut in units and all(
-                order[user] <= order[node] for user in shortcut.users
+            x, shortcut = node.args
+            unit.may_overwrite = (
+                isinstance(shortcut, fx.Node)
+                and shortcut in units  # so it is memory of its own
+                and shortcut is not x
+                and all(order[user] <= order[node] for user in shortcut.users)
             )
     graph.lint()
     return fx.GraphModule(root, graph)
