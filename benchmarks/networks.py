@@ -96,13 +96,19 @@ def build_torchvision(ours: FasterRCNN, trained: int, size: tuple[int, int]) -> 
 
 
 def our_step(
-    trained: int, batch: Batch, classes: int = 20, backbone: str = "resnet50"
+    trained: int,
+    batch: Batch,
+    classes: int = 20,
+    backbone: str = "resnet50",
+    speed: SpeedOptions | None = None,
+    *,
+    mixed: bool = True,
 ) -> Callable[[], float]:
-    """A training step of ours, as the project's defaults have it."""
+    """A training step of ours, as the project's defaults have it unless told otherwise."""
     keep_memory()
     images, targets = batch
-    network = build_ours(trained, classes, backbone)
-    return training_step(network, images, targets, mixed=True)
+    network = build_ours(trained, classes, backbone, speed)
+    return training_step(network, images, targets, mixed=mixed)
 
 
 def torchvision_step(trained: int, batch: Batch, classes: int = 20) -> Callable[[], float]:

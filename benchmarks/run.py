@@ -40,6 +40,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     ),
     "limit": tuple(f"limit_{state}" for state in ("frozen", "partial", "full")),
     "inference": ("inference", "inference_batch"),
+    "switches": (),
     "memory": (),
     "metric": ("metric",),
     "loader": ("loader", "loader_ram_cache", "loader_workers"),

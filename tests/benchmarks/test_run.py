@@ -1,5 +1,6 @@
 """The benchmarks' own machinery, on made-up benchmarks and a made-up clock."""
 
+import functools
 import importlib
 import json
 import sys
@@ -167,3 +168,15 @@ def test_ours_and_torchmetrics_agree_on_the_benchmarks_detections():
     report = metric.measure_at(images=6, rounds=1)
     assert report.extra["largest_difference"] <= 1e-6
     assert report.figures["metric"].ratio > 0
+
+
+def test_a_worker_works_when_told_and_says_how_much_memory_it_took():
+    with common.Worker(functools.partial(make_list, 100)) as worker:
+        assert worker.seconds() > 0
+        assert 90 * 2**20 < worker.peak_bytes() < 200 * 2**20
+
+
+def make_list(mebibytes):
+    """Work that holds memory from its first time on."""
+    held = []
+    return lambda: held.append(bytes(mebibytes * 2**20)) if not held else None
