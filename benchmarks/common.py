@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import multiprocessing
 import os
 import platform
 import resource
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -130,7 +134,7 @@ class Worker:
         return float(self._pipe.recv())
 
     def peak_bytes(self) -> int:
-        """The most memory it has held, above what it held before making the work."""
+        """The most memory held while working, above what it held before making the work."""
         self._pipe.send("memory")
         return int(self._pipe.recv())
 
@@ -148,11 +152,20 @@ def _serve(make: Callable[[], Work], pipe: Connection) -> None:
     """A worker's process."""
     before = psutil.Process().memory_info().rss
     work = make()
+    _forget_peak()
     while True:
         if pipe.recv() == "work":
             pipe.send(seconds(work))
         else:
             pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+
+
+def _forget_peak() -> None:
+    """Let the process' peak memory start anew, where the system can (Linux)."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def compare_processes(

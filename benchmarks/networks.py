@@ -62,6 +62,8 @@ def build_ours(
     network.backbone.train()
     with torch.no_grad():
         network.backbone(torch.randn(2, 3, 256, 320))
+    for norm in norms(network):
+        norm.momentum = 0.1
     network.backbone.norm = "frozen"
     network.set_trainable(GROUPS[5 - trained :])
     return network.train()
