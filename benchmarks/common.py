@@ -11,7 +11,7 @@ import resource
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -143,9 +143,11 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the process."""
+        """End the process, in good order if it will."""
+        with suppress(OSError):
+            self._pipe.send("end")
+        self._process.join(10)
         self._process.terminate()
-        self._process.join()
 
 
 def _serve(make: Callable[[], Work], pipe: Connection) -> None:
@@ -153,11 +155,18 @@ def _serve(make: Callable[[], Work], pipe: Connection) -> None:
     before = psutil.Process().memory_info().rss
     work = make()
     _forget_peak()
-    while True:
-        if pipe.recv() == "work":
-            pipe.send(seconds(work))
-        else:
-            pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    while (told := pipe.recv()) != "end":
+        pipe.send(seconds(work) if told == "work" else _peak() - before)
+
+
+def _peak() -> int:
+    """The most memory this process has held, bytes."""
+    if sys.platform != "linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    # `getrusage` would count in what the parent held when this process was started.
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def _forget_peak() -> None:

@@ -179,4 +179,4 @@ def test_a_worker_works_when_told_and_says_how_much_memory_it_took():
 def make_list(mebibytes):
     """Work that holds memory from its first time on."""
     held = []
-    return lambda: held.append(bytes(mebibytes * 2**20)) if not held else None
+    return lambda: held.append(b"x" * mebibytes * 2**20) if not held else None
