@@ -91,6 +91,18 @@ def test_on_a_cpu_the_fused_operations_give_the_same(name):
             assert relative(short[level], exact[level]) < 1.2 * relative(usual[level], exact[level])
 
 
+def test_a_gradient_passes_through_frozen_stages_on_a_cpu():
+    plain = make_backbone("resnet50").float().to(memory_format=torch.channels_last)
+    plain.set_trainable(["layer1"])
+    fused = copy.deepcopy(plain.train())
+    fused.fused = True
+    x = torch.rand(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
+    (_, expected), (_, found) = (run(backbone, x) for backbone in (plain, fused))
+    for key, grad in expected.items():
+        assert (grad is None) == (found[key] is None), key
+        assert grad is None or relative(found[key], grad.double()) < 0.01, key
+
+
 def relative(found, exact):
     return ((found.double() - exact).norm() / exact.norm()).item()
 
@@ -119,6 +131,7 @@ def test_a_copy_runs_on_its_own_weights():
     x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     before = backbone(x)["0"]
     twin = copy.deepcopy(backbone)
+    assert not twin._programs  # these refer to the original's modules
     with torch.no_grad():
         twin.body.conv1.weight.zero_()
     assert torch.equal(backbone(x)["0"], before)
@@ -153,6 +166,7 @@ class Shortcuts(nn.Module):
 
 WAYS = {
     "read again": lambda m, x: (lambda y: F.relu(m.second(y) + y) + y)(m.first(x)),
+    "read again later": lambda m, x: (lambda y: F.relu(m.second(F.relu(x)) + y) + y)(m.first(x)),
     "convolved itself": lambda m, x: (lambda y: m.second(y) + y)(m.first(x)),
     "the input": lambda m, x: m.second(m.first(x)) + x,
     "broadcast": lambda m, x: m.second(x) + m.pooled(x),

@@ -35,6 +35,14 @@ def test_the_head_at_a_cell_is_the_head_over_the_map(depth):
         torch.testing.assert_close(a, b)
 
 
+def test_under_autocast_the_outputs_are_float32():
+    head = PointwiseRPNHead(CHANNELS, 2)
+    x, zero = torch.rand(1, CHANNELS, 4, 4), torch.zeros(1, dtype=torch.int64)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = [*head([x])[0], *head([x])[1], *head.at(x, zero, zero, zero)]
+    assert {output.dtype for output in outputs} == {torch.float32}
+
+
 def make_pair(batch_size=16, top_n=40):
     torch.manual_seed(1)
     anchors = Float32Anchors(((8,), (16,), (32,)), ((0.5, 1.0),) * 3)
