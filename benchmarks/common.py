@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import signal
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -151,7 +152,8 @@ class Worker:
 
 
 def _serve(make: Callable[[], Work], pipe: Connection) -> None:
-    """A worker's process."""
+    """A worker's process, which ends with its parent and not before."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     before = psutil.Process().memory_info().rss
     work = make()
     _forget_peak()

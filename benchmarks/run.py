@@ -81,7 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = list(dict.fromkeys(wanted))
     # Another default: what took an hour is not replaced by what took a minute.
     file = asked.json or Path("outputs", "bench_quick.json" if asked.quick else "bench.json")
-    results: Results = json.loads(file.read_text()) if file.exists() else {}
+    try:
+        results: Results = dict(json.loads(file.read_text())) if file.exists() else {}
+    except (OSError, ValueError, TypeError) as error:
+        print(f"--json {file}: not a file of figures ({error}); name another", file=sys.stderr)
+        return 2
     for turn, name in enumerate(names):
         place = f"[{turn + 1}/{len(names)}] {name}"
         print(place, flush=True)

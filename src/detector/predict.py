@@ -82,7 +82,12 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
                 _draw(file, pictures / name, rows, task)
                 results += rows
             bar.update(len(batch))
-    finally:  # also after Ctrl-C: what is done is kept
+    except KeyboardInterrupt:
+        log.warning(
+            "interrupted after %d of %d images; their detections are kept", bar.n, bar.total
+        )
+        raise
+    finally:  # what is done is kept
         bar.close()
         coco = _write(folder, results)
     if len(failed) == len(files):

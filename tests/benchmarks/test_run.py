@@ -53,6 +53,15 @@ def test_an_unknown_name_is_one_line_with_the_known_ones(bench, capsys):
     assert not bench.file.exists()
 
 
+@pytest.mark.parametrize("content", ["{bad", "3"])
+def test_a_file_that_holds_no_figures_is_refused_before_measuring(bench, capsys, tmp_path, content):
+    file = tmp_path / "figures.json"
+    file.write_text(content)
+    assert run.main(["first", "--json", str(file)]) == 2
+    assert f"--json {file}: not a file of figures" in capsys.readouterr().err
+    assert file.read_text() == content
+
+
 def test_without_names_all_are_run_but_those_on_request(bench):
     assert bench.run() == 0
     assert set(bench.results()) == {"first", "first_again", "second"}

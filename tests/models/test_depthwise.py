@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import torch
 from torch import nn
@@ -36,3 +37,5 @@ def test_timms_padded_convolutions_keep_their_padding():
     assert kinds == {"Float32OnCpuConv2d", "Float32OnCpuConv2dSame"}
     with torch.no_grad():
         assert backbone(torch.rand(1, 3, 64, 64))["3"].shape == (1, 8, 2, 2)
+    twin = pickle.loads(pickle.dumps(backbone))  # noqa: S301  # its own bytes
+    assert [type(m) for m in twin.modules()] == [type(m) for m in backbone.modules()]

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d, get_act_layer
 from torch import nn
 from torch.nn import functional as F
 
@@ -157,36 +158,111 @@ class Shortcuts(nn.Module):
     def __init__(self, forward):
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 3, padding=1)
-        self.pooled = nn.Conv2d(3, 3, 4)
+        self.pooled, self.relu = nn.Conv2d(3, 3, 4), nn.ReLU()
         self.way = forward
 
     def forward(self, x):
         return self.way(self, x)
 
 
+def changed_in_place(m, x):
+    y = m.first(x)
+    return m.second(torch.relu_(y)) + y
+
+
+def seen_through_a_view(m, x):
+    y = m.first(x)
+    view = y[:, :2]
+    return torch.cat((m.second(x) + y, view), 1)
+
+
 WAYS = {
-    "read again": lambda m, x: (lambda y: F.relu(m.second(y) + y) + y)(m.first(x)),
-    "read again later": lambda m, x: (lambda y: F.relu(m.second(F.relu(x)) + y) + y)(m.first(x)),
+    "read again": lambda m, x: (lambda y: m.relu(m.second(y) + y) + y)(m.first(x)),
+    "read again later": lambda m, x: (lambda y: m.relu(m.second(m.relu(x)) + y) + y)(m.first(x)),
     "convolved itself": lambda m, x: (lambda y: m.second(y) + y)(m.first(x)),
     "the input": lambda m, x: m.second(m.first(x)) + x,
     "broadcast": lambda m, x: m.second(x) + m.pooled(x),
     "broadcast the other way": lambda m, x: m.pooled(x) + m.second(x),
     "a number": lambda m, x: m.second(x) + 1.0,
-    "written over": lambda m, x: m.first(x) + m.second(F.relu(x)),
+    "changed in place": changed_in_place,
+    "seen through a view": seen_through_a_view,
+    "written over": lambda m, x: m.first(x) + m.second(m.relu(x)),
 }
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_shortcut_is_added_whatever_it_is(way):
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_shortcut_is_added_whatever_it_is(way, layout):
     module = Shortcuts(WAYS[way]).eval()
     program = fuse([module])
-    x = torch.rand(2, 3, 4, 4)
+    x = torch.rand(2, 3, 4, 4).contiguous(memory_format=layout)
     before = x.clone()
     with torch.no_grad():
         torch.testing.assert_close(program(x), module(x))
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(program(x), module(x), atol=0.05, rtol=0.05)
     assert torch.equal(x, before)
     units = [m for m in program.modules() if isinstance(m, FusedConvolution)]
     assert any(u.may_overwrite for u in units) == (way == "written over" or "broadcast" in way)
+
+
+class Doubling(nn.BatchNorm2d):
+    """Does more than its attributes say."""
+
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm2d(4),
+        Doubling(4),
+        BatchNormAct2d(4, act_layer=nn.GELU),
+        BatchNormAct2d(4, act_layer=get_act_layer("gelu")),
+        BatchNormAct2d(4, act_layer=get_act_layer("prelu")),
+        BatchNormAct2d(4, drop_layer=lambda **_: nn.Softplus()),
+    ],
+    ids=lambda norm: type(norm).__name__,
+)
+def test_what_a_norm_does_beside_norming_is_done(norm):
+    modules = [nn.Conv2d(3, 4, 3), norm]
+    nn.init.uniform_(norm.running_mean)
+    plain = nn.Sequential(*modules).eval()
+    program = fuse(modules)
+    x = torch.randn(2, 3, 9, 9)
+    torch.testing.assert_close(program(x), plain(x))
+    with torch.no_grad():
+        torch.testing.assert_close(program(x), plain(x))
+
+
+@pytest.mark.parametrize(("kind", "lr"), [(torch.optim.SGD, 1e-6), (torch.optim.AdamW, 1e-3)])
+def test_folded_kernels_follow_a_fused_optimiser_also_in_evaluation_mode(kind, lr):
+    plain = make_backbone("resnet50").float().eval()
+    fused = copy.deepcopy(plain)
+    fused.fused = True
+    x = torch.rand(1, 3, 64, 64)
+    optimiser = kind(fused.parameters(), lr=lr, fused=True)
+    with torch.no_grad():
+        before = fused(x)["0"]
+    run(fused, x)
+    optimiser.step()
+    plain.load_state_dict(fused.state_dict())
+    with torch.no_grad():
+        after = fused(x)["0"]
+        expected = plain(x)["0"]
+    assert relative(after, expected.double()) < 1e-5
+    assert relative(before, expected.double()) > 1e-3
+
+
+def test_folded_kernels_follow_weights_exchanged_behind_a_change_of_mode():
+    backbone = make_backbone("resnet50").eval()
+    backbone.set_trainable([])
+    backbone.fused = True
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    before = backbone(x)["0"]
+    backbone.body.conv1.weight.data.mul_(1.1)  # which counts as no version
+    assert not torch.allclose(backbone.eval()(x)["0"], before)
 
 
 class Branching(nn.Module):

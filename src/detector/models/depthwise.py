@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 
@@ -20,9 +21,15 @@ class _Float32OnCpu(nn.Conv2d):
         return super().forward(x)
 
 
-def _variant(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
-    """The class `kind` with `_Float32OnCpu` before it (timm pads in a subclass of its own)."""
-    return type(f"Float32OnCpu{kind.__name__}", (_Float32OnCpu, kind), {})
+class Float32OnCpuConv2d(_Float32OnCpu):
+    """Of torch's own."""
+
+
+class Float32OnCpuConv2dSame(_Float32OnCpu, Conv2dSame):
+    """Of timm's that pads by itself."""
+
+
+_VARIANTS = {nn.Conv2d: Float32OnCpuConv2d, Conv2dSame: Float32OnCpuConv2dSame}
 
 
 def keep_depthwise_in_float32(network: nn.Module) -> None:
@@ -32,11 +39,12 @@ def keep_depthwise_in_float32(network: nn.Module) -> None:
         network: Any; its weights and their names do not change.
     """
     for module in network.modules():
-        if not isinstance(module, nn.Conv2d):
+        variant = _VARIANTS.get(type(module))
+        if variant is None or not isinstance(module, nn.Conv2d):
             continue
         depthwise = module.groups == module.in_channels > 1
         if depthwise and max(module.kernel_size) > 3:
-            module.__class__ = _variant(type(module))
+            module.__class__ = variant
 
 
 def learns_in_float32(conv: nn.Conv2d) -> bool:

@@ -18,15 +18,17 @@ from typing import Any
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d
 from timm.layers.padding import pad_same
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from detector.models.depthwise import learns_in_float32
 from detector.models.device import compute_dtype, on_cpu
 
-_ADDITIONS = (operator.add, operator.iadd, torch.add)
+_ADDITIONS = (operator.add, torch.add)  # a trace takes `y += x` as `y = y + x`
 # Activations that oneDNN applies itself: its name for each, and its numbers.
 _ONEDNN: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.ReLU: ("relu", []),
@@ -49,7 +51,7 @@ class FusedConvolution(nn.Module):
         self.norm = norm
         # timm's norms carry their activation.
         carried: Any = getattr(norm, "act", None)
-        self.norm_activates = _acts(carried)
+        self.norm_activates = not isinstance(carried, nn.Identity | None)
         self.activation: nn.Module | None = carried if self.norm_activates else None
         self.may_overwrite = False  # whether nobody else reads the shortcut afterwards
         self._constants: tuple[Tensor, Tensor | None] = (conv.weight, conv.bias)
@@ -112,6 +114,8 @@ class FusedConvolution(nn.Module):
             self.may_overwrite
             and shortcut.dtype == x.dtype
             and shortcut.shape == self._output_shape(x)
+            and _is_channels_last(x)
+            and _is_channels_last(shortcut)
         ):
             done = name != "none"
             y = ops._convolution_pointwise_.binary(
@@ -174,7 +178,11 @@ class FusedConvolution(nn.Module):
 
     def _kept(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """The folded kernel, made again when a tensor it is made of has changed or moved."""
-        made_of = (dtype, *((t.data_ptr(), t._version) for t in self._tensors()))
+        tensors = self._tensors()
+        # Fused optimisers change weights without counting it as a version.
+        steps = _steps if any(t.requires_grad for t in tensors) else 0
+        versions = ((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+        made_of = (dtype, steps, *versions)
         if made_of != self._made_of:
             with torch.inference_mode(False), torch.no_grad():
                 weight, bias = self._fold()
@@ -182,6 +190,18 @@ class FusedConvolution(nn.Module):
                 self._constants = weight, None if bias is None else bias.to(dtype)
             self._made_of = made_of
         return self._constants
+
+
+_steps = 0  # of all optimisers together
+
+
+def _count_step(*_: object) -> None:
+    """After an optimiser's step."""
+    global _steps
+    _steps += 1
+
+
+register_optimizer_step_post_hook(_count_step)
 
 
 def fuse(modules: Sequence[nn.Module]) -> nn.Module | None:
@@ -193,6 +213,13 @@ def fuse(modules: Sequence[nn.Module]) -> nn.Module | None:
     Returns:
         Computes the same, up to rounding; None if the modules' code cannot be traced.
     """
+    fused = _fuse(modules, shortcuts=True)
+    # Where memory may be shared or written to by others, additions stay where they are.
+    return fused if fused is None or _is_pure(fused) else _fuse(modules, shortcuts=False)
+
+
+def _fuse(modules: Sequence[nn.Module], *, shortcuts: bool) -> fx.GraphModule | None:
+    """As `fuse`, with or without the additions of shortcuts."""
     root = nn.Sequential(*modules)
     try:
         graph = _Tracer().trace(root)
@@ -208,17 +235,17 @@ def fuse(modules: Sequence[nn.Module]) -> nn.Module | None:
         if isinstance(conv, nn.Conv2d) and _is_plain(conv):
             last, unit = node, FusedConvolution(conv)
             following = _only_user(node, known)
-            if isinstance(following, _BatchNorm) and following.track_running_stats:
+            if isinstance(following, _BatchNorm) and _is_plain_norm(following):
                 last, unit = next(iter(node.users)), FusedConvolution(conv, following)
             name = f"fused_{len(units)}"
             root.add_module(name, unit)
-            with graph.inserting_after(last):
+            with graph.inserting_after(node):
                 new = graph.call_module(name, node.args)
             _replace(graph, last, new)
             if last is not node:
                 graph.erase_node(node)
             units[new] = unit
-    for node in list(units):
+    for node in list(units) if shortcuts else ():
         _add_shortcut(graph, node, units)
     for node, unit in units.items():
         act = _only_user(node, known)
@@ -281,6 +308,25 @@ def _only_user(node: fx.Node, known: dict[str, nn.Module]) -> nn.Module | None:
     return known.get(str(users[0].target))
 
 
+def _is_pure(program: fx.GraphModule) -> bool:
+    """Whether all that is left beside fused convolutions gives memory of its own."""
+    for node in program.graph.nodes:
+        if node.op == "call_module":
+            if getattr(program.get_submodule(str(node.target)), "inplace", False):
+                return False
+        elif node.op not in ("placeholder", "output") and node.target not in _ADDITIONS:
+            return False
+    return True
+
+
+def _is_plain_norm(norm: _BatchNorm) -> bool:
+    """Whether a norm scales and shifts by its statistics, and at most activates after that."""
+    plain = type(norm) is nn.BatchNorm2d or (
+        type(norm) is BatchNormAct2d and isinstance(norm.drop, nn.Identity)
+    )
+    return plain and norm.track_running_stats
+
+
 def _acts(module: nn.Module | None) -> bool:
     """Whether a module is an activation that does something."""
     kind = type(module)
@@ -291,6 +337,11 @@ def _is_plain(conv: nn.Conv2d) -> bool:
     """Whether a convolution does what its attributes say and nothing else."""
     plain = type(conv).forward in (nn.Conv2d.forward, Conv2dSame.forward) or learns_in_float32(conv)
     return plain and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Whether a tensor is in that layout and in no other: then oneDNN adds to it in place."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _onednn_takes(x: Tensor) -> bool:

@@ -152,6 +152,7 @@ class PyramidBackbone(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Switch to training mode, except for what is frozen (see the class)."""
         super().train(mode)
+        self._programs.clear()  # weights may have been exchanged in place, as averaging does
         for stage in self.stages:
             frozen = stage.name not in self._trainable
             for root in self.stage_modules(stage.name):
