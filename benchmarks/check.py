@@ -8,7 +8,6 @@ other tool keeps what it found.
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from common import Report, seconds
+from common import Report, median_seconds, seconds
 
 XML = "<annotation><size><width>320</width><height>240</height></size>{}</annotation>"
 OBJECT = (
@@ -37,7 +36,7 @@ def measure(quick: bool) -> Report:
             run(root, cache)
 
         found = {"first_s": seconds(check)}
-        found["again_s"] = statistics.median(seconds(check) for _ in range(rounds))
+        found["again_s"] = median_seconds(check, rounds, warmup=0)
         annotation = root / "00000.xml"
         annotation.write_text(annotation.read_text() + "\n")
         found["one_changed_s"] = seconds(check)

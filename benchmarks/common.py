@@ -11,7 +11,7 @@ import resource
 import signal
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -106,8 +106,7 @@ def compare(
         count: Things that a call does; the figure's seconds are those of one.
     """
     pairs = [(seconds(ours) / count, seconds(peer) / count) for _ in range(warmup + rounds)]
-    ours_s, peer_s = zip(*pairs[warmup:], strict=True)
-    return Figure.of(ours_s, peer_s, what, target)
+    return Figure.of(*zip(*pairs[warmup:], strict=True), what, target)
 
 
 Work = Callable[[], object]
@@ -202,22 +201,18 @@ def compare_processes(
     """
     with Worker(ours) as a, Worker(peer) as b:
         pairs = [(a.seconds() / count, b.seconds() / count) for _ in range(warmup + rounds)]
-    ours_s, peer_s = zip(*pairs[warmup:], strict=True)
-    return Figure.of(ours_s, peer_s, what, target)
+    return Figure.of(*zip(*pairs[warmup:], strict=True), what, target)
 
 
-def median_seconds(
-    works: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2
-) -> dict[str, float]:
-    """Run several in turn; the median of each.
+def median_seconds(work: Callable[[], object], rounds: int, warmup: int = 2) -> float:
+    """The median of some rounds.
 
     Args:
-        works: By name.
+        work: What is measured.
         rounds: That count.
         warmup: Rounds before them, which do not.
     """
-    took = [{name: seconds(work) for name, work in works.items()} for _ in range(warmup + rounds)]
-    return {name: statistics.median(each[name] for each in took[warmup:]) for name in works}
+    return statistics.median([seconds(work) for _ in range(warmup + rounds)][warmup:])
 
 
 def seconds(work: Callable[[], object]) -> float:

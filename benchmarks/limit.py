@@ -42,7 +42,7 @@ def measure(quick: bool) -> Report:
         took, limits = [], []
         for _ in range(rounds):
             took.append(seconds(step))
-            product = median_seconds({"product": lambda: a @ b}, 3, warmup=1)["product"]
+            product = median_seconds(lambda: a @ b, 3, warmup=1)
             limits.append(count / (SIDE**3 / product))
         figures[f"limit_{state}"] = Figure.of(
             took,

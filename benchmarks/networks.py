@@ -12,8 +12,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from detector.build import keep_memory, precision
 from detector.models.faster_rcnn import FasterRCNN, SpeedOptions, build_faster_rcnn
+from detector.request import GROUPS
 
-GROUPS = ("stem", "layer1", "layer2", "layer3", "layer4", "neck", "head")
 # How many of the backbone's five stages are trained, from the top.
 TRAINED = {"frozen": 0, "partial": 3, "full": 5}
 
@@ -145,13 +145,9 @@ def detection(network: nn.Module, images: list[Tensor], *, mixed: bool) -> Calla
         images: As the network takes them.
         mixed: As in `training_step`.
     """
-    dtype = mixed_dtype() if mixed else None
 
     def detect() -> object:
-        with (
-            torch.inference_mode(),
-            torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None),
-        ):
+        with torch.inference_mode(), autocast(mixed=mixed):
             return network(images)
 
     return detect
@@ -160,6 +156,12 @@ def detection(network: nn.Module, images: list[Tensor], *, mixed: bool) -> Calla
 def mixed_dtype() -> torch.dtype | None:
     """What `trainer.precision=auto` means on this machine's processor; None: float32."""
     return torch.bfloat16 if precision("auto", "cpu") == "bf16-mixed" else None
+
+
+def autocast(*, mixed: bool) -> torch.autocast:
+    """In the precision that `trainer.precision=auto` means here, or in float32."""
+    dtype = mixed_dtype() if mixed else None
+    return torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def training_step(
@@ -176,7 +178,6 @@ def training_step(
     Returns:
         Does one step and gives its loss.
     """
-    dtype = mixed_dtype() if mixed else None
     learnt = [p for p in network.parameters() if p.requires_grad]
     # Each as its own code has it: ours in one pass over the weights.
     fused = True if isinstance(network, FasterRCNN) else None
@@ -184,7 +185,7 @@ def training_step(
 
     def step() -> float:
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        with autocast(mixed=mixed):
             losses = network(images, targets)
         loss = torch.stack([value.float() for value in losses.values()]).sum()
         loss.backward()

@@ -64,7 +64,7 @@ def _times(
     sizes: Sequence[int], make: Callable[[int], Callable[[], object]], rounds: int
 ) -> dict[int, float]:
     """Median seconds at each size."""
-    return {n: median_seconds({"": make(n)}, rounds)[""] for n in sizes}
+    return {n: median_seconds(make(n), rounds) for n in sizes}
 
 
 def _data_sets(sizes: Sequence[int], rounds: int) -> dict[str, dict[int, float]]:
@@ -82,7 +82,7 @@ def _data_sets(sizes: Sequence[int], rounds: int) -> dict[str, dict[int, float]]
                 return read(source, FactsCache(cache))
 
             first[count] = seconds(work)
-            again[count] = median_seconds({"": work}, rounds, warmup=0)[""]
+            again[count] = median_seconds(work, rounds, warmup=0)
     return {"data set read at first, images": first, "data set read again, images": again}
 
 

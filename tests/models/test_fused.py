@@ -26,6 +26,15 @@ def make_backbone(name, norm="frozen"):
     return backbone.double()
 
 
+def make_float32_pair(name, trained):
+    """A backbone, its fused copy, and images, as a CPU is fastest with them."""
+    plain = make_backbone(name).float().to(memory_format=torch.channels_last)
+    plain.set_trainable(trained)
+    fused = copy.deepcopy(plain)
+    fused.fused = True
+    return plain, fused, torch.rand(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
+
+
 def run(backbone, x):
     """The pyramid, and every gradient."""
     for parameter in backbone.parameters():
@@ -76,11 +85,7 @@ def test_every_norm_at_rest_is_folded_and_every_shortcut_added(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_on_a_cpu_the_fused_operations_give_the_same(name):
-    plain = make_backbone(name).float().to(memory_format=torch.channels_last).eval()
-    plain.set_trainable([])
-    fused = copy.deepcopy(plain)
-    fused.fused = True
-    x = torch.rand(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
+    plain, fused, x = make_float32_pair(name, [])
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             usual, short = plain(x), fused(x)
@@ -93,11 +98,7 @@ def test_on_a_cpu_the_fused_operations_give_the_same(name):
 
 
 def test_a_gradient_passes_through_frozen_stages_on_a_cpu():
-    plain = make_backbone("resnet50").float().to(memory_format=torch.channels_last)
-    plain.set_trainable(["layer1"])
-    fused = copy.deepcopy(plain.train())
-    fused.fused = True
-    x = torch.rand(2, 3, 64, 96).contiguous(memory_format=torch.channels_last)
+    plain, fused, x = make_float32_pair("resnet50", ["layer1"])
     (_, expected), (_, found) = (run(backbone, x) for backbone in (plain, fused))
     for key, grad in expected.items():
         assert (grad is None) == (found[key] is None), key

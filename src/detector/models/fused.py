@@ -30,7 +30,7 @@ from detector.models.device import compute_dtype, on_cpu
 
 _ADDITIONS = (operator.add, torch.add)  # a trace takes `y += x` as `y = y + x`
 # Activations that oneDNN applies itself: its name for each, and its numbers.
-_ONEDNN: dict[type[nn.Module], tuple[str, list[float]]] = {
+_ONEDNN: dict[type, tuple[str, list[float]]] = {
     nn.ReLU: ("relu", []),
     nn.ReLU6: ("hardtanh", [0.0, 6.0]),
     nn.Hardswish: ("hardswish", []),
@@ -100,16 +100,13 @@ class FusedConvolution(nn.Module):
         self, x: Tensor, weight: Tensor, bias: Tensor | None, shortcut: Tensor | None
     ) -> Tensor:
         """All in one operation, as far as it goes."""
-        nothing: tuple[str, list[float]] = ("none", [])
-        name, numbers = nothing
-        if self.activation is not None:
-            name, numbers = _ONEDNN.get(type(self.activation), nothing)
+        name, numbers = _ONEDNN.get(type(self.activation), ("none", []))
+        activated = name != "none"
         conv, ops = self.conv, torch.ops.mkldnn
         where = (conv.padding, conv.stride, conv.dilation, conv.groups)
         y: Tensor
         if shortcut is None:
             y = ops._convolution_pointwise(x, weight, bias, *where, name, numbers, "")
-            done = name != "none"
         elif (
             self.may_overwrite
             and shortcut.dtype == x.dtype
@@ -117,14 +114,14 @@ class FusedConvolution(nn.Module):
             and _is_channels_last(x)
             and _is_channels_last(shortcut)
         ):
-            done = name != "none"
+            unary = name if activated else None
             y = ops._convolution_pointwise_.binary(
-                shortcut, x, weight, bias, *where, "add", 1.0, name if done else None, numbers, ""
+                shortcut, x, weight, bias, *where, "add", 1.0, unary, numbers, ""
             )
         else:
-            done = False
-            y = ops._convolution_pointwise(x, weight, bias, *where, "none", [], "") + shortcut
-        return y if done or self.activation is None else self.activation(y)
+            y = ops._convolution_pointwise(x, weight, bias, *where, "none", [], "")
+            return self._finish(y, shortcut)
+        return y if activated else self._finish(y, None)
 
     def _output_shape(self, x: Tensor) -> torch.Size:
         """Of the convolution."""
