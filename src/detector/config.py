@@ -7,13 +7,14 @@ one read from a checkpoint is as harmless as one typed in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from detector.types import RequestError
 
@@ -153,27 +154,137 @@ class ModelConfig:
 
 
 @dataclass
+class WarmupConfig:
+    """The start of a phase; `detector.finetune.schedule.Warmup` says what it means."""
+
+    steps: int
+    start_factor: float = 0.001
+    groups: str = "all"
+
+
+@dataclass
+class DecayConfig:
+    """The course of a phase; `detector.finetune.schedule.Decay` says what it means."""
+
+    type: str
+    final_factor: float = 0.0
+
+
+@dataclass
+class PlateauConfig:
+    """An early end; `detector.finetune.schedule.Plateau` says what it means."""
+
+    patience: int
+    min_delta: float = 0.0
+    min_epochs: int = 1
+
+
+@dataclass
+class UntilConfig:
+    """The end of a phase: whichever comes first."""
+
+    max_epochs: int
+    plateau: PlateauConfig | None = None
+
+
+@dataclass
 class PhaseConfig:
     """One phase of the schedule; `detector.finetune.schedule.Phase` says what it means."""
 
     name: str
     train: list[str]
-    epochs: int
+    until: UntilConfig
     lr_factor: dict[str, float] = field(default_factory=dict)
-    warmup_steps: int = 0
-    final_factor: float = 1.0
+    warmup: WarmupConfig | None = None
+    decay: DecayConfig | None = None
+    restore_best: bool = False
+    optimizer_state: str = "current"
+
+
+@dataclass
+class AutoConfig:
+    """The phases of `auto`; `detector.finetune.schedule.work_backwards` says what it means."""
+
+    max_epochs: int
+    patience: int
+    min_delta: float
+    head_factor: float
+    stage_factor: float
+    falloff: float
+    warmup: WarmupConfig
+    decay: DecayConfig
+
+    def __post_init__(self) -> None:
+        """Check what no phase would name."""
+        for key in ("max_epochs", "patience"):
+            value = getattr(self, key)
+            require(value >= 1, f"finetune.auto.{key}", value, "at least 1")
+        for key in ("min_delta", "head_factor", "stage_factor", "falloff"):
+            value = getattr(self, key)
+            good = math.isfinite(value) and value >= 0
+            require(good, f"finetune.auto.{key}", value, "a number >= 0")
+
+
+@dataclass
+class EarlyStoppingConfig:
+    """The end of the run when the last phase no longer improves; no patience: never."""
+
+    patience: int | None
+    min_delta: float
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        good = self.patience is None or self.patience >= 1
+        key = "finetune.early_stopping"
+        require(good, f"{key}.patience", self.patience, "null or at least 1")
+        good = math.isfinite(self.min_delta) and self.min_delta >= 0
+        require(good, f"{key}.min_delta", self.min_delta, "a number >= 0")
 
 
 @dataclass
 class FinetuneConfig:
-    """What is frozen when (conf/finetune)."""
+    """What is frozen when (conf/finetune).
+
+    Attributes:
+        norm: How norm layers behave (`detector.models.stages`).
+        phases: A list of `PhaseConfig`, or the word `auto`.
+        auto: How `auto` makes its phases.
+        early_stopping: A plateau for the last phase.
+        allow_changed: Go on from a checkpoint with another schedule than it was trained with.
+    """
 
     norm: str
-    phases: list[PhaseConfig]
+    phases: Any
+    early_stopping: EarlyStoppingConfig
+    allow_changed: bool
+    auto: AutoConfig | None = None
 
     def __post_init__(self) -> None:
         """Check ranges; the phases are checked against the network's groups later."""
         one_of("finetune.norm", self.norm, ("frozen", "eval_when_frozen", "train"))
+        if self.phases == "auto":
+            if self.auto is None:
+                raise RequestError("finetune.phases=auto: needs finetune.auto; finetune=auto has both")
+            return
+        good = isinstance(self.phases, list)
+        require(good, "finetune.phases", self.phases, "auto or a list of phases")
+        self.phases = [_phase(i, values) for i, values in enumerate(self.phases)]
+
+
+def _phase(index: int, values: object) -> PhaseConfig:
+    """Check the keys and types of a phase, which OmegaConf cannot in a list that may be a word."""
+    key = f"finetune.phases[{index}]"
+    if isinstance(values, PhaseConfig):
+        return values
+    if not isinstance(values, dict):
+        raise RequestError(f"{key}={values}: expected keys such as name, train and until")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(PhaseConfig), values)
+        phase = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise RequestError(_explain(error, f"{key}.")) from error
+    assert isinstance(phase, PhaseConfig)
+    return phase
 
 
 @dataclass
@@ -185,15 +296,25 @@ class OptimConfig:
     reference_batch: int | None
     momentum: float
     weight_decay: float
-    clip_norm: float
+    weight_decay_norm: float
+    weight_decay_bias: float
+    l1: float
+    clip_norm: float | None
+    ema: float | None
 
     def __post_init__(self) -> None:
         """Check ranges."""
         one_of("optim.name", self.name, ("sgd", "adamw"))
         require(self.lr > 0, "optim.lr", self.lr, "a positive number")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 <= x < 1")
-        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
-        require(self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "a positive number")
+        for key in ("weight_decay", "weight_decay_norm", "weight_decay_bias", "l1"):
+            value = getattr(self, key)
+            good = math.isfinite(value) and value >= 0
+            require(good, f"optim.{key}", value, "a number >= 0")
+        good = self.clip_norm is None or self.clip_norm > 0
+        require(good, "optim.clip_norm", self.clip_norm, "null or a positive number")
+        good = self.ema is None or 0 < self.ema < 1
+        require(good, "optim.ema", self.ema, "null or a share, 0 < x < 1, such as 0.99")
         require(
             self.reference_batch is None or self.reference_batch >= 1,
             "optim.reference_batch",
@@ -251,7 +372,8 @@ class Config:
     finetune: FinetuneConfig
     optim: OptimConfig
     trainer: TrainerConfig
-    # evaluate, predict and check
+    # what a verb does
+    dry_run: bool = False
     split: str | None = None
     preview: bool = False
     source: str | None = None
@@ -280,13 +402,22 @@ def parse(values: DictConfig | dict[str, Any]) -> Config:
         merged = OmegaConf.merge(OmegaConf.structured(Config), values)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        if "not a ListConfig" in reason:
-            reason = "expected a list, such as [a, b]"
-        key = getattr(error, "full_key", None) or "configuration"
-        raise RequestError(f"{key}: {reason}") from error
+        raise RequestError(_explain(error)) from error
     assert isinstance(config, Config)
     return config
+
+
+def _explain(error: OmegaConfBaseException, prefix: str = "") -> str:
+    """What OmegaConf found, after the key it is about."""
+    reason = str(error).splitlines()[0]
+    if "not a ListConfig" in reason:
+        reason = "expected a list, such as [a, b]"
+    elif "has missing mandatory value" in reason:
+        reason = "missing"
+    elif isinstance(error, ConfigKeyError) and error.object_type is not None:
+        there = getattr(error.object_type, "__dataclass_fields__", {})
+        reason = "no such key; there are " + ", ".join(there) if there else reason
+    return f"{prefix}{getattr(error, 'full_key', None) or 'configuration'}: {reason}"
 
 
 def plain(config: Config) -> dict[str, Any]:
