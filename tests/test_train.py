@@ -25,8 +25,8 @@ from detector.train import train
 from detector.types import RequestError
 
 PHASES = (
-    "finetune.phases=[{name: heads, train: [neck, head], lr_factor: {}, epochs: 2},"
-    "{name: top, train: [layer4, neck, head], lr_factor: {layer4: 0.1}, epochs: 1}]"
+    "finetune.phases=[{name: heads, train: [neck, head], until: {max_epochs: 2}},"
+    "{name: top, train: [layer4, neck, head], lr_factor: {layer4: 0.1}, until: {max_epochs: 1}}]"
 )
 
 
@@ -221,6 +221,7 @@ def test_a_moved_run_keeps_its_best_checkpoint_when_it_goes_on(run, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(out, moved)
     spoilt = ["trainer.max_epochs=4", "optim.lr=100", "finetune=scratch"]
+    spoilt += ["finetune.allow_changed=true"]
     again = train(ask("train", f"ckpt={moved}", *spoilt, out=moved))
     assert weights(moved)["epoch"] == 3
     assert again["val/map"] == scores["val/map"]
@@ -471,7 +472,7 @@ def test_the_optuna_sweep_maximises_the_score_that_train_returns(voc_root, tmp_p
 def test_ctrl_c_keeps_what_is_done_and_prints_the_line_to_go_on(voc_root, tmp_path):
     out = tmp_path / "out"
     overrides = [*TINY, f"data.root={voc_root}", f"hydra.run.dir={out}"]
-    phase = "finetune.phases=[{name: heads, train: [head], lr_factor: {}, epochs: 500}]"
+    phase = "finetune.phases=[{name: heads, train: [head], until: {max_epochs: 500}}]"
     process = subprocess.Popen(
         command(*overrides, phase),
         cwd=tmp_path,

@@ -5,23 +5,29 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detector import request
+from detector.checkpoint import (
+    checkpoint_classes,
+    checkpoint_path,
+    load_checkpoint,
+    read_checkpoint,
+)
 from detector.config import Config, TrainerConfig, plain
 from detector.data.folder import cache_folder
 from detector.types import AnnotatedImages, ClassMap, RequestError
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
-    from lightning.pytorch.callbacks import ModelCheckpoint
 
     from detector.data.datamodule import DetectionDataModule
+    from detector.finetune.callback import StagedFinetuning
+    from detector.finetune.schedule import Schedule
+    from detector.progress import RunProgress
     from detector.task import DetectionTask
 
 log = logging.getLogger(__name__)
@@ -62,17 +68,22 @@ def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> Detect
         speed=SpeedOptions(run.channels_last, run.fused, run.compile),
     )
     optim = config.optim
-    options = OptimiserOptions(optim.name, optim.momentum, optim.weight_decay)
+    options = OptimiserOptions(
+        optim.name,
+        optim.momentum,
+        optim.weight_decay,
+        optim.weight_decay_norm,
+        optim.weight_decay_bias,
+        optim.l1,
+    )
     return DetectionTask(network, classes, options, plain(config), config.seed)
 
 
 def load_task(verb: str, config: Config) -> DetectionTask:
     """The task of a checkpoint, with its weights."""
     assert config.ckpt is not None
-    path = request.checkpoint_path(verb, config.ckpt)
-    task = build_task(
-        config, request.checkpoint_classes(request.read_checkpoint(path)), pretrained=False
-    )
+    path = checkpoint_path(verb, config.ckpt)
+    task = build_task(config, checkpoint_classes(read_checkpoint(path)), pretrained=False)
     load_weights(task, path)
     return task
 
@@ -84,7 +95,7 @@ def load_weights(task: DetectionTask, path: Path) -> None:
         RequestError: If they do not fit.
     """
     try:
-        task.load_state_dict(request.load_checkpoint(path)["state_dict"])
+        task.load_state_dict(load_checkpoint(path)["state_dict"])
     except (RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RequestError(f"ckpt={path}: its weights do not fit the model ({reason})") from error
@@ -125,40 +136,35 @@ def _local_processes(trainer: TrainerConfig) -> int:
     return max(1, torch.cuda.device_count()) if uses_gpu(trainer.accelerator) else 1
 
 
-def build_checkpoints(folder: Path, monitor: str) -> tuple[ModelCheckpoint, ModelCheckpoint]:
-    """What keeps `best.ckpt` and `last.ckpt`, both after every epoch.
+def build_callbacks(
+    config: Config, schedule: Schedule, folder: Path
+) -> tuple[StagedFinetuning, RunProgress, list[pl.Callback]]:
+    """What happens around the steps: the schedule, the bar, all of them in their order.
 
     Args:
-        folder: Where they go.
-        monitor: The logged score that decides which is best; larger is better.
+        config: The run's.
+        schedule: Its phases.
+        folder: The run's.
     """
-    from detector.progress import PortableCheckpoint
+    from detector.finetune.averaging import AveragedWeights
+    from detector.finetune.callback import StagedFinetuning
+    from detector.progress import RunCheckpoints, RunProgress
 
-    options: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": True}
-    best = PortableCheckpoint(folder, "best", monitor=monitor, mode="max", **options)
-    return best, PortableCheckpoint(folder, "last", **options)
-
-
-def log_resume(ckpt: Path, epochs: int) -> None:
-    """Say where a run goes on, or that nothing is left to do."""
-    done = int(request.load_checkpoint(ckpt)["epoch"]) + 1
-    if done < epochs:
-        log.info("going on after epoch %d of %d", done, epochs)
-    else:
-        log.info("all %d epochs are done; a larger trainer.max_epochs goes on", epochs)
-
-
-def copy_best(ckpt: Path, folder: Path) -> None:
-    """Bring the best checkpoint along when a run goes on in another folder.
-
-    Args:
-        ckpt: The one that is resumed.
-        folder: The new run's `checkpoints`.
-    """
-    best = ckpt.with_name("best.ckpt")
-    if best.is_file():
-        folder.mkdir(exist_ok=True)
-        shutil.copyfile(best, folder / "best.ckpt")
+    optim, kept = config.optim, folder / "checkpoints"
+    finetuning = StagedFinetuning(
+        schedule,
+        optim.lr,
+        config.data.batch_size,
+        optim.reference_batch,
+        config.monitor,
+        kept / "best.ckpt",
+    )
+    resume = ["python", "-m", "detector.train", f"ckpt={folder}"]
+    progress = RunProgress(folder, finetuning, resume)
+    averaging = [] if optim.ema is None else [AveragedWeights(optim.ema)]
+    # The schedule judges an epoch before its row and its checkpoint are written.
+    callbacks = [finetuning, *averaging, progress, RunCheckpoints(finetuning, kept)]
+    return finetuning, progress, callbacks
 
 
 def build_trainer(

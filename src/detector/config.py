@@ -264,7 +264,9 @@ class FinetuneConfig:
         one_of("finetune.norm", self.norm, ("frozen", "eval_when_frozen", "train"))
         if self.phases == "auto":
             if self.auto is None:
-                raise RequestError("finetune.phases=auto: needs finetune.auto; finetune=auto has both")
+                raise RequestError(
+                    "finetune.phases=auto: needs finetune.auto; finetune=auto has both"
+                )
             return
         good = isinstance(self.phases, list)
         require(good, "finetune.phases", self.phases, "auto or a list of phases")

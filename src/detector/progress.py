@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import logging
 import shlex
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from tqdm import tqdm
 
-from detector.finetune.schedule import Schedule
+from detector.finetune.callback import StagedFinetuning
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +29,16 @@ class RunProgress(pl.Callback):
 
     Args:
         folder: The run's.
-        schedule: For the names of phases and the number of epochs.
+        finetuning: Knows the phase, and how many epochs there are at most.
         resume_command: What to type to go on after an interruption.
     """
 
-    def __init__(self, folder: Path, schedule: Schedule, resume_command: list[str]) -> None:
+    def __init__(
+        self, folder: Path, finetuning: StagedFinetuning, resume_command: list[str]
+    ) -> None:
         self.file = folder / "metrics.csv"
-        self.schedule = schedule
+        self.finetuning = finetuning
+        self.epochs = finetuning.schedule.epochs
         self.resume_command = resume_command
         self.seconds = 0.0  # of training and validation, also before a resume
         self._bar: tqdm | None = None
@@ -54,13 +58,13 @@ class RunProgress(pl.Callback):
         """Draw the bar, and drop rows of epochs that are about to be repeated."""
         steps = int(trainer.num_training_batches)
         self._bar = tqdm(
-            total=steps * self.schedule.epochs,
+            total=steps * self.epochs,
             initial=steps * trainer.current_epoch,
             unit="step",
             dynamic_ncols=True,
             disable=None,  # none where the output is not a terminal
         )
-        self._write([r for r in self._read() if int(r["epoch"]) < trainer.current_epoch])
+        self._write([r for r in self.rows() if int(r["epoch"]) < trainer.current_epoch])
 
     @rank_zero_only
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -85,7 +89,7 @@ class RunProgress(pl.Callback):
             # Reading the loss waits for the device, so not at every step.
             if not self._bar.disable and batch_idx % 5 == 0:
                 self._bar.set_postfix(
-                    epoch=f"{trainer.current_epoch + 1}/{self.schedule.epochs}",
+                    epoch=f"{trainer.current_epoch + 1}/{self.epochs}",
                     loss=f"{float(losses['loss']):.3f}",
                 )
 
@@ -95,7 +99,7 @@ class RunProgress(pl.Callback):
         seconds = time.perf_counter() - self._started
         self.seconds += seconds
         epoch = trainer.current_epoch
-        phase = self.schedule.phases[self.schedule.locate(epoch)[0]].name
+        phase = self.finetuning.progress.phases[-1].name
         scores = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
@@ -114,11 +118,11 @@ class RunProgress(pl.Callback):
             **scores,
             **rates,
         }
-        self._write([*self._read(), row])
+        self._write([*self.rows(), row])
         with tqdm.external_write_mode():
             log.info(
                 "epoch %d/%d  %s  loss %.3f  val/map %.3f  val/map_50 %.3f  %.0f s",
-                *(epoch + 1, self.schedule.epochs, phase, losses["train/loss"]),
+                *(epoch + 1, self.epochs, phase, losses["train/loss"]),
                 *(scores.get("val/map", float("nan")), scores.get("val/map_50", float("nan"))),
                 seconds,
             )
@@ -145,8 +149,8 @@ class RunProgress(pl.Callback):
         else:
             log.info("interrupted before the first epoch was finished: nothing to resume from")
 
-    def _read(self) -> list[dict[str, Any]]:
-        """The rows of metrics.csv so far."""
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of metrics.csv so far; those that were read hold strings."""
         if not self.file.is_file():
             return []
         with self.file.open(newline="", encoding="utf-8") as stream:
@@ -165,23 +169,44 @@ class RunProgress(pl.Callback):
         draft.replace(self.file)
 
 
-class PortableCheckpoint(ModelCheckpoint):
-    """Keeps one checkpoint file, and knows its score also after the run's folder was moved.
+class RunCheckpoints(Checkpoint):
+    """Keeps `last.ckpt` and `best.ckpt` so that a run can go on whenever it was killed.
 
-    Lightning forgets the best score when the folder's name has changed, and then replaces the best
-    checkpoint by whatever comes next.
+    After every epoch `last.ckpt` is replaced in one step. It also holds which epoch was the best,
+    and only then does `best.ckpt` follow: it is never ahead of what `last.ckpt` knows, and if it
+    is behind, then by the epoch that `last.ckpt` is itself (`detector.checkpoint.bring_best`).
+
+    Args:
+        finetuning: Knows which epoch is the best.
+        folder: Where the files go.
     """
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what is known of the file that lies in this folder now."""
-        kept = Path(str(self.dirpath)) / f"{self.filename}.ckpt"
-        if not kept.is_file():
-            return
-        score = state_dict["best_model_score"]
-        here = {
-            "dirpath": str(self.dirpath),
-            "best_model_path": str(kept),
-            "kth_best_model_path": str(kept),
-            "best_k_models": {} if score is None else {str(kept): score},
-        }
-        super().load_state_dict({**state_dict, **here})
+    def __init__(self, finetuning: StagedFinetuning, folder: Path) -> None:
+        self.finetuning = finetuning
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what the epoch brought; Lightning calls this after all other callbacks."""
+        last = self.folder / "last.ckpt"
+        draft = last.with_suffix(".part")
+        trainer.save_checkpoint(draft)
+        if trainer.is_global_zero:
+            draft.replace(last)
+            if self.finetuning.progress.best_epoch == trainer.current_epoch:
+                keep(last, self.folder / "best.ckpt")
+        # What is read at the start of the next epoch must be there.
+        trainer.strategy.barrier()
+
+
+def keep(file: Path, copy: Path) -> None:
+    """Copy a checkpoint in one step, for nothing where the file system has hard links.
+
+    Checkpoints are replaced and never written into, so that a link stays what it was.
+    """
+    draft = copy.with_suffix(".part")
+    draft.unlink(missing_ok=True)
+    try:
+        draft.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, draft)
+    draft.replace(copy)

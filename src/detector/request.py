@@ -7,26 +7,34 @@ refused before.
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import shutil
-import zipfile
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from detector.checkpoint import checkpoint_classes, checkpoint_path, read_best, read_checkpoint
 from detector.config import Config, PhaseConfig, parse
 from detector.finetune.schedule import Decay, Phase, Plateau, Schedule, Warmup, work_backwards
 from detector.inputs import read_data, source_files, usable_data
-from detector.types import ClassMap, RequestError
+from detector.types import RequestError
 
 RUN_KEYS = ("output_dir", "overrides")
 # Keys that say what a verb does, which a checkpoint's configuration must not answer.
 VERB_KEYS = (
     *("ckpt", "split", "source", "score_threshold", "preview", "dry_run"),
     "finetune.allow_changed",
+)
+# What a checkpoint's weights, and its optimiser's state, do not fit otherwise.
+NETWORK_KEYS = (
+    *("backbone.name", "model.fpn_channels", "model.head_channels"),
+    *("model.anchor_scales", "model.anchor_ratios"),
+)
+OPTIMISER_KEYS = (
+    *("optim.name", "optim.momentum", "optim.ema"),
+    *("optim.weight_decay", "optim.weight_decay_norm", "optim.weight_decay_bias"),
 )
 REQUIRED = {"evaluate": ("ckpt",), "predict": ("ckpt", "source")}
 
@@ -100,7 +108,13 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         if _has(values, key):
             OmegaConf.update(saved, key, OmegaConf.select(values, key), merge=False)
     config = parse(values if "experiment" in typed else saved)
-    _check_network(config, parse(ours["config"]), path)
+    before = parse(ours["config"])
+    _refuse_changes(NETWORK_KEYS, config, before, path)
+    if verb == "train":
+        _refuse_changes(OPTIMISER_KEYS, config, before, path)
+        if not config.finetune.allow_changed:
+            _check_schedule(config, before, path)
+        read_best(path)
     names = list(checkpoint_classes(ours).names)
     if config.data.classes not in (None, names):
         raise RequestError(
@@ -143,79 +157,39 @@ def _check_compiler(config: Config) -> None:
         raise RequestError("trainer.compile=true needs a C++ compiler such as g++; none was found")
 
 
-def _check_network(config: Config, saved: Config, path: Path) -> None:
-    """Refuse keys that would make another network than the checkpoint's."""
-    for group, key in (
-        ("backbone", "name"),
-        ("model", "fpn_channels"),
-        ("model", "head_channels"),
-        ("model", "anchor_scales"),
-        ("model", "anchor_ratios"),
-    ):
-        new, old = (getattr(getattr(c, group), key) for c in (config, saved))
+def _refuse_changes(keys: Collection[str], config: Config, saved: Config, path: Path) -> None:
+    """Refuse other values than a checkpoint was trained with."""
+    for key in keys:
+        group, _, name = key.partition(".")
+        new, old = (getattr(getattr(c, group), name) for c in (config, saved))
         if new != old:
-            raise RequestError(f"{group}.{key}={new}: {path} was trained with {old}")
+            raise RequestError(f"{key}={new}: {path} was trained with {old}")
+
+
+def _check_schedule(config: Config, saved: Config, path: Path) -> None:
+    """Refuse another schedule than a checkpoint was trained with."""
+    hint = "finetune.allow_changed=true goes on all the same"
+    if config.finetune.norm != saved.finetune.norm:
+        norms = config.finetune.norm, saved.finetune.norm
+        raise RequestError(f"finetune.norm={norms[0]}: {path} was trained with {norms[1]}; {hint}")
+    new, old = (read_schedule(c).phases for c in (config, saved))
+    for i, (one, other) in enumerate(zip(new, old, strict=False)):
+        for key, value in asdict(other).items():
+            if asdict(one)[key] != value:
+                raise RequestError(
+                    f"finetune.phases[{i}].{key}={asdict(one)[key]}: {path} was trained with "
+                    f"{value}; {hint}"
+                )
+    if len(new) != len(old):
+        raise RequestError(
+            f"finetune.phases: {len(new)}, but {path} was trained with {len(old)}; {hint}"
+        )
 
 
 def _has(values: DictConfig, key: str) -> bool:
     """Whether a dotted key is there, be it null."""
     missing = object()
     return OmegaConf.select(values, key, default=missing) is not missing
-
-
-def checkpoint_path(verb: str, ckpt: str) -> Path:
-    """The file that `ckpt` means: of a run folder, the last to go on from, the best to use.
-
-    Raises:
-        RequestError: If there is none, or the file is no checkpoint.
-    """
-    path = Path(ckpt)
-    if path.is_dir():
-        path = path / "checkpoints" / ("last.ckpt" if verb == "train" else "best.ckpt")
-        if not path.is_file():
-            raise RequestError(f"ckpt={ckpt}: not the folder of a run: it has no {path}")
-    if not path.is_file():
-        raise RequestError(f"ckpt={ckpt}: no such file or folder")
-    if not zipfile.is_zipfile(path):
-        raise RequestError(f"ckpt={ckpt}: not a checkpoint")
-    return path
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Our part of a checkpoint, as data: nothing in the file is executed.
-
-    Returns:
-        `config` and `classes`.
-
-    Raises:
-        RequestError: If it is not one of ours.
-    """
-    ours: Any = load_checkpoint(path).get("detector")
-    try:
-        classes = checkpoint_classes(ours)
-        config = dict(ours["config"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RequestError(f"ckpt={path}: not a checkpoint of detector.train") from error
-    return {"config": config, "classes": {"names": classes.names, "ids": classes.ids}}
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint file's content, tensors mapped from the file."""
-    import torch
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-        raise RequestError(f"ckpt={path}: not a checkpoint of plain weights") from error
-    if not isinstance(content, dict):
-        raise RequestError(f"ckpt={path}: not a checkpoint of detector.train")
-    return content
-
-
-def checkpoint_classes(ours: dict[str, Any]) -> ClassMap:
-    """The classes a checkpoint was trained on."""
-    classes = ours["classes"]
-    return ClassMap(tuple(map(str, classes["names"])), tuple(map(int, classes["ids"])))
 
 
 def output_folder(cfg: DictConfig) -> Path:

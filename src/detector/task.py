@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from detector.evaluation.metric import DetectionMetric
 from detector.models.faster_rcnn import FasterRCNN
@@ -18,6 +20,9 @@ from detector.types import ClassMap, Prediction, Target
 CHECKPOINT_KEY = "detector"
 
 
+NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
 @dataclass(frozen=True)
 class OptimiserOptions:
     """The optimiser's numbers.
@@ -25,12 +30,19 @@ class OptimiserOptions:
     Attributes:
         name: `sgd` or `adamw`.
         momentum: Of SGD.
-        weight_decay: Of convolutions and linear layers; norms and biases have none.
+        weight_decay: Of convolutions and linear layers (L2).
+        weight_decay_norm: Of norm layers.
+        weight_decay_bias: Of biases.
+        l1: Times the sum of sizes of the trained weights of convolutions and linear layers, which
+            is added to the loss.
     """
 
     name: str
     momentum: float
     weight_decay: float
+    weight_decay_norm: float = 0.0
+    weight_decay_bias: float = 0.0
+    l1: float = 0.0
 
 
 class DetectionTask(pl.LightningModule):
@@ -74,6 +86,8 @@ class DetectionTask(pl.LightningModule):
         losses: dict[str, Tensor] = {
             f"loss_{name.removeprefix('loss_')}": value.float() for name, value in parts.items()
         }
+        if self.optimiser.l1:
+            losses["loss_l1"] = self.optimiser.l1 * _sum_of_sizes(self.network)
         losses["loss"] = torch.stack(list(losses.values())).sum()
         self.log_dict(
             {f"train/{name}": value for name, value in losses.items()},
@@ -129,21 +143,20 @@ class DetectionTask(pl.LightningModule):
         self.metric.compute()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """All groups, twice each (with and without weight decay), with rate 0 for now."""
+        """All groups, one entry for each of their weight decays, with rate 0 for now."""
         groups: list[dict[str, Any]] = []
         for name, modules in self.network.groups().items():
-            decay: list[nn.Parameter] = []
-            plain: list[nn.Parameter] = []
+            by_decay: dict[float, list[nn.Parameter]] = {}
             for module in modules:
-                for parameter in module.parameters():
-                    # Biases and norms' scales are vectors; kernels and matrices are not.
-                    (decay if parameter.ndim > 1 else plain).append(parameter)
-            rate = self.optimiser.weight_decay
+                for child in module.modules():
+                    for key, parameter in child.named_parameters(recurse=False):
+                        decay = self._decay(child, key, parameter)
+                        by_decay.setdefault(decay, []).append(parameter)
             groups += [
-                {"params": params, "group": name, "weight_decay": weight, "lr": 0.0}
-                for params, weight in ((decay, rate), (plain, 0.0))
-                if params
+                {"params": params, "group": name, "weight_decay": decay, "lr": 0.0}
+                for decay, params in by_decay.items()
             ]
+        _check_partition(self.network, groups)
         # On a CPU all in one pass over the weights; on GPUs torch chooses.
         fused = True if self.device.type == "cpu" else None
         optimiser: torch.optim.Optimizer
@@ -157,9 +170,32 @@ class DetectionTask(pl.LightningModule):
         optimiser._step_supports_amp_scaling = False
         return optimiser
 
+    def _decay(self, module: nn.Module, name: str, parameter: nn.Parameter) -> float:
+        """The weight decay of a module's own parameter."""
+        if parameter.ndim > 1:  # kernels and matrices
+            return self.optimiser.weight_decay
+        bias = name == "bias" and not isinstance(module, NORMS)
+        return self.optimiser.weight_decay_bias if bias else self.optimiser.weight_decay_norm
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is needed to build this task again, as plain data."""
         checkpoint[CHECKPOINT_KEY] = {
             "config": self.config,
             "classes": {"names": list(self.classes.names), "ids": list(self.classes.ids)},
         }
+
+
+def _sum_of_sizes(network: nn.Module) -> Tensor:
+    """The sum of absolute values of the trained weights of convolutions and linear layers."""
+    weights = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    return torch.stack([weight.abs().sum() for weight in weights]).sum()
+
+
+def _check_partition(network: nn.Module, groups: list[dict[str, Any]]) -> None:
+    """Each parameter must be in the optimiser once, by identity: equal values are not the same."""
+    held = Counter(id(parameter) for group in groups for parameter in group["params"])
+    for name, parameter in network.named_parameters():
+        if held.pop(id(parameter), 0) != 1:
+            raise ValueError(f"{name} must belong to exactly one group of the network")
+    if held:
+        raise ValueError("a group has parameters that are not the network's")

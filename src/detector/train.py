@@ -7,9 +7,13 @@ import logging
 from omegaconf import DictConfig, OmegaConf
 
 from detector import inputs, request
+from detector.checkpoint import checkpoint_path, read_best, read_progress
 from detector.cli import run_verb
 from detector.config import plain
+from detector.finetune.schedule import Progress, Schedule
 from detector.output import write_json
+
+log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -28,24 +32,18 @@ def train(cfg: DictConfig) -> dict[str, float]:
     config = request.resolve("train", cfg)
     data_set = inputs.usable_data(config)
     schedule = request.read_schedule(config)
-    resumed = request.checkpoint_path("train", config.ckpt) if config.ckpt else None
+    resumed = checkpoint_path("train", config.ckpt) if config.ckpt else None
     folder = request.output_folder(cfg)
 
     import lightning.pytorch as pl
 
     from detector import build
-    from detector.finetune.callback import StagedFinetuning
-    from detector.progress import RunProgress
+    from detector.progress import keep
     from detector.scoring import score
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
     task = build.build_task(config, data_set.classes, pretrained=resumed is None)
-    optim = config.optim
-    finetuning = StagedFinetuning(schedule, optim.lr, config.data.batch_size, optim.reference_batch)
-    progress = RunProgress(folder, schedule, ["python", "-m", "detector.train", f"ckpt={folder}"])
-    best, last = build.build_checkpoints(folder / "checkpoints", config.monitor)
-    # `last` comes last, so that it holds what the others know of the epoch.
-    callbacks = [finetuning, progress, best, last]
+    finetuning, progress, callbacks = build.build_callbacks(config, schedule, folder)
     trainer = build.build_trainer(config, folder, callbacks, schedule.epochs)
     if trainer.is_global_zero:
         OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
@@ -57,20 +55,34 @@ def train(cfg: DictConfig) -> dict[str, float]:
     else:
         logging.getLogger("detector").setLevel(logging.WARNING)  # one process speaks
     data = build.build_datamodule(config, data_set.splits)
+    best = finetuning.best
     if resumed is not None:
-        build.log_resume(resumed, schedule.epochs)
-        if trainer.is_global_zero and resumed.parent != folder / "checkpoints":
-            build.copy_best(resumed, folder / "checkpoints")
+        log_resume(schedule, read_progress(resumed))
+        if trainer.is_global_zero and read_best(resumed) != best:
+            best.parent.mkdir(exist_ok=True)
+            keep(read_best(resumed), best)
     try:
         trainer.fit(task, data, ckpt_path=resumed, weights_only=True)
     except SystemExit as end:  # Lightning's way to end after Ctrl-C
         raise KeyboardInterrupt from end
 
-    build.load_weights(task, folder / "checkpoints" / "best.ckpt")
+    build.load_weights(task, best)
     split = "test" if "test" in data_set.splits else "val"
     final = score(config, task, data, split, folder, train_seconds=progress.seconds)
-    best_score = float(best.best_model_score) if best.best_model_score is not None else 0.0
+    best_score = finetuning.progress.best
+    assert best_score is not None  # at least one epoch was validated
     return {config.monitor: best_score, **{f"{split}/{k}": value for k, value in final.items()}}
+
+
+def log_resume(schedule: Schedule, progress: Progress) -> None:
+    """Say where a run goes on, or that nothing is left to do."""
+    done = progress.start_epoch + progress.epochs
+    if schedule.finished(schedule.adopt(progress)):
+        log.info("the schedule has ended after %d epochs", done)
+    elif done < schedule.epochs:
+        log.info("going on after epoch %d of %d", done, schedule.epochs)
+    else:
+        log.info("all %d epochs are done; a larger trainer.max_epochs goes on", schedule.epochs)
 
 
 def main() -> None:

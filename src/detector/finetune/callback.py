@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
-from detector.finetune.schedule import Schedule
+from detector.finetune.averaging import AveragedWeights
+from detector.finetune.schedule import STATE_KEY, Progress, Schedule
 
 if TYPE_CHECKING:
     from detector.task import DetectionTask
@@ -21,7 +24,10 @@ class StagedFinetuning(pl.Callback):
     """Thaws and freezes by phase, and sets every group's learning rate before every step.
 
     All groups sit in the optimiser from the start, frozen ones with rate 0 and no gradient, so
-    that its state and a checkpoint always fit.
+    that its state and a checkpoint always fit. An epoch's score is judged at its end, before its
+    checkpoint is written; what was decided is carried out when the next epoch begins, on every
+    process alike. A run that is stopped between the two therefore finds the decision in its
+    checkpoint.
 
     Args:
         schedule: The phases.
@@ -29,55 +35,144 @@ class StagedFinetuning(pl.Callback):
         batch_size: Images a step and process.
         reference_batch: The images a step that `lr` is meant for; it is scaled in proportion to
             those of all processes together (arXiv 1706.02677). None leaves it as it is.
+        monitor: The logged score that decides; larger is better.
+        best: The checkpoint of the best epoch, which `detector.progress.RunCheckpoints` keeps.
+
+    Attributes:
+        progress: Where the run stands.
     """
 
     def __init__(
-        self, schedule: Schedule, lr: float, batch_size: int, reference_batch: int | None
+        self,
+        schedule: Schedule,
+        lr: float,
+        batch_size: int,
+        reference_batch: int | None,
+        monitor: str,
+        best: Path,
     ) -> None:
         self.schedule = schedule
         self.lr = lr
         self.batch_share = batch_size / reference_batch if reference_batch else None
-        self._phase: int | None = None
+        self.monitor = monitor
+        self.best = best
+        self.progress = schedule.start()
+
+    @property
+    def state_key(self) -> str:
+        """Under which name checkpoints keep the progress."""
+        return STATE_KEY
+
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in checkpoints."""
+        return self.progress.to_plain()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Freeze before the model is wrapped, also on a resume."""
+        """Freeze before the model is wrapped."""
         if stage == "fit":
-            self._phase = None
-            self._apply(trainer, pl_module, self.schedule.locate(trainer.current_epoch)[0])
+            self.progress = self.schedule.start()
+            self._freeze(pl_module)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Freeze as the checkpoint's phase asks for, still before the model is wrapped."""
+        saved = Progress.from_plain(checkpoint["callbacks"][STATE_KEY])
+        self.progress = self.schedule.adopt(saved)
+        self._freeze(pl_module)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do not train on where the schedule has ended already."""
+        self._log_phase(pl_module)
+        trainer.should_stop = self.schedule.finished(self.progress)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Change the phase when its epoch has come."""
-        phase = self.schedule.locate(trainer.current_epoch)[0]
-        if phase != self._phase:
-            self._apply(trainer, pl_module, phase)
+        """Begin the next phase where the last epoch ended one."""
+        if self.progress.ended:
+            self._begin_next(trainer, pl_module)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Set the learning rates of this step."""
-        steps = int(trainer.num_training_batches)
-        scale = 1.0 if self.batch_share is None else self.batch_share * trainer.world_size
+        phase, start = self.progress.phase, self.progress.start_epoch
+        a_epoch = int(trainer.num_training_batches)
+        step = (trainer.current_epoch - start) * a_epoch + batch_idx
+        steps = self.schedule.length(phase, start) * a_epoch
+        base = self.base_rate(trainer)
         for group in trainer.optimizers[0].param_groups:
-            factor = self.schedule.lr_factor(
-                group["group"], trainer.current_epoch, batch_idx, steps
-            )
-            group["lr"] = self.lr * scale * factor
+            group["lr"] = base * self.schedule.lr_factor(phase, group["group"], step, steps)
 
-    def _apply(self, trainer: pl.Trainer, pl_module: pl.LightningModule, index: int) -> None:
-        """Train the groups of a phase and no others."""
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Judge the epoch by its validation score, the first process's for all of them."""
+        score = float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
+        self.progress = self.schedule.observe(self.progress, score)
+        if self.schedule.finished(self.progress):
+            trainer.should_stop = True
+
+    def base_rate(self, trainer: pl.Trainer) -> float:
+        """The learning rate that the schedule's factors apply to."""
+        scale = 1.0 if self.batch_share is None else self.batch_share * trainer.world_size
+        return self.lr * scale
+
+    def _begin_next(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Weights, then what is trained, then the optimiser's state, then the wrapper."""
+        ended = self.progress
+        self.progress = self.schedule.advance(ended, trainer.global_step)
+        phase = self.schedule.phases[self.progress.phase]
+        content = self._restore(trainer, pl_module) if phase.restore_best else None
+        self._freeze(pl_module)
+        for optimiser in trainer.optimizers:
+            if phase.optimizer_state == "reset":
+                optimiser.state.clear()
+            elif phase.optimizer_state == "checkpoint":
+                assert content is not None  # the schedule allows it with restore_best alone
+                optimiser.load_state_dict(content["optimizer_states"][0])
+        _wrap_anew(trainer)
+        reasons = {"max_epochs": "", "plateau": f" ({self.monitor} no longer improved)"}
+        name = self.schedule.phases[ended.phase].name
+        log.info("phase %s ended after %d epochs%s", name, ended.epochs, reasons[ended.ended])
+        if content is not None:
+            best = (ended.best_epoch or 0) + 1, self.monitor, ended.best
+            log.info("restored the best weights, of epoch %d (%s %.3f)", *best)
+        self._log_phase(pl_module)
+
+    def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Take over the best epoch's weights; returns its checkpoint."""
+        # Every process reads the file, as Lightning has them do when it resumes.
+        content: dict[str, Any] = torch.load(self.best, map_location="cpu", weights_only=True)
+        if content["epoch"] != self.progress.best_epoch:
+            raise RuntimeError(
+                f"{self.best} is of epoch {content['epoch'] + 1}, but the best was "
+                f"{(self.progress.best_epoch or 0) + 1}: another run writes there"
+            )
+        pl_module.load_state_dict(content["state_dict"])
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a list; Lightning says so nowhere
+            if isinstance(callback, AveragedWeights):
+                callback.restart(pl_module)
+        return content
+
+    def _freeze(self, pl_module: pl.LightningModule) -> None:
+        """Train the groups of the phase under way and no others."""
         task: DetectionTask = pl_module  # type: ignore[assignment]
-        phase = self.schedule.phases[index]
         task.zero_grad(set_to_none=True)
-        task.network.set_trainable(phase.train)
-        self._phase = index
-        trainable = sum(p.numel() for p in task.parameters() if p.requires_grad)
+        task.network.set_trainable(self.schedule.phases[self.progress.phase].train)
+
+    def _log_phase(self, pl_module: pl.LightningModule) -> None:
+        """Say what is trained."""
+        phase = self.schedule.phases[self.progress.phase]
+        trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         log.info("phase %s: training %s", phase.name, ", ".join(phase.train))
         log.info("  %.2f million trainable parameters", trainable / 1e6)
-        strategy = trainer.strategy
-        if isinstance(strategy, DDPStrategy) and isinstance(
-            strategy.model, DistributedDataParallel
-        ):
-            # DDP reduces only what required grad when it was wrapped; thawed parameters would
-            # drift apart between processes, silently (pytorch-lightning#20340).
-            strategy.model = strategy.model.module
-            strategy.configure_ddp()
+
+
+def _wrap_anew(trainer: pl.Trainer) -> None:
+    """Build DistributedDataParallel's wrapper again.
+
+    It reduces only what required grad when it was built; what is thawed later would drift apart
+    between processes, silently (pytorch-lightning#20340).
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
+        strategy.model = strategy.model.module
+        strategy.configure_ddp()

@@ -16,6 +16,9 @@ from typing import Any
 
 from detector.types import RequestError
 
+# Under which name checkpoints keep a run's `Progress`.
+STATE_KEY = "finetune"
+
 DECAYS = ("none", "linear", "cosine")
 OPTIMIZER_STATES = ("current", "checkpoint", "reset")
 WARMUP_GROUPS = ("all", "new")
@@ -304,7 +307,7 @@ class Schedule:
         if group not in this.train:
             return 0.0
         base = this.lr_factor.get(group, this.lr_factor.get("default", 1.0))
-        return base * self._warmup(phase, group, step) * _decay(this.decay, step / steps)
+        return base * self._warmup(phase, group, step) * _decay(this.decay, min(1.0, step / steps))
 
     def _warmup(self, phase: int, group: str, step: int) -> float:
         """The share of the rate that warm-up allows."""
@@ -433,7 +436,9 @@ def _check_order(phases: Sequence[Phase]) -> None:
     names = [phase.name for phase in phases]
     for i, name in enumerate(names):
         if name in names[:i]:
-            raise RequestError(f"finetune.phases[{i}].name: {name} is phase {names.index(name)} too")
+            raise RequestError(
+                f"finetune.phases[{i}].name: {name} is phase {names.index(name)} too"
+            )
     if phases[0].restore_best:
         raise RequestError("finetune.phases[0].restore_best: there is nothing yet to restore")
 
