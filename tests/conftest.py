@@ -11,9 +11,14 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from detector.data.facts import FactsCache
 from detector.data.read import DataSet, Source, read
+
+# Property tests judge what they find, not how long it took, and find the same every time.
+settings.register_profile("detector", deadline=None, derandomize=True, database=None)
+settings.load_profile("detector")
 
 # Threads of many tests' small tensors cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "2")

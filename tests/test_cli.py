@@ -113,7 +113,7 @@ def test_broken_data_are_named(cwd, voc_root, break_it, said):
 def test_a_group_that_the_network_has_not_is_refused(cwd, voc_root):
     phases = "finetune.phases=[{name: a, train: [hed], until: {max_epochs: 1}}]"
     line = refused("train", f"data.root={voc_root}", phases, cwd=cwd)
-    assert line.startswith("finetune.phases[0].train: no group 'hed'; the network has stem")
+    assert line.startswith("finetune.phases[0].train: no group 'hed'; did you mean head")
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])

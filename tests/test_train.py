@@ -178,44 +178,6 @@ def weights(out):
     return torch.load(out / "checkpoints/last.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize("stop_after", [1, 2])
-def test_a_resumed_run_ends_as_the_uninterrupted_one(run, tmp_path, monkeypatch, stop_after):
-    root, out, scores = run
-    from detector.progress import RunProgress
-
-    class Killed(Exception):
-        pass
-
-    original = RunProgress.on_train_epoch_start
-
-    def die(self, trainer, module):
-        if trainer.current_epoch == stop_after:
-            raise Killed
-        original(self, trainer, module)
-
-    target = tmp_path / "resumed"
-    with monkeypatch.context() as patch:
-        patch.setattr(RunProgress, "on_train_epoch_start", die)
-        with pytest.raises(Killed):
-            fresh_train(root, target)
-    # As if it had died after the next epoch's row was written, but before its checkpoint was.
-    row = (target / "metrics.csv").read_text().splitlines()[-1]
-    with (target / "metrics.csv").open("a") as stream:
-        stream.write(f"{stop_after}{row[1:]}\n")
-    again = train(ask("train", f"ckpt={target}", out=target))
-    assert again == pytest.approx(scores, abs=0, nan_ok=True)
-    one, other = weights(out), weights(target)
-    for name, value in one["state_dict"].items():
-        assert torch.equal(value, other["state_dict"][name]), name
-    for key, slot in one["optimizer_states"][0]["state"].items():
-        for name, value in slot.items():
-            assert torch.equal(value, other["optimizer_states"][0]["state"][key][name])
-    rows = [epochs(out), epochs(target)]
-    for first, second in zip(*rows, strict=True):
-        first.pop("seconds"), second.pop("seconds")
-        assert first == second
-
-
 def test_a_moved_run_keeps_its_best_checkpoint_when_it_goes_on(run, tmp_path):
     _, out, scores = run
     moved = tmp_path / "moved"

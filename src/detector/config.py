@@ -155,7 +155,7 @@ class ModelConfig:
 
 @dataclass
 class WarmupConfig:
-    """The start of a phase; `detector.finetune.schedule.Warmup` says what it means."""
+    """The start of a phase; `detector.finetune.phases.Warmup` says what it means."""
 
     steps: int
     start_factor: float = 0.001
@@ -164,7 +164,7 @@ class WarmupConfig:
 
 @dataclass
 class DecayConfig:
-    """The course of a phase; `detector.finetune.schedule.Decay` says what it means."""
+    """The course of a phase; `detector.finetune.phases.Decay` says what it means."""
 
     type: str
     final_factor: float = 0.0
@@ -172,7 +172,7 @@ class DecayConfig:
 
 @dataclass
 class PlateauConfig:
-    """An early end; `detector.finetune.schedule.Plateau` says what it means."""
+    """An early end; `detector.finetune.phases.Plateau` says what it means."""
 
     patience: int
     min_delta: float = 0.0
@@ -189,7 +189,7 @@ class UntilConfig:
 
 @dataclass
 class PhaseConfig:
-    """One phase of the schedule; `detector.finetune.schedule.Phase` says what it means."""
+    """One phase of the schedule; `detector.finetune.phases.Phase` says what it means."""
 
     name: str
     train: list[str]
@@ -203,7 +203,7 @@ class PhaseConfig:
 
 @dataclass
 class AutoConfig:
-    """The phases of `auto`; `detector.finetune.schedule.work_backwards` says what it means."""
+    """The phases of `auto`; `detector.finetune.phases.work_backwards` says what it means."""
 
     max_epochs: int
     patience: int

@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from detector.checkpoint import checkpoint_classes, checkpoint_path, read_best, read_checkpoint
 from detector.config import Config, PhaseConfig, parse
-from detector.finetune.schedule import Decay, Phase, Plateau, Schedule, Warmup, work_backwards
+from detector.finetune.phases import Decay, Phase, Plateau, Warmup, work_backwards
+from detector.finetune.schedule import Schedule
 from detector.inputs import read_data, source_files, usable_data
 from detector.types import RequestError
 

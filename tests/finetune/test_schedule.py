@@ -1,80 +1,324 @@
+"""The schedule's arithmetic: by hand where a number is meant, by property where a rule is."""
+
+import json
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from detector.finetune.schedule import Phase, Schedule
+from detector.finetune.phases import Decay, Phase, Plateau, Warmup, work_backwards
+from detector.finetune.schedule import Progress, Schedule
 from detector.types import RequestError
 
-GROUPS = ("stem", "layer4", "neck", "head")
-HEADS = Phase("heads", ("neck", "head"), {"default": 1.0}, 3, warmup_steps=4)
-TOP = Phase("top", ("layer4", "neck", "head"), {"default": 0.5, "layer4": 0.1}, 2, final_factor=0.1)
+GROUPS = ("stem", "layer3", "layer4", "neck", "head")
+HEADS = Phase("heads", ("neck", "head"), 3, warmup=Warmup(4, 0.2))
+TOP = Phase(
+    "top",
+    ("layer4", "neck", "head"),
+    2,
+    lr_factor={"default": 0.5, "layer4": 0.1},
+    warmup=Warmup(2, 0.5, "new"),
+    decay=Decay("cosine", 0.1),
+)
+
+
+def follow(schedule, scores, steps=10):
+    """The progress after every epoch, as a run makes it."""
+    progress, history = schedule.start(), []
+    for epoch, score in enumerate(scores):
+        if schedule.finished(progress) or epoch >= schedule.epochs:
+            break
+        if progress.ended:
+            progress = schedule.advance(progress, epoch * steps)
+        progress = schedule.observe(progress, score)
+        history.append(progress)
+    return history
+
+
+def names(history):
+    return [p.phases[-1].name for p in history]
 
 
 def test_phases_follow_each_other():
-    schedule = Schedule([HEADS, TOP], GROUPS)
-    assert schedule.epochs == 5
-    assert [schedule.locate(e) for e in range(6)] == [
-        (0, 0),
-        (0, 1),
-        (0, 2),
-        (1, 0),
-        (1, 1),
-        (1, 1),
-    ]
+    history = follow(Schedule([HEADS, TOP], GROUPS), [0.1] * 9)
+    assert names(history) == ["heads"] * 3 + ["top"] * 2
+    first, second = history[-1].phases
+    assert (first.start_epoch, first.start_step, first.ended) == (0, 0, "max_epochs")
+    assert (second.start_epoch, second.start_step) == (3, 30)
 
 
 def test_a_cap_cuts_the_schedule_off_but_never_stretches_it():
     assert Schedule([HEADS, TOP], GROUPS, 2).epochs == 2
     assert Schedule([HEADS, TOP], GROUPS, 50).epochs == 5
+    assert Schedule([HEADS, TOP], GROUPS, 3).unreached() == ["top"]
+    assert Schedule([HEADS, TOP], GROUPS, 4).unreached() == []
+
+
+def test_a_plateau_ends_a_phase_after_its_patience():
+    waiting = replace(HEADS, max_epochs=9, plateau=Plateau(patience=2, min_delta=0.05))
+    # 0.24 is above 0.2, but not by as much as counts; neither is 0.25, by less than rounding.
+    history = follow(Schedule([waiting, TOP], GROUPS), [0.1, 0.2, 0.24, 0.249, 0.5, 0.6])
+    assert names(history) == ["heads"] * 4 + ["top"] * 2
+    assert [p.bad_epochs for p in history[:4]] == [0, 0, 1, 2]
+    assert history[3].ended == "plateau"
+
+
+def test_small_steps_up_do_not_add_up_to_a_plateau():
+    waiting = replace(HEADS, max_epochs=9, plateau=Plateau(patience=2, min_delta=0.05))
+    history = follow(Schedule([waiting], GROUPS), [0.1, 0.14, 0.18, 0.2, 0.24])
+    assert [p.bad_epochs for p in history] == [0, 1, 0, 1, 0]
+
+
+def test_a_plateau_waits_for_its_first_epochs():
+    waiting = replace(HEADS, max_epochs=9, plateau=Plateau(1, min_epochs=4))
+    assert names(follow(Schedule([waiting, TOP], GROUPS), [0.5] * 5)) == ["heads"] * 4 + ["top"]
+
+
+def test_patience_starts_anew_with_every_phase():
+    one = replace(HEADS, max_epochs=9, plateau=Plateau(2))
+    two = replace(TOP, max_epochs=9, plateau=Plateau(2))
+    # The second phase begins below the first one's best: its own first epoch is what it must beat.
+    history = follow(Schedule([one, two], GROUPS), [0.5, 0.4, 0.4, 0.2, 0.3, 0.2, 0.2])
+    assert names(history) == ["heads"] * 3 + ["top"] * 4
+    assert [p.bad_epochs for p in history[3:]] == [0, 0, 1, 2]
+
+
+def test_the_schedule_ends_when_its_last_phase_no_longer_improves():
+    schedule = Schedule([replace(HEADS, max_epochs=9, plateau=Plateau(2))], GROUPS)
+    history = follow(schedule, [0.1, 0.3, 0.2, 0.3, 0.9])
+    assert len(history) == 4
+    assert schedule.finished(history[-1])
+    assert (history[-1].best, history[-1].best_epoch) == (0.3, 1)
+
+
+def test_the_best_epoch_is_the_first_with_the_best_score_and_nan_is_worst():
+    history = follow(Schedule([HEADS, TOP], GROUPS), [math.nan, 0.2, 0.1, 0.2, math.nan])
+    assert [p.best_epoch for p in history] == [0, 1, 1, 1, 1]
+    assert history[0].best == -math.inf
+
+
+def test_a_restore_is_of_the_best_epoch_of_the_run():
+    schedule = Schedule([HEADS, replace(TOP, restore_best=True)], GROUPS)
+    history = follow(schedule, [0.1, 0.3, 0.2, 0.2])
+    assert history[-1].phases[1].restored_epoch == 1
+    assert follow(Schedule([HEADS, TOP], GROUPS), [0] * 4)[-1].phases[1].restored_epoch is None
+
+
+def backwards(**changes):
+    numbers = {"max_epochs": 3, "patience": 1, "min_delta": 0.02, "head_factor": 0.7}
+    numbers |= {"stage_factor": 0.4, "falloff": 0.5, "warmup": Warmup(), "decay": Decay()}
+    return Schedule(work_backwards(GROUPS[:-2], **numbers | changes), GROUPS)
+
+
+def test_working_backwards_thaws_one_more_stage_from_the_top():
+    phases = backwards().phases
+    assert [p.name for p in phases] == ["heads", "layer4", "layer3", "stem"]
+    assert [p.train for p in phases] == [GROUPS[i:] for i in (3, 2, 1, 0)]
+    assert phases[-1].lr_factor == {"default": 0.7, "layer4": 0.4, "layer3": 0.2, "stem": 0.1}
+    assert [p.restore_best for p in phases] == [False, True, True, True]
+
+
+def test_working_backwards_ends_with_the_first_stage_that_gains_too_little():
+    schedule = backwards()
+    # heads 0.30, layer4 0.33 (+0.03), layer3 0.345 (+0.015 < 0.02).
+    history = follow(schedule, [0.3, 0.3, 0.33, 0.33, 0.345, 0.345, 0.9, 0.9])
+    assert names(history) == ["heads"] * 2 + ["layer4"] * 2 + ["layer3"] * 2
+    assert history[-1].ended == "no gain"
+    assert schedule.finished(history[-1])
+    assert (history[-1].best, history[-1].best_epoch) == (0.345, 4)
 
 
 def test_frozen_groups_have_rate_zero_and_thawed_ones_their_own():
     schedule = Schedule([HEADS, TOP], GROUPS)
-    assert schedule.lr_factor("stem", 4, 0, 10) == 0
-    assert schedule.lr_factor("layer4", 2, 9, 10) == 0
-    assert schedule.lr_factor("layer4", 3, 0, 10) == pytest.approx(0.1)
-    assert schedule.lr_factor("head", 3, 0, 10) == pytest.approx(0.5)
+    assert schedule.lr_factor(0, "layer4", 29, 30) == 0
+    assert schedule.lr_factor(0, "head", 29, 30) == 1
+    assert schedule.lr_factor(1, "stem", 0, 20) == 0
+    assert schedule.lr_factor(1, "layer4", 0, 20) == pytest.approx(0.1 * 0.5)
+    assert schedule.lr_factor(1, "head", 0, 20) == pytest.approx(0.5)
 
 
 def test_warm_up_climbs_linearly_to_the_full_rate():
-    schedule = Schedule([HEADS], GROUPS)
-    rates = [schedule.lr_factor("head", 0, step, 10) for step in range(6)]
+    rates = [Schedule([HEADS], GROUPS).lr_factor(0, "head", step, 30) for step in range(6)]
     assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
 
 
-def test_decay_is_a_cosine_over_the_phase():
-    schedule = Schedule([HEADS, TOP], GROUPS)
-    middle = schedule.lr_factor("head", 4, 0, 10)
-    assert middle == pytest.approx(0.5 * (0.1 + 0.9 * 0.5))
-    end = schedule.lr_factor("head", 4, 9, 10)
-    assert end == pytest.approx(0.5 * (0.1 + 0.9 * (1 + math.cos(math.pi * 19 / 20)) / 2))
+def test_warm_up_may_be_for_new_groups_alone():
+    schedule = Schedule([HEADS, replace(TOP, decay=Decay())], GROUPS)
+    rates = [schedule.lr_factor(1, "layer4", s, 20) for s in range(3)]
+    assert rates == pytest.approx([0.05, 0.075, 0.1])
+    assert [schedule.lr_factor(1, "head", s, 20) for s in range(3)] == [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "quarter", "half"), [("cosine", (2 + 2**0.5) / 4, 0.5), ("linear", 0.75, 0.5)]
+)
+def test_decay_runs_over_the_phase(kind, quarter, half):
+    schedule = Schedule([HEADS, replace(TOP, warmup=Warmup(), decay=Decay(kind, 0.2))], GROUPS)
+    rates = [schedule.lr_factor(1, "head", step, 20) for step in (0, 5, 10, 20, 25)]
+    assert rates == pytest.approx(
+        [0.5, 0.5 * (0.2 + 0.8 * quarter), 0.5 * (0.2 + 0.8 * half), 0.1, 0.1]
+    )
 
 
 def test_a_capped_phase_still_decays_to_its_end():
-    capped = Schedule([HEADS, TOP], GROUPS, 4)
-    assert capped.lr_factor("head", 3, 5, 10) == pytest.approx(0.5 * (0.1 + 0.9 * 0.5))
+    assert Schedule([HEADS, TOP], GROUPS, 4).length(1, 3) == 1
+    assert Schedule([HEADS, TOP], GROUPS).length(1, 3) == 2
+    # It began earlier than it might have, so that it may last its time.
+    assert Schedule([HEADS, TOP], GROUPS, 4).length(1, 1) == 2
+
+
+def test_a_changed_schedule_goes_on_in_the_phase_of_the_same_name():
+    before = follow(Schedule([HEADS, TOP], GROUPS), [0.1, 0.2, 0.3, 0.4])[-1]
+    other = Schedule([replace(HEADS, name="new"), HEADS, replace(TOP, max_epochs=1)], GROUPS)
+    after = other.adopt(before)
+    assert (after.phase, after.epochs, after.best) == (2, 1, 0.4)
+    assert after.ended == "max_epochs"
+    renamed = Schedule([replace(HEADS, name="a"), replace(TOP, name="b")], GROUPS).adopt(before)
+    assert (renamed.phase, renamed.phases[-1].name, renamed.ended) == (1, "b", "")
+    shorter = Schedule([replace(HEADS, name="a")], GROUPS).adopt(before)
+    assert (shorter.phase, shorter.start_epoch) == (0, 3)
+
+
+fractions = st.floats(0, 1)
+plateaus = st.builds(Plateau, st.integers(1, 3), st.sampled_from([0.0, 0.01, 0.2]))
+warmups = st.builds(Warmup, st.integers(0, 25), fractions, st.sampled_from(["all", "new"]))
+decays = st.builds(Decay, st.sampled_from(["none", "linear", "cosine"]), fractions)
+
+
+@st.composite
+def schedules(draw):
+    count = draw(st.integers(1, 4))
+    phases = []
+    for i in range(count):
+        train = draw(st.lists(st.sampled_from(GROUPS), min_size=1, unique=True))
+        rates = draw(st.dictionaries(st.sampled_from([*train, "default"]), fractions))
+        restore = i > 0 and draw(st.booleans())
+        phases.append(
+            Phase(
+                f"phase{i}",
+                tuple(train),
+                draw(st.integers(1, 5)),
+                draw(st.none() | plateaus),
+                rates,
+                draw(warmups),
+                draw(decays),
+                restore_best=restore,
+                gain=draw(st.none() | st.sampled_from([0.0, 0.1])) if i else None,
+            )
+        )
+    return Schedule(phases, GROUPS, draw(st.none() | st.integers(1, 12)))
+
+
+scores = st.lists(fractions | st.just(math.nan), min_size=20, max_size=20)
+
+
+@given(schedules(), scores)
+def test_every_phase_keeps_its_bounds_and_the_run_its_end(schedule, scores):
+    history = follow(schedule, scores)
+    assert 1 <= len(history) <= schedule.epochs
+    assert len(history) == schedule.epochs or schedule.finished(history[-1])
+    order = [p.phase for p in history]
+    assert all(b - a in (0, 1) for a, b in zip([0, *order], order, strict=False))
+    for index in set(order):
+        phase, lasted = schedule.phases[index], order.count(index)
+        assert lasted <= phase.max_epochs
+        bounded = phase.plateau is None and index < order[-1]
+        assert not bounded or lasted == phase.max_epochs
+    entries = history[-1].phases
+    assert [e.start_epoch for e in entries] == [order.index(e.phase) for e in entries]
+
+
+@given(schedules(), scores)
+def test_the_best_score_is_the_first_of_the_largest(schedule, scores):
+    history = follow(schedule, scores)
+    seen = [-math.inf if math.isnan(s) else s for s in scores[: len(history)]]
+    assert history[-1].best == max(seen)
+    assert history[-1].best_epoch == seen.index(max(seen))
+
+
+@given(schedules(), scores, st.integers(0, 11))
+def test_a_run_that_is_stopped_after_any_epoch_goes_on_the_same(schedule, scores, stop):
+    history = follow(schedule, scores)
+    stop = min(stop, len(history) - 1)
+    # Through a checkpoint, which holds plain data, and through a look at the same schedule.
+    plain = json.loads(json.dumps(history[stop].to_plain()))
+    progress = schedule.adopt(Progress.from_plain(plain))
+    assert progress == history[stop]
+    for epoch in range(stop + 1, len(history)):
+        if progress.ended:
+            progress = schedule.advance(progress, epoch * 10)
+        progress = schedule.observe(progress, scores[epoch])
+        assert progress == history[epoch]
+
+
+@given(schedules(), st.integers(0, 3), st.integers(1, 60), st.data())
+def test_rates_stay_between_zero_and_the_groups_own(schedule, index, steps, data):
+    index = min(index, len(schedule.phases) - 1)
+    phase = schedule.phases[index]
+    step = data.draw(st.integers(0, steps - 1))
+    for group in GROUPS:
+        rate = schedule.lr_factor(index, group, step, steps)
+        most = phase.lr_factor.get(group, phase.lr_factor.get("default", 1.0))
+        least = most * phase.warmup.start_factor
+        least *= 1.0 if phase.decay.type == "none" else phase.decay.final_factor
+        if group in phase.train:
+            assert least - 1e-12 <= rate <= most + 1e-12
+        else:
+            assert rate == 0
+
+
+@given(schedules(), st.integers(0, 3), st.integers(2, 60))
+def test_rates_climb_in_the_warm_up_and_never_after_it(schedule, index, steps):
+    index = min(index, len(schedule.phases) - 1)
+    phase = schedule.phases[index]
+    flat = Schedule([replace(p, decay=Decay()) for p in schedule.phases], GROUPS)
+    for group in phase.train:
+        climb = [flat.lr_factor(index, group, step, steps) for step in range(steps)]
+        assert all(b >= a - 1e-12 for a, b in pairwise(climb))
+        fall = [schedule.lr_factor(index, group, step, steps) for step in range(steps)]
+        fall = fall[phase.warmup.steps :]
+        assert all(b <= a + 1e-12 for a, b in pairwise(fall))
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"train": ("heads",)}, r"phases\[0\]\.train: no group 'heads'; the network has stem"),
-        ({"train": ()}, r"phases\[0\]\.train: empty"),
+        ({"train": ("heads",)}, r"\.train: no group 'heads'; did you mean head\? .* has stem"),
+        ({"train": ("layer7",)}, r"phases\[1\]\.train: no group 'layer7'; did you mean layer"),
+        ({"train": ("backbone",)}, r"\.train: no group 'backbone'; the network has stem"),
+        ({"train": ()}, r"phases\[1\]\.train: empty"),
         ({"train": ("head", "head")}, "listed twice"),
         ({"lr_factor": {"layer4": 1.0}}, r"lr_factor: 'layer4' is not trained"),
         ({"lr_factor": {"head": -1.0}}, r"lr_factor\.head: -1\.0"),
         ({"lr_factor": {"head": math.nan}}, r"lr_factor\.head: nan"),
-        ({"epochs": 0}, "epochs: 0, expected at least 1"),
-        ({"warmup_steps": -1}, "warmup_steps: -1"),
-        ({"final_factor": 2.0}, "final_factor: 2.0"),
+        ({"max_epochs": 0}, r"until\.max_epochs: 0, expected at least 1"),
+        ({"max_epochs": None, "plateau": Plateau(1)}, r"max_epochs: None, .* also with a plateau"),
+        ({"plateau": Plateau(0)}, r"until\.plateau\.patience: 0, expected at least 1"),
+        ({"plateau": Plateau(1, -0.1)}, r"plateau\.min_delta: -0\.1"),
+        ({"plateau": Plateau(1, math.inf)}, r"plateau\.min_delta: inf"),
+        ({"plateau": Plateau(1, 0, 3)}, r"plateau\.min_epochs: 3, expected 1\.\.2"),
+        ({"plateau": Plateau(1, 0, 0)}, r"plateau\.min_epochs: 0, expected 1\.\.2"),
+        ({"warmup": Warmup(-1)}, r"warmup\.steps: -1"),
+        ({"warmup": Warmup(1, 1.5)}, r"warmup\.start_factor: 1\.5"),
+        ({"warmup": Warmup(1, 0, "old")}, r"warmup\.groups: old, expected all or new"),
+        ({"decay": Decay("step")}, r"decay\.type: step, expected one of none, linear, cosine"),
+        ({"decay": Decay("linear", 2.0)}, r"decay\.final_factor: 2\.0"),
+        ({"optimizer_state": "best"}, r"optimizer_state: best, expected one of current"),
+        ({"optimizer_state": "checkpoint"}, r"optimizer_state: checkpoint, which needs restore"),
+        ({"name": "heads"}, r"phases\[1\]\.name: there is another phase 'heads'"),
     ],
 )
 def test_a_phase_that_cannot_be_meant_is_refused(change, said):
-    phase = Phase(**{"name": "x", "train": ("head",), "lr_factor": {}, "epochs": 1, **change})
+    phase = Phase(**{"name": "x", "train": ("head",), "max_epochs": 2, **change})
     with pytest.raises(RequestError, match=said):
-        Schedule([phase], GROUPS)
+        Schedule([HEADS, phase], GROUPS)
 
 
-def test_no_phases_are_refused():
+def test_a_schedule_without_phases_or_a_past_is_refused():
     with pytest.raises(RequestError, match=r"finetune\.phases: empty"):
         Schedule([], GROUPS)
+    with pytest.raises(RequestError, match=r"phases\[0\]\.restore_best: there is nothing yet"):
+        Schedule([replace(HEADS, restore_best=True)], GROUPS)

@@ -1,0 +1,229 @@
+"""What a phase is: pure data, checked, and the phases that `auto` makes."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from detector.types import RequestError
+
+DECAYS = ("none", "linear", "cosine")
+OPTIMIZER_STATES = ("current", "checkpoint", "reset")
+WARMUP_GROUPS = ("all", "new")
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """The rate climbs linearly at the start of a phase.
+
+    Attributes:
+        steps: How many steps that takes.
+        start_factor: The share of the rate that the first step has.
+        groups: `all`, or only the `new` ones, which the phase before did not train.
+    """
+
+    steps: int = 0
+    start_factor: float = 0.001
+    groups: str = "all"
+
+    def share(self, step: int) -> float:
+        """The share of the rate at a step of the phase, from 0."""
+        if step >= self.steps:
+            return 1.0
+        return self.start_factor + (1 - self.start_factor) * step / self.steps
+
+
+@dataclass(frozen=True)
+class Decay:
+    """The rate falls over the epochs that a phase may last.
+
+    Attributes:
+        type: `none`, `linear` or `cosine`.
+        final_factor: The share of the rate that it ends with.
+    """
+
+    type: str = "none"
+    final_factor: float = 0.0
+
+    def share(self, done: float) -> float:
+        """The share of the rate that is left after a share of the phase, 0..1."""
+        if self.type == "none":
+            return 1.0
+        left = 1 - done if self.type == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return self.final_factor + (1 - self.final_factor) * left
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """A phase ends when validation no longer improves.
+
+    Attributes:
+        patience: So many epochs in a row without an improvement end it.
+        min_delta: What an improvement is at least, over the best score of the phase.
+        min_epochs: The phase lasts at least so long.
+    """
+
+    patience: int
+    min_delta: float = 0.0
+    min_epochs: int = 1
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of epochs that trains one set of groups.
+
+    Attributes:
+        name: For logs and tables; no two phases share one.
+        train: The groups trained; every other one is frozen.
+        max_epochs: How long the phase lasts at most.
+        plateau: What ends it sooner, if anything.
+        lr_factor: Group -> its learning rate over `optim.lr`; `default` serves the rest.
+        warmup: The rate at its start.
+        decay: The rate towards its end.
+        restore_best: Begin with the weights of the best epoch so far.
+        optimizer_state: What the optimiser remembers at the start: its `current` state, that of
+            the best epoch's `checkpoint`, or nothing (`reset`).
+        gain: The schedule goes on after this phase only if it raised the run's best score by so
+            much; None: in any case.
+    """
+
+    name: str
+    train: tuple[str, ...]
+    max_epochs: int
+    plateau: Plateau | None = None
+    lr_factor: Mapping[str, float] = field(default_factory=dict)
+    warmup: Warmup = Warmup()
+    decay: Decay = Decay()
+    restore_best: bool = False
+    optimizer_state: str = "current"
+    gain: float | None = None
+
+
+def work_backwards(
+    stages: Sequence[str],
+    *,
+    max_epochs: int,
+    patience: int,
+    min_delta: float,
+    head_factor: float,
+    stage_factor: float,
+    falloff: float,
+    warmup: Warmup,
+    decay: Decay,
+) -> list[Phase]:
+    """The phases of `phases: auto`: one more stage at a time, from the top, while that pays.
+
+    The new layers are trained first; then every phase begins with the best weights so far and thaws
+    the next stage below. The first phase that gains less than `min_delta` is the last.
+
+    Args:
+        stages: The backbone's, from the image upwards.
+        max_epochs: Of each phase.
+        patience: Epochs without improvement that end a phase.
+        min_delta: What counts as an improvement, of an epoch and of a phase.
+        head_factor: The rate of neck and head once stages are thawed, over `optim.lr`.
+        stage_factor: The rate of the topmost stage.
+        falloff: The rate of each stage over that of the stage above it.
+        warmup: Of each phase.
+        decay: Of each phase.
+    """
+    new = ("neck", "head")
+    top_down = list(reversed(stages))
+    rates = {name: stage_factor * falloff**i for i, name in enumerate(top_down)}
+    phases = []
+    for count in range(len(top_down) + 1):
+        thawed = top_down[:count]
+        phases.append(
+            Phase(
+                name=thawed[-1] if thawed else "heads",
+                train=(*reversed(thawed), *new),
+                max_epochs=max_epochs,
+                plateau=Plateau(patience, min_delta),
+                lr_factor={"default": head_factor if thawed else 1.0}
+                | {name: rates[name] for name in thawed},
+                warmup=warmup,
+                decay=decay,
+                restore_best=bool(thawed),
+                optimizer_state="checkpoint" if thawed else "current",
+                gain=min_delta if thawed else None,
+            )
+        )
+    return phases
+
+
+def check_phases(phases: Sequence[Phase], groups: Collection[str]) -> None:
+    """Refuse phases that cannot be meant.
+
+    Raises:
+        RequestError: Naming the key.
+    """
+    if not phases:
+        raise RequestError("finetune.phases: empty, expected at least one phase")
+    for i, phase in enumerate(phases):
+        _check(f"finetune.phases[{i}]", phase, groups)
+    names = [phase.name for phase in phases]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise RequestError(f"finetune.phases[{i}].name: there is another phase {name!r}")
+    if phases[0].restore_best:
+        raise RequestError("finetune.phases[0].restore_best: there is nothing yet to restore")
+
+
+def _require(good: bool, key: str, value: object, wanted: str) -> None:
+    """Refuse a value."""
+    if not good:
+        raise RequestError(f"{key}: {value}, expected {wanted}")
+
+
+def _check(key: str, phase: Phase, groups: Collection[str]) -> None:
+    """Refuse a phase that cannot be meant."""
+    known = ", ".join(groups)
+    if not phase.train:
+        raise RequestError(f"{key}.train: empty, expected some of {known}")
+    for name in phase.train:
+        if name not in groups:
+            close = difflib.get_close_matches(name, list(groups), n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise RequestError(f"{key}.train: no group {name!r}; {hint}the network has {known}")
+    if len(set(phase.train)) < len(phase.train):
+        raise RequestError(f"{key}.train: a group is listed twice: {', '.join(phase.train)}")
+    for name, factor in phase.lr_factor.items():
+        if name != "default" and name not in phase.train:
+            raise RequestError(
+                f"{key}.lr_factor: {name!r} is not trained in this phase "
+                f"({', '.join(phase.train)}, or default)"
+            )
+        _require(_at_least(factor, 0), f"{key}.lr_factor.{name}", factor, "a number >= 0")
+    good = phase.max_epochs is not None and phase.max_epochs >= 1
+    _require(good, f"{key}.until.max_epochs", phase.max_epochs, "at least 1, also with a plateau")
+    warmup, decay, plateau = phase.warmup, phase.decay, phase.plateau
+    _require(warmup.steps >= 0, f"{key}.warmup.steps", warmup.steps, "at least 0")
+    good = 0 <= warmup.start_factor <= 1
+    _require(good, f"{key}.warmup.start_factor", warmup.start_factor, "0..1")
+    good = warmup.groups in WARMUP_GROUPS
+    _require(good, f"{key}.warmup.groups", warmup.groups, " or ".join(WARMUP_GROUPS))
+    _require(decay.type in DECAYS, f"{key}.decay.type", decay.type, "one of " + ", ".join(DECAYS))
+    _require(0 <= decay.final_factor <= 1, f"{key}.decay.final_factor", decay.final_factor, "0..1")
+    if plateau is not None:
+        _check_plateau(f"{key}.until.plateau", plateau, phase.max_epochs)
+    good = phase.optimizer_state in OPTIMIZER_STATES
+    states = "one of " + ", ".join(OPTIMIZER_STATES)
+    _require(good, f"{key}.optimizer_state", phase.optimizer_state, states)
+    if phase.optimizer_state == "checkpoint" and not phase.restore_best:
+        raise RequestError(f"{key}.optimizer_state: checkpoint, which needs restore_best: true")
+
+
+def _check_plateau(key: str, plateau: Plateau, max_epochs: int) -> None:
+    """Refuse a plateau that cannot be meant."""
+    _require(plateau.patience >= 1, f"{key}.patience", plateau.patience, "at least 1")
+    _require(_at_least(plateau.min_delta, 0), f"{key}.min_delta", plateau.min_delta, "at least 0")
+    good = 1 <= plateau.min_epochs <= max_epochs
+    wanted = f"1..{max_epochs}, the phase's max_epochs"
+    _require(good, f"{key}.min_epochs", plateau.min_epochs, wanted)
+
+
+def _at_least(value: float, limit: float) -> bool:
+    """Whether a number is finite and no smaller."""
+    return math.isfinite(value) and value >= limit

@@ -1,0 +1,171 @@
+"""A run that is killed and goes on ends bitwise where the uninterrupted one does."""
+
+import csv
+import json
+import shutil
+import signal
+
+import pytest
+import torch
+from conftest import TINY, random_split, write_voc
+from hydra.core.hydra_config import HydraConfig
+from killable import MOMENTS, SCORES, run
+
+from detector import request
+from detector.cli import compose
+from detector.types import RequestError
+
+THREE_PHASES = (
+    "finetune.phases=["
+    "{name: heads, train: [neck, head], until: {max_epochs: 3, plateau: {patience: 1}},"
+    "warmup: {steps: 3}},"
+    "{name: top, train: [layer4, neck, head], until: {max_epochs: 2}, restore_best: true,"
+    "optimizer_state: checkpoint, lr_factor: {layer4: 0.1}, warmup: {steps: 2, groups: new}},"
+    "{name: upper, train: [layer3, layer4, head], until: {max_epochs: 3}, restore_best: true,"
+    "optimizer_state: reset, decay: {type: cosine, final_factor: 0.1}}]"
+)
+# The plateau ends the first phase after two epochs, so the run has seven.
+STARTS = {"heads": (0, None), "top": (2, 0), "upper": (4, 3)}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    base = tmp_path_factory.mktemp("killed")
+    splits = {"train": random_split("train", 5, 0), "val": random_split("val", 2, 1)}
+    return write_voc(base / "voc", {**splits, "test": random_split("test", 2, 2)})
+
+
+def content(out, name):
+    return torch.load(out / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def assert_same(one, other, where=""):
+    """Equal to the bit, tensors, numbers and all."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for i, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}/{i}")
+    else:
+        assert one == other, where
+
+
+def rows(out):
+    with (out / "metrics.csv").open(newline="") as stream:
+        return [{k: v for k, v in r.items() if k != "seconds"} for r in csv.DictReader(stream)]
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_run_killed_at_every_epoch_ends_as_the_uninterrupted_one(root, tmp_path, averaged):
+    asked = [*TINY, f"data.root={root}", THREE_PHASES, f"optim.ema={0.9 if averaged else 'null'}"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(asked, whole) == 0
+
+    for epoch, score in enumerate(SCORES):
+        # best.ckpt is written for the best epochs alone.
+        between = score == max(SCORES[: epoch + 1]) and not averaged
+        for moment in (*MOMENTS[: 1 if averaged else 2], MOMENTS[2 if between else 3]):
+            known = [f"ckpt={killed}"] if (killed / "checkpoints/last.ckpt").exists() else asked
+            assert run(known, killed, (moment, epoch)) == -signal.SIGKILL, (moment, epoch)
+    assert run([f"ckpt={killed}"], killed) == 0
+
+    log = content(whole, "last")["callbacks"]["finetune"]["phases"]
+    assert {e["name"]: (e["start_epoch"], e["restored_epoch"]) for e in log} == STARTS
+    assert content(whole, "best")["epoch"] == 5
+    for name in ("last", "best"):
+        one, other = content(whole, name), content(killed, name)
+        for key in ("epoch", "state_dict", "optimizer_states", "global_step"):
+            assert_same(one[key], other[key], key)
+        assert_same(one.get("current_model_state"), other.get("current_model_state"))
+        assert one["callbacks"]["finetune"] == other["callbacks"]["finetune"]
+    assert rows(whole) == rows(killed)
+    results = [json.loads((out / "metrics.json").read_text()) for out in (whole, killed)]
+    assert_same(*({k: r[k] for k in ("coco", "voc", "per_class")} for r in results))
+
+
+@pytest.fixture(scope="module")
+def finished(root, tmp_path_factory):
+    """A run with two phases, whose best epoch is the first and not the last."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    phases = (
+        "finetune.phases=[{name: heads, train: [neck, head], until: {max_epochs: 2}},"
+        "{name: top, train: [layer4, head], until: {max_epochs: 4}}]"
+    )
+    assert run([*TINY, f"data.root={root}", phases, "trainer.max_epochs=3"], out) == 0
+    return out
+
+
+def resume(out, *overrides):
+    HydraConfig.instance().cfg = None
+    return request.resolve("train", compose("train", [f"ckpt={out}", *overrides]))
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("optim=sgd", r"optim\.name=sgd: .*last\.ckpt was trained with adamw"),
+        ("optim.weight_decay=0.1", r"optim\.weight_decay=0\.1: .* was trained with 0\.0001"),
+        ("optim.ema=0.9", r"optim\.ema=0\.9: .* was trained with None"),
+        ("finetune.norm=frozen", r"finetune\.norm=frozen: .* was trained with train; .*changed=tr"),
+        ("finetune=full", r"finetune\.norm=frozen"),
+        ("finetune.early_stopping.patience=2", r"phases\[1\]\.plateau={'patience': 2.* None"),
+        (
+            "finetune.phases=[{name: heads, train: [neck, head], until: {max_epochs: 5}}]",
+            r"finetune\.phases\[0\]\.max_epochs=5: .*last\.ckpt was trained with 2; .*allow_change",
+        ),
+        (
+            "finetune.phases=[{name: heads, train: [neck, head], until: {max_epochs: 2}}]",
+            r"finetune\.phases: 1, but .* was trained with 2",
+        ),
+    ],
+)
+def test_what_a_checkpoint_does_not_fit_is_refused_by_its_key(finished, typed, said):
+    with pytest.raises(RequestError, match=said):
+        resume(finished, typed)
+
+
+def test_a_changed_schedule_may_be_allowed_but_is_not_remembered(finished, tmp_path):
+    changed = ["finetune=full", "finetune.norm=train", "finetune.allow_changed=true"]
+    assert request.read_schedule(resume(finished, *changed)).phases[0].name == "all"
+    out = tmp_path / "on"
+    shutil.copytree(finished, out)
+    assert run([f"ckpt={out}", *changed, "trainer.max_epochs=4"], out) == 0
+    assert [e["name"] for e in content(out, "last")["callbacks"]["finetune"]["phases"]][1:] == [
+        "all"
+    ]
+    assert resume(out, "trainer.max_epochs=4").finetune.allow_changed is False
+    with pytest.raises(RequestError, match="allow_changed=true goes on"):
+        resume(out, "finetune=staged", "finetune.norm=train")
+
+
+def test_rates_may_be_changed_and_more_epochs_asked_for(finished):
+    assert resume(finished, "optim.lr=1e-4", "trainer.max_epochs=5").optim.lr == 1e-4
+
+
+def test_the_best_checkpoint_must_lie_beside_the_last(finished, tmp_path):
+    assert content(finished, "last")["epoch"] != content(finished, "best")["epoch"] == 0
+    kept = tmp_path / "checkpoints"
+    kept.mkdir()
+    shutil.copy(finished / "checkpoints/last.ckpt", kept)
+    with pytest.raises(RequestError, match=r"beside it must be best\.ckpt of epoch 1, the best"):
+        resume(tmp_path)
+    shutil.copy(finished / "checkpoints/last.ckpt", kept / "best.ckpt")
+    with pytest.raises(RequestError, match=r"beside it must be best\.ckpt of epoch 1, the best"):
+        resume(tmp_path)
+    # The best itself needs nothing beside it.
+    alone = tmp_path / "alone.ckpt"
+    shutil.copy(finished / "checkpoints/best.ckpt", alone)
+    assert resume(alone).ckpt == str(alone)
+
+
+def test_a_checkpoint_that_lost_its_schedule_is_refused(finished, tmp_path):
+    saved = content(finished, "last")
+    del saved["callbacks"]["finetune"]
+    torch.save(saved, tmp_path / "last.ckpt")
+    with pytest.raises(RequestError, match="does not say where its schedule stood"):
+        resume(tmp_path / "last.ckpt")
