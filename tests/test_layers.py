@@ -1,6 +1,8 @@
 """The layers of docs/architecture.md, read off the imports."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,15 @@ def test_imports_respect_the_layers(file):
         assert "hotcoco" not in others
     if str(file) != "evaluation/reference.py":
         assert "pycocotools" not in others
+
+
+@pytest.mark.parametrize("module", ["history", "report.schedule"])
+def test_matplotlib_is_imported_only_when_something_is_drawn(module):
+    program = f"import sys, detector.{module}; print('matplotlib' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout == "False\n", ran.stderr
+
+
+def test_pyplot_with_its_global_state_is_not_used():
+    for file in FILES:
+        assert not any(name.startswith("matplotlib.pyplot") for name in imports(file)), file

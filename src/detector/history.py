@@ -1,0 +1,120 @@
+"""What a run did, for people and programs: `schedule.png` and `phases.json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detector.finetune.schedule import Entry, Progress, Schedule
+from detector.output import write_json
+from detector.report.schedule import Curve, ShadedPhase, draw_schedule
+
+POINTS = 60  # of a curve in an epoch
+
+
+def write_history(
+    folder: Path,
+    schedule: Schedule,
+    progress: Progress,
+    lr: float,
+    groups: Sequence[str],
+    steps_per_epoch: int,
+    rows: Sequence[Mapping[str, Any]],
+    monitor: str,
+) -> None:
+    """Write `phases.json` and `schedule.png`, each in one step.
+
+    Rates are computed, not recorded: where a run was resumed under another schedule or rate, its
+    past is drawn as it would have been under this one, and a phase that this one does not have
+    comes without rates (and without `train` in the file).
+
+    Args:
+        folder: The run's.
+        schedule: The one in force.
+        progress: What was done of it.
+        lr: The learning rate that factors are multiplied with, scaled to the batch.
+        groups: The network's group names.
+        steps_per_epoch: The optimiser's.
+        rows: Of metrics.csv.
+        monitor: The column of the score that the schedule follows.
+    """
+    scores = {int(row["epoch"]): _number(row.get(monitor)) for row in rows}
+    spans = _spans(progress)
+    write_json(
+        folder / "phases.json", [_record(schedule, entry, end, scores) for entry, end in spans]
+    )
+    draw_schedule(
+        folder / "schedule.png",
+        [
+            ShadedPhase(entry.name, entry.start_epoch, end, entry.restored_epoch, entry.ended)
+            for entry, end in spans
+        ],
+        [_curve(schedule, spans, lr, group, steps_per_epoch) for group in groups],
+        scores,
+        progress.best_epoch,
+        monitor,
+    )
+
+
+def _spans(progress: Progress) -> list[tuple[Entry, int]]:
+    """Every phase begun, and the first epoch that is not its own."""
+    ends = [entry.start_epoch for entry in progress.phases[1:]]
+    ends.append(progress.start_epoch + progress.epochs)
+    return list(zip(progress.phases, ends, strict=True))
+
+
+def _index(schedule: Schedule, entry: Entry) -> int | None:
+    """Which phase of the schedule was begun; by name: the number may be another schedule's."""
+    names = [phase.name for phase in schedule.phases]
+    return names.index(entry.name) if entry.name in names else None
+
+
+def _record(
+    schedule: Schedule, entry: Entry, end: int, scores: Mapping[int, float]
+) -> dict[str, Any]:
+    """A phase's item in phases.json; epochs count from 0, as in metrics.csv."""
+    index = _index(schedule, entry)
+    own = [scores.get(epoch, math.nan) for epoch in range(entry.start_epoch, end)]
+    return {
+        "name": entry.name,
+        "train": None if index is None else list(schedule.phases[index].train),
+        "start_epoch": entry.start_epoch,
+        "start_step": entry.start_step,
+        "epochs": end - entry.start_epoch,
+        "restored_epoch": entry.restored_epoch,
+        "ended": entry.ended,
+        "best": max((score for score in own if math.isfinite(score)), default=None),
+    }
+
+
+def _curve(
+    schedule: Schedule,
+    spans: Sequence[tuple[Entry, int]],
+    lr: float,
+    group: str,
+    steps_per_epoch: int,
+) -> Curve:
+    """A group's rate at some of the run's steps, and at the end of every phase."""
+    epochs: list[float] = []
+    rates: list[float] = []
+    for entry, end in spans:
+        index = _index(schedule, entry)
+        start = entry.start_epoch
+        done = (end - start) * steps_per_epoch
+        if index is None or not done:
+            continue
+        steps = schedule.length(index, start) * steps_per_epoch
+        # The end of warm-up is a corner, which a line between samples would cut.
+        corner = min(schedule.phases[index].warmup.steps, done - 1)
+        sampled = sorted({*range(0, done, -(-steps_per_epoch // POINTS)), corner, done - 1})
+        epochs += [start + step / steps_per_epoch for step in sampled] + [end]
+        these = [lr * schedule.lr_factor(index, group, step, steps) for step in sampled]
+        rates += [*these, these[-1]]  # the last step lasts to the end
+    return Curve(group, epochs, rates)
+
+
+def _number(text: str | float | None) -> float:
+    """A cell of metrics.csv; NaN where it is empty."""
+    return float(text) if text not in (None, "") else math.nan
