@@ -4,7 +4,8 @@ import math
 import pytest
 
 from detector import history
-from detector.finetune.schedule import Decay, Entry, Phase, Progress, Schedule, Warmup
+from detector.finetune.phases import Decay, Phase, Warmup
+from detector.finetune.schedule import Entry, Progress, Schedule
 from detector.history import write_history
 from detector.report.schedule import ShadedPhase
 

@@ -84,6 +84,8 @@ def test_a_run_killed_at_every_epoch_ends_as_the_uninterrupted_one(root, tmp_pat
         assert_same(one.get("current_model_state"), other.get("current_model_state"))
         assert one["callbacks"]["finetune"] == other["callbacks"]["finetune"]
     assert rows(whole) == rows(killed)
+    pictures = [(out / "schedule.png").read_bytes() for out in (whole, killed)]
+    assert pictures[0] == pictures[1]
     results = [json.loads((out / "metrics.json").read_text()) for out in (whole, killed)]
     assert_same(*({k: r[k] for k in ("coco", "voc", "per_class")} for r in results))
 

@@ -71,6 +71,8 @@ def test_a_run_writes_all_its_files(run):
         "metrics.csv",
         "metrics.json",
         "detections.png",
+        "phases.json",
+        "schedule.png",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
     }

@@ -38,6 +38,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     import lightning.pytorch as pl
 
     from detector import build
+    from detector.history import write_history
     from detector.progress import keep
     from detector.scoring import score
 
@@ -71,6 +72,17 @@ def train(cfg: DictConfig) -> dict[str, float]:
     except SystemExit as end:  # Lightning's way to end after Ctrl-C
         raise KeyboardInterrupt from end
 
+    if trainer.is_global_zero:
+        write_history(
+            folder,
+            schedule,
+            finetuning.progress,
+            finetuning.base_rate(trainer),
+            list(task.network.groups()),
+            int(trainer.num_training_batches),
+            progress.rows(),
+            config.monitor,
+        )
     build.load_weights(task, best)
     split = "test" if "test" in data_set.splits else "val"
     final = score(config, task, data, split, folder, train_seconds=progress.seconds)
