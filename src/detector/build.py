@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from detector.data.datamodule import DetectionDataModule
     from detector.finetune.callback import StagedFinetuning
     from detector.finetune.schedule import Schedule
+    from detector.models.faster_rcnn import FasterRCNNOptions
     from detector.progress import RunProgress
     from detector.task import DetectionTask
 
@@ -45,14 +46,9 @@ def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> Detect
     """
     import torch
 
-    from detector.models.faster_rcnn import FasterRCNNOptions, SpeedOptions, build_faster_rcnn
+    from detector.models.faster_rcnn import SpeedOptions, build_faster_rcnn
     from detector.task import DetectionTask, OptimiserOptions
 
-    numbers: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v
-        for k, v in vars(config.model).items()
-        if k != "weights"
-    }
     run = config.trainer
     # Where a GPU has it, float32 products with shorter factors.
     product = "tf32" if run.tf32 else "ieee"
@@ -64,7 +60,7 @@ def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> Detect
         len(classes),
         imagenet=pretrained and config.model.weights == "imagenet",
         norm=config.finetune.norm,  # type: ignore[arg-type]  # checked by FinetuneConfig
-        options=FasterRCNNOptions(**numbers),
+        options=network_options(config),
         speed=SpeedOptions(run.channels_last, run.fused, run.compile),
     )
     optim = config.optim
@@ -77,6 +73,18 @@ def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> Detect
         optim.l1,
     )
     return DetectionTask(network, classes, options, plain(config), config.seed)
+
+
+def network_options(config: Config) -> FasterRCNNOptions:
+    """The network's numbers."""
+    from detector.models.faster_rcnn import FasterRCNNOptions
+
+    numbers: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v
+        for k, v in vars(config.model).items()
+        if k != "weights"
+    }
+    return FasterRCNNOptions(**numbers)
 
 
 def load_task(verb: str, config: Config) -> DetectionTask:
@@ -122,12 +130,12 @@ def build_datamodule(config: Config, images: dict[str, AnnotatedImages]) -> Dete
         cache=config.data.cache,  # type: ignore[arg-type]  # checked by DataConfig
         cache_folder=cache_folder() / "images",
         stall_seconds=config.data.stall_seconds,
-        processes=_local_processes(config.trainer),
+        processes=local_processes(config.trainer),
     )
     return DetectionDataModule(images, options)
 
 
-def _local_processes(trainer: TrainerConfig) -> int:
+def local_processes(trainer: TrainerConfig) -> int:
     """How many processes will train on this machine."""
     import torch
 

@@ -89,7 +89,7 @@ class CheckRequest(Callback):
         self._check(config, str(kwargs["config_name"]), "sweep")
 
     def _check(self, config: DictConfig, verb: str, mode: str) -> None:
-        from detector.request import check_request
+        from detector.request import check_request, resolve
 
         HydraConfig.instance().set_config(config)
         overrides = [str(o) for o in config.hydra.overrides.task]
@@ -98,8 +98,14 @@ class CheckRequest(Callback):
             del cfg["hydra"]
         # Hydra turns an exception of a callback into a warning, but lets SystemExit through.
         try:
+            request = complete(cfg, None, overrides)
+            if verb == "train" and (resolved := resolve(verb, request)).dry_run:
+                from detector.dry_run import print_phases
+
+                print_phases(resolved, sweep=mode == "sweep")
+                raise SystemExit(0)
             _check_folder(f"hydra.{mode}.dir", str(config.hydra[mode].dir))
-            check_request(verb, complete(cfg, None, overrides))
+            check_request(verb, request)
         except RequestError as error:
             refuse(str(error))
         except OmegaConfBaseException as error:

@@ -10,6 +10,7 @@ from detector import inputs, request
 from detector.checkpoint import checkpoint_path, read_best, read_progress
 from detector.cli import run_verb
 from detector.config import plain
+from detector.dry_run import print_phases
 from detector.finetune.schedule import Progress, Schedule
 from detector.output import write_json
 
@@ -24,12 +25,15 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
     Returns:
         The best validation score by its name, and the final scores as `test/<name>` (`val/<name>`
-        where there is no test split); fractions in 0..1.
+        where there is no test split); fractions in 0..1. Nothing of a dry run.
 
     Raises:
         RequestError: If the request is wrong.
     """
     config = request.resolve("train", cfg)
+    if config.dry_run:
+        print_phases(config)
+        return {}
     data_set = inputs.usable_data(config)
     schedule = request.read_schedule(config)
     resumed = checkpoint_path("train", config.ckpt) if config.ckpt else None

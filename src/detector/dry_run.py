@@ -1,0 +1,238 @@
+"""`train dry_run=true`: what a schedule would train, for how long and at which rates, as a table.
+
+The network is built without memory (torch's meta device) and set to each phase in turn, so that the
+numbers are those of the network that would be trained. No data are read, nothing is written.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from detector import build, request
+from detector.config import Config
+from detector.finetune.phases import Phase
+from detector.finetune.schedule import Schedule
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from detector.models.faster_rcnn import FasterRCNN
+
+WIDTH = 80
+ROW = "{:<11} {:<30} {:>10} {:>14} {:>8}"
+NORMS = {
+    "frozen": "frozen in every phase, with their parameters",
+    "eval_when_frozen": "trained where their group is",
+    "train": "trained where their group is; statistics move everywhere",
+}
+
+
+def print_phases(config: Config, *, sweep: bool = False) -> None:
+    """Print the phase table of a run.
+
+    Args:
+        config: The run's.
+        sweep: It is what all trials of a sweep share.
+
+    Raises:
+        RequestError: If the schedule cannot be meant.
+    """
+    lines = phase_table(config)
+    if sweep:
+        lines += _hang(f"{'sweep':<12}", "what trials vary is shown as it is without the sweep")
+    print("\n".join(lines), flush=True)
+
+
+def phase_table(config: Config) -> list[str]:
+    """The phases as lines of at most 80 characters, and below them what holds for all.
+
+    Raises:
+        RequestError: If the schedule cannot be meant.
+    """
+    schedule = request.read_schedule(config)  # refused before torch is imported
+    network = _build(config)
+    groups = list(network.groups())
+    everything = _step_compute(network, config)
+    lines = [
+        ROW.format("phase", "epochs", "layers", "parameters", "compute"),
+        ROW.format("", "", "trained", "trained", "saved"),
+    ]
+    for index, phase in enumerate(schedule.phases):
+        network.set_trainable(phase.train)
+        saved = 1 - _step_compute(network, config) / everything
+        cells = _epochs(phase), _layers(network), _parameters(network), _percent(saved)
+        lines.append("-" * WIDTH)
+        if len(phase.name) > 11:
+            lines += textwrap.wrap(phase.name, WIDTH)
+        lines.append(ROW.format(phase.name if len(phase.name) <= 11 else "", *cells))
+        for name, text in _details(config, schedule, index, groups):
+            lines += _hang(f"  {name:<10}", text)
+    lines.append("-" * WIDTH)
+    for name, text in _footer(config, schedule, network):
+        lines += _hang(f"{name:<12}", text)
+    return lines
+
+
+def _build(config: Config) -> FasterRCNN:
+    """The network that would be trained, all of it trainable, without its numbers."""
+    import torch
+
+    from detector.models.faster_rcnn import build_faster_rcnn
+
+    with torch.device("meta"):
+        return build_faster_rcnn(
+            config.backbone.name,
+            len(_classes(config)),
+            imagenet=False,
+            norm=config.finetune.norm,  # type: ignore[arg-type]  # checked by FinetuneConfig
+            options=build.network_options(config),
+        )
+
+
+def _classes(config: Config) -> list[str]:
+    """Those that are known without the data, or else one."""
+    return config.data.classes or ["any"]
+
+
+def _step_compute(network: FasterRCNN, config: Config) -> int:
+    """Multiply-adds of a training step over one image."""
+    from detector.models.compute import step_compute
+
+    return sum(c.total for c in step_compute(network, config.data.image_size).values())
+
+
+def _batch_scale(config: Config) -> float:
+    """What `optim.lr` is multiplied by for the effective batch, as `StagedFinetuning` does."""
+    reference = config.optim.reference_batch
+    return _images_a_step(config) / reference if reference else 1.0
+
+
+def _images_a_step(config: Config) -> int:
+    """Images a step, over all processes."""
+    run = config.trainer
+    return config.data.batch_size * build.local_processes(run) * run.num_nodes
+
+
+def _epochs(phase: Phase) -> str:
+    """How long a phase lasts."""
+    plateau = phase.plateau
+    # The first epoch always counts as a gain.
+    least = max(plateau.min_epochs, plateau.patience + 1) if plateau else phase.max_epochs
+    if plateau is None or least >= phase.max_epochs:
+        return f"at most {phase.max_epochs}"
+    return f"{least} to {phase.max_epochs}, until no gain for {plateau.patience}"
+
+
+def _layers(network: nn.Module) -> str:
+    """Of the modules with parameters of their own, how many have one that is trained."""
+    own = [list(module.parameters(recurse=False)) for module in network.modules()]
+    trained = sum(any(p.requires_grad for p in parameters) for parameters in own)
+    return f"{trained} of {sum(map(bool, own))}"
+
+
+def _parameters(network: nn.Module) -> str:
+    """How many numbers are trained, and their share."""
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    share = _percent(trained / _size(network))
+    return f"{trained / 1e6:.2f} M {share:>5}"
+
+
+def _size(network: nn.Module) -> int:
+    """How many numbers a network has."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def _percent(share: float) -> str:
+    """A share; what is not quite all, or not quite nothing, does not look like it."""
+    percent = 100 * share
+    return f"{percent:.1f} %" if 0 < percent < 1 or 99 < percent < 100 else f"{percent:.0f} %"
+
+
+def _details(
+    config: Config, schedule: Schedule, index: int, groups: list[str]
+) -> Iterator[tuple[str, str]]:
+    """What a phase does beside its numbers, each with a word for it."""
+    phase = schedule.phases[index]
+    yield "trained", ", ".join(name for name in groups if name in phase.train)
+    if frozen := [name for name in groups if name not in phase.train]:
+        yield "frozen", ", ".join(frozen)
+    yield "rates", _rates(phase, groups, config.optim.lr * _batch_scale(config))
+    if course := _course(phase, first=index == 0):
+        yield "course", course
+    if start := _start(phase):
+        yield "begins", start
+    if phase.plateau and phase.plateau.min_delta:
+        yield "a gain", f"is {phase.plateau.min_delta:g} or more in {config.monitor}"
+    if phase.gain is not None and index + 1 < len(schedule.phases):
+        yield "then", f"on if the best {config.monitor} rose by {phase.gain:g}, else the run ends"
+    before = sum(p.max_epochs for p in schedule.phases[:index])
+    if 0 < schedule.epochs - before < phase.max_epochs:
+        sooner = ", unless phases before it end early" if _may_end_early(schedule, index) else ""
+        yield "cut", f"after {schedule.length(index, before)} by trainer.max_epochs{sooner}"
+
+
+def _course(phase: Phase, *, first: bool) -> str:
+    """What becomes of the rates."""
+    warmup, decay, parts = phase.warmup, phase.decay, []
+    if warmup.steps:
+        new = " of new groups" if warmup.groups == "new" and not first else ""
+        parts.append(f"{warmup.steps} steps of warm-up{new} from {_percent(warmup.start_factor)}")
+    if decay.type != "none":
+        parts.append(f"{decay.type} decay to {_percent(decay.final_factor)} of the rate")
+    return ", ".join(parts)
+
+
+def _start(phase: Phase) -> str:
+    """What a phase takes over, where that is not simply everything."""
+    parts = ["from the best weights so far"] if phase.restore_best else []
+    if phase.optimizer_state == "checkpoint":
+        parts.append("with the optimiser as it was then")
+    elif phase.optimizer_state == "reset":
+        parts.append("with a fresh optimiser")
+    return ", ".join(parts)
+
+
+def _rates(phase: Phase, groups: list[str], base: float) -> str:
+    """The full rates, groups of equal rate together, from the image upwards."""
+    joined: dict[str, list[str]] = {}
+    for name in groups:
+        if name in phase.train:
+            factor = phase.lr_factor.get(name, phase.lr_factor.get("default", 1.0))
+            joined.setdefault(f"{base * factor:.3g}", []).append(name)
+    return "; ".join(f"{', '.join(names)} {rate}" for rate, names in joined.items())
+
+
+def _may_end_early(schedule: Schedule, index: int) -> bool:
+    """Whether a phase may begin sooner than those before it last at most."""
+    return any(phase.plateau for phase in schedule.phases[:index])
+
+
+def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator[tuple[str, str]]:
+    """What holds for all phases, each with a word for it."""
+    side, classes = config.data.image_size, len(_classes(config))
+    yield "network", f"{config.backbone.name}, {_size(network) / 1e6:.2f} M parameters"
+    each = 5 * (config.model.head_channels + 1)  # a score and four offsets, with their biases
+    kinds = f"{classes} class" if classes == 1 else f"{classes} classes"
+    more = "" if config.data.classes else f"; each more adds {each / 1e6:.3f} M parameters"
+    yield "", f"with a head for {kinds}{more}"
+    yield "norm layers", NORMS[config.finetune.norm]
+    yield "saved", f"of a training step's multiply-adds, at {side} x {side} pixels"
+    scaled = ""
+    if reference := config.optim.reference_batch:
+        scaled = f" x {_images_a_step(config)} images a step / {reference}"
+    yield "rates", f"optim.lr={config.optim.lr:g}{scaled}, before warm-up and decay"
+    yield "epochs", f"{schedule.epochs} at most"
+    for name in schedule.unreached():
+        index = [phase.name for phase in schedule.phases].index(name)
+        limit = f"within trainer.max_epochs={config.trainer.max_epochs}"
+        if _may_end_early(schedule, index):
+            yield "warning", f"phase {name} is reached {limit} only if phases before it end early"
+        else:
+            yield "warning", f"phase {name} is never reached {limit}"
+
+
+def _hang(label: str, text: str) -> list[str]:
+    """Wrap a text beside its label."""
+    return textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label))

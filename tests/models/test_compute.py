@@ -1,0 +1,124 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import ResNet50_Weights
+
+from detector.models.backbones import BACKBONES
+from detector.models.compute import MultiplyAdds, StepCounter, step_compute
+from detector.models.faster_rcnn import FasterRCNNOptions, SpeedOptions, build_faster_rcnn
+
+# Few enough samples that a training step finds as many.
+SMALL = FasterRCNNOptions(fpn_channels=8, head_channels=16, box_batch_per_image=4)
+EVERY = ("stem", "layer1", "layer2", "layer3", "layer4", "neck", "head")
+
+
+def on_meta(name, options=None):
+    with torch.device("meta"):
+        return build_faster_rcnn(name, 1, imagenet=False, options=options)
+
+
+def test_a_convolution_counts_a_product_for_every_weight_and_output():
+    # 5 x 5 outputs of 8 channels, each from 3 x 3 cells of 6 / 2 channels.
+    conv = nn.Conv2d(6, 8, 3, padding=1, groups=2)
+    with StepCounter() as counter:
+        conv(torch.zeros(1, 6, 5, 5))
+    assert counter.count == MultiplyAdds(5 * 5 * 8 * 3 * 3 * 3, 5 * 5 * 8 * 3 * 3 * 3)
+
+
+@pytest.mark.parametrize(
+    ("trained", "backward"),
+    [
+        ("abc", 6 + 2 * 15 + 2 * 35),  # nothing wants the gradient of a's input
+        ("c", 35),  # nothing below the lowest trained layer
+        ("b", 15 + 35),  # through c, which is frozen again, down to b
+        ("a", 6 + 15 + 35),
+        ("ac", 6 + 15 + 2 * 35),
+        ("", 0),
+    ],
+)
+def test_the_backward_pass_goes_down_to_the_lowest_trained_layer(trained, backward):
+    # A row through 2 -> 3 -> 5 -> 7 features: 6, 15 and 35 products.
+    layers = {"a": nn.Linear(2, 3), "b": nn.Linear(3, 5), "c": nn.Linear(5, 7)}
+    x = torch.zeros(1, 2)
+    with StepCounter() as counter:
+        for name, layer in layers.items():
+            layer.requires_grad_(name in trained)
+            x = layer(x)
+    assert counter.count == MultiplyAdds(6 + 15 + 35, backward)
+
+
+def test_without_gradients_only_the_forward_pass_counts():
+    with StepCounter() as counter, torch.no_grad():
+        nn.Linear(2, 3)(torch.zeros(4, 2))
+    assert counter.count == MultiplyAdds(24, 0)
+
+
+def test_resnet50_costs_what_torchvision_says_of_it():
+    counts = step_compute(on_meta("resnet50"), 224)
+    stages = sum(counts[name].forward for name in EVERY[:5])
+    classifier = 2048 * 1000
+    told = ResNet50_Weights.IMAGENET1K_V1.meta["_ops"]  # billions, to three digits
+    assert (stages + classifier) / 1e9 == pytest.approx(told, abs=0.0005)
+
+
+def test_the_groups_are_the_networks_and_in_order():
+    for name in BACKBONES:
+        assert tuple(step_compute(on_meta(name), 64)) == EVERY
+
+
+def test_an_image_is_padded_as_the_network_pads_it():
+    network = on_meta("efficientnet_lite0", SMALL)
+    assert step_compute(network, 33) == step_compute(network, 64)
+    assert step_compute(network, 65) != step_compute(network, 64)
+
+
+def test_the_network_stays_in_its_mode():
+    for mode in (True, False):
+        network = on_meta("efficientnet_lite0", SMALL).train(mode)
+        step_compute(network, 32)  # a map of one cell, which norms refuse in training
+        assert network.training is mode
+
+
+def real_step(name, trained):
+    """A network at its training step, and the step's operations as torch counts them."""
+    torch.manual_seed(0)
+    speed = SpeedOptions(fused=False)
+    network = build_faster_rcnn(name, 1, imagenet=False, options=SMALL, speed=speed)
+    network.set_trainable(trained)
+    image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)
+    target = {"boxes": torch.tensor([[20.0, 20, 90, 90]]), "labels": torch.tensor([1])}
+    with FlopCounterMode(display=False) as forward:
+        losses = network([image], [target])
+    with FlopCounterMode(display=False) as backward:
+        sum(losses.values()).backward()
+    return network, MultiplyAdds(forward.get_total_flops() // 2, backward.get_total_flops() // 2)
+
+
+def total(counts):
+    return MultiplyAdds(
+        sum(c.forward for c in counts.values()), sum(c.backward for c in counts.values())
+    )
+
+
+@pytest.mark.parametrize(
+    "trained",
+    [EVERY, ("neck", "head"), ("layer4", "neck", "head"), ("layer2",), ("neck",), ("stem", "head")],
+)
+def test_all_groups_together_cost_what_a_real_training_step_does(trained):
+    network, expected = real_step("resnet50", trained)
+    assert total(step_compute(network, 128)) == expected
+
+
+def test_nothing_in_the_forward_pass_of_another_backbone_is_missed():
+    network, expected = real_step("efficientnet_lite0", EVERY)
+    assert total(step_compute(network, 128)).forward == expected.forward
+
+
+def test_a_frozen_groups_forward_pass_stays():
+    network = on_meta("resnet50", SMALL)
+    everything = step_compute(network, 64)
+    network.set_trainable(["head"])
+    counts = step_compute(network, 64)
+    assert [c.forward for c in counts.values()] == [c.forward for c in everything.values()]
+    assert [name for name, c in counts.items() if c.backward] == ["head"]
