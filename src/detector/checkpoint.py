@@ -88,9 +88,9 @@ def read_best(path: Path) -> Path:
         RequestError: If it is neither.
     """
     best_epoch, beside = read_progress(path).best_epoch, path.with_name("best.ckpt")
-    if best_epoch == load_checkpoint(path)["epoch"]:
+    if load_checkpoint(path).get("epoch") == best_epoch:
         return path
-    if not beside.is_file() or load_checkpoint(beside)["epoch"] != best_epoch:
+    if not beside.is_file() or load_checkpoint(beside).get("epoch") != best_epoch:
         raise RequestError(
             f"ckpt={path}: beside it must be best.ckpt of epoch {(best_epoch or 0) + 1}, the best "
             "so far"

@@ -118,11 +118,9 @@ def _images_a_step(config: Config) -> int:
 def _epochs(phase: Phase) -> str:
     """How long a phase lasts."""
     plateau = phase.plateau
-    # The first epoch always counts as a gain.
-    least = max(plateau.min_epochs, plateau.patience + 1) if plateau else phase.max_epochs
-    if plateau is None or least >= phase.max_epochs:
+    if plateau is None or phase.min_epochs == phase.max_epochs:
         return f"at most {phase.max_epochs}"
-    return f"{least} to {phase.max_epochs}, until no gain for {plateau.patience}"
+    return f"{phase.min_epochs} to {phase.max_epochs}, until no gain for {plateau.patience}"
 
 
 def _layers(network: nn.Module) -> str:
@@ -225,12 +223,8 @@ def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator
     yield "rates", f"optim.lr={config.optim.lr:g}{scaled}, before warm-up and decay"
     yield "epochs", f"{schedule.epochs} at most"
     for name in schedule.unreached():
-        index = [phase.name for phase in schedule.phases].index(name)
         limit = f"within trainer.max_epochs={config.trainer.max_epochs}"
-        if _may_end_early(schedule, index):
-            yield "warning", f"phase {name} is reached {limit} only if phases before it end early"
-        else:
-            yield "warning", f"phase {name} is never reached {limit}"
+        yield "warning", f"phase {name} is never reached {limit}"
 
 
 def _hang(label: str, text: str) -> list[str]:

@@ -47,10 +47,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     from detector.scoring import score
 
     for name in schedule.unreached():
-        cap = config.trainer.max_epochs
-        log.warning(
-            "phase %s is never reached: trainer.max_epochs=%s ends the run before", name, cap
-        )
+        log.warning("phase %s is never reached within %d epochs", name, schedule.epochs)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     task = build.build_task(config, data_set.classes, pretrained=resumed is None)
     finetuning, progress, callbacks = build.build_callbacks(config, schedule, folder)

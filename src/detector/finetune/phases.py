@@ -100,6 +100,13 @@ class Phase:
     optimizer_state: str = "current"
     gain: float | None = None
 
+    @property
+    def min_epochs(self) -> int:
+        """How long the phase lasts at least; its first epoch always counts as a gain."""
+        if self.plateau is None:
+            return self.max_epochs
+        return min(self.max_epochs, max(self.plateau.min_epochs, self.plateau.patience + 1))
+
 
 def work_backwards(
     stages: Sequence[str],

@@ -203,8 +203,8 @@ class Schedule:
         return max(1, min(self.phases[phase].max_epochs, self.epochs - start_epoch))
 
     def unreached(self) -> list[str]:
-        """The phases that `max_epochs` leaves no epoch, even if none before them ends early."""
-        starts = [sum(p.max_epochs for p in self.phases[:i]) for i in range(len(self.phases))]
+        """The phases that the cap leaves no epoch, even if all before them end early."""
+        starts = [sum(p.min_epochs for p in self.phases[:i]) for i in range(len(self.phases))]
         pairs = zip(self.phases, starts, strict=True)
         return [phase.name for phase, start in pairs if start >= self.epochs]
 
