@@ -31,6 +31,13 @@ class AveragedWeights(WeightAveraging):
             for old, new in zip(average, current, strict=True):
                 old.copy_(new)
 
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the average out again, and what was computed from it."""
+        super().on_validation_epoch_end(trainer, pl_module)
+        # It is exchanged behind torch's back, and Lightning wakes modules up without `train()`,
+        # which is where `PyramidBackbone` drops folded kernels.
+        pl_module.eval()
+
     def restart(self, module: pl.LightningModule) -> None:
         """Go on from a module's weights, as if they had been the average before."""
         assert self._average_model is not None
