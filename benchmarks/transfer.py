@@ -325,8 +325,8 @@ def run_process(command: Sequence[str], log: Path) -> tuple[int, int]:
         try:
             # `getrusage(RUSAGE_CHILDREN)` would give the largest of all children so far.
             _, status, usage = os.wait4(child.pid, 0)
-        except KeyboardInterrupt:
-            # A terminal interrupts both, `kill` only one.
+        except BaseException:
+            # Two would write to one folder if it went on. A terminal interrupts both, `kill` one.
             try:
                 child.wait(PATIENCE)
             except subprocess.TimeoutExpired:
