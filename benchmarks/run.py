@@ -47,6 +47,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "startup": ("startup",),
     "scaling": (),
     "parity": (),
+    "transition": (),
     "coco_load": ("coco_load",),
     "check": (),
 }
