@@ -47,6 +47,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "startup": ("startup",),
     "scaling": (),
     "parity": (),
+    "transition": (),
     "coco_load": ("coco_load",),
     "check": (),
 }
@@ -156,17 +157,23 @@ def page(results: Results) -> str:
     return "\n\n".join(parts)
 
 
-def between_markers(text: str, content: str) -> str:
-    """The text with the content between the page's markers.
+def between_markers(text: str, content: str, first: str = START, last: str = END) -> str:
+    """The text of a page with the content between its markers.
+
+    Args:
+        text: The page.
+        content: Replaces what stands between them.
+        first: The line before the content.
+        last: The line after it.
 
     Raises:
         ValueError: If a marker is missing.
     """
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
+    before, start, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not (start and end):
-        raise ValueError(f"docs/performance.md needs the lines {START} and {END}")
-    return f"{before}{START}\n\n{content}\n\n{END}{after}"
+        raise ValueError(f"the page needs the lines {first} and {last}")
+    return f"{before}{first}\n\n{content}\n\n{last}{after}"
 
 
 def _row(name: str, entry: dict[str, Any]) -> str:
