@@ -11,8 +11,8 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
 from detector.build import keep_memory, precision
+from detector.finetune_config import GROUPS
 from detector.models.faster_rcnn import FasterRCNN, SpeedOptions, build_faster_rcnn
-from detector.request import GROUPS
 
 # How many of the backbone's five stages are trained, from the top.
 TRAINED = {"frozen": 0, "partial": 3, "full": 5}

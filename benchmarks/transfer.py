@@ -34,8 +34,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from detector.cli import compose
+from detector.finetune_config import read_schedule
 from detector.output import write_json
-from detector.request import read_schedule, resolve
+from detector.request import resolve
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PICTURE = DOCS / "transfer.md", DOCS / "transfer.png"

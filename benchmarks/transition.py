@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader
 from detector.build import keep_memory
 from detector.finetune.callback import StagedFinetuning
 from detector.finetune.schedule import Phase, Schedule
-from detector.request import GROUPS
+from detector.finetune_config import GROUPS
 from detector.task import DetectionTask, OptimiserOptions
 from detector.types import ClassMap, Target
 

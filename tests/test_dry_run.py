@@ -13,8 +13,9 @@ from detector.cli import compose
 from detector.config import Config, plain
 from detector.dry_run import phase_table
 from detector.finetune.schedule import STATE_KEY
+from detector.finetune_config import read_schedule
 from detector.models.faster_rcnn import build_faster_rcnn
-from detector.request import read_schedule, resolve
+from detector.request import resolve
 from detector.train import train
 from detector.types import RequestError
 

@@ -13,6 +13,7 @@ from killable import MOMENTS, SCORES, run
 
 from detector import request
 from detector.cli import compose
+from detector.finetune_config import read_schedule
 from detector.types import RequestError
 
 THREE_PHASES = (
@@ -133,7 +134,7 @@ def test_what_a_checkpoint_does_not_fit_is_refused_by_its_key(finished, typed, s
 
 def test_a_changed_schedule_may_be_allowed_but_is_not_remembered(finished, tmp_path):
     changed = ["finetune=full", "finetune.norm=train", "finetune.allow_changed=true"]
-    assert request.read_schedule(resume(finished, *changed)).phases[0].name == "all"
+    assert read_schedule(resume(finished, *changed)).phases[0].name == "all"
     out = tmp_path / "on"
     shutil.copytree(finished, out)
     assert run([f"ckpt={out}", *changed, "trainer.max_epochs=4"], out) == 0

@@ -13,6 +13,7 @@ from torch import nn
 from detector import build, request
 from detector.cli import compose
 from detector.evaluate import evaluate
+from detector.finetune_config import read_schedule
 from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
 from detector.task import DetectionTask, OptimiserOptions
 from detector.types import ClassMap
@@ -108,7 +109,7 @@ def test_gradients_are_clipped_to_the_norm_or_not_at_all(tmp_path):
 )
 def test_options_that_cannot_be_meant_are_refused_by_their_key(typed, said):
     with pytest.raises(request.RequestError, match=said):
-        request.read_schedule(settings(typed))
+        read_schedule(settings(typed))
 
 
 def test_auto_refuses_numbers_by_their_own_keys():
@@ -118,11 +119,11 @@ def test_auto_refuses_numbers_by_their_own_keys():
 
 def test_early_stopping_is_a_plateau_of_the_last_phase():
     stopping = ["finetune.early_stopping.patience=3", "finetune.early_stopping.min_delta=0.01"]
-    phases = request.read_schedule(settings("finetune=staged", *stopping)).phases
+    phases = read_schedule(settings("finetune=staged", *stopping)).phases
     assert [p.plateau is None for p in phases] == [True, True, False]
     assert (phases[-1].plateau.patience, phases[-1].plateau.min_delta) == (3, 0.01)
     with pytest.raises(request.RequestError, match=r"patience=3: the last phase has a plateau"):
-        request.read_schedule(settings("finetune=plateau", *stopping))
+        read_schedule(settings("finetune=plateau", *stopping))
 
 
 def test_the_average_of_the_weights_is_what_is_kept_and_evaluated(voc_root, tmp_path):

@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 import detector
 from detector import cli, config, request
+from detector.finetune_config import read_schedule
 assert Path(detector.__file__).is_relative_to(sys.argv[1]), detector.__file__
 assert config.conf_folder().is_relative_to(sys.argv[1])
 names = sorted(p.stem for p in (config.conf_folder() / "experiment").glob("*.yaml"))
 for name in names:
     cfg = cli.compose("train", [f"+experiment={name}"])
-    request.read_schedule(request.resolve("train", cfg))
+    read_schedule(request.resolve("train", cfg))
 print(*names)
 """
 

@@ -8,26 +8,15 @@ one read from a checkpoint is as harmless as one typed in.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
-from detector.types import RequestError
-
-
-def require(condition: bool, key: str, value: object, wanted: str) -> None:
-    """Raise `RequestError` for a key unless the condition holds."""
-    if not condition:
-        raise RequestError(f"{key}={value}: expected {wanted}")
-
-
-def one_of(key: str, value: str, choices: Collection[str]) -> None:
-    """Raise `RequestError` for a key unless its value is among the choices."""
-    require(value in choices, key, value, "one of " + ", ".join(choices))
+from detector.finetune_config import FinetuneConfig, explain
+from detector.types import RequestError, one_of, require
 
 
 @dataclass
@@ -154,142 +143,6 @@ class ModelConfig:
 
 
 @dataclass
-class WarmupConfig:
-    """The start of a phase; `detector.finetune.phases.Warmup` says what it means."""
-
-    steps: int
-    start_factor: float = 0.001
-    groups: str = "all"
-
-
-@dataclass
-class DecayConfig:
-    """The course of a phase; `detector.finetune.phases.Decay` says what it means."""
-
-    type: str
-    final_factor: float = 0.0
-
-
-@dataclass
-class PlateauConfig:
-    """An early end; `detector.finetune.phases.Plateau` says what it means."""
-
-    patience: int
-    min_delta: float = 0.0
-    min_epochs: int = 1
-
-
-@dataclass
-class UntilConfig:
-    """The end of a phase: whichever comes first."""
-
-    max_epochs: int
-    plateau: PlateauConfig | None = None
-
-
-@dataclass
-class PhaseConfig:
-    """One phase of the schedule; `detector.finetune.phases.Phase` says what it means."""
-
-    name: str
-    train: list[str]
-    until: UntilConfig
-    lr_factor: dict[str, float] = field(default_factory=dict)
-    warmup: WarmupConfig | None = None
-    decay: DecayConfig | None = None
-    restore_best: bool = False
-    optimizer_state: str = "current"
-
-
-@dataclass
-class AutoConfig:
-    """The phases of `auto`; `detector.finetune.phases.work_backwards` says what it means."""
-
-    max_epochs: int
-    patience: int
-    min_delta: float
-    head_factor: float
-    stage_factor: float
-    falloff: float
-    warmup: WarmupConfig
-    decay: DecayConfig
-
-    def __post_init__(self) -> None:
-        """Check what no phase would name."""
-        for key in ("max_epochs", "patience"):
-            value = getattr(self, key)
-            require(value >= 1, f"finetune.auto.{key}", value, "at least 1")
-        for key in ("min_delta", "head_factor", "stage_factor", "falloff"):
-            value = getattr(self, key)
-            good = math.isfinite(value) and value >= 0
-            require(good, f"finetune.auto.{key}", value, "a number >= 0")
-
-
-@dataclass
-class EarlyStoppingConfig:
-    """The end of the run when the last phase no longer improves; no patience: never."""
-
-    patience: int | None
-    min_delta: float
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        good = self.patience is None or self.patience >= 1
-        key = "finetune.early_stopping"
-        require(good, f"{key}.patience", self.patience, "null or at least 1")
-        good = math.isfinite(self.min_delta) and self.min_delta >= 0
-        require(good, f"{key}.min_delta", self.min_delta, "a number >= 0")
-
-
-@dataclass
-class FinetuneConfig:
-    """What is frozen when (conf/finetune).
-
-    Attributes:
-        norm: How norm layers behave (`detector.models.stages`).
-        phases: A list of `PhaseConfig`, or the word `auto`.
-        auto: How `auto` makes its phases.
-        early_stopping: A plateau for the last phase.
-        allow_changed: Go on from a checkpoint with another schedule than it was trained with.
-    """
-
-    norm: str
-    phases: Any
-    early_stopping: EarlyStoppingConfig
-    allow_changed: bool
-    auto: AutoConfig | None = None
-
-    def __post_init__(self) -> None:
-        """Check ranges; the phases are checked against the network's groups later."""
-        one_of("finetune.norm", self.norm, ("frozen", "eval_when_frozen", "train"))
-        if self.phases == "auto":
-            if self.auto is None:
-                raise RequestError(
-                    "finetune.phases=auto: needs finetune.auto; finetune=auto has both"
-                )
-            return
-        good = isinstance(self.phases, list)
-        require(good, "finetune.phases", self.phases, "auto or a list of phases")
-        self.phases = [_phase(i, values) for i, values in enumerate(self.phases)]
-
-
-def _phase(index: int, values: object) -> PhaseConfig:
-    """Check the keys and types of a phase, which OmegaConf cannot in a list that may be a word."""
-    key = f"finetune.phases[{index}]"
-    if isinstance(values, PhaseConfig):
-        return values
-    if not isinstance(values, dict):
-        raise RequestError(f"{key}={values}: expected keys such as name, train and until")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(PhaseConfig), values)
-        phase = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise RequestError(_explain(error, f"{key}.")) from error
-    assert isinstance(phase, PhaseConfig)
-    return phase
-
-
-@dataclass
 class OptimConfig:
     """The optimiser (conf/optim)."""
 
@@ -404,22 +257,9 @@ def parse(values: DictConfig | dict[str, Any]) -> Config:
         merged = OmegaConf.merge(OmegaConf.structured(Config), values)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise RequestError(_explain(error)) from error
+        raise RequestError(explain(error)) from error
     assert isinstance(config, Config)
     return config
-
-
-def _explain(error: OmegaConfBaseException, prefix: str = "") -> str:
-    """What OmegaConf found, after the key it is about."""
-    reason = str(error).splitlines()[0]
-    if "not a ListConfig" in reason:
-        reason = "expected a list, such as [a, b]"
-    elif "has missing mandatory value" in reason:
-        reason = "missing"
-    elif isinstance(error, ConfigKeyError) and error.object_type is not None:
-        there = getattr(error.object_type, "__dataclass_fields__", {})
-        reason = "no such key; there are " + ", ".join(there) if there else reason
-    return f"{prefix}{getattr(error, 'full_key', None) or 'configuration'}: {reason}"
 
 
 def plain(config: Config) -> dict[str, Any]:

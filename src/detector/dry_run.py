@@ -10,10 +10,11 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from detector import build, request
+from detector import build
 from detector.config import Config
 from detector.finetune.phases import Phase
 from detector.finetune.schedule import Schedule
+from detector.finetune_config import read_schedule
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,7 +52,7 @@ def phase_table(config: Config) -> list[str]:
     Raises:
         RequestError: If the schedule cannot be meant.
     """
-    schedule = request.read_schedule(config)  # refused before torch is imported
+    schedule = read_schedule(config)  # refused before torch is imported
     network = _build(config)
     groups = list(network.groups())
     everything = _step_compute(network, config)

@@ -10,15 +10,14 @@ import os
 import re
 import shutil
 from collections.abc import Collection
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from detector.checkpoint import checkpoint_classes, checkpoint_path, read_best, read_checkpoint
-from detector.config import Config, PhaseConfig, parse
-from detector.finetune.phases import Decay, Phase, Plateau, Warmup, work_backwards
-from detector.finetune.schedule import Schedule
+from detector.config import Config, parse
+from detector.finetune_config import read_schedule
 from detector.inputs import read_data, source_files, usable_data
 from detector.types import RequestError
 
@@ -200,49 +199,3 @@ def output_folder(cfg: DictConfig) -> Path:
     folder = Path(cfg.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-# Every network has these; `FasterRCNN.groups` says what they hold.
-GROUPS = ("stem", "layer1", "layer2", "layer3", "layer4", "neck", "head")
-
-
-def read_schedule(config: Config) -> Schedule:
-    """The schedule, checked against the groups that every network has.
-
-    Raises:
-        RequestError: If it cannot be meant; the message names the key.
-    """
-    settings = config.finetune
-    if settings.phases == "auto":
-        assert settings.auto is not None  # checked by FinetuneConfig
-        numbers = dict(vars(settings.auto))
-        warmup, decay = Warmup(**vars(numbers.pop("warmup"))), Decay(**vars(numbers.pop("decay")))
-        phases = work_backwards(GROUPS[:-2], warmup=warmup, decay=decay, **numbers)
-    else:
-        phases = [_read_phase(phase) for phase in settings.phases]
-    stopping = settings.early_stopping
-    if phases and stopping.patience is not None:
-        if phases[-1].plateau is not None:
-            raise RequestError(
-                f"finetune.early_stopping.patience={stopping.patience}: the last phase has a "
-                "plateau of its own"
-            )
-        plateau = Plateau(stopping.patience, stopping.min_delta)
-        phases[-1] = replace(phases[-1], plateau=plateau)
-    return Schedule(phases, GROUPS, config.trainer.max_epochs)
-
-
-def _read_phase(phase: PhaseConfig) -> Phase:
-    """A phase as the schedule has it."""
-    plateau, warmup, decay = phase.until.plateau, phase.warmup, phase.decay
-    return Phase(
-        name=phase.name,
-        train=tuple(phase.train),
-        max_epochs=phase.until.max_epochs,
-        plateau=None if plateau is None else Plateau(**vars(plateau)),
-        lr_factor=phase.lr_factor,
-        warmup=Warmup() if warmup is None else Warmup(**vars(warmup)),
-        decay=Decay() if decay is None else Decay(**vars(decay)),
-        restore_best=phase.restore_best,
-        optimizer_state=phase.optimizer_state,
-    )

@@ -12,6 +12,7 @@ from detector.cli import run_verb
 from detector.config import plain
 from detector.dry_run import print_phases
 from detector.finetune.schedule import Progress, Schedule
+from detector.finetune_config import read_schedule
 from detector.output import write_json
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         print_phases(config)
         return {}
     data_set = inputs.usable_data(config)
-    schedule = request.read_schedule(config)
+    schedule = read_schedule(config)
     resumed = checkpoint_path("train", config.ckpt) if config.ckpt else None
     folder = request.output_folder(cfg)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,17 @@ Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 class RequestError(Exception):
     """The request was wrong: one or two lines naming the key or path and what would be right."""
+
+
+def require(condition: bool, key: str, value: object, wanted: str) -> None:
+    """Raise `RequestError` for a key unless the condition holds."""
+    if not condition:
+        raise RequestError(f"{key}={value}: expected {wanted}")
+
+
+def one_of(key: str, value: str, choices: Collection[str]) -> None:
+    """Raise `RequestError` for a key unless its value is among the choices."""
+    require(value in choices, key, value, "one of " + ", ".join(choices))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import transfer
 from transfer import Result, Run
 
 from detector.cli import compose
-from detector.request import read_schedule, resolve
+from detector.finetune_config import read_schedule
+from detector.request import resolve
 
 
 def result(data="trees", schedule="staged", seed=0, **values):

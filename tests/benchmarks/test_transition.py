@@ -3,7 +3,7 @@
 from transition import alternating
 
 from detector.finetune.schedule import Schedule
-from detector.request import GROUPS
+from detector.finetune_config import GROUPS
 
 
 def test_every_epoch_changes_the_phase_and_the_last_trains_what_the_first_did():

@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from detector.types import RequestError
+from detector.types import RequestError, require
 
 DECAYS = ("none", "linear", "cosine")
 OPTIMIZER_STATES = ("current", "checkpoint", "reset")
@@ -178,12 +178,6 @@ def check_phases(phases: Sequence[Phase], groups: Collection[str]) -> None:
         raise RequestError("finetune.phases[0].restore_best: there is nothing yet to restore")
 
 
-def _require(good: bool, key: str, value: object, wanted: str) -> None:
-    """Refuse a value."""
-    if not good:
-        raise RequestError(f"{key}: {value}, expected {wanted}")
-
-
 def _check(key: str, phase: Phase, groups: Collection[str]) -> None:
     """Refuse a phase that cannot be meant."""
     known = ", ".join(groups)
@@ -202,33 +196,33 @@ def _check(key: str, phase: Phase, groups: Collection[str]) -> None:
                 f"{key}.lr_factor: {name!r} is not trained in this phase "
                 f"({', '.join(phase.train)}, or default)"
             )
-        _require(_at_least(factor, 0), f"{key}.lr_factor.{name}", factor, "a number >= 0")
+        require(_at_least(factor, 0), f"{key}.lr_factor.{name}", factor, "a number >= 0")
     good = phase.max_epochs is not None and phase.max_epochs >= 1
-    _require(good, f"{key}.until.max_epochs", phase.max_epochs, "at least 1, also with a plateau")
+    require(good, f"{key}.until.max_epochs", phase.max_epochs, "at least 1, also with a plateau")
     warmup, decay, plateau = phase.warmup, phase.decay, phase.plateau
-    _require(warmup.steps >= 0, f"{key}.warmup.steps", warmup.steps, "at least 0")
+    require(warmup.steps >= 0, f"{key}.warmup.steps", warmup.steps, "at least 0")
     good = 0 <= warmup.start_factor <= 1
-    _require(good, f"{key}.warmup.start_factor", warmup.start_factor, "0..1")
+    require(good, f"{key}.warmup.start_factor", warmup.start_factor, "0..1")
     good = warmup.groups in WARMUP_GROUPS
-    _require(good, f"{key}.warmup.groups", warmup.groups, " or ".join(WARMUP_GROUPS))
-    _require(decay.type in DECAYS, f"{key}.decay.type", decay.type, "one of " + ", ".join(DECAYS))
-    _require(0 <= decay.final_factor <= 1, f"{key}.decay.final_factor", decay.final_factor, "0..1")
+    require(good, f"{key}.warmup.groups", warmup.groups, " or ".join(WARMUP_GROUPS))
+    require(decay.type in DECAYS, f"{key}.decay.type", decay.type, "one of " + ", ".join(DECAYS))
+    require(0 <= decay.final_factor <= 1, f"{key}.decay.final_factor", decay.final_factor, "0..1")
     if plateau is not None:
         _check_plateau(f"{key}.until.plateau", plateau, phase.max_epochs)
     good = phase.optimizer_state in OPTIMIZER_STATES
     states = "one of " + ", ".join(OPTIMIZER_STATES)
-    _require(good, f"{key}.optimizer_state", phase.optimizer_state, states)
+    require(good, f"{key}.optimizer_state", phase.optimizer_state, states)
     if phase.optimizer_state == "checkpoint" and not phase.restore_best:
         raise RequestError(f"{key}.optimizer_state: checkpoint, which needs restore_best: true")
 
 
 def _check_plateau(key: str, plateau: Plateau, max_epochs: int) -> None:
     """Refuse a plateau that cannot be meant."""
-    _require(plateau.patience >= 1, f"{key}.patience", plateau.patience, "at least 1")
-    _require(_at_least(plateau.min_delta, 0), f"{key}.min_delta", plateau.min_delta, "at least 0")
+    require(plateau.patience >= 1, f"{key}.patience", plateau.patience, "at least 1")
+    require(_at_least(plateau.min_delta, 0), f"{key}.min_delta", plateau.min_delta, "at least 0")
     good = 1 <= plateau.min_epochs <= max_epochs
     wanted = f"1..{max_epochs}, the phase's max_epochs"
-    _require(good, f"{key}.min_epochs", plateau.min_epochs, wanted)
+    require(good, f"{key}.min_epochs", plateau.min_epochs, wanted)
 
 
 def _at_least(value: float, limit: float) -> bool:
