@@ -35,7 +35,8 @@ from torch.utils.data import DataLoader
 
 from detector.build import keep_memory
 from detector.finetune.callback import StagedFinetuning
-from detector.finetune.schedule import Phase, Schedule
+from detector.finetune.phases import Phase
+from detector.finetune.schedule import Schedule
 from detector.finetune_config import GROUPS
 from detector.task import DetectionTask, OptimiserOptions
 from detector.types import ClassMap, Target

@@ -24,7 +24,7 @@ from toys import (
 
 from detector.data.dataset import collate
 from detector.finetune.averaging import AveragedWeights
-from detector.finetune.schedule import Decay, Phase, Plateau, Warmup
+from detector.finetune.phases import Decay, Phase, Plateau, Warmup
 from detector.models.backbones import BACKBONES
 from detector.task import OptimiserOptions
 

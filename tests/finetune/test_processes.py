@@ -21,7 +21,7 @@ from toys import (
     staged,
 )
 
-from detector.finetune.schedule import Phase, Plateau
+from detector.finetune.phases import Phase, Plateau
 from detector.task import OptimiserOptions
 
 # The last phase freezes the head again and begins with the best weights.
