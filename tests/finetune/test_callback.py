@@ -330,6 +330,21 @@ def test_a_run_stops_at_the_plateau_of_its_last_phase(tmp_path):
     assert tuning.progress.ended == "plateau"
 
 
+def test_what_ends_a_phase_and_where_the_next_begins_is_said(tmp_path, caplog):
+    back = {"restore_best": True, "gain": 0.25}
+    phases = [Phase("a", ("head",), 9, Plateau(1)), Phase("b", ("top", "head"), 1, **back)]
+    phases.append(Phase("c", ("stem",), 1))
+    with caplog.at_level("INFO", logger="detector.finetune.callback"):
+        run_toy(ToyTask([[0.5, 0.4, 0.6, 0.7]]), phases, tmp_path)
+    assert [line for line in caplog.messages if "million" not in line] == [
+        "phase a: training head",
+        "phase a ended after 2 epochs (val/map no longer improved)",
+        "restored the best weights, of epoch 1 (val/map 0.500)",
+        "phase b: training top, head",
+        "phase b ended after 1 epochs (the best val/map did not rise by 0.25)",
+    ]
+
+
 def test_a_finished_run_does_not_train_on(tmp_path):
     phases = [Phase("a", ("top", "head"), 9, Plateau(1))]
     scores = [[0.5, 0.4, 0.6, 0.7]]

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from detector.finetune.averaging import AveragedWeights
 from detector.finetune.schedule import STATE_KEY, Progress, Schedule
@@ -110,6 +111,12 @@ class StagedFinetuning(pl.Callback):
         if self.schedule.finished(self.progress):
             trainer.should_stop = True
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say why the schedule is over, if it is."""
+        if self.schedule.finished(self.progress):
+            with tqdm.external_write_mode():
+                self._log_end(self.progress)
+
     def base_rate(self, trainer: pl.Trainer) -> float:
         """The learning rate that the schedule's factors apply to."""
         scale = 1.0 if self.batch_share is None else self.batch_share * trainer.world_size
@@ -129,13 +136,12 @@ class StagedFinetuning(pl.Callback):
                 assert content is not None  # the schedule allows it with restore_best alone
                 optimiser.load_state_dict(content["optimizer_states"][0])
         _wrap_anew(trainer)
-        reasons = {"max_epochs": "", "plateau": f" ({self.monitor} no longer improved)"}
-        name = self.schedule.phases[ended.phase].name
-        log.info("phase %s ended after %d epochs%s", name, ended.epochs, reasons[ended.ended])
-        if content is not None:
-            best = (ended.best_epoch or 0) + 1, self.monitor, ended.best
-            log.info("restored the best weights, of epoch %d (%s %.3f)", *best)
-        self._log_phase(pl_module)
+        with tqdm.external_write_mode():  # the bar stays below
+            self._log_end(ended)
+            if content is not None:
+                best = (ended.best_epoch or 0) + 1, self.monitor, ended.best
+                log.info("restored the best weights, of epoch %d (%s %.3f)", *best)
+            self._log_phase(pl_module)
 
     def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Take over the best epoch's weights; returns its checkpoint."""
@@ -157,6 +163,17 @@ class StagedFinetuning(pl.Callback):
         task: DetectionTask = pl_module  # type: ignore[assignment]
         task.zero_grad(set_to_none=True)
         task.network.set_trainable(self.schedule.phases[self.progress.phase].train)
+
+    def _log_end(self, progress: Progress) -> None:
+        """Say why a phase ended."""
+        phase = self.schedule.phases[progress.phase]
+        reasons = {
+            "max_epochs": "",
+            "plateau": f" ({self.monitor} no longer improved)",
+            "no gain": f" (the best {self.monitor} did not rise by {phase.gain})",
+        }
+        reason = reasons[progress.ended]
+        log.info("phase %s ended after %d epochs%s", phase.name, progress.epochs, reason)
 
     def _log_phase(self, pl_module: pl.LightningModule) -> None:
         """Say what is trained."""
