@@ -35,7 +35,7 @@ def run(overrides: Sequence[str], out: Path, kill: tuple[str, int] | None = None
 def _train(overrides: list[str], out: Path, kill: tuple[str, int] | None) -> None:
     import warnings
 
-    from detector import progress
+    from detector import run_checkpoints
     from detector.cli import compose
     from detector.task import DetectionTask
     from detector.train import train
@@ -45,8 +45,8 @@ def _train(overrides: list[str], out: Path, kill: tuple[str, int] | None) -> Non
     here = {"epoch": -1}
     steps, save, keep = (
         DetectionTask.on_train_batch_start,
-        progress.RunCheckpoints.on_train_epoch_end,
-        progress.keep,
+        run_checkpoints.RunCheckpoints.on_train_epoch_end,
+        run_checkpoints.link_or_copy,
     )
 
     def die(at: str) -> None:
@@ -73,7 +73,7 @@ def _train(overrides: list[str], out: Path, kill: tuple[str, int] | None) -> Non
         self.log("val/map_50", float(self.metric.compute()["map_50"]))
 
     DetectionTask.on_train_batch_start = step
-    progress.RunCheckpoints.on_train_epoch_end = save_or_die
-    progress.keep = keep_or_die
+    run_checkpoints.RunCheckpoints.on_train_epoch_end = save_or_die
+    run_checkpoints.link_or_copy = keep_or_die
     DetectionTask.on_validation_epoch_end = scripted
     train(compose("train", overrides, out))

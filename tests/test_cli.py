@@ -214,3 +214,18 @@ def test_outputs_go_to_a_new_folder_except_when_a_run_goes_on(tmp_path):
     assert run_folder("voc", str(last)) == str(tmp_path)
     assert run_folder("voc", str(last.with_name("best.ckpt"))).startswith("outputs/voc/")
     assert run_folder("evaluate", str(tmp_path)).startswith("outputs/evaluate/")
+
+
+def test_a_key_that_the_schedule_has_not_says_how_it_is_added(cwd, voc_root):
+    key = "finetune.phases.0.restore_best"
+    line = refused("train", f"data.root={voc_root}", "finetune=staged", f"{key}=true", cwd=cwd)
+    assert line.startswith(f"{key}: the schedule chosen has no such key")
+    assert f"+{key}=VALUE" in line
+    more = "finetune.phases.2.until.max_epochs"
+    line = refused("train", f"data.root={voc_root}", f"{more}=9", cwd=cwd)
+    assert line.startswith(f"{more}: the schedule chosen has no such key")
+
+
+def test_only_training_has_a_dry_run(cwd, voc_root):
+    line = refused("check", f"data.root={voc_root}", "dry_run=true", cwd=cwd)
+    assert line.startswith("dry_run=true: only train has a dry run")

@@ -14,6 +14,7 @@ from killable import MOMENTS, SCORES, run
 from detector import request
 from detector.cli import compose
 from detector.finetune_config import read_schedule
+from detector.run_checkpoints import link_or_copy
 from detector.types import RequestError
 
 THREE_PHASES = (
@@ -116,14 +117,16 @@ def resume(out, *overrides):
         ("optim.ema=0.9", r"optim\.ema=0\.9: .* was trained with None"),
         ("finetune.norm=frozen", r"finetune\.norm=frozen: .* was trained with train; .*changed=tr"),
         ("finetune=full", r"finetune\.norm=frozen"),
-        ("finetune.early_stopping.patience=2", r"phases\[1\]\.plateau={'patience': 2.* None"),
+        ("finetune.early_stopping.patience=2", r"early_stopping\.patience=2: .* with None; fine"),
+        ("monitor=val/map_50", r"monitor=val/map_50: .* was trained with val/map"),
+        ("trainer.max_epochs=2", r"trainer\.max_epochs=2: expected at least 3, which .* has done"),
         (
             "finetune.phases=[{name: heads, train: [neck, head], until: {max_epochs: 5}}]",
-            r"finetune\.phases\[0\]\.max_epochs=5: .*last\.ckpt was trained with 2; .*allow_change",
+            r"finetune\.phases\.0\.until\.max_epochs=5: .*last\.ckpt was trained with 2; fine",
         ),
         (
             "finetune.phases=[{name: heads, train: [neck, head], until: {max_epochs: 2}}]",
-            r"finetune\.phases: 1, but .* was trained with 2",
+            r"finetune\.phases\.1\.name=None: .* was trained with top",
         ),
     ],
 )
@@ -172,3 +175,55 @@ def test_a_checkpoint_that_lost_its_schedule_is_refused(finished, tmp_path):
     torch.save(saved, tmp_path / "last.ckpt")
     with pytest.raises(RequestError, match="does not say where its schedule stood"):
         resume(tmp_path / "last.ckpt")
+
+
+def test_losses_that_are_no_longer_there_leave_their_columns_empty(finished, tmp_path):
+    out = tmp_path / "on"
+    shutil.copytree(finished, out)
+    with (out / "metrics.csv").open() as stream:
+        old = list(csv.DictReader(stream))
+    with (out / "metrics.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, [*old[0], "train/loss_l1"])
+        writer.writeheader()
+        writer.writerows({**row, "train/loss_l1": "0.5"} for row in old)
+    assert run([f"ckpt={out}", "trainer.max_epochs=4"], out) == 0
+    assert [row["train/loss_l1"] for row in rows(out)] == ["0.5"] * 3 + [""]
+
+
+def test_a_run_that_goes_on_elsewhere_knows_its_past(finished, tmp_path):
+    out = tmp_path / "new"
+    last = finished / "checkpoints/last.ckpt"
+    assert run([f"ckpt={last}", "trainer.max_epochs=4"], out) == 0
+    assert [row["epoch"] for row in rows(out)] == ["0", "1", "2", "3"]
+    assert rows(out)[:3] == rows(finished)
+    phases = json.loads((out / "phases.json").read_text())
+    assert [phase["best"] for phase in phases] == pytest.approx([0.3, 0.4])
+
+
+def test_a_checkpoint_of_another_version_is_refused_by_name(finished, tmp_path):
+    saved = content(finished, "last")
+    del saved["detector"]["config"]["optim"]["ema"]
+    torch.save(saved, tmp_path / "last.ckpt")
+    said = r"ckpt=.*last\.ckpt: made by another version of detector \(optim\.ema: missing\)"
+    with pytest.raises(RequestError, match=said):
+        resume(tmp_path / "last.ckpt")
+
+
+def test_a_link_to_itself_leaves_nothing_behind(tmp_path):
+    file, copy = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
+    file.write_text("weights")
+    for _ in range(2):
+        link_or_copy(file, copy)
+        assert copy.read_text() == "weights"
+    assert {f.name for f in tmp_path.iterdir()} == {"last.ckpt", "best.ckpt"}
+
+
+def test_checkpoints_are_copied_where_there_are_no_links(tmp_path, monkeypatch):
+    def no_links(self, target):
+        raise OSError("no links here")
+
+    monkeypatch.setattr("pathlib.Path.hardlink_to", no_links)
+    (tmp_path / "last.ckpt").write_text("weights")
+    link_or_copy(tmp_path / "last.ckpt", tmp_path / "best.ckpt")
+    assert not (tmp_path / "best.ckpt").samefile(tmp_path / "last.ckpt")
+    assert (tmp_path / "best.ckpt").read_text() == "weights"

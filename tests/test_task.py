@@ -1,6 +1,7 @@
 """What is added to the loss and taken from the weights: L1, L2 by kind, clipping, averaging."""
 
 import json
+import shutil
 from collections import OrderedDict
 
 import pytest
@@ -12,7 +13,9 @@ from torch import nn
 
 from detector import build, request
 from detector.cli import compose
+from detector.config import conf_folder
 from detector.evaluate import evaluate
+from detector.finetune.phases import Plateau
 from detector.finetune_config import read_schedule
 from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
 from detector.task import DetectionTask, OptimiserOptions
@@ -139,3 +142,24 @@ def test_the_average_of_the_weights_is_what_is_kept_and_evaluated(voc_root, tmp_
         json.loads((folder / "metrics.json").read_text()) for folder in (out, tmp_path / "again")
     )
     assert first["coco"] == again["coco"]
+
+
+def test_a_schedule_of_ones_own_may_stop_early(tmp_path, monkeypatch):
+    shutil.copytree(conf_folder(), tmp_path / "conf")
+    mine = (conf_folder() / "finetune/staged.yaml").read_text()
+    mine += "early_stopping: {patience: 3, min_delta: 0.01}\n"
+    (tmp_path / "conf/finetune/mine.yaml").write_text(mine)
+    monkeypatch.setattr("detector.cli.conf_folder", lambda: tmp_path / "conf")
+    assert read_schedule(settings("finetune=mine")).phases[-1].plateau == Plateau(3, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("finetune.auto.warmup.steps=-1", r"finetune\.auto\.warmup\.steps=-1: expected at least"),
+        ("finetune.auto.decay.type=step", r"finetune\.auto\.decay\.type=step: expected one of"),
+    ],
+)
+def test_the_course_of_auto_is_refused_by_the_key_that_was_typed(typed, said):
+    with pytest.raises(request.RequestError, match=said):
+        read_schedule(settings("finetune=auto", typed))

@@ -145,7 +145,7 @@ def local_processes(trainer: TrainerConfig) -> int:
 
 
 def build_callbacks(
-    config: Config, schedule: Schedule, folder: Path
+    config: Config, schedule: Schedule, folder: Path, epochs: int
 ) -> tuple[StagedFinetuning, RunProgress, list[pl.Callback]]:
     """What happens around the steps: the schedule, the bar, all of them in their order.
 
@@ -153,10 +153,12 @@ def build_callbacks(
         config: The run's.
         schedule: Its phases.
         folder: The run's.
+        epochs: How many there are at most.
     """
     from detector.finetune.averaging import AveragedWeights
     from detector.finetune.callback import StagedFinetuning
-    from detector.progress import RunCheckpoints, RunProgress
+    from detector.progress import RunProgress
+    from detector.run_checkpoints import RunCheckpoints
 
     optim, kept = config.optim, folder / "checkpoints"
     finetuning = StagedFinetuning(
@@ -168,7 +170,7 @@ def build_callbacks(
         kept / "best.ckpt",
     )
     resume = ["python", "-m", "detector.train", f"ckpt={folder}"]
-    progress = RunProgress(folder, finetuning, resume)
+    progress = RunProgress(folder, finetuning, epochs, resume)
     averaging = [] if optim.ema is None else [AveragedWeights(optim.ema)]
     # The schedule judges an epoch before its row and its checkpoint are written.
     callbacks = [finetuning, *averaging, progress, RunCheckpoints(finetuning, kept)]

@@ -143,10 +143,15 @@ def _explain(verb: str, error: Exception) -> str:
             f"{text.split(' See https')[0]}: a value with spaces, commas, brackets, quotes or ~ "
             "needs quotes of its own, such as \"data.root='my data'\""
         )
-    wrong = re.search(r"Could not override '([^']+)'", text)
+    wrong = re.search(r"Could not override '([^']+)'|Error merging override (\S+?)=", text)
     if wrong is None:
         return text
-    key = wrong[1].lstrip("+~")
+    key = (wrong[1] or wrong[2]).lstrip("+~")
+    if re.match(r"finetune\.(phases\.\d|auto\.)", key):
+        return (
+            f"{key}: the schedule chosen has no such key; what a phase leaves out is added with a "
+            f"plus, +{key}=VALUE; with ckpt=RUN its finetune=NAME is typed too"
+        )
     if (conf_folder() / key).is_dir():
         return f"{key}: this group is added, with a plus: +{key}=NAME"
     close = difflib.get_close_matches(key, _known_keys(verb), n=1, cutoff=0.6)

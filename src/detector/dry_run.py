@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from detector import build
 from detector.config import Config
 from detector.finetune.phases import Phase
-from detector.finetune.schedule import Schedule
+from detector.finetune.schedule import Schedule, batch_scale
 from detector.finetune_config import read_schedule
 
 if TYPE_CHECKING:
@@ -104,12 +104,6 @@ def _step_compute(network: FasterRCNN, config: Config) -> int:
     return sum(c.total for c in step_compute(network, config.data.image_size).values())
 
 
-def _batch_scale(config: Config) -> float:
-    """What `optim.lr` is multiplied by for the effective batch, as `StagedFinetuning` does."""
-    reference = config.optim.reference_batch
-    return _images_a_step(config) / reference if reference else 1.0
-
-
 def _images_a_step(config: Config) -> int:
     """Images a step, over all processes."""
     run = config.trainer
@@ -120,7 +114,7 @@ def _epochs(phase: Phase) -> str:
     """How long a phase lasts."""
     plateau = phase.plateau
     if plateau is None or phase.min_epochs == phase.max_epochs:
-        return f"at most {phase.max_epochs}"
+        return f"{phase.max_epochs}"
     return f"{phase.min_epochs} to {phase.max_epochs}, until no gain for {plateau.patience}"
 
 
@@ -157,7 +151,8 @@ def _details(
     yield "trained", ", ".join(name for name in groups if name in phase.train)
     if frozen := [name for name in groups if name not in phase.train]:
         yield "frozen", ", ".join(frozen)
-    yield "rates", _rates(phase, groups, config.optim.lr * _batch_scale(config))
+    base = config.optim.lr * batch_scale(_images_a_step(config), config.optim.reference_batch)
+    yield "rates", _rates(phase, groups, base)
     if course := _course(phase, first=index == 0):
         yield "course", course
     if start := _start(phase):
@@ -198,8 +193,7 @@ def _rates(phase: Phase, groups: list[str], base: float) -> str:
     joined: dict[str, list[str]] = {}
     for name in groups:
         if name in phase.train:
-            factor = phase.lr_factor.get(name, phase.lr_factor.get("default", 1.0))
-            joined.setdefault(f"{base * factor:.3g}", []).append(name)
+            joined.setdefault(f"{base * phase.factor(name):.3g}", []).append(name)
     return "; ".join(f"{', '.join(names)} {rate}" for rate, names in joined.items())
 
 

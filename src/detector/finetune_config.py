@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from detector.finetune.phases import Decay, Phase, Plateau, Warmup, work_backwards
+from detector.finetune.phases import Decay, Phase, Plateau, Warmup, check_course, work_backwards
 from detector.finetune.schedule import Schedule
 from detector.types import RequestError, one_of, require
 
@@ -167,6 +167,7 @@ def read_schedule(config: Config) -> Schedule:
         assert settings.auto is not None  # checked by FinetuneConfig
         numbers = dict(vars(settings.auto))
         warmup, decay = Warmup(**vars(numbers.pop("warmup"))), Decay(**vars(numbers.pop("decay")))
+        check_course("finetune.auto", warmup, decay)
         phases = work_backwards(GROUPS[:-2], warmup=warmup, decay=decay, **numbers)
     else:
         phases = [_read_phase(phase) for phase in settings.phases]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import logging
 import shlex
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from tqdm import tqdm
@@ -29,16 +27,17 @@ class RunProgress(pl.Callback):
 
     Args:
         folder: The run's.
-        finetuning: Knows the phase, and how many epochs there are at most.
+        finetuning: Knows the phase.
+        epochs: How many there are at most.
         resume_command: What to type to go on after an interruption.
     """
 
     def __init__(
-        self, folder: Path, finetuning: StagedFinetuning, resume_command: list[str]
+        self, folder: Path, finetuning: StagedFinetuning, epochs: int, resume_command: list[str]
     ) -> None:
         self.file = folder / "metrics.csv"
         self.finetuning = finetuning
-        self.epochs = finetuning.schedule.epochs
+        self.epochs = epochs
         self.resume_command = resume_command
         self.seconds = 0.0  # of training and validation, also before a resume
         self._bar: tqdm | None = None
@@ -163,50 +162,9 @@ class RunProgress(pl.Callback):
             return
         draft = self.file.with_suffix(".csv.part")
         with draft.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, list(rows[-1]))
+            # What is logged may differ since a resume; the newest row's order comes first.
+            columns = dict.fromkeys(name for row in reversed(rows) for name in row)
+            writer = csv.DictWriter(stream, list(columns))
             writer.writeheader()
             writer.writerows(rows)
         draft.replace(self.file)
-
-
-class RunCheckpoints(Checkpoint):
-    """Keeps `last.ckpt` and `best.ckpt` so that a run can go on whenever it was killed.
-
-    After every epoch `last.ckpt` is replaced in one step. It also holds which epoch was the best,
-    and only then does `best.ckpt` follow: it is never ahead of what `last.ckpt` knows, and if it
-    is behind, then by the epoch that `last.ckpt` is itself (`detector.checkpoint.bring_best`).
-
-    Args:
-        finetuning: Knows which epoch is the best.
-        folder: Where the files go.
-    """
-
-    def __init__(self, finetuning: StagedFinetuning, folder: Path) -> None:
-        self.finetuning = finetuning
-        self.folder = folder
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write what the epoch brought; Lightning calls this after all other callbacks."""
-        last = self.folder / "last.ckpt"
-        draft = last.with_suffix(".part")
-        trainer.save_checkpoint(draft)
-        if trainer.is_global_zero:
-            draft.replace(last)
-            if self.finetuning.progress.best_epoch == trainer.current_epoch:
-                keep(last, self.folder / "best.ckpt")
-        # What is read at the start of the next epoch must be there.
-        trainer.strategy.barrier()
-
-
-def keep(file: Path, copy: Path) -> None:
-    """Copy a checkpoint in one step, for nothing where the file system has hard links.
-
-    Checkpoints are replaced and never written into, so that a link stays what it was.
-    """
-    draft = copy.with_suffix(".part")
-    draft.unlink(missing_ok=True)
-    try:
-        draft.hardlink_to(file)
-    except OSError:
-        shutil.copyfile(file, draft)
-    draft.replace(copy)

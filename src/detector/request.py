@@ -9,17 +9,24 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Collection
-from dataclasses import asdict
+from collections.abc import Collection, Iterator
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from detector.checkpoint import checkpoint_classes, checkpoint_path, read_best, read_checkpoint
-from detector.config import Config, parse
+from detector.checkpoint import (
+    checkpoint_classes,
+    checkpoint_path,
+    read_best,
+    read_checkpoint,
+    read_progress,
+)
+from detector.config import Config, parse, plain
 from detector.finetune_config import read_schedule
 from detector.inputs import read_data, source_files, usable_data
-from detector.types import RequestError
+from detector.types import RequestError, require
 
 RUN_KEYS = ("output_dir", "overrides")
 # Keys that say what a verb does, which a checkpoint's configuration must not answer.
@@ -27,13 +34,13 @@ VERB_KEYS = (
     *("ckpt", "split", "source", "score_threshold", "preview", "dry_run"),
     "finetune.allow_changed",
 )
-# What a checkpoint's weights, and its optimiser's state, do not fit otherwise.
+# What a checkpoint's weights do not fit otherwise; nor its optimiser's state and its best score.
 NETWORK_KEYS = (
     *("backbone.name", "model.fpn_channels", "model.head_channels"),
     *("model.anchor_scales", "model.anchor_ratios"),
 )
-OPTIMISER_KEYS = (
-    *("optim.name", "optim.momentum", "optim.ema"),
+KEPT_KEYS = (
+    *("monitor", "optim.name", "optim.momentum", "optim.ema"),
     *("optim.weight_decay", "optim.weight_decay_norm", "optim.weight_decay_bias"),
 )
 REQUIRED = {"evaluate": ("ckpt",), "predict": ("ckpt", "source")}
@@ -53,6 +60,8 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         if cfg[key] is None:
             raise RequestError(f"{key}= is required (see python -m detector.{verb} --help)")
     config = resolve(verb, cfg)
+    if config.dry_run:  # that of train ends before it comes here
+        raise RequestError("dry_run=true: only train has a dry run")
     if verb == "predict":
         source_files(config.source or "")
         return
@@ -104,17 +113,25 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
     path = checkpoint_path(verb, values.ckpt)
     ours = read_checkpoint(path)
     saved = OmegaConf.create(ours["config"])
-    for key in {*VERB_KEYS, *typed}:
+    # Groups before the keys in them, in whatever order they were typed.
+    for key in sorted({*VERB_KEYS, *typed}, key=lambda key: key.count(".")):
         if _has(values, key):
             OmegaConf.update(saved, key, OmegaConf.select(values, key), merge=False)
+    try:
+        before = parse(ours["config"])
+    except RequestError as error:
+        raise RequestError(f"ckpt={path}: made by another version of detector ({error})") from error
     config = parse(values if "experiment" in typed else saved)
-    before = parse(ours["config"])
     _refuse_changes(NETWORK_KEYS, config, before, path)
     if verb == "train":
-        _refuse_changes(OPTIMISER_KEYS, config, before, path)
+        _refuse_changes(KEPT_KEYS, config, before, path)
         if not config.finetune.allow_changed:
             _check_schedule(config, before, path)
         read_best(path)
+        progress, cap = read_progress(path), config.trainer.max_epochs
+        done = progress.start_epoch + progress.epochs
+        wanted = f"at least {done}, which {path} has done"
+        require(cap is None or cap >= done, "trainer.max_epochs", cap, wanted)
     names = list(checkpoint_classes(ours).names)
     if config.data.classes not in (None, names):
         raise RequestError(
@@ -160,30 +177,34 @@ def _check_compiler(config: Config) -> None:
 def _refuse_changes(keys: Collection[str], config: Config, saved: Config, path: Path) -> None:
     """Refuse other values than a checkpoint was trained with."""
     for key in keys:
-        group, _, name = key.partition(".")
-        new, old = (getattr(getattr(c, group), name) for c in (config, saved))
+        new, old = (reduce(getattr, key.split("."), c) for c in (config, saved))
         if new != old:
             raise RequestError(f"{key}={new}: {path} was trained with {old}")
 
 
 def _check_schedule(config: Config, saved: Config, path: Path) -> None:
-    """Refuse another schedule than a checkpoint was trained with."""
-    hint = "finetune.allow_changed=true goes on all the same"
-    if config.finetune.norm != saved.finetune.norm:
-        norms = config.finetune.norm, saved.finetune.norm
-        raise RequestError(f"finetune.norm={norms[0]}: {path} was trained with {norms[1]}; {hint}")
-    new, old = (read_schedule(c).phases for c in (config, saved))
-    for i, (one, other) in enumerate(zip(new, old, strict=False)):
-        for key, value in asdict(other).items():
-            if asdict(one)[key] != value:
-                raise RequestError(
-                    f"finetune.phases[{i}].{key}={asdict(one)[key]}: {path} was trained with "
-                    f"{value}; {hint}"
-                )
-    if len(new) != len(old):
-        raise RequestError(
-            f"finetune.phases: {len(new)}, but {path} was trained with {len(old)}; {hint}"
-        )
+    """Refuse another schedule than a checkpoint was trained with, by the first key that differs."""
+    both = config, saved
+    new, old = ((c.finetune.norm, read_schedule(c).phases) for c in both)
+    if new == old:
+        return
+    values, before = (dict(_leaves("finetune", plain(c)["finetune"])) for c in both)
+    for key in (*values, *before):
+        if values.get(key) != before.get(key) and key != "finetune.allow_changed":
+            raise RequestError(
+                f"{key}={values.get(key)}: {path} was trained with {before.get(key)}; "
+                "finetune.allow_changed=true goes on all the same"
+            )
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Every single value in a nest of dictionaries and lists, with its dotted key."""
+    if isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, inner in pairs:
+            yield from _leaves(f"{key}.{name}", inner)
+    else:
+        yield key, value
 
 
 def _has(values: DictConfig, key: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -35,8 +36,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if config.dry_run:
         print_phases(config)
         return {}
-    data_set = inputs.usable_data(config)
     schedule = read_schedule(config)
+    data_set = inputs.usable_data(config)
     resumed = checkpoint_path("train", config.ckpt) if config.ckpt else None
     folder = request.output_folder(cfg)
 
@@ -44,18 +45,20 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
     from detector import build
     from detector.history import write_history
-    from detector.progress import keep
+    from detector.run_checkpoints import link_or_copy
     from detector.scoring import score
 
-    for name in schedule.unreached():
-        log.warning("phase %s is never reached within %d epochs", name, schedule.epochs)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     task = build.build_task(config, data_set.classes, pretrained=resumed is None)
-    finetuning, progress, callbacks = build.build_callbacks(config, schedule, folder)
-    trainer = build.build_trainer(config, folder, callbacks, schedule.epochs)
+    stand = schedule.adopt(read_progress(resumed)) if resumed else schedule.start()
+    epochs = schedule.total(stand)
+    finetuning, progress, callbacks = build.build_callbacks(config, schedule, folder, epochs)
+    trainer = build.build_trainer(config, folder, callbacks, epochs)
     if trainer.is_global_zero:
         OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
         inputs.describe_data(data_set)
+        for name in schedule.unreached():
+            log.warning("phase %s is never reached within %d epochs", name, epochs)
         if data_set.divided:
             write_json(
                 folder / "splits.json", {"root": str(data_set.root), "splits": data_set.files()}
@@ -65,15 +68,21 @@ def train(cfg: DictConfig) -> dict[str, float]:
     data = build.build_datamodule(config, data_set.splits)
     best = finetuning.best
     if resumed is not None:
-        log_resume(schedule, read_progress(resumed))
-        if trainer.is_global_zero and read_best(resumed) != best:
+        log_resume(schedule, stand)
+        if trainer.is_global_zero:
             best.parent.mkdir(exist_ok=True)
-            keep(read_best(resumed), best)
+            link_or_copy(read_best(resumed), best)
+            past = resumed.parent.parent / progress.file.name
+            if past.is_file() and not progress.file.exists():
+                shutil.copyfile(past, progress.file)
     try:
         trainer.fit(task, data, ckpt_path=resumed, weights_only=True)
     except SystemExit as end:  # Lightning's way to end after Ctrl-C
         raise KeyboardInterrupt from end
 
+    build.load_weights(task, best)
+    split = "test" if "test" in data_set.splits else "val"
+    final = score(config, task, data, split, folder, train_seconds=progress.seconds)
     if trainer.is_global_zero:
         write_history(
             folder,
@@ -85,9 +94,6 @@ def train(cfg: DictConfig) -> dict[str, float]:
             progress.rows(),
             config.monitor,
         )
-    build.load_weights(task, best)
-    split = "test" if "test" in data_set.splits else "val"
-    final = score(config, task, data, split, folder, train_seconds=progress.seconds)
     best_score = finetuning.progress.best
     assert best_score is not None  # at least one epoch was validated
     return {config.monitor: best_score, **{f"{split}/{k}": value for k, value in final.items()}}
@@ -95,20 +101,20 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
 def log_resume(schedule: Schedule, progress: Progress) -> None:
     """Say where a run goes on, or that nothing is left to do."""
-    done = progress.start_epoch + progress.epochs
-    if schedule.finished(schedule.adopt(progress)):
+    done, epochs = progress.start_epoch + progress.epochs, schedule.total(progress)
+    if schedule.finished(progress):
         log.info("the schedule has ended after %d epochs", done)
-    elif done < schedule.epochs:
-        log.info("going on after epoch %d of %d", done, schedule.epochs)
+    elif done < epochs:
+        log.info("going on after epoch %d of %d", done, epochs)
     else:
-        log.info("all %d epochs are done; a larger trainer.max_epochs goes on", schedule.epochs)
+        log.info("all %d epochs are done; a larger trainer.max_epochs goes on", epochs)
 
 
 def main() -> None:
     """The command: hands the monitored score to Hydra's sweepers."""
 
-    def job(cfg: DictConfig) -> float:
-        return train(cfg)[cfg.monitor]
+    def job(cfg: DictConfig) -> float | None:
+        return train(cfg).get(cfg.monitor)  # None of a dry run
 
     run_verb("train", job)
 

@@ -131,6 +131,13 @@ def test_working_backwards_ends_with_the_first_stage_that_gains_too_little():
     assert (history[-1].best, history[-1].best_epoch) == (0.345, 4)
 
 
+def test_working_backwards_wants_some_gain_even_where_none_is_asked_for():
+    same = follow(backwards(min_delta=0.0), [0.3, 0.3, 0.3, 0.3, 0.9])
+    assert (names(same), same[-1].ended) == (["heads"] * 2 + ["layer4"] * 2, "no gain")
+    nothing = follow(backwards(), [math.nan] * 9)
+    assert (names(nothing), nothing[-1].ended) == (["heads"] * 2 + ["layer4"] * 2, "no gain")
+
+
 def test_frozen_groups_have_rate_zero_and_thawed_ones_their_own():
     schedule = Schedule([HEADS, TOP], GROUPS)
     assert schedule.lr_factor(0, "layer4", 29, 30) == 0
@@ -182,6 +189,15 @@ def test_a_changed_schedule_goes_on_in_the_phase_of_the_same_name():
     assert (shorter.phase, shorter.start_epoch) == (0, 3)
 
 
+def test_another_schedule_that_is_gone_on_with_has_its_own_epochs():
+    before = follow(Schedule([replace(HEADS, max_epochs=10)], GROUPS), [0.1] * 10)[-1]
+    other = Schedule([HEADS, TOP], GROUPS)
+    # "heads" has had more than its three; "top" begins after ten.
+    assert other.total(other.adopt(before)) == 12
+    assert Schedule([HEADS, TOP], GROUPS, 11).total(other.adopt(before)) == 11
+    assert other.total(other.start()) == other.epochs == 5
+
+
 fractions = st.floats(0, 1)
 plateaus = st.builds(Plateau, st.integers(1, 3), st.sampled_from([0.0, 0.01, 0.2]))
 warmups = st.builds(Warmup, st.integers(0, 25), fractions, st.sampled_from(["all", "new"]))
@@ -220,6 +236,9 @@ def test_every_phase_keeps_its_bounds_and_the_run_its_end(schedule, scores):
     history = follow(schedule, scores)
     assert 1 <= len(history) <= schedule.epochs
     assert len(history) == schedule.epochs or schedule.finished(history[-1])
+    totals = [schedule.total(p) for p in (schedule.start(), *history)]
+    assert all(b <= a for a, b in pairwise(totals))
+    assert totals[-1] == len(history)
     order = [p.phase for p in history]
     assert all(b - a in (0, 1) for a, b in zip([0, *order], order, strict=False))
     for index in set(order):

@@ -15,7 +15,7 @@ from detector.data.dataset import collate
 from detector.finetune.callback import StagedFinetuning
 from detector.finetune.schedule import Schedule
 from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
-from detector.progress import RunCheckpoints
+from detector.run_checkpoints import RunCheckpoints
 from detector.task import DetectionTask, OptimiserOptions
 from detector.types import ClassMap, Target
 
@@ -23,7 +23,9 @@ GROUPS = ("stem", "top", "head")
 SGD, ADAMW = OptimiserOptions("sgd", 0.9, 0.0), OptimiserOptions("adamw", 0.9, 0.0)
 
 # Processes are forked from a server that has imported what takes seconds.
-multiprocessing.set_forkserver_preload(["detector.progress", "detector.task", "torch._dynamo"])
+multiprocessing.set_forkserver_preload(
+    ["detector.run_checkpoints", "detector.task", "torch._dynamo"]
+)
 
 
 class ToyNetwork(nn.Module):

@@ -23,6 +23,11 @@ class AveragedWeights(WeightAveraging):
         super().__init__(multi_avg_fn=self._average)
         self._interpolate = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Keep the average where the model will be, which it is not yet."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
     def _average(self, average: list[Tensor], current: list[Tensor], count: Tensor) -> None:
         """One step, for tensors of one type; counters (of norms) are not averaged."""
         if average[0].is_floating_point():

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from detector.finetune.averaging import AveragedWeights
-from detector.finetune.schedule import STATE_KEY, Progress, Schedule
+from detector.finetune.schedule import STATE_KEY, Progress, Schedule, batch_scale
 
 if TYPE_CHECKING:
     from detector.task import DetectionTask
@@ -37,7 +37,7 @@ class StagedFinetuning(pl.Callback):
         reference_batch: The images a step that `lr` is meant for; it is scaled in proportion to
             those of all processes together (arXiv 1706.02677). None leaves it as it is.
         monitor: The logged score that decides; larger is better.
-        best: The checkpoint of the best epoch, which `detector.progress.RunCheckpoints` keeps.
+        best: The checkpoint of the best epoch, which `detector.run_checkpoints` keeps.
 
     Attributes:
         progress: Where the run stands.
@@ -54,7 +54,8 @@ class StagedFinetuning(pl.Callback):
     ) -> None:
         self.schedule = schedule
         self.lr = lr
-        self.batch_share = batch_size / reference_batch if reference_batch else None
+        self.batch_size = batch_size
+        self.reference_batch = reference_batch
         self.monitor = monitor
         self.best = best
         self.progress = schedule.start()
@@ -119,8 +120,7 @@ class StagedFinetuning(pl.Callback):
 
     def base_rate(self, trainer: pl.Trainer) -> float:
         """The learning rate that the schedule's factors apply to."""
-        scale = 1.0 if self.batch_share is None else self.batch_share * trainer.world_size
-        return self.lr * scale
+        return self.lr * batch_scale(self.batch_size * trainer.world_size, self.reference_batch)
 
     def _begin_next(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Weights, then what is trained, then the optimiser's state, then the wrapper."""

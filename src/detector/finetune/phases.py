@@ -107,6 +107,10 @@ class Phase:
             return self.max_epochs
         return min(self.max_epochs, max(self.plateau.min_epochs, self.plateau.patience + 1))
 
+    def factor(self, group: str) -> float:
+        """The full rate of a trained group over `optim.lr`."""
+        return self.lr_factor.get(group, self.lr_factor.get("default", 1.0))
+
 
 def work_backwards(
     stages: Sequence[str],
@@ -199,7 +203,22 @@ def _check(key: str, phase: Phase, groups: Collection[str]) -> None:
         require(_at_least(factor, 0), f"{key}.lr_factor.{name}", factor, "a number >= 0")
     good = phase.max_epochs is not None and phase.max_epochs >= 1
     require(good, f"{key}.until.max_epochs", phase.max_epochs, "at least 1, also with a plateau")
-    warmup, decay, plateau = phase.warmup, phase.decay, phase.plateau
+    check_course(key, phase.warmup, phase.decay)
+    if phase.plateau is not None:
+        _check_plateau(f"{key}.until.plateau", phase.plateau, phase.max_epochs)
+    good = phase.optimizer_state in OPTIMIZER_STATES
+    states = "one of " + ", ".join(OPTIMIZER_STATES)
+    require(good, f"{key}.optimizer_state", phase.optimizer_state, states)
+    if phase.optimizer_state == "checkpoint" and not phase.restore_best:
+        raise RequestError(f"{key}.optimizer_state: checkpoint, which needs restore_best: true")
+
+
+def check_course(key: str, warmup: Warmup, decay: Decay) -> None:
+    """Refuse a warm-up or a decay that cannot be meant.
+
+    Raises:
+        RequestError: Naming the key, after the one that they belong to.
+    """
     require(warmup.steps >= 0, f"{key}.warmup.steps", warmup.steps, "at least 0")
     good = 0 <= warmup.start_factor <= 1
     require(good, f"{key}.warmup.start_factor", warmup.start_factor, "0..1")
@@ -207,13 +226,6 @@ def _check(key: str, phase: Phase, groups: Collection[str]) -> None:
     require(good, f"{key}.warmup.groups", warmup.groups, " or ".join(WARMUP_GROUPS))
     require(decay.type in DECAYS, f"{key}.decay.type", decay.type, "one of " + ", ".join(DECAYS))
     require(0 <= decay.final_factor <= 1, f"{key}.decay.final_factor", decay.final_factor, "0..1")
-    if plateau is not None:
-        _check_plateau(f"{key}.until.plateau", plateau, phase.max_epochs)
-    good = phase.optimizer_state in OPTIMIZER_STATES
-    states = "one of " + ", ".join(OPTIMIZER_STATES)
-    require(good, f"{key}.optimizer_state", phase.optimizer_state, states)
-    if phase.optimizer_state == "checkpoint" and not phase.restore_best:
-        raise RequestError(f"{key}.optimizer_state: checkpoint, which needs restore_best: true")
 
 
 def _check_plateau(key: str, plateau: Plateau, max_epochs: int) -> None:

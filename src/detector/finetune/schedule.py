@@ -86,6 +86,16 @@ class Progress:
         return cls(**{**plain, "phases": tuple(Entry(**entry) for entry in plain["phases"])})
 
 
+def batch_scale(images: int, reference: int | None) -> float:
+    """What a learning rate is multiplied by for other batches than it is meant for.
+
+    Args:
+        images: A step, of all processes together.
+        reference: The images a step that it is meant for (arXiv 1706.02677); None: any.
+    """
+    return 1.0 if reference is None else images / reference
+
+
 class Schedule:
     """Phases one after the other.
 
@@ -103,8 +113,8 @@ class Schedule:
     ) -> None:
         check_phases(phases, groups)
         self.phases = tuple(phases)
-        total = sum(phase.max_epochs for phase in phases)
-        self.epochs = total if max_epochs is None else min(total, max_epochs)  # at most
+        self.cap = max_epochs
+        self.epochs = self.total(self.start())  # at most
 
     def start(self) -> Progress:
         """Before the first epoch."""
@@ -150,7 +160,8 @@ class Schedule:
                 ended = "plateau"
         if ended and phase.gain is not None and progress.best_before is not None:
             assert progress.best is not None
-            if not progress.best >= progress.best_before + phase.gain:
+            wanted = progress.best_before + phase.gain
+            if progress.best < wanted or progress.best <= progress.best_before:
                 ended = "no gain"
         record = replace(progress.phases[-1], ended=ended)
         return replace(progress, phases=(*progress.phases[:-1], record), ended=ended)
@@ -200,7 +211,17 @@ class Schedule:
 
     def length(self, phase: int, start_epoch: int) -> int:
         """How many epochs a phase may last that begins with an epoch."""
-        return max(1, min(self.phases[phase].max_epochs, self.epochs - start_epoch))
+        most = self.phases[phase].max_epochs
+        return most if self.cap is None else max(1, min(most, self.cap - start_epoch))
+
+    def total(self, progress: Progress) -> int:
+        """How many epochs the run has at most, the past ones included."""
+        done = progress.start_epoch + progress.epochs
+        if self.finished(progress):
+            return done
+        here = 0 if progress.ended else self.phases[progress.phase].max_epochs - progress.epochs
+        total = done + here + sum(p.max_epochs for p in self.phases[progress.phase + 1 :])
+        return total if self.cap is None else min(total, self.cap)
 
     def unreached(self) -> list[str]:
         """The phases that the cap leaves no epoch, even if all before them end early."""
@@ -223,8 +244,7 @@ class Schedule:
         this = self.phases[phase]
         if group not in this.train:
             return 0.0
-        base = this.lr_factor.get(group, this.lr_factor.get("default", 1.0))
         known = phase > 0 and group in self.phases[phase - 1].train
         warm = this.warmup.groups == "new" and known
         warmup = 1.0 if warm else this.warmup.share(step)
-        return base * warmup * this.decay.share(min(1.0, step / steps))
+        return this.factor(group) * warmup * this.decay.share(min(1.0, step / steps))
