@@ -220,7 +220,7 @@ def test_a_key_that_the_schedule_has_not_says_how_it_is_added(cwd, voc_root):
     key = "finetune.phases.0.restore_best"
     line = refused("train", f"data.root={voc_root}", "finetune=staged", f"{key}=true", cwd=cwd)
     assert line.startswith(f"{key}: the schedule chosen has no such key")
-    assert f"+{key}=VALUE" in line
+    assert "is added with a plus, such as +finetune.phases.1.restore_best=true" in line
     more = "finetune.phases.2.until.max_epochs"
     line = refused("train", f"data.root={voc_root}", f"{more}=9", cwd=cwd)
     assert line.startswith(f"{more}: the schedule chosen has no such key")

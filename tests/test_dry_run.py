@@ -91,7 +91,7 @@ def test_a_plateau_says_between_which_epochs_and_until_when():
     assert "3 to 8, until no gain for 2" in phase_of(lines, "top")["row"]
     upper = phase_of(lines, "upper")
     assert "5 to 12, until no gain for 4" in upper["row"]
-    assert upper["a gain"] == "is 0.002 or more in val/map"
+    assert upper["a gain"] == "is more than 0.002 in val/map"
     assert upper["begins"] == "from the best weights so far, with the optimiser as it was then"
     assert upper["course"] == (
         "50 steps of warm-up of new groups from 0.1 %, cosine decay to 2 % of the rate"

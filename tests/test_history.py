@@ -21,7 +21,10 @@ TOP = Phase(
 )
 SCHEDULE = Schedule([HEADS, TOP], GROUPS)
 DONE = Progress(
-    (Entry(0, "heads", 0, 0, None, "max_epochs"), Entry(1, "top", 2, 8, 0, "max_epochs")),
+    (
+        Entry(0, "heads", 0, 0, None, "max_epochs", HEADS.train),
+        Entry(1, "top", 2, 8, 0, "max_epochs", TOP.train),
+    ),
     epochs=1,
     best=0.4,
     best_epoch=0,
@@ -72,34 +75,36 @@ def test_a_group_has_rate_zero_while_it_is_frozen_and_then_its_own(drawn, tmp_pa
 
 def test_a_phase_that_ended_early_decays_by_the_epochs_it_might_have_had(drawn, tmp_path):
     schedule = Schedule([Phase("all", GROUPS, 4, decay=Decay("linear"))], GROUPS)
-    progress = Progress((Entry(0, "all", 0, 0, None, "plateau"),), epochs=2)
+    progress = Progress((Entry(0, "all", 0, 0, None, "plateau", GROUPS),), epochs=2)
     _, _, rates, *_ = drawn(tmp_path, schedule, progress, steps=1)
     assert rates["head"] == pytest.approx({0: 0.01, 1: 0.0075, 2: 0.0075})
 
 
 def test_a_capped_phase_decays_to_the_cap(drawn, tmp_path):
     schedule = Schedule([Phase("all", GROUPS, 4, decay=Decay("linear"))], GROUPS, max_epochs=2)
-    progress = Progress((Entry(0, "all", 0, 0),), epochs=2)
+    progress = Progress((Entry(0, "all", 0, 0, train=GROUPS),), epochs=2)
     _, _, rates, *_ = drawn(tmp_path, schedule, progress, steps=1)
     assert rates["head"] == pytest.approx({0: 0.01, 1: 0.005, 2: 0.005})
 
 
 def test_many_steps_are_sampled_with_the_end_of_warm_up_among_them(drawn, tmp_path):
     schedule = Schedule([Phase("all", GROUPS, 2, warmup=Warmup(501, 0.5))], GROUPS)
-    progress = Progress((Entry(0, "all", 0, 0),), epochs=2)
+    progress = Progress((Entry(0, "all", 0, 0, train=GROUPS),), epochs=2)
     _, (curve, *_), rates, *_ = drawn(tmp_path, schedule, progress, steps=1000)
     assert 100 < len(curve.epochs) <= 123  # of 2000
     assert rates["head"][0.501] == pytest.approx(0.01)
     assert rates["head"][1.999] == rates["head"][2] == pytest.approx(0.01)
 
 
-def test_a_phase_that_is_not_in_the_schedule_has_no_rates(drawn, tmp_path):
-    progress = Progress(
-        (Entry(7, "earlier", 0, 0, None, "plateau"), Entry(1, "top", 2, 8)), epochs=1
-    )
-    _, _, rates, *_ = drawn(tmp_path, progress=progress)
-    assert list(rates["head"]) == [2, 2.25, 2.5, 2.75, 3]
-    assert [record["train"] for record in records(tmp_path)] == [None, list(TOP.train)]
+def test_phases_of_another_schedule_have_the_rates_that_were_recorded(drawn, tmp_path):
+    # The name alone is not enough: this "heads" trained layer4 as well.
+    before = Entry(0, "heads", 0, 0, None, "changed", GROUPS)
+    progress = Progress((before, Entry(1, "top", 2, 8, train=TOP.train)), epochs=1)
+    rows = [{**row, "lr/head": "0.03", "lr/layer4": "0.02"} for row in ROWS]
+    _, _, rates, *_ = drawn(tmp_path, progress=progress, rows=rows)
+    assert list(rates["head"]) == [1, 2, 2.25, 2.5, 2.75, 3]
+    assert (rates["head"][1], rates["layer4"][1]) == (0.03, 0.02)
+    assert [record["train"] for record in records(tmp_path)] == [list(GROUPS), list(TOP.train)]
 
 
 def test_phases_end_where_the_next_begins_and_the_last_where_the_run_stands(drawn, tmp_path):

@@ -11,7 +11,7 @@ from conftest import TINY, random_split, write_voc
 from hydra.core.hydra_config import HydraConfig
 from killable import MOMENTS, SCORES, run
 
-from detector import request
+from detector import cli, request
 from detector.cli import compose
 from detector.finetune_config import read_schedule
 from detector.run_checkpoints import link_or_copy
@@ -114,10 +114,13 @@ def resume(out, *overrides):
     [
         ("optim=sgd", r"optim\.name=sgd: .*last\.ckpt was trained with adamw"),
         ("optim.weight_decay=0.1", r"optim\.weight_decay=0\.1: .* was trained with 0\.0001"),
-        ("optim.ema=0.9", r"optim\.ema=0\.9: .* was trained with None"),
+        ("optim.ema=0.9", r"optim\.ema=0\.9: .* was trained with null"),
+        ("data.image_size=128", r"data\.image_size=128: .* was trained with 96"),
+        ("model.score_threshold=0.1", r"model\.score_threshold=0\.1: .* was trained with 0\.05"),
+        ("finetune=auto", r"finetune\.phases: auto, but .* was trained with a list of phases"),
         ("finetune.norm=frozen", r"finetune\.norm=frozen: .* was trained with train; .*changed=tr"),
         ("finetune=full", r"finetune\.norm=frozen"),
-        ("finetune.early_stopping.patience=2", r"early_stopping\.patience=2: .* with None; fine"),
+        ("finetune.early_stopping.patience=2", r"early_stopping\.patience=2: .* with null; fine"),
         ("monitor=val/map_50", r"monitor=val/map_50: .* was trained with val/map"),
         ("trainer.max_epochs=2", r"trainer\.max_epochs=2: expected at least 3, which .* has done"),
         (
@@ -126,7 +129,7 @@ def resume(out, *overrides):
         ),
         (
             "finetune.phases=[{name: heads, train: [neck, head], until: {max_epochs: 2}}]",
-            r"finetune\.phases\.1\.name=None: .* was trained with top",
+            r"finetune\.phases\.1\.name=null: .* was trained with top",
         ),
     ],
 )
@@ -141,12 +144,23 @@ def test_a_changed_schedule_may_be_allowed_but_is_not_remembered(finished, tmp_p
     out = tmp_path / "on"
     shutil.copytree(finished, out)
     assert run([f"ckpt={out}", *changed, "trainer.max_epochs=4"], out) == 0
-    assert [e["name"] for e in content(out, "last")["callbacks"]["finetune"]["phases"]][1:] == [
-        "all"
-    ]
+    log = content(out, "last")["callbacks"]["finetune"]["phases"]
+    found = [(e["name"], e["start_epoch"], e["start_step"], e["ended"]) for e in log]
+    assert found == [("heads", 0, 0, "max_epochs"), ("top", 2, 6, "changed"), ("all", 3, 9, "")]
     assert resume(out, "trainer.max_epochs=4").finetune.allow_changed is False
     with pytest.raises(RequestError, match="allow_changed=true goes on"):
         resume(out, "finetune=staged", "finetune.norm=train")
+
+
+def test_a_momentum_that_is_not_used_may_change(finished):
+    assert resume(finished, "optim.momentum=0.5").optim.momentum == 0.5
+
+
+def test_a_run_may_be_called_like_a_number(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, tmp_path / "0")
+    assert resume("0").ckpt == "0"
+    assert cli.run_folder("voc", 0) == "0"
 
 
 def test_rates_may_be_changed_and_more_epochs_asked_for(finished):

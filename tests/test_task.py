@@ -99,6 +99,10 @@ def test_gradients_are_clipped_to_the_norm_or_not_at_all(tmp_path):
         ("finetune.early_stopping.min_delta=-1", r"early_stopping\.min_delta=-1"),
         ("finetune.phases=auto", r"finetune\.phases=auto: needs finetune\.auto"),
         ("finetune.phases=[3]", r"finetune\.phases\[0\]=3: expected keys such as name"),
+        (
+            "finetune.phases=[{name: a, train: [head], until: 2}]",
+            r"finetune\.phases\[0\]\.until: expected the keys max_epochs, plateau",
+        ),
         ("finetune.phases=[{name: a}]", r"finetune\.phases\[0\]\.train: missing"),
         (
             "finetune.phases=[{name: a, train: [head], until: {plateau: {patience: 1}}}]",

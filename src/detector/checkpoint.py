@@ -28,7 +28,7 @@ def checkpoint_path(verb: str, ckpt: str) -> Path:
     if not path.is_file():
         raise RequestError(f"ckpt={ckpt}: no such file or folder")
     if not zipfile.is_zipfile(path):
-        raise RequestError(f"ckpt={ckpt}: not a checkpoint")
+        raise RequestError(f"ckpt={ckpt}: not a checkpoint: {path}")
     return path
 
 

@@ -47,6 +47,9 @@ def run_verb(verb: str, work: Callable[[DictConfig], Any]) -> None:
         refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         refuse(_explain(verb, error))
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -72,6 +75,8 @@ def compose(verb: str, overrides: Sequence[str], output_dir: Path | None = None)
 def complete(cfg: DictConfig, output_dir: str | None, overrides: list[str]) -> DictConfig:
     """Add what only the run knows: where outputs go, and what was typed."""
     with open_dict(cfg):
+        if cfg.ckpt is not None:
+            cfg.ckpt = str(cfg.ckpt)  # a folder may be called 0
         cfg.output_dir = output_dir
         cfg.overrides = overrides
     return cfg
@@ -149,8 +154,9 @@ def _explain(verb: str, error: Exception) -> str:
     key = (wrong[1] or wrong[2]).lstrip("+~")
     if re.match(r"finetune\.(phases\.\d|auto\.)", key):
         return (
-            f"{key}: the schedule chosen has no such key; what a phase leaves out is added with a "
-            f"plus, +{key}=VALUE; with ckpt=RUN its finetune=NAME is typed too"
+            f"{key}: the schedule chosen has no such key (phases count from 0; finetune.auto is of "
+            "finetune=auto alone; with ckpt=RUN its finetune=NAME is typed too); what a phase "
+            "leaves out is added with a plus, such as +finetune.phases.1.restore_best=true"
         )
     if (conf_folder() / key).is_dir():
         return f"{key}: this group is added, with a plus: +{key}=NAME"
@@ -181,15 +187,16 @@ def _register_resolvers() -> None:
     OmegaConf.register_new_resolver("detector_run_folder", run_folder, replace=True, use_cache=True)
 
 
-def run_folder(name: str, ckpt: str | None) -> str:
+def run_folder(name: str, ckpt: str | float | None) -> str:
     """Where a run's outputs go unless `hydra.run.dir` says otherwise.
 
     Args:
         name: Of the configuration.
-        ckpt: What is resumed, if anything: a run folder goes on in itself.
+        ckpt: What is resumed, if anything: a run folder goes on in itself. One that is called like
+            a number comes as that.
     """
-    if ckpt and name not in ("evaluate", "predict", "check"):
-        path = Path(ckpt)
+    if ckpt not in (None, "") and name not in ("evaluate", "predict", "check"):
+        path = Path(str(ckpt))
         run = path.parent.parent if path.name == "last.ckpt" else path
         if (run / "checkpoints" / "last.ckpt").is_file():
             return str(run)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 ROW = "{:<11} {:<30} {:>10} {:>14} {:>8}"
+WEIGHTS = {"imagenet": "pretrained on ImageNet", "none": "random (model.weights=none)"}
 NORMS = {
     "frozen": "frozen in every phase, with their parameters",
     "eval_when_frozen": "trained where their group is",
@@ -158,7 +159,7 @@ def _details(
     if start := _start(phase):
         yield "begins", start
     if phase.plateau and phase.plateau.min_delta:
-        yield "a gain", f"is {phase.plateau.min_delta:g} or more in {config.monitor}"
+        yield "a gain", f"is more than {phase.plateau.min_delta:g} in {config.monitor}"
     if phase.gain is not None and index + 1 < len(schedule.phases):
         yield "then", f"on if the best {config.monitor} rose by {phase.gain:g}, else the run ends"
     before = sum(p.max_epochs for p in schedule.phases[:index])
@@ -210,6 +211,7 @@ def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator
     kinds = f"{classes} class" if classes == 1 else f"{classes} classes"
     more = "" if config.data.classes else f"; each more adds {each / 1e6:.3f} M parameters"
     yield "", f"with a head for {kinds}{more}"
+    yield "weights", WEIGHTS[config.model.weights]
     yield "norm layers", NORMS[config.finetune.norm]
     yield "saved", f"of a training step's multiply-adds, at {side} x {side} pixels"
     scaled = ""

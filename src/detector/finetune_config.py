@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -204,6 +205,9 @@ def explain(error: OmegaConfBaseException, prefix: str = "") -> str:
     reason = str(error).splitlines()[0]
     if "not a ListConfig" in reason:
         reason = "expected a list, such as [a, b]"
+    elif nested := re.search(r"is not a subclass of (\w+)", reason):
+        there = getattr(globals().get(nested[1]), "__dataclass_fields__", {})
+        reason = "expected the keys " + ", ".join(there) if there else reason
     elif "has missing mandatory value" in reason:
         reason = "missing"
     elif isinstance(error, ConfigKeyError) and error.object_type is not None:

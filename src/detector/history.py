@@ -26,9 +26,8 @@ def write_history(
 ) -> None:
     """Write `phases.json` and `schedule.png`, each in one step.
 
-    Rates are computed, not recorded: where a run was resumed under another schedule or rate, its
-    past is drawn as it would have been under this one, and a phase that this one does not have
-    comes without rates (and without `train` in the file).
+    Rates are computed for the phases of this schedule, with the rate in force. Of phases that the
+    run had under another schedule they are those at the ends of epochs, as metrics.csv has them.
 
     Args:
         folder: The run's.
@@ -42,16 +41,14 @@ def write_history(
     """
     scores = {int(row["epoch"]): _number(row.get(monitor)) for row in rows}
     spans = _spans(progress)
-    write_json(
-        folder / "phases.json", [_record(schedule, entry, end, scores) for entry, end in spans]
-    )
+    write_json(folder / "phases.json", [_record(entry, end, scores) for entry, end in spans])
     draw_schedule(
         folder / "schedule.png",
         [
             ShadedPhase(entry.name, entry.start_epoch, end, entry.restored_epoch, entry.ended)
             for entry, end in spans
         ],
-        [_curve(schedule, spans, lr, group, steps_per_epoch) for group in groups],
+        [_curve(schedule, spans, lr, group, steps_per_epoch, rows) for group in groups],
         scores,
         progress.best_epoch,
         monitor,
@@ -66,20 +63,17 @@ def _spans(progress: Progress) -> list[tuple[Entry, int]]:
 
 
 def _index(schedule: Schedule, entry: Entry) -> int | None:
-    """Which phase of the schedule was begun; by name: the number may be another schedule's."""
-    names = [phase.name for phase in schedule.phases]
-    return names.index(entry.name) if entry.name in names else None
+    """Which phase of the schedule it is; None: one of another schedule, whatever its number."""
+    same = [(phase.name, phase.train) == (entry.name, entry.train) for phase in schedule.phases]
+    return same.index(True) if any(same) else None
 
 
-def _record(
-    schedule: Schedule, entry: Entry, end: int, scores: Mapping[int, float]
-) -> dict[str, Any]:
+def _record(entry: Entry, end: int, scores: Mapping[int, float]) -> dict[str, Any]:
     """A phase's item in phases.json; epochs count from 0, as in metrics.csv."""
-    index = _index(schedule, entry)
     own = [scores.get(epoch, math.nan) for epoch in range(entry.start_epoch, end)]
     return {
         "name": entry.name,
-        "train": None if index is None else list(schedule.phases[index].train),
+        "train": list(entry.train),
         "start_epoch": entry.start_epoch,
         "start_step": entry.start_step,
         "epochs": end - entry.start_epoch,
@@ -95,15 +89,21 @@ def _curve(
     lr: float,
     group: str,
     steps_per_epoch: int,
+    rows: Sequence[Mapping[str, Any]],
 ) -> Curve:
     """A group's rate at some of the run's steps, and at the end of every phase."""
+    recorded = {int(row["epoch"]): _number(row.get(f"lr/{group}")) for row in rows}
     epochs: list[float] = []
     rates: list[float] = []
     for entry, end in spans:
         index = _index(schedule, entry)
         start = entry.start_epoch
         done = (end - start) * steps_per_epoch
-        if index is None or not done:
+        if index is None:
+            epochs += range(start + 1, end + 1)
+            rates += [recorded.get(epoch, math.nan) for epoch in range(start, end)]
+            continue
+        if not done:
             continue
         steps = schedule.length(index, start) * steps_per_epoch
         # The end of warm-up is a corner, which a line between samples would cut.

@@ -34,13 +34,14 @@ VERB_KEYS = (
     *("ckpt", "split", "source", "score_threshold", "preview", "dry_run"),
     "finetune.allow_changed",
 )
-# What a checkpoint's weights do not fit otherwise; nor its optimiser's state and its best score.
+# What a checkpoint's weights do not fit otherwise.
 NETWORK_KEYS = (
     *("backbone.name", "model.fpn_channels", "model.head_channels"),
     *("model.anchor_scales", "model.anchor_ratios"),
 )
+# What a run cannot change on its way: its optimiser's state and its best score would not fit.
 KEPT_KEYS = (
-    *("monitor", "optim.name", "optim.momentum", "optim.ema"),
+    *("monitor", "data.image_size", "optim.name", "optim.momentum", "optim.ema"),
     *("optim.weight_decay", "optim.weight_decay_norm", "optim.weight_decay_bias"),
 )
 REQUIRED = {"evaluate": ("ckpt",), "predict": ("ckpt", "source")}
@@ -124,7 +125,9 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
     config = parse(values if "experiment" in typed else saved)
     _refuse_changes(NETWORK_KEYS, config, before, path)
     if verb == "train":
-        _refuse_changes(KEPT_KEYS, config, before, path)
+        kept = [key for key in KEPT_KEYS if key != "optim.momentum" or config.optim.name == "sgd"]
+        kept += [f"model.{name}" for name in vars(config.model) if name != "weights"]
+        _refuse_changes(kept, config, before, path)
         if not config.finetune.allow_changed:
             _check_schedule(config, before, path)
         read_best(path)
@@ -179,7 +182,7 @@ def _refuse_changes(keys: Collection[str], config: Config, saved: Config, path: 
     for key in keys:
         new, old = (reduce(getattr, key.split("."), c) for c in (config, saved))
         if new != old:
-            raise RequestError(f"{key}={new}: {path} was trained with {old}")
+            raise RequestError(f"{key}={_typed(new)}: {path} was trained with {_typed(old)}")
 
 
 def _check_schedule(config: Config, saved: Config, path: Path) -> None:
@@ -188,13 +191,24 @@ def _check_schedule(config: Config, saved: Config, path: Path) -> None:
     new, old = ((c.finetune.norm, read_schedule(c).phases) for c in both)
     if new == old:
         return
+    hint = "finetune.allow_changed=true goes on all the same"
+    kinds = ["auto" if c.finetune.phases == "auto" else "a list of phases" for c in both]
+    if kinds[0] != kinds[1]:
+        raise RequestError(
+            f"finetune.phases: {kinds[0]}, but {path} was trained with {kinds[1]}; {hint}"
+        )
     values, before = (dict(_leaves("finetune", plain(c)["finetune"])) for c in both)
     for key in (*values, *before):
         if values.get(key) != before.get(key) and key != "finetune.allow_changed":
             raise RequestError(
-                f"{key}={values.get(key)}: {path} was trained with {before.get(key)}; "
-                "finetune.allow_changed=true goes on all the same"
+                f"{key}={_typed(values.get(key))}: {path} was trained with "
+                f"{_typed(before.get(key))}; {hint}"
             )
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed."""
+    return "null" if value is None else str(value)
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -142,6 +142,19 @@ class DetectionTask(pl.LightningModule):
         """Score, while the processes are together; `metric.evaluation` has it all."""
         self.metric.compute()
 
+    def on_train_epoch_end(self) -> None:
+        """Stop before weights that are no numbers are written over good ones.
+
+        Raises:
+            FloatingPointError: If the epoch's loss is not finite.
+        """
+        loss = self.trainer.callback_metrics.get("train/loss")  # of all processes
+        if loss is not None and not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss became {float(loss)} in epoch {self.current_epoch + 1}: a lower "
+                "optim.lr may help; the checkpoints are those of the epoch before"
+            )
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """All groups, one entry for each of their weight decays, with rate 0 for now."""
         groups: list[dict[str, Any]] = []

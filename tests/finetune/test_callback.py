@@ -342,8 +342,29 @@ def test_what_ends_a_phase_and_where_the_next_begins_is_said(tmp_path, caplog):
         "phase a ended after 2 epochs (val/map no longer improved)",
         "restored the best weights, of epoch 1 (val/map 0.500)",
         "phase b: training top, head",
-        "phase b ended after 1 epochs (the best val/map did not rise by 0.25)",
+        "phase b ended after 1 epoch (the best val/map did not rise by 0.25)",
     ]
+
+
+def test_a_warm_up_that_its_phase_is_too_short_for_is_pointed_out(tmp_path, caplog):
+    phases = [Phase("a", ("head",), 2, warmup=Warmup(7)), Phase("b", ("top",), 1, warmup=Warmup(4))]
+    run_toy(ToyTask([[0.5] * 3]), phases, tmp_path)
+    (line,) = [r.getMessage() for r in caplog.records if "warm-up" in r.getMessage()]
+    assert line.endswith("finetune.phases.1.warmup.steps=4, but it has 4 steps")
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_is_kept(tmp_path):
+    class Exploding(ToyTask):
+        def training_step(self, batch, index):
+            loss = super().training_step(batch, index)
+            self.log(
+                "train/loss", loss * (float("nan") if self.current_epoch else 1), on_epoch=True
+            )
+            return loss
+
+    with pytest.raises(FloatingPointError, match=r"loss became nan in epoch 2: a lower optim\.lr"):
+        run_toy(Exploding([[0.5] * 3]), [Phase("a", ("head",), 3)], tmp_path)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 0
 
 
 def test_a_finished_run_does_not_train_on(tmp_path):

@@ -177,16 +177,36 @@ def test_a_capped_phase_still_decays_to_its_end():
     assert Schedule([HEADS, TOP], GROUPS, 4).length(1, 1) == 2
 
 
-def test_a_changed_schedule_goes_on_in_the_phase_of_the_same_name():
+def test_a_changed_schedule_goes_on_in_the_phase_of_the_same_name_and_groups():
     before = follow(Schedule([HEADS, TOP], GROUPS), [0.1, 0.2, 0.3, 0.4])[-1]
     other = Schedule([replace(HEADS, name="new"), HEADS, replace(TOP, max_epochs=1)], GROUPS)
     after = other.adopt(before)
     assert (after.phase, after.epochs, after.best) == (2, 1, 0.4)
     assert after.ended == "max_epochs"
-    renamed = Schedule([replace(HEADS, name="a"), replace(TOP, name="b")], GROUPS).adopt(before)
-    assert (renamed.phase, renamed.phases[-1].name, renamed.ended) == (1, "b", "")
-    shorter = Schedule([replace(HEADS, name="a")], GROUPS).adopt(before)
-    assert (shorter.phase, shorter.start_epoch) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("phases", "index"),
+    [
+        ([replace(HEADS, name="a"), replace(TOP, name="b"), replace(TOP, name="c")], 1),
+        ([replace(HEADS, name="a")], 0),
+        ([replace(TOP, name="a"), HEADS, replace(TOP, train=("head",), lr_factor={})], 2),
+    ],
+)
+def test_otherwise_the_phase_of_the_same_name_or_number_begins(phases, index):
+    before = follow(Schedule([HEADS, TOP], GROUPS), [0.1, 0.2, 0.3, 0.4])[-1]
+    after = Schedule(phases, GROUPS).adopt(before, 40)
+    *past, closed, begun = after.phases
+    assert past == list(before.phases[:-1])
+    assert (closed.name, closed.train, closed.ended) == ("top", TOP.train, "changed")
+    assert (begun.phase, begun.name, begun.train) == (
+        index,
+        phases[index].name,
+        phases[index].train,
+    )
+    assert (begun.start_epoch, begun.start_step) == (4, 40)
+    assert (after.epochs, after.ended) == (0, "")
+    assert (after.best, after.best_epoch, after.best_before) == (0.4, 3, 0.4)
 
 
 def test_another_schedule_that_is_gone_on_with_has_its_own_epochs():
@@ -305,6 +325,10 @@ def test_rates_climb_in_the_warm_up_and_never_after_it(schedule, index, steps):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"name": " "}, r"phases\[1\]\.name=' ': expected a name on one line"),
+        ({"name": "a\nb"}, r"phases\[1\]\.name='a.*nb': expected a name on one line"),
+        ({"lr_factor": {"head": 1e300}}, r"lr_factor\.head=1e\+300: expected 0\.\.1000"),
+        ({"max_epochs": 10**20}, r"until\.max_epochs=10+: expected 1\.\.100000"),
         ({"train": ("heads",)}, r"\.train: no group 'heads'; did you mean head\? .* has stem"),
         ({"train": ("layer7",)}, r"phases\[1\]\.train: no group 'layer7'; did you mean layer"),
         ({"train": ("backbone",)}, r"\.train: no group 'backbone'; the network has stem"),
@@ -313,7 +337,7 @@ def test_rates_climb_in_the_warm_up_and_never_after_it(schedule, index, steps):
         ({"lr_factor": {"layer4": 1.0}}, r"lr_factor: 'layer4' is not trained"),
         ({"lr_factor": {"head": -1.0}}, r"lr_factor\.head=-1\.0"),
         ({"lr_factor": {"head": math.nan}}, r"lr_factor\.head=nan"),
-        ({"max_epochs": 0}, r"until\.max_epochs=0: expected at least 1"),
+        ({"max_epochs": 0}, r"until\.max_epochs=0: expected 1\.\."),
         ({"max_epochs": None, "plateau": Plateau(1)}, r"max_epochs=None: .* also with a plateau"),
         ({"plateau": Plateau(0)}, r"until\.plateau\.patience=0: expected at least 1"),
         ({"plateau": Plateau(1, -0.1)}, r"plateau\.min_delta=-0\.1"),

@@ -80,12 +80,12 @@ class StagedFinetuning(pl.Callback):
     ) -> None:
         """Freeze as the checkpoint's phase asks for, still before the model is wrapped."""
         saved = Progress.from_plain(checkpoint["callbacks"][STATE_KEY])
-        self.progress = self.schedule.adopt(saved)
+        self.progress = self.schedule.adopt(saved, int(checkpoint["global_step"]))
         self._freeze(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Do not train on where the schedule has ended already."""
-        self._log_phase(pl_module)
+        self._log_phase(trainer, pl_module)
         trainer.should_stop = self.schedule.finished(self.progress)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -141,7 +141,7 @@ class StagedFinetuning(pl.Callback):
             if content is not None:
                 best = (ended.best_epoch or 0) + 1, self.monitor, ended.best
                 log.info("restored the best weights, of epoch %d (%s %.3f)", *best)
-            self._log_phase(pl_module)
+            self._log_phase(trainer, pl_module)
 
     def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Take over the best epoch's weights; returns its checkpoint."""
@@ -167,20 +167,30 @@ class StagedFinetuning(pl.Callback):
     def _log_end(self, progress: Progress) -> None:
         """Say why a phase ended."""
         phase = self.schedule.phases[progress.phase]
+        wanted = f" by {phase.gain:g}" if phase.gain else ""
         reasons = {
             "max_epochs": "",
             "plateau": f" ({self.monitor} no longer improved)",
-            "no gain": f" (the best {self.monitor} did not rise by {phase.gain})",
+            "no gain": f" (the best {self.monitor} did not rise{wanted})",
         }
-        reason = reasons[progress.ended]
-        log.info("phase %s ended after %d epochs%s", phase.name, progress.epochs, reason)
+        epochs = "1 epoch" if progress.epochs == 1 else f"{progress.epochs} epochs"
+        log.info("phase %s ended after %s%s", phase.name, epochs, reasons[progress.ended])
 
-    def _log_phase(self, pl_module: pl.LightningModule) -> None:
-        """Say what is trained."""
-        phase = self.schedule.phases[self.progress.phase]
+    def _log_phase(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what is trained, and whether its rates can be reached."""
+        index = self.progress.phase
+        phase = self.schedule.phases[index]
         trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         log.info("phase %s: training %s", phase.name, ", ".join(phase.train))
         log.info("  %.2f million trainable parameters", trainable / 1e6)
+        epochs = self.schedule.length(index, self.progress.start_epoch)
+        steps = epochs * int(trainer.num_training_batches)
+        if phase.warmup.steps >= steps:
+            log.warning(
+                "  its warm-up is not over before it ends: finetune.phases.%d.warmup.steps=%d, but "
+                "it has %d steps",
+                *(index, phase.warmup.steps, steps),
+            )
 
 
 def _wrap_anew(trainer: pl.Trainer) -> None:

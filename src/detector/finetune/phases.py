@@ -12,6 +12,7 @@ from detector.types import RequestError, require
 DECAYS = ("none", "linear", "cosine")
 OPTIMIZER_STATES = ("current", "checkpoint", "reset")
 WARMUP_GROUPS = ("all", "new")
+MAX_EPOCHS = 100_000
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,8 @@ def check_phases(phases: Sequence[Phase], groups: Collection[str]) -> None:
 def _check(key: str, phase: Phase, groups: Collection[str]) -> None:
     """Refuse a phase that cannot be meant."""
     known = ", ".join(groups)
+    good = bool(phase.name.strip()) and phase.name.isprintable()
+    require(good, f"{key}.name", repr(phase.name), "a name on one line")
     if not phase.train:
         raise RequestError(f"{key}.train: empty, expected some of {known}")
     for name in phase.train:
@@ -200,9 +203,11 @@ def _check(key: str, phase: Phase, groups: Collection[str]) -> None:
                 f"{key}.lr_factor: {name!r} is not trained in this phase "
                 f"({', '.join(phase.train)}, or default)"
             )
-        require(_at_least(factor, 0), f"{key}.lr_factor.{name}", factor, "a number >= 0")
-    good = phase.max_epochs is not None and phase.max_epochs >= 1
-    require(good, f"{key}.until.max_epochs", phase.max_epochs, "at least 1, also with a plateau")
+        good = _at_least(factor, 0) and factor <= 1000
+        require(good, f"{key}.lr_factor.{name}", factor, "0..1000, times optim.lr")
+    good = phase.max_epochs is not None and 1 <= phase.max_epochs <= MAX_EPOCHS
+    wanted = f"1..{MAX_EPOCHS}, also with a plateau"
+    require(good, f"{key}.until.max_epochs", phase.max_epochs, wanted)
     check_course(key, phase.warmup, phase.decay)
     if phase.plateau is not None:
         _check_plateau(f"{key}.until.plateau", phase.plateau, phase.max_epochs)

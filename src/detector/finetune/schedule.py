@@ -29,7 +29,9 @@ class Entry:
         start_epoch: The first epoch, from 0 over the whole run.
         start_step: The optimiser's steps before it.
         restored_epoch: The epoch whose weights it began with; None: those of the epoch before.
-        ended: Why it ended (see `Progress.ended`); empty while it lasts.
+        ended: Why it ended (see `Progress.ended`), or `changed` if the run went on with another
+            schedule; empty while it lasts.
+        train: The groups it trained.
     """
 
     phase: int
@@ -38,6 +40,7 @@ class Entry:
     start_step: int
     restored_epoch: int | None = None
     ended: str = ""
+    train: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,14 @@ class Progress:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Progress:
         """The inverse of `to_plain`."""
-        return cls(**{**plain, "phases": tuple(Entry(**entry) for entry in plain["phases"])})
+        phases = (Entry(**{**entry, "train": tuple(entry["train"])}) for entry in plain["phases"])
+        return cls(**{**plain, "phases": tuple(phases)})
+
+
+def _begin(progress: Progress, phases: tuple[Entry, ...]) -> Progress:
+    """Nothing of the last phase yet, and the run's best so far."""
+    best, epoch = progress.best, progress.best_epoch
+    return Progress(phases, best=best, best_epoch=epoch, best_before=best)
 
 
 def batch_scale(images: int, reference: int | None) -> float:
@@ -118,7 +128,7 @@ class Schedule:
 
     def start(self) -> Progress:
         """Before the first epoch."""
-        return Progress((Entry(0, self.phases[0].name, 0, 0),))
+        return Progress((self._entry(0, 0, 0),))
 
     def observe(self, progress: Progress, score: float) -> Progress:
         """Take in an epoch's validation score, and decide whether its phase is over.
@@ -179,35 +189,37 @@ class Schedule:
             step: The optimiser's steps so far.
         """
         index = progress.phase + 1
-        phase = self.phases[index]
-        entry = Entry(
-            index,
-            phase.name,
-            progress.start_epoch + progress.epochs,
-            step,
-            progress.best_epoch if phase.restore_best else None,
-        )
-        return Progress(
-            (*progress.phases, entry),
-            best=progress.best,
-            best_epoch=progress.best_epoch,
-            best_before=progress.best,
-        )
+        restored = progress.best_epoch if self.phases[index].restore_best else None
+        entry = self._entry(index, progress.start_epoch + progress.epochs, step, restored)
+        return _begin(progress, (*progress.phases, entry))
 
-    def adopt(self, progress: Progress) -> Progress:
-        """Where a run of another schedule stands in this one.
+    def adopt(self, progress: Progress, step: int = 0) -> Progress:
+        """Where a run stands in this schedule, if it was trained by another one so far.
 
-        The phase under way is the one of the same name, or else of the same number.
+        It goes on in the phase under way if there is one of the same name with the same groups.
+        Otherwise a phase begins, with the weights as they are: that of the same name, or else of
+        the same number.
+
+        Args:
+            progress: So far.
+            step: The optimiser's steps so far.
         """
-        current = progress.phases[-1]
+        current, past = progress.phases[-1], progress.phases[:-1]
         names = [phase.name for phase in self.phases]
-        index = (
-            names.index(current.name)
-            if current.name in names
-            else min(current.phase, len(names) - 1)
-        )
-        entry = replace(current, phase=index, name=names[index])
-        return self.decide(replace(progress, phases=(*progress.phases[:-1], entry)))
+        known = current.name in names
+        index = names.index(current.name) if known else min(current.phase, len(names) - 1)
+        if known and self.phases[index].train == current.train:
+            entry = replace(current, phase=index)
+            return self.decide(replace(progress, phases=(*past, entry)))
+        if progress.epochs:
+            past = (*past, replace(current, ended="changed"))
+        entry = self._entry(index, progress.start_epoch + progress.epochs, step)
+        return _begin(progress, (*past, entry))
+
+    def _entry(self, index: int, epoch: int, step: int, restored: int | None = None) -> Entry:
+        """The record of a phase that begins."""
+        phase = self.phases[index]
+        return Entry(index, phase.name, epoch, step, restored, train=phase.train)
 
     def length(self, phase: int, start_epoch: int) -> int:
         """How many epochs a phase may last that begins with an epoch."""
