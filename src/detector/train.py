@@ -64,7 +64,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
                 folder / "splits.json", {"root": str(data_set.root), "splits": data_set.files()}
             )
     else:
-        logging.getLogger("detector").setLevel(logging.WARNING)  # one process speaks
+        logging.getLogger("detector").setLevel(logging.ERROR)  # one process speaks
     data = build.build_datamodule(config, data_set.splits)
     best = finetuning.best
     if resumed is not None:
