@@ -152,6 +152,21 @@ def test_a_changed_schedule_may_be_allowed_but_is_not_remembered(finished, tmp_p
         resume(out, "finetune=staged", "finetune.norm=train")
 
 
+def test_another_schedule_has_all_of_its_own_epochs(finished, tmp_path):
+    out = tmp_path / "on"
+    shutil.copytree(finished, out)
+    other = "finetune.phases=[{name: new, train: [head], until: {max_epochs: 2}}]"
+    changed = [other, "finetune.allow_changed=true", "trainer.max_epochs=null"]
+    assert run([f"ckpt={out}", *changed], out) == 0
+    assert [row["stage"] for row in rows(out)] == ["heads", "heads", "top", "new", "new"]
+
+
+def test_a_group_is_taken_over_before_the_keys_in_it(finished):
+    typed = ["finetune=staged", "finetune.phases.2.until.max_epochs=11"]
+    found = resume(finished, *reversed(typed), "finetune.allow_changed=true")
+    assert [phase.max_epochs for phase in read_schedule(found).phases] == [2, 2, 11]
+
+
 def test_a_momentum_that_is_not_used_may_change(finished):
     assert resume(finished, "optim.momentum=0.5").optim.momentum == 0.5
 
@@ -159,7 +174,8 @@ def test_a_momentum_that_is_not_used_may_change(finished):
 def test_a_run_may_be_called_like_a_number(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished, tmp_path / "0")
-    assert resume("0").ckpt == "0"
+    found = resume("0")
+    assert (found.ckpt, found.data.image_size) == ("0", 96)  # 96 is what the run was trained with
     assert cli.run_folder("voc", 0) == "0"
 
 
