@@ -151,6 +151,24 @@ def found(data: DataSet) -> dict[str, list[str]]:
     return {finding.kind: [str(item) for item in finding.items] for finding in data.findings}
 
 
+def assert_same(one, other, where=""):
+    """Equal to the bit, tensors, numbers and all."""
+    import torch
+
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for i, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}/{i}")
+    else:
+        assert one == other, where
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is known of files from other runs must not matter to a test."""

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from conftest import TINY, random_split, write_voc
+from conftest import TINY, assert_same, random_split, write_voc
 from hydra.core.hydra_config import HydraConfig
 from killable import MOMENTS, SCORES, run
 
@@ -39,22 +39,6 @@ def root(tmp_path_factory):
 
 def content(out, name):
     return torch.load(out / "checkpoints" / f"{name}.ckpt", weights_only=True)
-
-
-def assert_same(one, other, where=""):
-    """Equal to the bit, tensors, numbers and all."""
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}/{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for i, pair in enumerate(zip(one, other, strict=True)):
-            assert_same(*pair, f"{where}/{i}")
-    else:
-        assert one == other, where
 
 
 def rows(out):

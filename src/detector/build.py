@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from detector.progress import RunProgress
     from detector.task import DetectionTask
 
-log = logging.getLogger(__name__)
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 

@@ -104,10 +104,10 @@ class CheckRequest(Callback):
         # Hydra turns an exception of a callback into a warning, but lets SystemExit through.
         try:
             request = complete(cfg, None, overrides)
-            if verb == "train" and (resolved := resolve(verb, request)).dry_run:
+            if verb == "train" and request.dry_run:
                 from detector.dry_run import print_phases
 
-                print_phases(resolved, sweep=mode == "sweep")
+                print_phases(resolve(verb, request), sweep=mode == "sweep")
                 raise SystemExit(0)
             _check_folder(f"hydra.{mode}.dir", str(config.hydra[mode].dir))
             check_request(verb, request)

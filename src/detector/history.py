@@ -58,7 +58,7 @@ def write_history(
 def _spans(progress: Progress) -> list[tuple[Entry, int]]:
     """Every phase begun, and the first epoch that is not its own."""
     ends = [entry.start_epoch for entry in progress.phases[1:]]
-    ends.append(progress.start_epoch + progress.epochs)
+    ends.append(progress.done)
     return list(zip(progress.phases, ends, strict=True))
 
 

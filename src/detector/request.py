@@ -131,8 +131,7 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         if not config.finetune.allow_changed:
             _check_schedule(config, before, path)
         read_best(path)
-        progress, cap = read_progress(path), config.trainer.max_epochs
-        done = progress.start_epoch + progress.epochs
+        done, cap = read_progress(path).done, config.trainer.max_epochs
         wanted = f"at least {done}, which {path} has done"
         require(cap is None or cap >= done, "trainer.max_epochs", cap, wanted)
     names = list(checkpoint_classes(ours).names)

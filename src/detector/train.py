@@ -101,7 +101,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
 def log_resume(schedule: Schedule, progress: Progress) -> None:
     """Say where a run goes on, or that nothing is left to do."""
-    done, epochs = progress.start_epoch + progress.epochs, schedule.total(progress)
+    done, epochs = progress.done, schedule.total(progress)
     if schedule.finished(progress):
         log.info("the schedule has ended after %d epochs", done)
     elif done < epochs:

@@ -6,6 +6,7 @@ from itertools import islice
 import lightning.pytorch as pl
 import pytest
 import torch
+from conftest import assert_same
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from toys import (
@@ -14,7 +15,6 @@ from toys import (
     SGD,
     Images,
     ToyTask,
-    assert_same,
     fit,
     pictures,
     run_toy,

@@ -6,11 +6,11 @@ import lightning.pytorch as pl
 import psutil
 import pytest
 import torch
+from conftest import assert_same
 from torch.nn.parallel import DistributedDataParallel
 from toys import (
     Records,
     ToyTask,
-    assert_same,
     fit,
     in_processes,
     numbers,

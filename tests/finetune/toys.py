@@ -215,16 +215,6 @@ def run_toy(task, phases, folder, *callbacks, reference=None, **options):
     return trainer, tuning, records
 
 
-def assert_same(one, other):
-    """Equal to the bit, through dictionaries."""
-    assert one.keys() == other.keys()
-    for key, value in one.items():
-        if isinstance(value, dict):
-            assert_same(value, other[key])
-        else:
-            assert torch.equal(value, other[key]), key
-
-
 def in_processes(count, job, folder, *arguments):
     """What `job(*arguments)` returns in each of several processes that reach each other."""
     multiprocessing.start_processes(

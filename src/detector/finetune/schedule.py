@@ -78,6 +78,11 @@ class Progress:
         """The first epoch of the phase under way."""
         return self.phases[-1].start_epoch
 
+    @property
+    def done(self) -> int:
+        """Epochs done in the run."""
+        return self.start_epoch + self.epochs
+
     def to_plain(self) -> dict[str, Any]:
         """As dictionaries, lists, strings and numbers."""
         plain = asdict(self)
@@ -141,7 +146,7 @@ class Schedule:
         phase = self.phases[progress.phase]
         best, best_epoch = progress.best, progress.best_epoch
         if best is None or score > best:
-            best, best_epoch = score, progress.start_epoch + progress.epochs
+            best, best_epoch = score, progress.done
         min_delta = phase.plateau.min_delta if phase.plateau else 0.0
         reference = progress.phase_best
         improved = reference is None or score > reference + min_delta
@@ -190,7 +195,7 @@ class Schedule:
         """
         index = progress.phase + 1
         restored = progress.best_epoch if self.phases[index].restore_best else None
-        entry = self._entry(index, progress.start_epoch + progress.epochs, step, restored)
+        entry = self._entry(index, progress.done, step, restored)
         return _begin(progress, (*progress.phases, entry))
 
     def adopt(self, progress: Progress, step: int = 0) -> Progress:
@@ -213,7 +218,7 @@ class Schedule:
             return self.decide(replace(progress, phases=(*past, entry)))
         if progress.epochs:
             past = (*past, replace(current, ended="changed"))
-        entry = self._entry(index, progress.start_epoch + progress.epochs, step)
+        entry = self._entry(index, progress.done, step)
         return _begin(progress, (*past, entry))
 
     def _entry(self, index: int, epoch: int, step: int, restored: int | None = None) -> Entry:
@@ -228,11 +233,10 @@ class Schedule:
 
     def total(self, progress: Progress) -> int:
         """How many epochs the run has at most, the past ones included."""
-        done = progress.start_epoch + progress.epochs
         if self.finished(progress):
-            return done
+            return progress.done
         here = 0 if progress.ended else self.phases[progress.phase].max_epochs - progress.epochs
-        total = done + here + sum(p.max_epochs for p in self.phases[progress.phase + 1 :])
+        total = progress.done + here + sum(p.max_epochs for p in self.phases[progress.phase + 1 :])
         return total if self.cap is None else min(total, self.cap)
 
     def unreached(self) -> list[str]:
