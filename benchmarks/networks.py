@@ -92,6 +92,8 @@ def build_torchvision(ours: FasterRCNN, trained: int, size: tuple[int, int]) -> 
     peer = TorchvisionFasterRCNN(backbone, classes, min_size=min(size), max_size=max(size))
     state = {k: v for k, v in ours.state_dict().items() if "num_batches_tracked" not in k}
     peer.load_state_dict(state)
+    # Its own drift off the cells of the pooled level where a size is no multiple of 64.
+    peer.rpn.anchor_generator = ours.rpn.anchor_generator
     # It would draw the size to resize to from the random numbers that the sampling needs.
     peer.transform.torch_choice = lambda sizes: sizes[0]
     return peer.train()

@@ -26,12 +26,23 @@ def test_a_file_is_at_most_35_lines(file):
     [f"+experiment={name}" for name in choices("experiment")]
     + [
         f"{group}={name}"
-        for group in ("data", "augment", "backbone", "finetune", "optim", "trainer", "model")
+        for group in (
+            "data",
+            "augment",
+            "backbone",
+            "finetune",
+            "optim",
+            "trainer",
+            "model",
+            "model/head",
+        )
         for name in choices(group)
-    ],
+        if name != "timm"
+    ]
+    + ["backbone=timm backbone.name=resnet18"],
 )
 def test_every_choice_composes_and_is_valid(override):
-    chosen = config.parse(OmegaConf.masked_copy(compose(override), config_keys()))
+    chosen = config.parse(OmegaConf.masked_copy(compose(*override.split()), config_keys()))
     read_schedule(chosen)
 
 

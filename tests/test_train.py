@@ -351,7 +351,7 @@ def test_the_voc_experiment_runs_on_a_devkit_with_random_weights(devkit, tmp_pat
         "trainer.accelerator=cpu",
         "model.rpn_top_n_test=20",
         "model.fpn_channels=32",
-        "model.head_channels=32",
+        "model.head.hidden=[32]",
     ]
     done = run_train(
         "+experiment=voc", f"data.root={devkit}", *small, "hydra.run.dir=out", cwd=tmp_path
@@ -373,7 +373,7 @@ def test_the_coco_experiment_runs_with_random_weights(tmp_path):
     root = write_coco(tmp_path / "coco", {"train2017": splits["train"], "val2017": splits["val"]})
     small = ["model.weights=none", "data.image_size=64", "trainer.max_epochs=1"]
     small += ["trainer.limit_train_batches=1", "trainer.accelerator=cpu", "data.split.val=0.2"]
-    small += ["model.rpn_top_n_test=20", "model.fpn_channels=32", "model.head_channels=32"]
+    small += ["model.rpn_top_n_test=20", "model.fpn_channels=32", "model.head.hidden=[32]"]
     done = run_train(
         "+experiment=coco", f"data.root={root}", *small, "hydra.run.dir=out", cwd=tmp_path
     )

@@ -54,7 +54,7 @@ def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> Detect
     # The new layers' weights are a function of the seed alone.
     torch.manual_seed(config.seed)
     network = build_faster_rcnn(
-        config.backbone.name,
+        config.backbone.key,
         len(classes),
         imagenet=pretrained and config.model.weights == "imagenet",
         norm=config.finetune.norm,  # type: ignore[arg-type]  # checked by FinetuneConfig
@@ -76,13 +76,16 @@ def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> Detect
 def network_options(config: Config) -> FasterRCNNOptions:
     """The network's numbers."""
     from detector.models.faster_rcnn import FasterRCNNOptions
+    from detector.models.heads import HeadOptions
 
-    numbers: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v
-        for k, v in vars(config.model).items()
-        if k != "weights"
-    }
+    numbers = {k: v for k, v in _fixed(config.model).items() if k != "weights"}
+    numbers["head"] = HeadOptions(**_fixed(config.model.head))
     return FasterRCNNOptions(**numbers)
+
+
+def _fixed(part: object) -> dict[str, Any]:
+    """A part of the configuration, with tuples for lists."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in vars(part).items()}
 
 
 def load_task(verb: str, config: Config) -> DetectionTask:

@@ -18,6 +18,15 @@ from omegaconf.errors import OmegaConfBaseException
 from detector.finetune_config import FinetuneConfig, explain
 from detector.types import RequestError, one_of, require
 
+# Names that tables of the network have as keys; importing those takes seconds.
+BACKBONES = (
+    *("alexnet", "zfnet", "vgg16", "vgg16_bn", "googlenet", "resnet18", "resnet34", "resnet50"),
+    *("resnet101", "resnet152", "densenet121", "mobilenet_v3_large", "efficientnet_b0"),
+    *("efficientnet_lite0", "convnext_tiny", "swin_t"),
+)
+ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "hardswish")
+NORMS = ("none", "batch")
+
 
 @dataclass
 class SplitsConfig:
@@ -103,13 +112,50 @@ class AugmentConfig:
 
 @dataclass
 class BackboneConfig:
-    """The pretrained network (conf/backbone)."""
+    """The pretrained network (conf/backbone).
 
-    name: str
+    Attributes:
+        name: Of a row in `detector.models.backbones`, or of a model of the library's.
+        library: `detector` or `timm`.
+    """
+
+    name: str | None
+    library: str
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        one_of("backbone.name", self.name, ("resnet50", "efficientnet_lite0"))
+        one_of("backbone.library", self.library, ("detector", "timm"))
+        if self.library == "detector":
+            one_of("backbone.name", self.name, BACKBONES)
+        wanted = "one of timm's models, such as resnet18 or convnext_atto"
+        require(bool(self.name), "backbone.name", self.name, wanted)
+
+    @property
+    def key(self) -> str:
+        """What `detector.models.backbones.backbone_spec` knows it by."""
+        return f"timm/{self.name}" if self.library == "timm" else f"{self.name}"
+
+
+@dataclass
+class HeadConfig:
+    """The box head (conf/model/head); `detector.models.heads.HeadOptions` says what it means."""
+
+    convs: list[int]
+    conv_norm: str
+    pool: str
+    hidden: list[int]
+    dropout: float
+    activation: str
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for key in ("convs", "hidden"):
+            value = getattr(self, key)
+            require(all(v >= 1 for v in value), f"model.head.{key}", value, "widths of at least 1")
+        one_of("model.head.conv_norm", self.conv_norm, NORMS)
+        one_of("model.head.pool", self.pool, ("flatten", "average"))
+        require(0 <= self.dropout < 1, "model.head.dropout", self.dropout, "0 <= x < 1")
+        one_of("model.head.activation", self.activation, ACTIVATIONS)
 
 
 @dataclass
@@ -118,7 +164,9 @@ class ModelConfig:
 
     weights: str
     fpn_channels: int
-    head_channels: int
+    neck_norm: str
+    rpn_convs: int
+    head: HeadConfig
     anchor_scales: list[float]
     anchor_ratios: list[float]
     rpn_top_n_train: int
@@ -132,6 +180,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         one_of("model.weights", self.weights, ("imagenet", "none"))
+        one_of("model.neck_norm", self.neck_norm, NORMS)
         for key, value in vars(self).items():
             if isinstance(value, int):
                 require(value >= 1, f"model.{key}", value, "at least 1")

@@ -85,7 +85,7 @@ def _build(config: Config) -> FasterRCNN:
 
     with torch.device("meta"):
         return build_faster_rcnn(
-            config.backbone.name,
+            config.backbone.key,
             len(_classes(config)),
             imagenet=False,
             norm=config.finetune.norm,  # type: ignore[arg-type]  # checked by FinetuneConfig
@@ -207,7 +207,8 @@ def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator
     """What holds for all phases, each with a word for it."""
     side, classes = config.data.image_size, len(_classes(config))
     yield "network", f"{config.backbone.name}, {_size(network) / 1e6:.2f} M parameters"
-    each = 5 * (config.model.head_channels + 1)  # a score and four offsets, with their biases
+    width = network.roi_heads.box_predictor.cls_score.in_features
+    each = 5 * (width + 1)  # a score and four offsets, with their biases
     kinds = f"{classes} class" if classes == 1 else f"{classes} classes"
     more = "" if config.data.classes else f"; each more adds {each / 1e6:.3f} M parameters"
     yield "", f"with a head for {kinds}{more}"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from detector.config import Config
 from detector.data.images import resized_shape
 from detector.data.read import DataSet
-from detector.evaluation.anchors import Anchors, best_iou, recall, suggest
+from detector.evaluation.anchors import Anchors, Grid, Level, best_iou, recall, suggest
 from detector.types import AnnotatedImages
 
 DRAWS = 256  # training images that are augmented to see which boxes that costs
@@ -124,23 +124,25 @@ def _fit_anchors(
     config: Config, boxes: NDArray[np.float32], shapes: NDArray[np.int32]
 ) -> dict[str, Any] | None:
     """The recall ceiling of the configured anchors, and better ones where it is low."""
-    from detector.models.backbones import BACKBONES
-    from detector.models.stages import pyramid_strides
+    from detector.models.backbones import backbone_spec
+    from detector.models.stages import pyramid_levels
 
     good = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
     boxes, shapes = boxes[good], shapes[good]
     if not len(boxes):
         return None
     model = config.model
-    strides = pyramid_strides(BACKBONES[config.backbone.name].stages)
-    anchors = Anchors(strides, tuple(model.anchor_scales), tuple(model.anchor_ratios))
+    spec = backbone_spec(config.backbone.key)
+    levels = [Level(s.stride, s.offset, s.missing) for s in pyramid_levels(spec.stages)]
+    grid = Grid(tuple(levels), spec.smallest)
+    anchors = Anchors(grid, tuple(model.anchor_scales), tuple(model.anchor_ratios))
     overlaps = best_iou(boxes, shapes, anchors)
     at_50, at_70 = recall(overlaps)
     sides = boxes[:, 2:] - boxes[:, :2]
     found: dict[str, Any] = {
         "scales": list(anchors.scales),
         "ratios": list(anchors.ratios),
-        "strides": list(strides),
+        "strides": list(grid.strides),
         "recall_50": at_50,
         "recall_70": at_70,
         "by_size": _by_range(overlaps, sides.prod(1) ** 0.5, SIZES, " px"),
@@ -148,7 +150,7 @@ def _fit_anchors(
         "suggestion": None,
     }
     if at_50 < LOW_RECALL:
-        other, other_50, other_70 = suggest(boxes, shapes, strides)
+        other, other_50, other_70 = suggest(boxes, shapes, grid)
         if other_50 > at_50 + 0.01:
             lists = (",".join(f"{v:g}" for v in values) for values in (other.scales, other.ratios))
             found["suggestion"] = {

@@ -36,7 +36,8 @@ VERB_KEYS = (
 )
 # What a checkpoint's weights do not fit otherwise.
 NETWORK_KEYS = (
-    *("backbone.name", "model.fpn_channels", "model.head_channels"),
+    *("backbone.name", "backbone.library", "model.fpn_channels", "model.neck_norm"),
+    *("model.rpn_convs", "model.head"),
     *("model.anchor_scales", "model.anchor_ratios"),
 )
 # What a run cannot change on its way: its optimiser's state and its best score would not fit.
@@ -80,9 +81,9 @@ def check_request(verb: str, cfg: DictConfig) -> None:
     if verb == "train":
         check_augmentation(config)
     if verb == "train" and config.model.weights == "imagenet" and not config.ckpt:
-        from detector.models.backbones import BACKBONES
+        from detector.models.backbones import backbone_spec
 
-        BACKBONES[config.backbone.name].imagenet()  # what cannot be fetched is said now
+        backbone_spec(config.backbone.key).imagenet()  # what cannot be fetched is said now
 
 
 def check_augmentation(config: Config) -> None:

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import box_iou
 
-from detector.evaluation.anchors import Anchors, best_iou, recall, suggest
+from detector.evaluation.anchors import Anchors, Grid, Level, best_iou, recall, suggest
+from detector.models.rpn import PlacedAnchors
 
-STRIDES = (4, 8, 16, 32, 64)
+GRID = Grid((Level(4), Level(8), Level(16), Level(32)))
 
 
 def random_boxes(count, size, seed=0):
@@ -18,19 +18,32 @@ def random_boxes(count, size, seed=0):
     return np.concatenate([low, high + 1], axis=1).astype(np.float32)
 
 
-@pytest.mark.parametrize("size", [(96, 128), (200, 333)])
+# As AlexNet's, whose layers are not padded, and images of less than 64 pixels are.
+UNPADDED = Grid((Level(4, 3, 1), Level(8, 7, 1), Level(16, 15, 1), Level(32, 31, 1)), 64)
+
+
+def lay(grid, scales, ratios, size):
+    """All anchors, `(A, 4)`, over maps that an unpadded or a padded network would have."""
+    padded = [-(-max(side, grid.smallest) // 32) * 32 for side in size]
+    offsets = [level.offset for level in grid.levels]
+    anchors = PlacedAnchors(scales, ratios, grid.strides, (*offsets, offsets[-1]))
+    cells = [[p // x.stride - x.missing for p in padded] for x in grid.levels]
+    pooled = torch.nn.functional.max_pool2d(torch.zeros(1, 1, *cells[-1]), 1, 2)
+    maps = [*(torch.zeros(1, 1, *c) for c in cells), pooled]
+    return anchors(ImageList(torch.zeros(1, 3, *padded), [size]), maps)[0]
+
+
+@pytest.mark.parametrize("grid", [GRID, UNPADDED])
+@pytest.mark.parametrize("size", [(96, 128), (200, 333), (480, 30)])
 @pytest.mark.parametrize(
     ("scales", "ratios"), [((8.0,), (0.5, 1.0, 2.0)), ((2.0, 5.7), (0.33, 1.0, 3.0))]
 )
-def test_the_best_overlap_is_that_with_all_of_torchvisions_anchors(size, scales, ratios):
-    padded = [-(-side // 64) * 64 for side in size]
-    generate = AnchorGenerator(tuple(tuple(s * x for x in scales) for s in STRIDES), (ratios,) * 5)
-    maps = [torch.zeros(1, 1, padded[0] // s, padded[1] // s) for s in STRIDES]
-    (laid,) = generate(ImageList(torch.zeros(1, 3, *padded), [size]), maps)
+def test_the_best_overlap_is_that_with_all_anchors(size, grid, scales, ratios):
+    laid = lay(grid, scales, ratios, size)
     boxes = random_boxes(300, size)
     expected = box_iou(torch.tensor(boxes).double(), laid.double()).max(1).values
     sizes = np.tile(np.array(size, np.int32), (len(boxes), 1))
-    ours = best_iou(boxes, sizes, Anchors(STRIDES, scales, ratios), divisor=64)
+    ours = best_iou(boxes, sizes, Anchors(grid, scales, ratios))
     np.testing.assert_allclose(ours, expected.numpy(), atol=1e-12)
 
 
@@ -44,9 +57,9 @@ def test_small_boxes_get_smaller_anchors():
     low = rng.uniform(0, 400, (200, 2))
     boxes = np.concatenate([low, low + np.array([10, 40])], axis=1).astype(np.float32)
     sizes = np.full((200, 2), 448, np.int32)
-    usual = Anchors(STRIDES, (8.0,), (0.5, 1.0, 2.0))
+    usual = Anchors(GRID, (8.0,), (0.5, 1.0, 2.0))
     before, _ = recall(best_iou(boxes, sizes, usual))
-    anchors, at_50, at_70 = suggest(boxes, sizes, STRIDES)
+    anchors, at_50, at_70 = suggest(boxes, sizes, GRID)
     assert before < 0.5
     assert at_50 > 0.95
     assert (at_50, at_70) == recall(best_iou(boxes, sizes, anchors))
@@ -57,6 +70,6 @@ def test_no_more_anchors_are_suggested_than_needed():
     rng = np.random.default_rng(0)
     low = rng.uniform(0, 300, (100, 2))
     boxes = np.concatenate([low, low + 32], axis=1).astype(np.float32)
-    anchors, at_50, _ = suggest(boxes, np.full((100, 2), 448, np.int32), STRIDES)
+    anchors, at_50, _ = suggest(boxes, np.full((100, 2), 448, np.int32), GRID)
     assert at_50 == 1
     assert anchors.per_cell == 1

@@ -1,35 +1,77 @@
+"""Every row of `BACKBONES`: what it says of its network is so."""
+
+import copy
+from functools import lru_cache
+
 import pytest
 import torch
-from torchvision.models import resnet50
+import torchvision.models as tv
+from torch import nn
+from torchvision.models.convnext import CNBlock
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.swin_transformer import SwinTransformerBlock
+from torchvision.ops import Permute, SqueezeExcitation
 
-from detector.models.backbones import BACKBONES, build_backbone
-from detector.models.stages import PyramidBackbone, Stage
+from detector import config
+from detector.models import heads
+from detector.models.backbones import BACKBONES, NAMES, backbone_spec, build_backbone
+from detector.models.cells import Cells, FollowCells, cells_of, mark
+from detector.models.stages import LevelNorm, PyramidBackbone, Stage
+from detector.models.zfnet import ZFNet
+from detector.types import RequestError
 
-NAMES = sorted(BACKBONES)
+EVERY = [*BACKBONES, "timm/resnet18", "timm/tf_efficientnet_lite0", "timm/mambaout_femto"]
 
 
-def state(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
+@lru_cache(1)
+def built(name):
+    """A backbone with random weights; tests of the same one share it, and leave it as it is."""
+    torch.manual_seed(0)
+    return build_backbone(name, imagenet=False, out_channels=8).eval()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_declared_strides_and_channels_are_the_real_ones(name):
-    backbone = build_backbone(name, imagenet=False, out_channels=8).eval()
-    x = y = torch.rand(1, 3, 128, 96)
+def run_stages(backbone, x):
+    """Every stage's output, `(N, C, H, W)`."""
+    outputs = []
     with torch.no_grad():
         for stage in backbone.stages:
             for module in backbone.stage_modules(stage.name):
-                y = module(y)
-            assert y.shape == (1, stage.channels, 128 // stage.stride, 96 // stage.stride)
-        levels = backbone(x)
-    assert [v.shape[2] for v in levels.values()] == [128 // s for s in backbone.strides]
+                x = module(x)
+            outputs.append(x.permute(0, 3, 1, 2) if backbone.channels_last else x)
+    return outputs
+
+
+def test_the_course_is_complete():
+    course = "alexnet zfnet vgg16 vgg16_bn googlenet resnet18 resnet34 resnet50 resnet101 resnet152"
+    more = "densenet121 mobilenet_v3_large efficientnet_b0 efficientnet_lite0 convnext_tiny swin_t"
+    assert list(BACKBONES) == [*course.split(), *more.split()]
+
+
+def test_the_configuration_knows_the_same_names():
+    # It does not import what takes seconds.
+    assert list(BACKBONES) == list(config.BACKBONES)
+    assert list(heads.ACTIVATIONS) == list(config.ACTIVATIONS)
+    assert list(heads.NORMS) == list(config.NORMS)
+    choices = {p.stem for p in (config.conf_folder() / "backbone").glob("*.yaml")}
+    assert choices == {*BACKBONES, "timm"}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_declared_strides_channels_and_cells_are_the_real_ones(name):
+    backbone = built(name)
+    outputs = run_stages(backbone, torch.rand(1, 3, 160, 96))
+    for stage, y in zip(backbone.stages, outputs, strict=True):
+        cells = [side // stage.stride - stage.missing for side in (160, 96)]
+        assert y.shape == (1, stage.channels, *cells)
+    levels = backbone(torch.rand(1, 3, 160, 96))
     assert list(levels) == ["0", "1", "2", "3", "pool"]
+    assert backbone.strides == (4, 8, 16, 32, 64)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_stages_hold_every_parameter_of_the_body_once(name):
-    backbone = build_backbone(name, imagenet=False)
+    backbone = built(name)
+    assert tuple(s.name for s in backbone.stages) == NAMES
     listed = [
         id(p)
         for stage in backbone.stages
@@ -37,6 +79,209 @@ def test_stages_hold_every_parameter_of_the_body_once(name):
         for p in module.parameters()
     ]
     assert sorted(listed) == sorted(id(p) for p in backbone.body.parameters())
+    for stage in backbone.stages:
+        parts = backbone.stage_modules(stage.name)
+        assert any(True for module in parts for _ in module.parameters()), "nothing to thaw"
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_smallest_image_has_a_cell_on_every_level(name):
+    backbone, side = built(name), backbone_spec(name).smallest
+    with torch.no_grad():
+        levels = backbone(torch.rand(1, 3, side, side))
+    assert all(y.numel() for y in levels.values())
+
+
+# What a cell sees through these does not depend on where it is, or is symmetric around it.
+CENTRED = (nn.BatchNorm2d, nn.LayerNorm, SqueezeExcitation, CNBlock, SwinTransformerBlock)
+
+
+def make_averages(module):
+    """Put averages for convolutions and poolings, and nothing for what keeps cells in place."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.MaxPool2d):
+            sizes = child.kernel_size, child.stride, child.padding, child.ceil_mode
+            setattr(module, name, nn.AvgPool2d(*sizes, count_include_pad=False))
+        elif isinstance(child, nn.Conv2d | nn.Linear):
+            nn.init.constant_(child.weight, 1 / child.weight[0].numel())
+        elif isinstance(child, CENTRED):
+            setattr(module, name, nn.Identity())
+        elif list(child.children()):
+            make_averages(child)
+        elif not isinstance(child, nn.AvgPool2d | Permute):
+            setattr(module, name, nn.Identity())
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("size", [(352, 224)])  # 11 and 7 cells of the coarsest stage
+def test_every_anchor_stands_on_the_centre_of_what_its_cell_sees(name, size):
+    backbone = copy.deepcopy(built(name))
+    make_averages(backbone.body)
+    x = torch.ones(1, 3, *size, requires_grad=True)
+    y, offsets = x, iter(backbone.offsets)
+    for stage in backbone.stages:
+        for module in backbone.stage_modules(stage.name):
+            y = module(y)
+        if stage.name in backbone.levels:
+            maps = y.permute(0, 3, 1, 2) if backbone.channels_last else y
+            offset = next(offsets)
+            row, column = maps.shape[2] // 2, maps.shape[3] // 2
+            (seen,) = torch.autograd.grad(maps[0, :, row, column].sum(), x, retain_graph=True)
+            weight = seen[0].sum(0)
+            assert weight.min() >= 0
+            for axis, cell in ((1, row), (0, column)):
+                share = weight.sum(axis) / weight.sum()
+                centre = (share * torch.arange(len(share))).sum().item()
+                # Not exactly: what the coarsest cells see is cut off at the image's edges.
+                expected = cell * stage.stride + offset
+                assert centre == pytest.approx(expected, abs=stage.stride / 24)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_declared_cells_are_those_that_are_followed_through_the_layers(name):
+    backbone, x = built(name), torch.rand(1, 3, 128, 128)
+    mark(x, Cells())
+    for stage in backbone.stages:
+        with FollowCells(), torch.no_grad():
+            for module in backbone.stage_modules(stage.name):
+                x = module(x)
+        cells = cells_of(x)
+        joined = stage.stride // cells.stride  # by no layer, as Swin's patches are
+        assert cells.after(joined, joined) == (stage.stride, stage.offset)
+        mark(x, Cells(stage.stride, stage.offset))
+
+
+def own_features(name):
+    """A network of torchvision's and what it computes before its classifier."""
+    if name == "googlenet":
+        network = tv.googlenet(aux_logits=False, init_weights=True)
+    else:
+        network = tv.get_model(name)
+    if name.startswith("resnet") or name == "googlenet":
+        network.fc = network.avgpool = nn.Identity()
+        return network, network
+    return network, network.features
+
+
+TORCHVISIONS = [n for n in BACKBONES if n not in ("zfnet", "efficientnet_lite0")]
+
+
+@pytest.mark.parametrize("name", TORCHVISIONS)
+def test_the_last_stage_is_torchvisions_own_features_bitwise(name):
+    network, features = own_features(name)
+    backbone = copy.deepcopy(built(name))
+    there = backbone.body.state_dict()
+    backbone.body.load_state_dict({k: v for k, v in network.state_dict().items() if k in there})
+    x = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        expected = features.eval()(x)
+    if name == "swin_t":
+        expected = expected.permute(0, 3, 1, 2)
+    assert torch.equal(run_stages(backbone, x)[-1].flatten(), expected.flatten())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_no_stage_writes_into_the_level_below(name):
+    backbone, x = built(name), torch.rand(1, 3, 64, 64)
+    seen, kept = [], []
+    as_level = backbone.as_level
+
+    def watch(stage, y):
+        seen.append(y)
+        kept.append(y.clone())
+        return as_level(stage, y)
+
+    backbone.as_level = watch
+    with torch.no_grad():
+        backbone(x)
+    del backbone.as_level
+    assert len(seen) == 4
+    assert all(torch.equal(a, b) for a, b in zip(seen, kept, strict=True))
+
+
+def test_zfnets_maps_have_the_sizes_of_the_papers_figure():
+    sizes, x = [], torch.rand(1, 3, 224, 224)
+    for layer in ZFNet().eval().features:
+        x = layer(x)
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
+            sizes.append((x.shape[1], x.shape[2]))
+    figure = [(96, 110), (96, 55), (256, 26), (256, 13), (384, 13), (384, 13), (256, 13), (256, 6)]
+    assert sizes == figure
+
+
+@pytest.mark.parametrize("name", TORCHVISIONS)
+def test_normalisation_is_that_of_the_weights(name):
+    transform = tv.get_model_weights(name)["IMAGENET1K_V1"].transforms()
+    x = torch.rand(1, 3, 4, 4)
+    expected = (x - torch.tensor(transform.mean)[:, None, None]) / torch.tensor(transform.std)[
+        :, None, None
+    ]
+    if name == "googlenet":  # whose own first step is for these weights
+        expected = tv.googlenet(
+            aux_logits=False, transform_input=True, init_weights=False
+        )._transform_input(expected)
+    spec = BACKBONES[name]
+    mean, std = (torch.tensor(v)[:, None, None] for v in (spec.mean, spec.std))
+    torch.testing.assert_close((x - mean) / std, expected)
+
+
+def test_timms_lite0_is_the_row_of_the_same_name():
+    row, made = BACKBONES["efficientnet_lite0"], backbone_spec("timm/tf_efficientnet_lite0")
+    assert made.stages == row.stages
+    assert (made.mean, made.std, made.smallest) == (row.mean, row.std, row.smallest)
+
+
+def test_a_timm_model_that_pads_nothing_says_how_many_cells_are_missing():
+    spec = backbone_spec("timm/inception_v3")
+    backbone = PyramidBackbone(spec.build().eval(), spec.stages, 8)
+    for stage, y in zip(spec.stages, run_stages(backbone, torch.rand(1, 3, 256, 192)), strict=True):
+        cells = tuple(side // stage.stride - stage.missing for side in (256, 192))
+        assert y.shape[2:] == cells
+
+
+def test_looking_at_a_timm_model_draws_no_random_numbers():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    backbone_spec("timm/mobilenetv3_small_050")
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("resnt18", "no such model; did you mean resnet18"),
+        ("vit_tiny_patch16_224", "its features have the strides 16;"),
+        ("hrnet_w18_small", "its parts do not run one after the other"),
+        ("tresnet_m", "something else than it does"),
+        ("levit_128s", r"strides 16, 32, 64; choose .* such as resnet18"),
+    ],
+)
+def test_a_timm_model_that_carries_no_pyramid_is_refused(name, reason):
+    with pytest.raises(RequestError, match=f"backbone.name={name}: .*{reason}"):
+        backbone_spec(f"timm/{name}")
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg16", "convnext_tiny", "swin_t"])
+def test_levels_that_no_batch_norm_has_scaled_are_normed(name):
+    backbone = built(name)
+    norms = backbone.level_norms
+    assert list(norms) == list(backbone.levels)
+    stage = backbone.stages[-1]
+    x = 50 * torch.randn(2, stage.channels, 3, 5) + 7
+    level = backbone.as_level(stage.name, x.permute(0, 2, 3, 1) if name == "swin_t" else x)
+    expected = torch.nn.functional.layer_norm(x.permute(0, 2, 3, 1), [stage.channels])
+    torch.testing.assert_close(level, expected.permute(0, 3, 1, 2), atol=1e-5, rtol=1e-4)
+
+
+def test_other_levels_enter_the_pyramid_as_they_are():
+    backbone, x = built("resnet18"), torch.rand(1, 512, 2, 2)
+    assert not any(isinstance(m, LevelNorm) for m in backbone.modules())
+    assert backbone.as_level("layer4", x) is x
+
+
+def state(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def test_resnet50_pyramid_equals_torchvisions_bitwise():
@@ -67,19 +312,20 @@ def test_efficientnet_lite0_carries_its_imagenet_weights():
 
 
 def test_strides_that_do_not_double_are_refused():
-    stages = [Stage("stem", ("conv1",), 2, 64), Stage("layer1", ("layer1",), 4, 256)]
-    stages += [Stage("layer2", ("layer3",), 16, 1024)]
+    stages = [Stage("stem", ("conv1",), 2, 64), Stage("layer1", ("layer1",), 4, 64)]
+    stages += [Stage("layer2", ("layer3",), 16, 256)]
     with pytest.raises(ValueError, match=r"double, got \[4, 16\]"):
-        PyramidBackbone(resnet50(weights=None), stages)
+        PyramidBackbone(tv.resnet18(), stages)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["resnet50", "alexnet", "swin_t"])
 def test_set_trainable_is_its_own_inverse(name):
     backbone = build_backbone(name, imagenet=False, norm="eval_when_frozen")
     before = [(p.requires_grad, m) for m in backbone.modules() for p in m.parameters(False)]
     modes = [m.training for m in backbone.modules()]
     backbone.set_trainable(["layer4"])
-    assert not backbone.body.get_submodule(backbone.stages[0].modules[0]).weight.requires_grad
+    stem = list(backbone.stage_modules("stem"))
+    assert not any(p.requires_grad for m in stem for p in m.parameters())
     backbone.set_trainable([s.name for s in backbone.stages])
     after = [(p.requires_grad, m) for m in backbone.modules() for p in m.parameters(False)]
     assert before == after

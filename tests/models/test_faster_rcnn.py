@@ -10,8 +10,11 @@ from detector.models.faster_rcnn import (
     NormaliseAndBatch,
     build_faster_rcnn,
 )
+from detector.models.heads import HeadOptions
 
-SMALL = FasterRCNNOptions(fpn_channels=8, head_channels=16, rpn_top_n_train=50, rpn_top_n_test=50)
+SMALL = FasterRCNNOptions(
+    fpn_channels=8, head=HeadOptions(hidden=(16,)), rpn_top_n_train=50, rpn_top_n_test=50
+)
 
 
 def test_images_are_normalised_once_and_padded_with_the_mean_colour():

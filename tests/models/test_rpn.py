@@ -1,9 +1,10 @@
 import pytest
 import torch
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
-from detector.models.rpn import Float32Anchors, PointwiseRPNHead, SampledRPN
+from detector.models.rpn import PlacedAnchors, PointwiseRPNHead, SampledRPN
 
 CHANNELS, SIZES = 8, [(16, 12), (8, 6), (1, 1)]
 
@@ -45,7 +46,7 @@ def test_under_autocast_the_outputs_are_float32():
 
 def make_pair(batch_size=16, top_n=40):
     torch.manual_seed(1)
-    anchors = Float32Anchors(((8,), (16,), (32,)), ((0.5, 1.0),) * 3)
+    anchors = AnchorGenerator(((8,), (16,), (32,)), ((0.5, 1.0),) * 3)
     head = PointwiseRPNHead(CHANNELS, 2).double()
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -61,6 +62,26 @@ def make_inputs():
         for i, s in enumerate(SIZES)
     }
     return ImageList(torch.zeros(2, 3, 64, 48), [(64, 48), (50, 40)]), features
+
+
+def test_where_cells_divide_the_image_anchors_are_torchvisions():
+    ratios = (0.5, 1.0, 2.0)
+    placed = PlacedAnchors((2.0, 5.7), ratios, (4, 8), (0, 0))
+    theirs = AnchorGenerator(((8.0, 22.8), (16.0, 45.6)), (ratios,) * 2)
+    images = ImageList(torch.zeros(2, 3, 64, 48), [(64, 48), (50, 40)])
+    maps = [torch.zeros(2, 5, 16, 12), torch.zeros(2, 5, 8, 6)]
+    for found, expected in zip(placed(images, maps), theirs(images, maps), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_anchors_stand_on_the_cells_however_many_there_are():
+    # AlexNet at 448 pixels has 13 cells: image size // map size would put the last one at 408.
+    placed = PlacedAnchors((2.0,), (1.0,), (32,), (31,))
+    images = ImageList(torch.zeros(1, 3, 448, 448), [(448, 448)])
+    (anchors,) = placed(images, [torch.zeros(1, 1, 13, 13, dtype=torch.bfloat16)])
+    assert anchors.dtype == torch.float32
+    assert anchors[0].tolist() == [31 - 32, 31 - 32, 31 + 32, 31 + 32]
+    assert anchors[12].tolist() == [415 - 32, 31 - 32, 415 + 32, 31 + 32]
 
 
 TARGETS = [

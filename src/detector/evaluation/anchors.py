@@ -34,16 +34,66 @@ SAMPLE = 3000  # boxes that suggestions are tried on
 
 
 @dataclass(frozen=True)
-class Anchors:
-    """A set of anchors, as torchvision's `AnchorGenerator` lays them.
+class Level:
+    """Where the cells of a pyramid level lie.
 
     Attributes:
-        strides: Of the pyramid's levels, pixels.
+        stride: From one cell to the next, pixels.
+        offset: The first cell's centre, pixels.
+        missing: How many cells fewer there are than size / stride.
+    """
+
+    stride: int
+    offset: float = 0.0
+    missing: int = 0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The places of anchors.
+
+    Attributes:
+        levels: Finest first; above them lies one more, of every other cell of the last.
+        smallest: Images are padded to at least this height and width, pixels, and to a multiple of
+            the last level's stride.
+    """
+
+    levels: tuple[Level, ...]
+    smallest: int = 32
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of all levels, pixels."""
+        return (*(level.stride for level in self.levels), self.levels[-1].stride * 2)
+
+    def places(self, sizes: NDArray[np.int32]) -> Iterator[tuple[Level, NDArray[np.int64]]]:
+        """The levels, and how many cells each has.
+
+        Args:
+            sizes: `(N, 2)` of images, pixels, before they are padded.
+
+        Yields:
+            A level, and `(N, 2)` cells along each side.
+        """
+        last = self.levels[-1]
+        padded = -(-np.maximum(sizes, self.smallest) // last.stride) * last.stride
+        for level in self.levels:
+            cells = (padded // level.stride - level.missing).astype(np.int64)
+            yield level, cells
+        yield Level(2 * last.stride, last.offset), (cells + 1) // 2
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """A set of anchors.
+
+    Attributes:
+        grid: Where they are.
         scales: Anchor side over the level's stride.
         ratios: Height over width.
     """
 
-    strides: tuple[int, ...]
+    grid: Grid
     scales: tuple[float, ...]
     ratios: tuple[float, ...]
 
@@ -52,17 +102,16 @@ class Anchors:
         """Anchors at every place of a level."""
         return len(self.scales) * len(self.ratios)
 
-    def shapes(self) -> Iterator[tuple[int, float, float]]:
-        """Stride, half the width and half the height of every anchor shape, whole pixels."""
-        for stride, scale, ratio in itertools.product(self.strides, self.scales, self.ratios):
+    def shapes(self, stride: int) -> Iterator[NDArray[np.float32]]:
+        """Half the width and half the height of a level's anchor shapes, whole pixels."""
+        for scale, ratio in itertools.product(self.scales, self.ratios):
             side, root = stride * scale, ratio**0.5
             # In float32 and rounded, as torchvision does.
-            half = np.round(np.array([side / root, side * root], np.float32) / 2)
-            yield stride, float(half[0]), float(half[1])
+            yield np.round(np.array([side / root, side * root], np.float32) / 2)
 
 
 def best_iou(
-    boxes: NDArray[np.float32], sizes: NDArray[np.int32], anchors: Anchors, divisor: int = 32
+    boxes: NDArray[np.float32], sizes: NDArray[np.int32], anchors: Anchors
 ) -> NDArray[np.float64]:
     """The overlap of every box with the anchor that fits it best.
 
@@ -73,7 +122,6 @@ def best_iou(
         boxes: `(N, 4)` xyxy, pixels of the network's input.
         sizes: `(N, 2)` height and width of each box's image, pixels of the input.
         anchors: Which ones.
-        divisor: Images are padded to multiples of it, pixels.
 
     Returns:
         `(N,)` IoU, 0..1.
@@ -81,42 +129,36 @@ def best_iou(
     boxes = boxes.astype(np.float64)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    padded = -(-sizes[:, ::-1] // divisor) * divisor  # width, height
     best = np.zeros(len(boxes))
-    for stride, half_width, half_height in anchors.shapes():
-        last = -(-padded // stride) - 1
-        middle = np.clip(np.round(centre / stride), 0, last) * stride
-        half = np.array([half_width, half_height])
-        low = np.maximum(boxes[:, :2], middle - half)
-        high = np.minimum(boxes[:, 2:], middle + half)
-        inter = np.clip(high - low, 0, None).prod(1)
-        union = area + 4 * half_width * half_height - inter
-        np.maximum(best, inter / np.maximum(union, 1e-9), out=best)
+    for level, cells in anchors.grid.places(sizes[:, ::-1]):  # width, height
+        nearest = np.clip(np.round((centre - level.offset) / level.stride), 0, cells - 1)
+        middle = nearest * level.stride + level.offset
+        for half in anchors.shapes(level.stride):
+            low = np.maximum(boxes[:, :2], middle - half)
+            high = np.minimum(boxes[:, 2:], middle + half)
+            inter = np.clip(high - low, 0, None).prod(1)
+            union = area + 4 * float(half[0]) * float(half[1]) - inter
+            np.maximum(best, inter / np.maximum(union, 1e-9), out=best)
     return best
 
 
 def suggest(
-    boxes: NDArray[np.float32],
-    sizes: NDArray[np.int32],
-    strides: tuple[int, ...],
-    divisor: int = 32,
+    boxes: NDArray[np.float32], sizes: NDArray[np.int32], grid: Grid
 ) -> tuple[Anchors, float, float]:
     """The smallest set of anchors that reaches nearly all boxes, or the one that reaches most.
 
     Args:
         boxes: As `best_iou`; of many, an even sample is taken.
         sizes: As `best_iou`.
-        strides: Of the pyramid's levels, pixels.
-        divisor: As `best_iou`.
+        grid: Where anchors are.
 
     Returns:
         The anchors, and the share of boxes whose best anchor reaches IoU 0.5 and 0.7.
     """
     rows = np.linspace(0, len(boxes) - 1, min(SAMPLE, len(boxes))).astype(int)
-    candidates = [Anchors(strides, s, r) for s, r in itertools.product(SCALES, RATIOS)]
+    candidates = [Anchors(grid, s, r) for s, r in itertools.product(SCALES, RATIOS)]
     tried = [
-        (anchors, *recall(best_iou(boxes[rows], sizes[rows], anchors, divisor)))
-        for anchors in candidates
+        (anchors, *recall(best_iou(boxes[rows], sizes[rows], anchors))) for anchors in candidates
     ]
     enough = [t for t in tried if t[1] >= ENOUGH]
     if enough:
@@ -124,7 +166,7 @@ def suggest(
         chosen = max((t for t in enough if t[0].per_cell == fewest), key=lambda t: t[2])
     else:
         chosen = max(tried, key=lambda t: (round(t[1], 2), round(t[2], 2), -t[0].per_cell))
-    return (chosen[0], *recall(best_iou(boxes, sizes, chosen[0], divisor)))
+    return (chosen[0], *recall(best_iou(boxes, sizes, chosen[0])))
 
 
 def recall(overlaps: NDArray[np.float64] | Sequence[float]) -> tuple[float, float]:

@@ -81,8 +81,7 @@ def step_compute(network: FasterRCNN, image_size: int) -> OrderedDict[str, Multi
     Returns:
         By group, from the image upwards.
     """
-    divisor = network.transform.divisor
-    side = -(-image_size // divisor) * divisor
+    side = network.transform.padded(image_size)
     device = next(network.parameters()).device
     training = network.training
     network.eval()  # else norms refuse a map of one cell; which mode it is costs the same
@@ -96,6 +95,7 @@ def step_compute(network: FasterRCNN, image_size: int) -> OrderedDict[str, Multi
         if stage.name in network.backbone.levels:
             levels[stage.name] = x
     with StepCounter() as counter:
+        levels.update((name, network.backbone.as_level(name, x)) for name, x in levels.items())
         maps = list(network.backbone.fpn(levels).values())
     counts["neck"] = counter.count
     with StepCounter() as counter:

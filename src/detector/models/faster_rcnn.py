@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
 
-from detector.models.backbones import BACKBONES, build_backbone
+from detector.models.backbones import backbone_spec, build_backbone
 from detector.models.device import at_least_float32
+from detector.models.heads import NORMS, HeadOptions, build_box_head
 from detector.models.roi_align import PyramidRoIAlign
-from detector.models.rpn import Float32Anchors, PointwiseRPNHead, SampledRPN
+from detector.models.rpn import PlacedAnchors, PointwiseRPNHead, SampledRPN
 from detector.models.stages import NormMode, PyramidBackbone
+
+CELLS = 7  # along each side of a pooled region
 
 
 @dataclass(frozen=True)
 class FasterRCNNOptions:
-    """The network's numbers; the defaults are torchvision's.
+    """The network's numbers; the defaults are those of torchvision's `fasterrcnn_resnet50_fpn`.
 
     Attributes:
         fpn_channels: Channels of every pyramid level.
-        head_channels: Width of the box head's two hidden layers.
+        neck_norm: The norm of the pyramid's convolutions: `none` or `batch`.
+        rpn_convs: Convolutions of the RPN before its outputs.
+        head: The box head.
         anchor_scales: Anchor side over the level's stride; one anchor a cell for each.
         anchor_ratios: Anchor height over width.
         rpn_top_n_train: Proposals kept per image in training, before and after NMS.
@@ -38,7 +44,9 @@ class FasterRCNNOptions:
     """
 
     fpn_channels: int = 256
-    head_channels: int = 1024
+    neck_norm: str = "none"
+    rpn_convs: int = 1
+    head: HeadOptions = field(default_factory=HeadOptions)
     anchor_scales: tuple[float, ...] = (8.0,)
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     rpn_top_n_train: int = 2000
@@ -76,6 +84,7 @@ class NormaliseAndBatch(nn.Module):
         std: Per channel, on a scale of 0..1.
         divisor: Heights and widths are padded to multiples of it, pixels.
         layout: Memory format of the batch.
+        smallest: Height and width are padded to at least that, pixels.
     """
 
     mean: Tensor
@@ -87,9 +96,11 @@ class NormaliseAndBatch(nn.Module):
         std: Sequence[float],
         divisor: int,
         layout: torch.memory_format = torch.channels_last,
+        smallest: int = 0,
     ) -> None:
         super().__init__()
         self.divisor = divisor
+        self.smallest = smallest
         self.layout = layout
         # Not in the checkpoint: they belong to the backbone's name, not to its training.
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -108,9 +119,7 @@ class NormaliseAndBatch(nn.Module):
             The batch `(N, 3, H', W')`, zero (the mean colour) where padded.
         """
         sizes = [(image.shape[1], image.shape[2]) for image in images]
-        height, width = (
-            -(-max(side) // self.divisor) * self.divisor for side in zip(*sizes, strict=True)
-        )
+        height, width = (self.padded(max(side)) for side in zip(*sizes, strict=True))
         shape, like = (len(images), 3, height, width), self.mean
         batch = torch.empty(
             shape, device=like.device, dtype=like.dtype, memory_format=self.layout
@@ -118,6 +127,10 @@ class NormaliseAndBatch(nn.Module):
         for row, image in zip(batch, images, strict=True):
             row[:, : image.shape[1], : image.shape[2]] = (image.to(row) - self.mean) / self.std
         return ImageList(batch, sizes), targets
+
+    def padded(self, side: int) -> int:
+        """What a side of so many pixels is padded to."""
+        return -(-max(side, self.smallest) // self.divisor) * self.divisor
 
     def postprocess(
         self, result: list[dict[str, Tensor]], image_shapes: object, original_sizes: object
@@ -145,6 +158,7 @@ class FasterRCNN(TorchvisionFasterRCNN):
         std: The same.
         options: The network's numbers.
         speed: How it is run.
+        smallest: Images are padded to at least this height and width, pixels.
     """
 
     backbone: PyramidBackbone
@@ -157,12 +171,16 @@ class FasterRCNN(TorchvisionFasterRCNN):
         std: Sequence[float],
         options: FasterRCNNOptions,
         speed: SpeedOptions,
+        smallest: int = 0,
     ) -> None:
-        strides = backbone.strides
-        sizes = tuple(tuple(s * stride for s in options.anchor_scales) for stride in strides)
+        strides, offsets, channels = backbone.strides, backbone.offsets, backbone.out_channels
+        # The pooled top level serves the RPN alone, as in torchvision's detectors.
         names = [str(i) for i in range(len(strides) - 1)]
-        anchors = Float32Anchors(sizes, (options.anchor_ratios,) * len(sizes))
-        head = PointwiseRPNHead(backbone.out_channels, anchors.num_anchors_per_location()[0])
+        pool = PyramidRoIAlign(names, strides[:-1], CELLS, sampling_ratio=2, offsets=offsets[:-1])
+        anchors = PlacedAnchors(options.anchor_scales, options.anchor_ratios, strides, offsets)
+        per_cell = anchors.num_anchors_per_location()[0]
+        head = PointwiseRPNHead(channels, per_cell, options.rpn_convs)
+        box_head, width = build_box_head(channels, CELLS, options.head)
         super().__init__(
             backbone,
             num_classes=None,
@@ -172,9 +190,9 @@ class FasterRCNN(TorchvisionFasterRCNN):
             box_score_thresh=options.score_threshold,
             box_nms_thresh=options.nms_threshold,
             box_detections_per_img=options.detections_per_image,
-            box_roi_pool=PyramidRoIAlign(names, strides[:-1], output_size=7, sampling_ratio=2),
-            box_head=TwoMLPHead(backbone.out_channels * 49, options.head_channels),
-            box_predictor=Float32BoxPredictor(options.head_channels, classes + 1),
+            box_roi_pool=pool,
+            box_head=box_head,
+            box_predictor=Float32BoxPredictor(width, classes + 1),
         )
         top_n = {"training": options.rpn_top_n_train, "testing": options.rpn_top_n_test}
         self.rpn = SampledRPN(
@@ -189,7 +207,8 @@ class FasterRCNN(TorchvisionFasterRCNN):
             nms_thresh=0.7,
         )
         layout = torch.channels_last if speed.channels_last else torch.contiguous_format
-        self.transform = NormaliseAndBatch(mean, std, max(32, strides[-2]), layout)
+        self.transform = NormaliseAndBatch(mean, std, strides[-2], layout, smallest)
+        self._frozen: list[nn.Module] = []  # of the neck and the head
         self.to(memory_format=layout)
         self.backbone.fused = speed.fused and not speed.compiled
         if speed.compiled:  # in place: names of parameters do not change
@@ -201,7 +220,7 @@ class FasterRCNN(TorchvisionFasterRCNN):
         groups = OrderedDict[str, list[nn.Module]]()
         for stage in self.backbone.stages:
             groups[stage.name] = list(self.backbone.stage_modules(stage.name))
-        groups["neck"] = [self.backbone.fpn]
+        groups["neck"] = self.backbone.neck_modules()
         groups["head"] = [self.rpn, self.roi_heads]
         return groups
 
@@ -212,12 +231,24 @@ class FasterRCNN(TorchvisionFasterRCNN):
             names: Group names, as `groups()` has them.
         """
         self.backbone.set_trainable([s.name for s in self.backbone.stages if s.name in names])
-        for name in ("neck", "head"):
-            for module in self.groups()[name]:
-                for parameter in module.parameters():
-                    parameter.requires_grad = name in names
-                    if name not in names:
-                        parameter.grad = None
+        # Torchvision's own classes tell by their mode whether losses are wanted: it must stay.
+        roi = self.roi_heads
+        layers = {"neck": self.backbone.neck_modules()}
+        layers["head"] = [self.rpn.head, roi.box_head, roi.box_predictor]
+        self._frozen = [m for name, group in layers.items() if name not in names for m in group]
+        for name, group in layers.items():
+            for parameter in (p for module in group for p in module.parameters()):
+                parameter.requires_grad = name in names
+                if name not in names:
+                    parameter.grad = None
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode, except for the norms and dropouts of what is frozen."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
 
 def build_faster_rcnn(
@@ -232,7 +263,7 @@ def build_faster_rcnn(
     """Build the detector, everything trainable.
 
     Args:
-        backbone: A key of `detector.models.backbones.BACKBONES`.
+        backbone: As `detector.models.backbones.backbone_spec` has it.
         classes: Number of classes, without background.
         imagenet: Start the backbone from ImageNet weights; else from random ones.
         norm: How the backbone's norm layers behave.
@@ -240,8 +271,13 @@ def build_faster_rcnn(
         speed: How it is run.
     """
     options = options or FasterRCNNOptions()
-    spec = BACKBONES[backbone]
+    spec = backbone_spec(backbone)
     pyramid = build_backbone(
-        backbone, imagenet=imagenet, out_channels=options.fpn_channels, norm=norm
+        backbone,
+        imagenet=imagenet,
+        out_channels=options.fpn_channels,
+        norm=norm,
+        neck_norm=NORMS[options.neck_norm],
     )
-    return FasterRCNN(pyramid, classes, spec.mean, spec.std, options, speed or SpeedOptions())
+    speed = speed or SpeedOptions()
+    return FasterRCNN(pyramid, classes, spec.mean, spec.std, options, speed, spec.smallest)

@@ -178,15 +178,22 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
     Args:
         names: Keys of the pyramid levels to pool from, finest first.
         strides: Their strides, pixels; each twice the one before.
+        offsets: Where the centre of what each one's first cell sees is, pixels; None: at 0.
         output_size: Bins along each side.
         sampling_ratio: Sampling points per bin and axis; 0 chooses by size (torchvision's kernel).
     """
 
     def __init__(
-        self, names: Sequence[str], strides: Sequence[int], output_size: int, sampling_ratio: int
+        self,
+        names: Sequence[str],
+        strides: Sequence[int],
+        output_size: int,
+        sampling_ratio: int,
+        offsets: Sequence[float] | None = None,
     ) -> None:
         super().__init__(list(names), output_size, sampling_ratio)
         self.strides = list(strides)
+        self.offsets = [0.0] * len(self.strides) if offsets is None else list(offsets)
         # Torchvision would infer them from image and map sizes, and err where much is padded.
         self.scales = [1 / stride for stride in strides]
         finest, coarsest = (int(math.log2(stride)) for stride in (strides[0], strides[-1]))
@@ -208,10 +215,13 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
         Returns:
             `(sum K_i, C, P, P)`, in the order of the boxes.
         """
+        levels = [assign_levels(b, len(self.strides), self.strides[0]) for b in boxes]
+        if any(self.offsets):  # a shift does not change a box's size, and so not its level
+            shift = torch.tensor(self.offsets, dtype=boxes[0].dtype, device=boxes[0].device)
+            boxes = [b - shift[level, None] for b, level in zip(boxes, levels, strict=True)]
         if not on_cpu(boxes[0]) or self.sampling_ratio <= 0:
             pooled: Tensor = super().forward(x, boxes, image_shapes)
             return pooled
         maps = [x[name] for name in self.featmap_names]
-        levels = [assign_levels(b, len(maps), self.strides[0]) for b in boxes]
         size = self.output_size[0]
         return roi_align_bag(maps, boxes, levels, self.strides, size, self.sampling_ratio)

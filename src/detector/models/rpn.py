@@ -24,15 +24,49 @@ from detector.models.device import at_least_float32
 from detector.models.nms import grouped_nms
 
 
-class Float32Anchors(AnchorGenerator):
-    """Anchors in float32 also over bf16 features, where whole pixels end at 256."""
+class PlacedAnchors(AnchorGenerator):
+    """Anchors around the centres of what the cells see.
+
+    Torchvision lays a level's anchors image size // map size pixels apart, from the corner on. That
+    is not where the cells are in a network with layers that are not padded: at 448 pixels AlexNet's
+    13 cells are 32 pixels apart, not 34, and the first one is 31 pixels inside.
+
+    In float32 also over bf16 maps, for in bf16 whole pixels end at 256.
+
+    Args:
+        scales: Anchor side over the level's stride; one anchor a cell for each.
+        ratios: Height over width.
+        strides: Of every level, pixels.
+        offsets: Of every level, the centre of the first cell, pixels.
+    """
+
+    def __init__(
+        self,
+        scales: Sequence[float],
+        ratios: Sequence[float],
+        strides: Sequence[int],
+        offsets: Sequence[float],
+    ) -> None:
+        sizes = tuple(tuple(s * stride for s in scales) for stride in strides)
+        super().__init__(sizes, (tuple(ratios),) * len(sizes))
+        self.strides = tuple(strides)
+        self.offsets = tuple(offsets)
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """Per image all anchors, `(A, 4)` xyxy; only shapes and dtype of the maps are read."""
-        anchors: list[Tensor] = super().forward(
-            image_list, [at_least_float32(f[:, :1]) for f in feature_maps]
-        )
-        return anchors
+        like = at_least_float32(feature_maps[0][:1, :1, :1, :1])
+        self.set_cell_anchors(like.dtype, like.device)
+        levels = zip(self.cell_anchors, feature_maps, self.strides, self.offsets, strict=True)
+        anchors = []
+        for shapes, x, stride, offset in levels:
+            rows, columns = (
+                torch.arange(size, dtype=like.dtype, device=like.device) * stride + offset
+                for size in x.shape[2:]
+            )
+            y, x = torch.meshgrid(rows, columns, indexing="ij")
+            centres = torch.stack((x, y, x, y), dim=-1)  # (H, W, 4)
+            anchors.append((centres[:, :, None] + shapes).reshape(-1, 4))
+        return [torch.cat(anchors)] * len(image_list.image_sizes)
 
 
 class PointwiseRPNHead(RPNHead):

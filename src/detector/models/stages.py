@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Self
@@ -27,12 +27,18 @@ class Stage:
         modules: Dotted paths of the submodules, run one after the other.
         stride: Input pixels per cell of the stage's output.
         channels: Channels of the stage's output.
+        offset: Where the centre of the first cell's receptive field is, pixels; the centre of the
+            first pixel is 0. Padding on both sides of every layer leaves it there.
+        missing: How many cells fewer than size / stride there are along a side whose size is a
+            multiple of the coarsest stride: layers without padding do not reach the far edge.
     """
 
     name: str
     modules: tuple[str, ...]
     stride: int
     channels: int
+    offset: float = 0.0
+    missing: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,19 +54,37 @@ class _Program:
     module: nn.Module | None
 
 
-class PyramidBackbone(nn.Module):
-    """A network cut into stages, with a feature pyramid over those of stride 4 and more.
+class LevelNorm(nn.LayerNorm):
+    """Norms the channels of every cell, `(N, H, W, C)` or `(N, C, H, W)`, and gives the latter."""
 
-    Norm layers follow `norm`: `frozen` never updates statistics or affine parameters, which suits
+    def __init__(self, channels: int, *, last: bool) -> None:
+        super().__init__(channels)
+        self.last = last  # whether channels come last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` of the same size."""
+        return super().forward(x if self.last else x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class PyramidBackbone(nn.Module):
+    """A network cut into stages, with a feature pyramid over the last one of every stride from 4.
+
+    Batch norms follow `norm`: `frozen` never updates statistics or affine parameters, which suits
     detection's small batches; `eval_when_frozen` updates them in thawed stages; `train` always
     updates the statistics, as training from scratch needs. `train()` respects it: calling it never
-    wakes up a frozen stage.
+    wakes up a frozen stage. Other norms know no batch, and are parameters as any.
+
+    The outputs of a network without batch norms may be of any scale, above all sums of shortcuts.
+    They are normed before they enter the pyramid, as the authors of Swin (arXiv 2103.14030) and
+    ConvNeXt (arXiv 2201.03545) do for detection.
 
     Args:
         body: The network; modules that no stage names are dropped.
         stages: Its stages, from the image upwards.
         out_channels: Channels of every pyramid level.
-        norm: How norm layers of the body behave.
+        norm: How batch norms of the body behave.
+        channels_last: The stages pass `(N, H, W, C)`.
+        neck_norm: The norm of the pyramid's convolutions; None gives them biases instead.
         fused: Run convolutions with the norms that are asleep folded into them (see `fused.py`):
             faster, and equal up to rounding.
 
@@ -74,6 +98,8 @@ class PyramidBackbone(nn.Module):
         stages: Sequence[Stage],
         out_channels: int = 256,
         norm: NormMode = "frozen",
+        channels_last: bool = False,
+        neck_norm: Callable[..., nn.Module] | None = None,
         fused: bool = False,
     ) -> None:
         super().__init__()
@@ -83,32 +109,52 @@ class PyramidBackbone(nn.Module):
         self._programs: dict[str, _Program] = {}
         levels = pyramid_levels(self.stages)
         self.levels = tuple(s.name for s in levels)
-        self.strides = pyramid_strides(self.stages)
+        # The pooled level keeps every other cell of the one below, the first one among them.
+        self.strides = (*(s.stride for s in levels), levels[-1].stride * 2)
+        self.offsets = (*(s.offset for s in levels), levels[-1].offset)
+        self.channels_last = channels_last
         self.out_channels = out_channels  # read by torchvision's FasterRCNN
         self.body = body
         _keep_only(body, [path for s in self.stages for path in s.modules])
         self.fpn = FeaturePyramidNetwork(
-            [s.channels for s in levels], out_channels, LastLevelMaxPool()
+            [s.channels for s in levels], out_channels, LastLevelMaxPool(), neck_norm
         )
+        self.level_norms = nn.ModuleDict()
+        if not any(isinstance(module, _BatchNorm) for module in body.modules()):
+            self.level_norms.update(
+                {s.name: LevelNorm(s.channels, last=channels_last) for s in levels}
+            )
         self._trainable = frozenset(s.name for s in self.stages)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Compute the pyramid.
 
         Args:
-            images: `(N, 3, H, W)` normalised; H and W multiples of the coarsest stride.
+            images: `(N, C, H, W)` normalised; H and W multiples of the coarsest stride.
 
         Returns:
-            `"0"` (finest) upwards, then `"pool"`; each `(N, out_channels, H / stride, W / stride)`.
+            `"0"` (finest) upwards, then `"pool"`; each `(N, out_channels, H / stride, W / stride)`,
+            less what a stage's `missing` says.
         """
         x, levels = images, OrderedDict[str, Tensor]()
         for stage in self.stages:
             for run in self._runs(stage.name):
                 x = run(x)
             if stage.name in self.levels:
-                levels[str(len(levels))] = x
+                levels[str(len(levels))] = self.as_level(stage.name, x)
         pyramid: dict[str, Tensor] = self.fpn(levels)
         return pyramid
+
+    def as_level(self, name: str, x: Tensor) -> Tensor:
+        """A stage's output as the pyramid takes it, `(N, C, H, W)`."""
+        if name in self.level_norms:
+            normed: Tensor = self.level_norms[name](x)
+            return normed
+        return x.permute(0, 3, 1, 2) if self.channels_last else x
+
+    def neck_modules(self) -> list[nn.Module]:
+        """The modules between the stages and the heads."""
+        return [self.level_norms, self.fpn]
 
     def stage_modules(self, name: str) -> Iterator[nn.Module]:
         """The modules of one stage, in order."""
@@ -166,21 +212,17 @@ class PyramidBackbone(nn.Module):
 
 
 def pyramid_levels(stages: Sequence[Stage]) -> list[Stage]:
-    """The stages that the pyramid stands on; ValueError unless their strides double."""
-    levels = [s for s in stages if s.stride >= 4 and s.name != "stem"]
+    """The last stage of every stride from 4, on which the pyramid stands.
+
+    Raises:
+        ValueError: Unless their strides double.
+    """
+    last = {s.stride: s for s in stages if s.stride >= 4}
+    levels = list(last.values())
     strides = [s.stride for s in levels]
     if any(b != 2 * a for a, b in pairwise(strides)):
         raise ValueError(f"the pyramid needs strides that double, got {strides}")
     return levels
-
-
-def pyramid_strides(stages: Sequence[Stage]) -> tuple[int, ...]:
-    """Strides of the pyramid's levels, finest first.
-
-    The pooled top level serves the RPN alone, as in torchvision's detectors.
-    """
-    strides = [s.stride for s in pyramid_levels(stages)]
-    return (*strides, strides[-1] * 2)
 
 
 def _keep_only(root: nn.Module, paths: Sequence[str]) -> None:
