@@ -18,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from detector.finetune_config import FinetuneConfig, explain
 from detector.types import RequestError, one_of, require
 
+WEIGHTS = ("imagenet", "coco", "none")
+
 
 @dataclass
 class SplitsConfig:
@@ -114,7 +116,10 @@ class BackboneConfig:
 
 @dataclass
 class ModelConfig:
-    """The detector (conf/model); `detector.models.faster_rcnn.FasterRCNNOptions` says it all."""
+    """The detector (conf/model); `detector.models.faster_rcnn.FasterRCNNOptions` says it all.
+
+    `weights` that are none of `WEIGHTS` are the path of a file, which a checkpoint outlives.
+    """
 
     weights: str
     fpn_channels: int
@@ -131,7 +136,6 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        one_of("model.weights", self.weights, ("imagenet", "none"))
         for key, value in vars(self).items():
             if isinstance(value, int):
                 require(value >= 1, f"model.{key}", value, "at least 1")

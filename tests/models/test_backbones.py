@@ -15,7 +15,7 @@ def state(module):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_declared_strides_and_channels_are_the_real_ones(name):
-    backbone = build_backbone(name, imagenet=False, out_channels=8).eval()
+    backbone = build_backbone(name, out_channels=8).eval()
     x = y = torch.rand(1, 3, 128, 96)
     with torch.no_grad():
         for stage in backbone.stages:
@@ -29,7 +29,7 @@ def test_declared_strides_and_channels_are_the_real_ones(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stages_hold_every_parameter_of_the_body_once(name):
-    backbone = build_backbone(name, imagenet=False)
+    backbone = build_backbone(name)
     listed = [
         id(p)
         for stage in backbone.stages
@@ -43,7 +43,7 @@ def test_resnet50_pyramid_equals_torchvisions_bitwise():
     theirs = resnet_fpn_backbone(
         backbone_name="resnet50", weights=None, norm_layer=torch.nn.BatchNorm2d
     ).eval()
-    ours = build_backbone("resnet50", imagenet=False).eval()
+    ours = build_backbone("resnet50").eval()
     ours.load_state_dict(theirs.state_dict())
     x = torch.rand(1, 3, 96, 64)
     with torch.no_grad():
@@ -54,8 +54,9 @@ def test_resnet50_pyramid_equals_torchvisions_bitwise():
 def test_efficientnet_lite0_carries_its_imagenet_weights():
     # A pretrained first layer sees edges and colours: its kernels differ far more in strength than
     # random ones, and the running statistics are not the zeros and ones of a fresh network.
-    trained = build_backbone("efficientnet_lite0", imagenet=True)
-    fresh = build_backbone("efficientnet_lite0", imagenet=False)
+    trained = build_backbone("efficientnet_lite0")
+    trained.body.load_state_dict(BACKBONES["efficientnet_lite0"].imagenet(), strict=False)
+    fresh = build_backbone("efficientnet_lite0")
     assert (trained.body.bn1.running_var != 1).all()
     assert (fresh.body.bn1.running_var == 1).all()
     last = trained.body.blocks[6][0].bn3
@@ -75,7 +76,7 @@ def test_strides_that_do_not_double_are_refused():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_set_trainable_is_its_own_inverse(name):
-    backbone = build_backbone(name, imagenet=False, norm="eval_when_frozen")
+    backbone = build_backbone(name, norm="eval_when_frozen")
     before = [(p.requires_grad, m) for m in backbone.modules() for p in m.parameters(False)]
     modes = [m.training for m in backbone.modules()]
     backbone.set_trainable(["layer4"])
@@ -93,7 +94,7 @@ def test_set_trainable_is_its_own_inverse(name):
 def test_norms_update_their_statistics_exactly_where_the_mode_says(
     norm, frozen_stage, thawed_stage
 ):
-    backbone = build_backbone("resnet50", imagenet=False, out_channels=8, norm=norm)
+    backbone = build_backbone("resnet50", out_channels=8, norm=norm)
     backbone.set_trainable(["layer4"])
     backbone.train()  # must not wake anything up
     before = state(backbone.body)
@@ -106,7 +107,7 @@ def test_norms_update_their_statistics_exactly_where_the_mode_says(
 
 
 def test_frozen_norms_keep_their_affine_parameters_even_when_thawed():
-    backbone = build_backbone("resnet50", imagenet=False, norm="frozen")
+    backbone = build_backbone("resnet50", norm="frozen")
     backbone.set_trainable(["layer4"])
     assert backbone.body.layer4[0].conv1.weight.requires_grad
     assert not backbone.body.layer4[0].bn1.weight.requires_grad

@@ -10,13 +10,9 @@ import torchvision.models as tv
 from torch import nn
 
 from detector.models.depthwise import keep_depthwise_in_float32
+from detector.models.pretrained import State
 from detector.models.stages import NormMode, PyramidBackbone, Stage
-from detector.models.weights import (
-    State,
-    efficientnet_lite0_imagenet,
-    load_in_order,
-    torchvision_imagenet,
-)
+from detector.models.weights import efficientnet_lite_imagenet, torchvision_imagenet
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -27,19 +23,17 @@ class BackboneSpec:
 
     Attributes:
         build: Makes the classification network with random weights.
-        imagenet: Gets the network's ImageNet weights.
+        imagenet: Gets the network's ImageNet weights; None: nobody has published any.
         stages: Its stages, from the image upwards.
         mean: Per channel, subtracted from images scaled to 0..1.
         std: Per channel, divided by after that.
-        in_order: The weights fit the network by order, not by name.
     """
 
     build: Callable[[], nn.Module]
-    imagenet: Callable[[], State]
+    imagenet: Callable[[], State] | None
     stages: tuple[Stage, ...]
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    in_order: bool = False
 
 
 def _resnet(width: int) -> tuple[Stage, ...]:
@@ -66,23 +60,21 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
     "efficientnet_lite0": BackboneSpec(
         build=lambda: timm.create_model("tf_efficientnet_lite0", pretrained=False),
-        imagenet=efficientnet_lite0_imagenet,
+        imagenet=efficientnet_lite_imagenet(0),
         stages=_EFFICIENTNET_LITE0,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
-        in_order=True,
     ),
 }
 
 
 def build_backbone(
-    name: str, *, imagenet: bool, out_channels: int = 256, norm: NormMode = "frozen"
+    name: str, *, out_channels: int = 256, norm: NormMode = "frozen"
 ) -> PyramidBackbone:
-    """Build a backbone under its pyramid.
+    """Build a backbone under its pyramid, with random weights (`loading.py` brings others).
 
     Args:
         name: A key of `BACKBONES`.
-        imagenet: Load ImageNet weights; else random ones.
         out_channels: Channels of every pyramid level.
         norm: How norm layers behave (see `PyramidBackbone`).
 
@@ -91,8 +83,5 @@ def build_backbone(
     """
     spec = BACKBONES[name]
     body = spec.build()
-    if imagenet:
-        load = load_in_order if spec.in_order else nn.Module.load_state_dict
-        load(body, spec.imagenet())
     keep_depthwise_in_float32(body)
     return PyramidBackbone(body, spec.stages, out_channels, norm)

@@ -224,24 +224,20 @@ def build_faster_rcnn(
     backbone: str,
     classes: int,
     *,
-    imagenet: bool,
     norm: NormMode = "frozen",
     options: FasterRCNNOptions | None = None,
     speed: SpeedOptions | None = None,
 ) -> FasterRCNN:
-    """Build the detector, everything trainable.
+    """Build the detector with random weights, everything trainable.
 
     Args:
         backbone: A key of `detector.models.backbones.BACKBONES`.
         classes: Number of classes, without background.
-        imagenet: Start the backbone from ImageNet weights; else from random ones.
         norm: How the backbone's norm layers behave.
         options: The network's numbers.
         speed: How it is run.
     """
     options = options or FasterRCNNOptions()
     spec = BACKBONES[backbone]
-    pyramid = build_backbone(
-        backbone, imagenet=imagenet, out_channels=options.fpn_channels, norm=norm
-    )
+    pyramid = build_backbone(backbone, out_channels=options.fpn_channels, norm=norm)
     return FasterRCNN(pyramid, classes, spec.mean, spec.std, options, speed or SpeedOptions())
