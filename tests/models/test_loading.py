@@ -180,6 +180,17 @@ def test_a_tensor_of_another_shape_keeps_its_random_start_and_is_named():
     assert report.left_out == {}
 
 
+def test_a_layer_is_loaded_whole_or_not_at_all():
+    network = small(classes=3)
+    before = state(network)
+    source = trained(network)
+    source["rpn.head.conv.0.0.weight"] = torch.ones(8, 4, 3, 3)
+    report = load_pretrained(network, Pretrained("x", source))
+    kept = before.keys() - loaded(network, before)
+    assert {n for n in kept if "rpn" in n} == {f"rpn.head.conv.0.0.{p}" for p in ("weight", "bias")}
+    assert report.groups["head"].names == ("roi_heads.box_predictor", "rpn.head.conv")
+
+
 def test_less_than_half_of_a_network_is_refused_and_nothing_is_loaded():
     network = small()
     before, source = state(network), trained(network)

@@ -104,12 +104,18 @@ def _modern(name: str) -> str:
 
 
 def _fitting(reading: Mapping[str, str], state: State, target: State) -> State:
-    """The tensors that the network has under the same name in the same shape."""
-    return {
-        name: state[file]
-        for name, file in reading.items()
-        if name in target and target[name].shape == state[file].shape
-    }
+    """The tensors that the network has under the same name in the same shape.
+
+    A layer is taken whole or not at all: the bias of one weight is of no use to another.
+    """
+    there = {name: state[file] for name, file in reading.items() if name in target}
+    torn = {_layer(name) for name, tensor in there.items() if tensor.shape != target[name].shape}
+    return {name: tensor for name, tensor in there.items() if _layer(name) not in torn}
+
+
+def _layer(name: str) -> str:
+    """The module that a tensor belongs to."""
+    return name.rpartition(".")[0]
 
 
 def _numbers(tensors: Mapping[str, Tensor]) -> int:
