@@ -56,7 +56,7 @@ def build_ours(
         speed: How it is run.
     """
     torch.manual_seed(0)
-    network = build_faster_rcnn(backbone, classes, imagenet=False, norm="train", speed=speed)
+    network = build_faster_rcnn(backbone, classes, norm="train", speed=speed)
     for norm in norms(network):
         norm.momentum = None  # the mean of what it sees
     network.backbone.train()

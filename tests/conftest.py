@@ -175,6 +175,22 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     monkeypatch.setenv("DETECTOR_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture
+def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where torch looks for pretrained weights: an empty folder, with no network behind it."""
+    import torch
+
+    def no_network(*args: object, **kwargs: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(torch.hub, "urlopen", no_network)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
 def random_split(prefix: str, count: int, seed: int = 0) -> dict[str, list[Box]]:
     """Images with one to three boxes each; of more than four, one has none."""
     rng = np.random.default_rng(seed)

@@ -75,9 +75,7 @@ def test_auto_precision_on_a_gpu_is_what_it_computes_in(monkeypatch, bf16, expec
 def small_task(*overrides):
     options = ["backbone=efficientnet_lite0", "model.fpn_channels=8", "model.head.hidden=[8]"]
     cfg = cli.compose("train", ["data=trees", *options, *overrides])
-    return build.build_task(
-        request.resolve("train", cfg), ClassMap.from_names(["tree"]), pretrained=False
-    )
+    return build.build_task(request.resolve("train", cfg), ClassMap.from_names(["tree"]))
 
 
 def test_each_way_to_be_fast_has_a_switch(monkeypatch):

@@ -64,6 +64,8 @@ def refused(verb: str, *overrides: str, cwd: Path, light: bool = True) -> str:
         ("seed=many", "seed: Value 'many' of type 'str' could not be converted to Integer"),
         ("optim.lr=-1", "optim.lr=-1.0: expected a positive number"),
         ("backbone.name=resnet51", "backbone.name=resnet51: expected one of resnet50"),
+        ("model.weights=coc", "model.weights=coc: no such file; expected imagenet, coco, none, or"),
+        ("model.weights=.", "model.weights=.: not the folder of a run: it has no /"),
         ("trainer.devices=none", "trainer.devices=none: expected auto or a number"),
         ("data.root=/no/such/place", "data.root=/no/such/place: no such folder"),
         ("seed=0", "data.root= is required: the folder of your images and annotations"),
@@ -154,6 +156,15 @@ def test_nothing_in_a_checkpoint_is_executed(cwd, tmp_path):
     torch.save({"detector": Touch(trap)}, tmp_path / "a.ckpt")
     line = refused("evaluate", f"ckpt={tmp_path / 'a.ckpt'}", cwd=cwd, light=False)
     assert "not a checkpoint of plain weights" in line
+    assert not trap.exists()
+
+
+def test_nothing_in_a_file_of_weights_is_executed(cwd, tmp_path, voc_root):
+    trap = tmp_path / "executed"
+    torch.save({"a": Touch(trap)}, tmp_path / "a.pth")
+    overrides = [f"data.root={voc_root}", f"model.weights={tmp_path}/a.pth"]
+    line = refused("train", *overrides, cwd=cwd, light=False)
+    assert line.startswith(f"model.weights={tmp_path}/a.pth: refused: reading it would run code")
     assert not trap.exists()
 
 

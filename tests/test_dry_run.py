@@ -70,7 +70,7 @@ def test_the_parameters_are_those_of_the_real_network_in_that_phase(norm):
     config = config_of("finetune=auto", LITE, f"finetune.norm={norm}", "data.classes=[a,b,c]")
     lines = phase_table(config)
     network = build_faster_rcnn(
-        config.backbone.name, 3, imagenet=False, norm=norm, options=build.network_options(config)
+        config.backbone.name, 3, norm=norm, options=build.network_options(config)
     )
     whole = sum(p.numel() for p in network.parameters())
     assert f"{whole / 1e6:.2f} M parameters with a head for 3 classes" in footer(lines)

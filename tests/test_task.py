@@ -64,7 +64,7 @@ def test_l1_adds_the_sizes_of_the_trained_weights_to_the_loss(monkeypatch):
 
 def test_weight_decay_is_that_of_the_parameters_kind():
     options = FasterRCNNOptions(fpn_channels=8, head=HeadOptions(hidden=(8,)))
-    network = build_faster_rcnn("efficientnet_lite0", 1, imagenet=False, options=options)
+    network = build_faster_rcnn("efficientnet_lite0", 1, options=options)
     decays = OptimiserOptions("sgd", 0.9, 0.3, weight_decay_norm=0.2, weight_decay_bias=0.1)
     optimiser = DetectionTask(network, ONE, decays, {}, 0).configure_optimizers()
     found = {id(p): g["weight_decay"] for g in optimiser.param_groups for p in g["params"]}

@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from detector.data.datamodule import DetectionDataModule
     from detector.finetune.callback import StagedFinetuning
     from detector.finetune.schedule import Schedule
-    from detector.models.faster_rcnn import FasterRCNNOptions
+    from detector.models.faster_rcnn import FasterRCNN, FasterRCNNOptions, SpeedOptions
+    from detector.models.load_report import LoadReport
     from detector.progress import RunProgress
     from detector.task import DetectionTask
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> DetectionTask:
-    """The network in its LightningModule.
+def build_task(config: Config, classes: ClassMap) -> DetectionTask:
+    """The network in its LightningModule, with random weights.
 
     Args:
         config: The run's.
         classes: The data's.
-        pretrained: Load the weights that `model.weights` names; False where a checkpoint follows.
     """
     import torch
 
-    from detector.models.faster_rcnn import SpeedOptions, build_faster_rcnn
+    from detector.models.faster_rcnn import SpeedOptions
     from detector.task import DetectionTask, OptimiserOptions
 
     run = config.trainer
@@ -53,14 +53,8 @@ def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> Detect
     torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = product
     # The new layers' weights are a function of the seed alone.
     torch.manual_seed(config.seed)
-    network = build_faster_rcnn(
-        config.backbone.key,
-        len(classes),
-        imagenet=pretrained and config.model.weights == "imagenet",
-        norm=config.finetune.norm,  # type: ignore[arg-type]  # checked by FinetuneConfig
-        options=network_options(config),
-        speed=SpeedOptions(run.channels_last, run.fused, run.compile),
-    )
+    speed = SpeedOptions(run.channels_last, run.fused, run.compile)
+    network = build_network(config, len(classes), speed)
     optim = config.optim
     options = OptimiserOptions(
         optim.name,
@@ -71,6 +65,49 @@ def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> Detect
         optim.l1,
     )
     return DetectionTask(network, classes, options, plain(config), config.seed)
+
+
+def build_network(config: Config, classes: int, speed: SpeedOptions | None = None) -> FasterRCNN:
+    """The network with random weights, all of it trainable.
+
+    Args:
+        config: The run's.
+        classes: How many, without background.
+        speed: How it is run.
+    """
+    from detector.models.faster_rcnn import build_faster_rcnn
+
+    return build_faster_rcnn(
+        config.backbone.key,
+        classes,
+        norm=config.finetune.norm,  # type: ignore[arg-type]  # checked by FinetuneConfig
+        options=network_options(config),
+        speed=speed,
+    )
+
+
+def load_pretrained(
+    config: Config, network: FasterRCNN, classes: Sequence[str] = ()
+) -> LoadReport | None:
+    """Put the weights that `model.weights` names into a network.
+
+    Args:
+        config: The run's.
+        network: Changed in place; on torch's meta device it is only seen whether they fit.
+        classes: Its classes.
+
+    Returns:
+        What was loaded; None if all weights are to be random.
+
+    Raises:
+        RequestError: If there are no such weights, they cannot be had, or they do not fit.
+    """
+    from detector.models import loading
+
+    if config.model.weights == "none":
+        return None
+    pretrained = loading.find_pretrained(config.model.weights, config.backbone.key, network)
+    return loading.load_pretrained(network, pretrained, classes)
 
 
 def network_options(config: Config) -> FasterRCNNOptions:
@@ -92,7 +129,7 @@ def load_task(verb: str, config: Config) -> DetectionTask:
     """The task of a checkpoint, with its weights."""
     assert config.ckpt is not None
     path = checkpoint_path(verb, config.ckpt)
-    task = build_task(config, checkpoint_classes(read_checkpoint(path)), pretrained=False)
+    task = build_task(config, checkpoint_classes(read_checkpoint(path)))
     load_weights(task, path)
     return task
 

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from detector.config import WEIGHTS
 from detector.finetune.schedule import STATE_KEY, Progress
 from detector.types import ClassMap, RequestError
 
@@ -29,6 +30,27 @@ def checkpoint_path(verb: str, ckpt: str) -> Path:
         raise RequestError(f"ckpt={ckpt}: no such file or folder")
     if not zipfile.is_zipfile(path):
         raise RequestError(f"ckpt={ckpt}: not a checkpoint: {path}")
+    return path
+
+
+def weights_path(weights: str) -> Path:
+    """The file that `model.weights` means when it is no word: of a run folder, the best checkpoint.
+
+    Raises:
+        RequestError: If there is none.
+    """
+    path = Path(weights).expanduser().resolve()
+    if path.is_dir():
+        path = path / "checkpoints" / "best.ckpt"
+        if not path.is_file():
+            raise RequestError(
+                f"model.weights={weights}: not the folder of a run: it has no {path}"
+            )
+    if not path.is_file():
+        raise RequestError(
+            f"model.weights={weights}: no such file; expected {', '.join(WEIGHTS)}, or the path of "
+            "a file of weights or of a run"
+        )
     return path
 
 

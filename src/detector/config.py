@@ -26,6 +26,7 @@ BACKBONES = (
 )
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "hardswish")
 NORMS = ("none", "batch")
+WEIGHTS = ("imagenet", "coco", "none")
 
 
 @dataclass
@@ -126,7 +127,7 @@ class BackboneConfig:
         """Check ranges."""
         one_of("backbone.library", self.library, ("detector", "timm"))
         if self.library == "detector":
-            one_of("backbone.name", self.name, BACKBONES)
+            one_of("backbone.name", str(self.name), BACKBONES)
         wanted = "one of timm's models, such as resnet18 or convnext_atto"
         require(bool(self.name), "backbone.name", self.name, wanted)
 
@@ -160,7 +161,10 @@ class HeadConfig:
 
 @dataclass
 class ModelConfig:
-    """The detector (conf/model); `detector.models.faster_rcnn.FasterRCNNOptions` says it all."""
+    """The detector (conf/model); `detector.models.faster_rcnn.FasterRCNNOptions` says it all.
+
+    `weights` that are none of `WEIGHTS` are the path of a file, which a checkpoint outlives.
+    """
 
     weights: str
     fpn_channels: int
@@ -179,7 +183,6 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        one_of("model.weights", self.weights, ("imagenet", "none"))
         one_of("model.neck_norm", self.neck_norm, NORMS)
         for key, value in vars(self).items():
             if isinstance(value, int):

@@ -14,7 +14,7 @@ from detector import build
 from detector.config import Config
 from detector.finetune.phases import Phase
 from detector.finetune.schedule import Schedule, batch_scale
-from detector.finetune_config import read_schedule
+from detector.finetune_config import frozen_at_random, read_schedule
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 ROW = "{:<11} {:<30} {:>10} {:>14} {:>8}"
-WEIGHTS = {"imagenet": "pretrained on ImageNet", "none": "random (model.weights=none)"}
+WEIGHTS = {
+    "imagenet": "pretrained on ImageNet",
+    "coco": "a detector pretrained on COCO, with a new box predictor",
+    "none": "random (model.weights=none)",
+}
 NORMS = {
     "frozen": "frozen in every phase, with their parameters",
     "eval_when_frozen": "trained where their group is",
@@ -81,16 +85,8 @@ def _build(config: Config) -> FasterRCNN:
     """The network that would be trained, all of it trainable, without its numbers."""
     import torch
 
-    from detector.models.faster_rcnn import build_faster_rcnn
-
     with torch.device("meta"):
-        return build_faster_rcnn(
-            config.backbone.key,
-            len(_classes(config)),
-            imagenet=False,
-            norm=config.finetune.norm,  # type: ignore[arg-type]  # checked by FinetuneConfig
-            options=build.network_options(config),
-        )
+        return build.build_network(config, len(_classes(config)))
 
 
 def _classes(config: Config) -> list[str]:
@@ -212,7 +208,8 @@ def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator
     kinds = f"{classes} class" if classes == 1 else f"{classes} classes"
     more = "" if config.data.classes else f"; each more adds {each / 1e6:.3f} M parameters"
     yield "", f"with a head for {kinds}{more}"
-    yield "weights", WEIGHTS[config.model.weights]
+    choice = config.model.weights
+    yield "weights", WEIGHTS.get(choice, f"from {choice}")
     yield "norm layers", NORMS[config.finetune.norm]
     yield "saved", f"of a training step's multiply-adds, at {side} x {side} pixels"
     scaled = ""
@@ -220,6 +217,8 @@ def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator
         scaled = f" x {_images_a_step(config)} images a step / {reference}"
     yield "rates", f"optim.lr={config.optim.lr:g}{scaled}, before warm-up and decay"
     yield "epochs", f"{schedule.epochs} at most"
+    if frozen := frozen_at_random(config):
+        yield "warning", frozen
     for name in schedule.unreached():
         limit = f"within trainer.max_epochs={config.trainer.max_epochs}"
         yield "warning", f"phase {name} is never reached {limit}"

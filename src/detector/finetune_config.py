@@ -184,6 +184,21 @@ def read_schedule(config: Config) -> Schedule:
     return Schedule(phases, GROUPS, config.trainer.max_epochs)
 
 
+def frozen_at_random(config: Config) -> str | None:
+    """A warning of what the first phase freezes although it has learnt nothing; None: nothing."""
+    if config.model.weights != "none":
+        return None
+    first = read_schedule(config).phases[0]
+    frozen = [name for name in GROUPS if name not in first.train]
+    frozen += ["norm layers"] if config.finetune.norm == "frozen" else []
+    if not frozen:
+        return None
+    return (
+        f"model.weights=none, but phase {first.name} freezes {', '.join(frozen)}: layers that are "
+        "random and frozen learn nothing; finetune=scratch trains all"
+    )
+
+
 def _read_phase(phase: PhaseConfig) -> Phase:
     """A phase as the schedule has it."""
     plateau, warmup, decay = phase.until.plateau, phase.warmup, phase.decay

@@ -22,8 +22,9 @@ from detector.checkpoint import (
     read_best,
     read_checkpoint,
     read_progress,
+    weights_path,
 )
-from detector.config import Config, parse, plain
+from detector.config import WEIGHTS, Config, parse, plain
 from detector.finetune_config import read_schedule
 from detector.inputs import read_data, source_files, usable_data
 from detector.types import RequestError, require
@@ -80,10 +81,8 @@ def check_request(verb: str, cfg: DictConfig) -> None:
     usable_data(config, wanted_split(verb, config), keep=True)
     if verb == "train":
         check_augmentation(config)
-    if verb == "train" and config.model.weights == "imagenet" and not config.ckpt:
-        from detector.models.backbones import backbone_spec
-
-        backbone_spec(config.backbone.key).imagenet()  # what cannot be fetched is said now
+        if not config.ckpt:
+            _check_weights(config)
 
 
 def check_augmentation(config: Config) -> None:
@@ -109,6 +108,8 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
     if cfg.data.root is not None:
         # A checkpoint must know its data from any folder.
         cfg.data.root = str(Path(cfg.data.root).expanduser().resolve())
+    if cfg.model.weights not in WEIGHTS and ("model.weights" in typed or not cfg.ckpt):
+        cfg.model.weights = str(weights_path(str(cfg.model.weights)))
     values = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in RUN_KEYS])
     if not values.ckpt:
         return parse(values)
@@ -175,6 +176,18 @@ def _check_compiler(config: Config) -> None:
     known = [os.environ.get("CXX", "c++"), "g++", "clang++"]
     if config.trainer.compile and not any(map(shutil.which, known)):
         raise RequestError("trainer.compile=true needs a C++ compiler such as g++; none was found")
+
+
+def _check_weights(config: Config) -> None:
+    """Refuse weights that cannot be had or do not fit; they are kept nowhere."""
+    if config.model.weights != "none":
+        import torch
+
+        from detector import build
+
+        with torch.device("meta"):
+            network = build.build_network(config, classes=1)
+        build.load_pretrained(config, network)
 
 
 def _refuse_changes(keys: Collection[str], config: Config, saved: Config, path: Path) -> None:

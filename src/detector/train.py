@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import shutil
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from detector import inputs, request
 from detector.checkpoint import checkpoint_path, read_best, read_progress
 from detector.cli import run_verb
-from detector.config import plain
+from detector.config import Config, plain
 from detector.dry_run import print_phases
 from detector.finetune.schedule import Progress, Schedule
-from detector.finetune_config import read_schedule
+from detector.finetune_config import frozen_at_random, read_schedule
 from detector.output import write_json
+
+if TYPE_CHECKING:
+    from detector.models.load_report import LoadReport
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +53,10 @@ def train(cfg: DictConfig) -> dict[str, float]:
     from detector.scoring import score
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    task = build.build_task(config, data_set.classes, pretrained=resumed is None)
+    task = build.build_task(config, data_set.classes)
+    loaded = None
+    if resumed is None:
+        loaded = build.load_pretrained(config, task.network, data_set.classes.names)
     stand = schedule.adopt(read_progress(resumed)) if resumed else schedule.start()
     epochs = schedule.total(stand)
     finetuning, progress, callbacks = build.build_callbacks(config, schedule, folder, epochs)
@@ -57,6 +64,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if trainer.is_global_zero:
         OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
         inputs.describe_data(data_set)
+        if resumed is None:
+            log_weights(config, loaded)
         for name in schedule.unreached():
             log.warning("phase %s is never reached within %d epochs", name, epochs)
         if data_set.divided:
@@ -97,6 +106,17 @@ def train(cfg: DictConfig) -> dict[str, float]:
     best_score = finetuning.progress.best
     assert best_score is not None  # at least one epoch was validated
     return {config.monitor: best_score, **{f"{split}/{k}": value for k, value in final.items()}}
+
+
+def log_weights(config: Config, loaded: LoadReport | None) -> None:
+    """Say which weights a run starts from."""
+    if loaded is None:
+        log.info("model.weights=none: all layers start at random")
+    else:
+        for line in loaded.lines():
+            log.info("%s", line)
+    if warning := frozen_at_random(config):
+        log.warning("%s", warning)
 
 
 def log_resume(schedule: Schedule, progress: Progress) -> None:

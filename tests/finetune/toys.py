@@ -16,6 +16,7 @@ from detector.finetune.callback import StagedFinetuning
 from detector.finetune.schedule import Schedule
 from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
 from detector.models.heads import HeadOptions
+from detector.models.loading import find_pretrained, load_pretrained
 from detector.run_checkpoints import RunCheckpoints
 from detector.task import DetectionTask, OptimiserOptions
 from detector.types import ClassMap, Target
@@ -93,8 +94,9 @@ def small_detector(backbone="efficientnet_lite0", norm="frozen", optimiser=SGD):
     """With few channels; only the backbone whose weights come in a package has any."""
     torch.manual_seed(0)
     small = FasterRCNNOptions(fpn_channels=8, head=HeadOptions(hidden=(16,)), rpn_top_n_train=50)
-    imagenet = backbone == "efficientnet_lite0"
-    network = build_faster_rcnn(backbone, 2, imagenet=imagenet, norm=norm, options=small)
+    network = build_faster_rcnn(backbone, 2, norm=norm, options=small)
+    if backbone == "efficientnet_lite0":
+        load_pretrained(network, find_pretrained("imagenet", backbone, network))
     return DetectionTask(network, ClassMap.from_names(["a", "b"]), optimiser, {}, 0)
 
 

@@ -27,7 +27,7 @@ EVERY = [*BACKBONES, "timm/resnet18", "timm/tf_efficientnet_lite0", "timm/mambao
 def built(name):
     """A backbone with random weights; tests of the same one share it, and leave it as it is."""
     torch.manual_seed(0)
-    return build_backbone(name, imagenet=False, out_channels=8).eval()
+    return build_backbone(name, out_channels=8).eval()
 
 
 def run_stages(backbone, x):
@@ -293,7 +293,7 @@ def test_resnet50_pyramid_equals_torchvisions_bitwise():
     theirs = resnet_fpn_backbone(
         backbone_name="resnet50", weights=None, norm_layer=torch.nn.BatchNorm2d
     ).eval()
-    ours = build_backbone("resnet50", imagenet=False).eval()
+    ours = build_backbone("resnet50").eval()
     ours.load_state_dict(theirs.state_dict())
     x = torch.rand(1, 3, 96, 64)
     with torch.no_grad():
@@ -304,8 +304,9 @@ def test_resnet50_pyramid_equals_torchvisions_bitwise():
 def test_efficientnet_lite0_carries_its_imagenet_weights():
     # A pretrained first layer sees edges and colours: its kernels differ far more in strength than
     # random ones, and the running statistics are not the zeros and ones of a fresh network.
-    trained = build_backbone("efficientnet_lite0", imagenet=True)
-    fresh = build_backbone("efficientnet_lite0", imagenet=False)
+    trained = build_backbone("efficientnet_lite0")
+    trained.body.load_state_dict(BACKBONES["efficientnet_lite0"].imagenet(), strict=False)
+    fresh = build_backbone("efficientnet_lite0")
     assert (trained.body.bn1.running_var != 1).all()
     assert (fresh.body.bn1.running_var == 1).all()
     last = trained.body.blocks[6][0].bn3
@@ -325,7 +326,7 @@ def test_strides_that_do_not_double_are_refused():
 
 @pytest.mark.parametrize("name", ["resnet50", "alexnet", "swin_t"])
 def test_set_trainable_is_its_own_inverse(name):
-    backbone = build_backbone(name, imagenet=False, norm="eval_when_frozen")
+    backbone = build_backbone(name, norm="eval_when_frozen")
     before = [(p.requires_grad, m) for m in backbone.modules() for p in m.parameters(False)]
     modes = [m.training for m in backbone.modules()]
     backbone.set_trainable(["layer4"])
@@ -344,7 +345,7 @@ def test_set_trainable_is_its_own_inverse(name):
 def test_norms_update_their_statistics_exactly_where_the_mode_says(
     norm, frozen_stage, thawed_stage
 ):
-    backbone = build_backbone("resnet50", imagenet=False, out_channels=8, norm=norm)
+    backbone = build_backbone("resnet50", out_channels=8, norm=norm)
     backbone.set_trainable(["layer4"])
     backbone.train()  # must not wake anything up
     before = state(backbone.body)
@@ -357,7 +358,7 @@ def test_norms_update_their_statistics_exactly_where_the_mode_says(
 
 
 def test_frozen_norms_keep_their_affine_parameters_even_when_thawed():
-    backbone = build_backbone("resnet50", imagenet=False, norm="frozen")
+    backbone = build_backbone("resnet50", norm="frozen")
     backbone.set_trainable(["layer4"])
     assert backbone.body.layer4[0].conv1.weight.requires_grad
     assert not backbone.body.layer4[0].bn1.weight.requires_grad

@@ -16,7 +16,7 @@ EVERY = ("stem", "layer1", "layer2", "layer3", "layer4", "neck", "head")
 
 def on_meta(name, options=None):
     with torch.device("meta"):
-        return build_faster_rcnn(name, 1, imagenet=False, options=options)
+        return build_faster_rcnn(name, 1, options=options)
 
 
 def test_a_convolution_counts_a_product_for_every_weight_and_output():
@@ -85,7 +85,7 @@ def real_step(name, trained):
     """A network at its training step, and the step's operations as torch counts them."""
     torch.manual_seed(0)
     speed = SpeedOptions(fused=False)
-    network = build_faster_rcnn(name, 1, imagenet=False, options=SMALL, speed=speed)
+    network = build_faster_rcnn(name, 1, options=SMALL, speed=speed)
     network.set_trainable(trained)
     image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)
     target = {"boxes": torch.tensor([[20.0, 20, 90, 90]]), "labels": torch.tensor([1])}

@@ -32,7 +32,7 @@ def test_the_result_is_the_float32_one():
 
 
 def test_timms_padded_convolutions_keep_their_padding():
-    backbone = build_backbone("efficientnet_lite0", imagenet=False, out_channels=8).eval()
+    backbone = build_backbone("efficientnet_lite0", out_channels=8).eval()
     kinds = {type(m).__name__ for m in backbone.modules() if "Float32OnCpu" in type(m).__name__}
     assert kinds == {"Float32OnCpuConv2d", "Float32OnCpuConv2dSame"}
     with torch.no_grad():

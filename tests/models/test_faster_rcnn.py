@@ -11,6 +11,7 @@ from detector.models.faster_rcnn import (
     build_faster_rcnn,
 )
 from detector.models.heads import HeadOptions
+from detector.models.loading import find_pretrained, load_pretrained
 
 SMALL = FasterRCNNOptions(
     fpn_channels=8, head=HeadOptions(hidden=(16,)), rpn_top_n_train=50, rpn_top_n_test=50
@@ -40,7 +41,7 @@ def pair():
     theirs = fasterrcnn_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=4, min_size=128, max_size=192
     )
-    ours = build_faster_rcnn("resnet50", 3, imagenet=False, norm="frozen")
+    ours = build_faster_rcnn("resnet50", 3, norm="frozen")
     ours.load_state_dict(theirs.state_dict())
     assert list(theirs.transform.image_mean) == list(IMAGENET_MEAN)
     assert list(theirs.transform.image_std) == list(IMAGENET_STD)
@@ -137,7 +138,7 @@ def test_the_pooling_of_the_head_is_ours(pair):
 
 def test_anchors_are_sized_to_their_levels():
     options = FasterRCNNOptions(fpn_channels=8, anchor_scales=(4.0, 8.0), anchor_ratios=(1.0,))
-    model = build_faster_rcnn("efficientnet_lite0", 1, imagenet=False, options=options)
+    model = build_faster_rcnn("efficientnet_lite0", 1, options=options)
     sides = [c[:, 2] - c[:, 0] for c in model.rpn.anchor_generator.cell_anchors]
     assert [s.tolist() for s in sides] == [
         [16, 32],
@@ -149,7 +150,7 @@ def test_anchors_are_sized_to_their_levels():
 
 
 def test_groups_hold_every_parameter_once():
-    model = build_faster_rcnn("efficientnet_lite0", 2, imagenet=False, options=SMALL)
+    model = build_faster_rcnn("efficientnet_lite0", 2, options=SMALL)
     listed = [id(p) for ms in model.groups().values() for m in ms for p in m.parameters()]
     assert sorted(listed) == sorted(id(p) for p in model.parameters())
     assert list(model.groups()) == [
@@ -165,7 +166,7 @@ def test_groups_hold_every_parameter_once():
 
 @pytest.mark.parametrize("groups", [("head",), ("neck", "head"), ("layer4", "head"), ()])
 def test_exactly_the_named_groups_become_trainable(groups):
-    model = build_faster_rcnn("efficientnet_lite0", 2, imagenet=False, norm="train", options=SMALL)
+    model = build_faster_rcnn("efficientnet_lite0", 2, norm="train", options=SMALL)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     model.set_trainable(groups)
@@ -178,7 +179,8 @@ def test_exactly_the_named_groups_become_trainable(groups):
 
 def test_under_autocast_boxes_scores_and_anchors_stay_float32():
     torch.manual_seed(0)
-    model = build_faster_rcnn("efficientnet_lite0", 2, imagenet=True, options=SMALL).eval()
+    model = build_faster_rcnn("efficientnet_lite0", 2, options=SMALL).eval()
+    load_pretrained(model, find_pretrained("imagenet", "efficientnet_lite0", model))
     model.roi_heads.score_thresh = 0.0
     image = torch.randint(0, 256, (3, 320, 600), dtype=torch.uint8)
     anchors = []

@@ -18,7 +18,7 @@ STAGES = ["stem", "layer1", "layer2", "layer3", "layer4"]
 def make_backbone(name, norm="frozen"):
     """Random weights, and norms that do something."""
     torch.manual_seed(0)
-    backbone = build_backbone(name, imagenet=False, out_channels=8, norm=norm)
+    backbone = build_backbone(name, out_channels=8, norm=norm)
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             for values in (module.weight, module.running_var):
@@ -318,7 +318,7 @@ class Dropping(nn.Module):
 
 
 def test_a_stage_is_traced_anew_when_its_mode_changes():
-    backbone = build_backbone("resnet50", imagenet=False, out_channels=8)
+    backbone = build_backbone("resnet50", out_channels=8)
     backbone.body.relu = Dropping()
     backbone.body.conv1 = nn.Conv2d(3, 3, 1, 4)
     backbone.body.bn1 = nn.BatchNorm2d(3)

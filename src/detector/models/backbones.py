@@ -17,13 +17,9 @@ import torchvision.models as tv
 from torch import nn
 
 from detector.models.depthwise import keep_depthwise_in_float32
+from detector.models.pretrained import State
 from detector.models.stages import NormMode, PyramidBackbone, Stage
-from detector.models.weights import (
-    State,
-    efficientnet_lite0_imagenet,
-    load_in_order,
-    torchvision_imagenet,
-)
+from detector.models.weights import efficientnet_lite_imagenet, torchvision_imagenet
 from detector.models.zfnet import ZFNet
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,13 +34,12 @@ class BackboneSpec:
 
     Attributes:
         build: Makes the classification network with random weights.
-        imagenet: Gets the network's ImageNet weights; None if there are none in public.
+        imagenet: Gets the network's ImageNet weights; None: nobody has published any.
         stages: Its stages, from the image upwards.
         mean: Per channel, subtracted from images scaled to 0..1.
         std: Per channel, divided by after that.
         smallest: Images are padded to at least this height and width, pixels.
         channels_last: The stages pass `(N, H, W, C)`.
-        in_order: The weights fit the network by order, not by name.
     """
 
     build: Callable[[], nn.Module]
@@ -54,7 +49,6 @@ class BackboneSpec:
     std: tuple[float, ...] = IMAGENET_STD
     smallest: int = 32
     channels_last: bool = False
-    in_order: bool = False
 
 
 def make_stages(
@@ -83,13 +77,10 @@ def _features(*ends: int) -> list[str]:
 
 
 def _torchvision(name: str, stages: tuple[Stage, ...], **known: Any) -> BackboneSpec:
-    """A network of torchvision's that needs no arguments, with its first ImageNet weights."""
+    """A network of torchvision's, with the first ImageNet weights that there are."""
     weights = tv.get_model_weights(name)["IMAGENET1K_V1"]
-    return BackboneSpec(
-        **{"build": partial(tv.get_model, name), "imagenet": torchvision_imagenet(weights)}
-        | {"stages": stages}
-        | known
-    )
+    known.setdefault("build", partial(tv.get_model, name))
+    return BackboneSpec(imagenet=torchvision_imagenet(weights), stages=stages, **known)
 
 
 def _resnet(name: str, width: int) -> BackboneSpec:
@@ -190,7 +181,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
     "efficientnet_lite0": BackboneSpec(
         build=partial(timm.create_model, "tf_efficientnet_lite0"),
-        imagenet=efficientnet_lite0_imagenet,
+        imagenet=efficientnet_lite_imagenet(0),
         stages=make_stages(
             ("conv_stem bn1 blocks.0", "blocks.1", "blocks.2", *_LITE0_UPPER),
             (16, 24, 40, 112, 320),
@@ -199,7 +190,6 @@ BACKBONES: dict[str, BackboneSpec] = {
         ),
         mean=HALF,
         std=HALF,
-        in_order=True,
     ),
     "convnext_tiny": _patches("convnext_tiny"),
     "swin_t": _patches("swin_t", channels_last=True),
@@ -225,16 +215,14 @@ def backbone_spec(name: str) -> BackboneSpec:
 def build_backbone(
     name: str,
     *,
-    imagenet: bool,
     out_channels: int = 256,
     norm: NormMode = "frozen",
     neck_norm: Callable[..., nn.Module] | None = None,
 ) -> PyramidBackbone:
-    """Build a backbone under its pyramid.
+    """Build a backbone under its pyramid, with random weights (`loading.py` brings others).
 
     Args:
         name: As `backbone_spec` has it.
-        imagenet: Load ImageNet weights; else random ones.
         out_channels: Channels of every pyramid level.
         norm: How batch norms behave (see `PyramidBackbone`).
         neck_norm: The norm of the pyramid's convolutions.
@@ -244,9 +232,5 @@ def build_backbone(
     """
     spec = backbone_spec(name)
     body = spec.build()
-    if imagenet:
-        assert spec.imagenet is not None, f"{name} has no public weights"
-        load = load_in_order if spec.in_order else nn.Module.load_state_dict
-        load(body, spec.imagenet())
     keep_depthwise_in_float32(body)
     return PyramidBackbone(body, spec.stages, out_channels, norm, spec.channels_last, neck_norm)

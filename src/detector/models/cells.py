@@ -83,12 +83,12 @@ def _after(name: str, before: Cells, args: tuple[Any, ...], kwargs: Mapping[str,
     if name == "pad":
         return before.after(1, padding=args[1][0])
     if name == "conv2d":
-        names = ("input", "weight", "bias", "stride", "padding", "dilation")
+        names = "input weight bias stride padding dilation"
     elif name in ("max_pool2d", "avg_pool2d"):
-        names = ("input", "kernel_size", "stride", "padding", "dilation")
+        names = "input kernel_size stride padding dilation"
     else:
         return before
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    given = {**dict(zip(names.split(), args, strict=False)), **kwargs}
     if name == "avg_pool2d":
         given["dilation"] = 1  # in its place there is `ceil_mode`
     size = given["weight"].shape[2:] if "weight" in given else given["kernel_size"]

@@ -255,17 +255,15 @@ def build_faster_rcnn(
     backbone: str,
     classes: int,
     *,
-    imagenet: bool,
     norm: NormMode = "frozen",
     options: FasterRCNNOptions | None = None,
     speed: SpeedOptions | None = None,
 ) -> FasterRCNN:
-    """Build the detector, everything trainable.
+    """Build the detector with random weights, everything trainable.
 
     Args:
         backbone: As `detector.models.backbones.backbone_spec` has it.
         classes: Number of classes, without background.
-        imagenet: Start the backbone from ImageNet weights; else from random ones.
         norm: How the backbone's norm layers behave.
         options: The network's numbers.
         speed: How it is run.
@@ -274,7 +272,6 @@ def build_faster_rcnn(
     spec = backbone_spec(backbone)
     pyramid = build_backbone(
         backbone,
-        imagenet=imagenet,
         out_channels=options.fpn_channels,
         norm=norm,
         neck_norm=NORMS[options.neck_norm],

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from detector.models.backbones import NAMES, STRIDES, BackboneSpec
 from detector.models.cells import Cells, FollowCells, cells_of, mark
 from detector.models.stages import Stage
-from detector.models.weights import timm_imagenet
+from detector.models.weights import efficientnet_lite_imagenet, timm_imagenet
 from detector.types import RequestError
 
+_PACKAGED = {f"tf_efficientnet_lite{i}": efficientnet_lite_imagenet(i) for i in range(3)}
 SIDES = (32, 64, 128)  # pixels; images are padded to the smallest one that a model takes
 
 
@@ -56,7 +57,7 @@ def timm_spec(name: str) -> BackboneSpec:
     first = [y.shape[1] == s.channels for y, s in zip(outputs, stages[1:], strict=True)]
     return BackboneSpec(
         build=build,
-        imagenet=timm_imagenet(name),
+        imagenet=_PACKAGED.get(name.removesuffix(".in1k")) or timm_imagenet(name),
         stages=tuple(stages),
         mean=tuple(model.pretrained_cfg["mean"]),
         std=tuple(model.pretrained_cfg["std"]),

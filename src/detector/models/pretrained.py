@@ -1,0 +1,102 @@
+"""Pretrained weights as they come out of files, read as data: nothing in them is executed."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision.models.detection as tv
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from detector.types import RequestError
+
+State = dict[str, Tensor]
+
+# What a file that is damaged, or of something else, makes torch and safetensors raise.
+UNREADABLE = (
+    *(RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError),
+    *(AttributeError, SafetensorError),
+)
+# Their norms were trained when torchvision's frozen ones added nothing to the variance.
+WITHOUT_EPS = {
+    weights.url.rsplit("/", 1)[-1]: 0.0
+    for weights in (
+        tv.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
+        tv.MaskRCNN_ResNet50_FPN_Weights.COCO_V1,
+        tv.KeypointRCNN_ResNet50_FPN_Weights.COCO_V1,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights as they came, not yet in a network (`loading.py` puts them there).
+
+    Attributes:
+        source: What was asked for, as messages name it.
+        state: The tensors by the names they came with.
+        classes: What the rows of its box predictor stand for, without background; None: unknown.
+        norm_eps: What its backbone's norms add to the variance; None: as much as the network's.
+    """
+
+    source: str
+    state: State
+    classes: tuple[str, ...] | None = None
+    norm_eps: float | None = None
+
+
+def read_weights(path: Path) -> Pretrained:
+    """Weights from a file: a checkpoint of ours, or a state dict as torch or safetensors save it.
+
+    Args:
+        path: Read as data: nothing in it is executed.
+
+    Raises:
+        RequestError: If it holds no weights, or more than data.
+    """
+    source = f"model.weights={path}"
+    try:
+        if path.suffix == ".safetensors":
+            return Pretrained(source, load_file(path))
+        mapped = zipfile.is_zipfile(path)  # else in the format of torch before 1.6
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except (*UNREADABLE, OSError) as error:
+        if code := re.search(r"GLOBAL (\S+)", str(error)):
+            raise RequestError(
+                f"{source}: refused: reading it would run code ({code[1]}); save the weights alone,"
+                " as in torch.save(network.state_dict(), file)"
+            ) from error
+        raise RequestError(
+            f"{source}: not a file of weights; expected a state dict (.pth, .safetensors) or a "
+            "checkpoint of detector.train"
+        ) from error
+    state = _tensors(content)
+    if not state:
+        raise RequestError(f"{source}: no tensors by name are in it; expected a state dict")
+    return Pretrained(source, state, _classes(content), WITHOUT_EPS.get(path.name))
+
+
+def _tensors(content: Any) -> State:
+    """The tensors of a file, in whichever of the usual nests they are."""
+    if not isinstance(content, Mapping):
+        return {}
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            return _tensors(content[key])
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _classes(content: Any) -> tuple[str, ...] | None:
+    """The classes that a checkpoint of ours was trained on."""
+    try:
+        return tuple(map(str, content["detector"]["classes"]["names"]))
+    except (LookupError, TypeError):
+        return None

@@ -1,0 +1,96 @@
+"""Files of weights: read as data, whatever nest the tensors are in."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from detector.models.pretrained import read_weights
+from detector.types import RequestError
+
+STATE = {"a.weight": torch.arange(3.0), "a.bias": torch.zeros(1)}
+
+
+def read(path, content, **options):
+    torch.save(content, path, **options)
+    return read_weights(path)
+
+
+@pytest.mark.parametrize(
+    "nest",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model_state_dict": state, "loss": torch.ones(1)},
+        lambda state: {"model": {"state_dict": state}},
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_are_found_in_the_usual_nests(tmp_path, nest, zipped):
+    found = read(tmp_path / "a.pth", nest(STATE), _use_new_zipfile_serialization=zipped)
+    assert list(found.state) == list(STATE)
+    assert torch.equal(found.state["a.weight"], STATE["a.weight"])
+    assert found.classes is None
+    assert found.norm_eps is None
+
+
+def test_safetensors_are_read(tmp_path):
+    save_file(STATE, tmp_path / "a.safetensors")
+    found = read_weights(tmp_path / "a.safetensors")
+    assert torch.equal(found.state["a.weight"], STATE["a.weight"])
+
+
+def test_a_checkpoint_of_ours_knows_its_classes(tmp_path):
+    ours = {"classes": {"names": ["disc", "square"], "ids": [0, 1]}, "config": {}}
+    found = read(tmp_path / "a.ckpt", {"state_dict": STATE, "detector": ours})
+    assert found.classes == ("disc", "square")
+
+
+def test_torchvisions_first_coco_files_are_known_by_name(tmp_path):
+    assert read(tmp_path / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", STATE).norm_eps == 0
+    assert read(tmp_path / "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth", STATE).norm_eps is None
+
+
+class Touch:
+    """Pickles to an instruction that makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_would_run_code_is_refused(tmp_path, zipped):
+    trap = tmp_path / "executed"
+    content = STATE | {"b": Touch(trap)}
+    with pytest.raises(RequestError, match=r"a.pth: refused: reading it would run code \(getattr"):
+        read(tmp_path / "a.pth", content, _use_new_zipfile_serialization=zipped)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.pth", b""),
+        ("a.pth", b"not weights"),
+        ("a.pth", bytes(range(256))),
+        ("a.pth", b"PK\x05\x06" + bytes(18)),
+        ("a.pth", pickle.dumps([1, 2], protocol=2)),
+        ("a.safetensors", b"not weights"),
+        ("a.safetensors", b""),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RequestError, match=rf"model.weights={tmp_path / name}: n"):
+        read_weights(tmp_path / name)
+
+
+def test_a_file_without_tensors_is_refused(tmp_path):
+    for content in ({}, {"epoch": 3}, [torch.zeros(2)], torch.zeros(2)):
+        with pytest.raises(RequestError, match="no tensors by name are in it"):
+            read(tmp_path / "a.pth", content)
