@@ -98,6 +98,21 @@ def test_levels_and_scales_do_not_depend_on_how_much_is_padded():
     torch.testing.assert_close(kernel(maps, boxes, [(20, 100)]), expected)
 
 
+@pytest.mark.parametrize("sampling_ratio", [2, 0])  # the bag, and torchvision's kernel
+def test_a_box_is_pooled_where_the_cells_see_it(sampling_ratio):
+    # Maps that say where their cells are: the mean over a box must be the box's own middle.
+    offsets = [3.0, 7.0, 15.0, 31.0]
+    maps = {}
+    for name, stride, offset in zip(NAMES, STRIDES, offsets, strict=True):
+        places = torch.arange(512 // stride) * stride + offset
+        maps[name] = torch.stack(torch.meshgrid(places, places, indexing="ij"))[None]
+    boxes = [torch.tensor([[100.0, 60, 140, 120], [80, 150, 300, 260], [50, 90, 470, 480]])]
+    pool = PyramidRoIAlign(NAMES, STRIDES, 7, sampling_ratio, offsets)
+    found = pool(maps, boxes, [(512, 512)]).mean((2, 3))
+    expected = torch.tensor([[90.0, 120], [205, 190], [285, 260]])
+    torch.testing.assert_close(found, expected)
+
+
 class Pooling(torch.nn.Module):
     """The pooling with tensors for arguments, as an export needs it."""
 

@@ -1,0 +1,84 @@
+"""Every backbone learns: one step with all, some and none of its stages trained."""
+
+from functools import lru_cache
+
+import pytest
+import torch
+from torch import nn
+
+from detector.models.backbones import BACKBONES, NAMES, backbone_spec
+from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
+from detector.models.heads import HeadOptions
+
+EVERY = [*BACKBONES, "timm/resnet18", "timm/vgg11", "timm/swin_tiny_patch4_window7_224"]
+SMALL = FasterRCNNOptions(
+    fpn_channels=8, head=HeadOptions(hidden=(16,)), rpn_top_n_train=50, rpn_top_n_test=50
+)
+TRAINED = {"none": (), "upper half": ("layer3", "layer4"), "all": NAMES}
+
+
+@lru_cache(1)
+def built(name):
+    """With norms that know what passes by, else numbers grow from layer to layer."""
+    torch.manual_seed(0)
+    network = build_faster_rcnn(name, 2, norm="train", options=SMALL)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean of what it sees
+    with torch.no_grad():
+        network.backbone(torch.randn(2, 3, 128, 128))
+    network.backbone.norm = "frozen"
+    return network
+
+
+def batch():
+    draw = torch.Generator().manual_seed(0)
+    sizes = ((96, 64), (70, 90))  # neither divides
+    images = [torch.randint(0, 256, (3, *s), generator=draw, dtype=torch.uint8) for s in sizes]
+    boxes = torch.tensor([[4.0, 8, 40, 60], [20, 10, 60, 44]])
+    return images, [{"boxes": boxes, "labels": torch.tensor([1, 2])}] * 2
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("stages", TRAINED)
+def test_a_step_trains_exactly_what_is_thawed(name, stages):
+    network, (images, targets) = built(name), batch()
+    trained = (*TRAINED[stages], "neck", "head")
+    network.set_trainable(trained)
+    network.train()
+    torch.manual_seed(1)
+    losses = network(images, targets)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    for group, modules in network.groups().items():
+        for module in (m for root in modules for m in root.modules()):
+            asleep = isinstance(module, nn.BatchNorm2d) and group in NAMES  # norm: frozen
+            for parameter in module.parameters(recurse=False):
+                thawed = group in trained and not asleep
+                assert parameter.requires_grad == thawed
+                assert (parameter.grad is not None) == thawed
+                assert not thawed or torch.isfinite(parameter.grad).all()
+    network.zero_grad()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_is_detected_is_finite_and_inside_the_image(name):
+    network, (images, _) = built(name).eval(), batch()
+    network.roi_heads.score_thresh = 0.0  # of random weights, every score is low
+    with torch.no_grad():
+        found = network(images)
+    network.roi_heads.score_thresh = SMALL.score_threshold
+    for image, row in zip(images, found, strict=True):
+        assert len(row["boxes"])
+        assert torch.isfinite(row["boxes"]).all()
+        assert (row["boxes"] >= 0).all()
+        assert (row["boxes"][:, 2:] <= torch.tensor(image.shape[:0:-1])).all()
+
+
+@pytest.mark.parametrize("name", ["alexnet", "zfnet", "timm/inception_v3"])
+def test_a_sliver_is_padded_to_what_the_network_takes(name):
+    network, smallest = built(name).eval(), backbone_spec(name).smallest
+    images = [torch.zeros(3, 256, 9, dtype=torch.uint8)]
+    assert network.transform(images)[0].tensors.shape == (1, 3, 256, smallest)
+    with torch.no_grad():
+        network(images)
