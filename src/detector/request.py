@@ -102,7 +102,7 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         verb: `train`, `evaluate` or `predict`.
         cfg: As composed, with `overrides`.
     """
-    typed = [o.lstrip("+~").split("=")[0] for o in cfg.overrides]
+    typed = [o.lstrip("+~").split("=")[0].replace("/", ".") for o in cfg.overrides]
     if cfg.data.root is not None and not str(cfg.data.root).strip():
         cfg.data.root = None  # as from an empty shell variable, which must not mean this folder
     if cfg.data.root is not None:
