@@ -15,13 +15,13 @@ from detector.config import Config
 from detector.finetune.phases import Phase
 from detector.finetune.schedule import Schedule, batch_scale
 from detector.finetune_config import read_schedule
+from detector.output import WIDTH, hang, percent
 
 if TYPE_CHECKING:
     from torch import nn
 
     from detector.models.faster_rcnn import FasterRCNN
 
-WIDTH = 80
 ROW = "{:<11} {:<30} {:>10} {:>14} {:>8}"
 WEIGHTS = {"imagenet": "pretrained on ImageNet", "none": "random (model.weights=none)"}
 NORMS = {
@@ -43,7 +43,7 @@ def print_phases(config: Config, *, sweep: bool = False) -> None:
     """
     lines = phase_table(config)
     if sweep:
-        lines += _hang(f"{'sweep':<12}", "what trials vary is shown as it is without the sweep")
+        lines += hang(f"{'sweep':<12}", "what trials vary is shown as it is without the sweep")
     print("\n".join(lines), flush=True)
 
 
@@ -64,16 +64,16 @@ def phase_table(config: Config) -> list[str]:
     for index, phase in enumerate(schedule.phases):
         network.set_trainable(phase.train)
         saved = 1 - _step_compute(network, config) / everything
-        cells = _epochs(phase), _layers(network), _parameters(network), _percent(saved)
+        cells = _epochs(phase), _layers(network), _parameters(network), percent(saved)
         lines.append("-" * WIDTH)
         if len(phase.name) > 11:
             lines += textwrap.wrap(phase.name, WIDTH)
         lines.append(ROW.format(phase.name if len(phase.name) <= 11 else "", *cells))
         for name, text in _details(config, schedule, index, groups):
-            lines += _hang(f"  {name:<10}", text)
+            lines += hang(f"  {name:<10}", text)
     lines.append("-" * WIDTH)
     for name, text in _footer(config, schedule, network):
-        lines += _hang(f"{name:<12}", text)
+        lines += hang(f"{name:<12}", text)
     return lines
 
 
@@ -129,19 +129,13 @@ def _layers(network: nn.Module) -> str:
 def _parameters(network: nn.Module) -> str:
     """How many numbers are trained, and their share."""
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    share = _percent(trained / _size(network))
+    share = percent(trained / _size(network))
     return f"{trained / 1e6:.2f} M {share:>5}"
 
 
 def _size(network: nn.Module) -> int:
     """How many numbers a network has."""
     return sum(p.numel() for p in network.parameters())
-
-
-def _percent(share: float) -> str:
-    """A share; what is not quite all, or not quite nothing, does not look like it."""
-    percent = 100 * share
-    return f"{percent:.1f} %" if 0 < percent < 1 or 99 < percent < 100 else f"{percent:.0f} %"
 
 
 def _details(
@@ -173,9 +167,9 @@ def _course(phase: Phase, *, first: bool) -> str:
     warmup, decay, parts = phase.warmup, phase.decay, []
     if warmup.steps:
         new = " of new groups" if warmup.groups == "new" and not first else ""
-        parts.append(f"{warmup.steps} steps of warm-up{new} from {_percent(warmup.start_factor)}")
+        parts.append(f"{warmup.steps} steps of warm-up{new} from {percent(warmup.start_factor)}")
     if decay.type != "none":
-        parts.append(f"{decay.type} decay to {_percent(decay.final_factor)} of the rate")
+        parts.append(f"{decay.type} decay to {percent(decay.final_factor)} of the rate")
     return ", ".join(parts)
 
 
@@ -222,8 +216,3 @@ def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator
     for name in schedule.unreached():
         limit = f"within trainer.max_epochs={config.trainer.max_epochs}"
         yield "warning", f"phase {name} is never reached {limit}"
-
-
-def _hang(label: str, text: str) -> list[str]:
-    """Wrap a text beside its label."""
-    return textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label))
