@@ -50,7 +50,7 @@ class MultiplyAdds:
         return self.forward + self.backward
 
 
-class StepCounter(TorchDispatchMode):
+class StepCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what is computed within it, and what its backward pass would compute.
 
     It sees the few operations that everything comes down to, whoever asks for it and in which
@@ -59,7 +59,7 @@ class StepCounter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = MultiplyAdds()
 
     def __torch_dispatch__(  # noqa: D105
