@@ -64,9 +64,7 @@ class Seconds:
         return self.forward + self.backward
 
 
-def summarise(
-    network: FasterRCNN, trained: Collection[str], image_size: int
-) -> list[GroupSummary]:
+def summarise(network: FasterRCNN, trained: Collection[str], image_size: int) -> list[GroupSummary]:
     """The groups of a network, from the image upwards.
 
     Args:
@@ -128,7 +126,7 @@ def profile_step(
                 losses = network(images, targets)
             loss = torch.stack([value.float() for value in losses.values()]).sum()
             clock.turn(names[-1], backward=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             clock.stop()
     steps = clock.steps[warmup:]
     seconds = OrderedDict[str, Seconds]()
@@ -220,5 +218,5 @@ def _pass_on(
     """Where a group's forward pass ends, and later its backward pass begins."""
     for x in output.values() if isinstance(output, dict) else (output,):
         if x.requires_grad:
-            x.register_hook(lambda _: clock.turn(group, backward=True))
+            x.register_hook(lambda _: clock.turn(group, backward=True))  # type: ignore[no-untyped-call]
     clock.turn(following)
