@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,22 @@ def build_task(config: Config, classes: ClassMap, *, pretrained: bool) -> Detect
     return DetectionTask(network, classes, options, plain(config), config.seed)
 
 
+def unloaded_task(config: Config, device: str) -> DetectionTask:
+    """A run's task with random weights, and the classes that are known without its data.
+
+    Args:
+        config: The run's.
+        device: `meta` for shapes alone, without numbers.
+    """
+    import torch
+
+    names = config.data.classes or ["any"]
+    classes = ClassMap(tuple(names), tuple(range(1, len(names) + 1)))
+    plainly = replace(config.trainer, compile=False)  # for a few steps at most
+    with torch.device(device):
+        return build_task(replace(config, trainer=plainly), classes, pretrained=False)
+
+
 def network_options(config: Config) -> FasterRCNNOptions:
     """The network's numbers."""
     from detector.models.faster_rcnn import FasterRCNNOptions
@@ -80,7 +97,7 @@ def network_options(config: Config) -> FasterRCNNOptions:
     numbers: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v
         for k, v in vars(config.model).items()
-        if k != "weights"
+        if k not in ("weights", "summary")
     }
     return FasterRCNNOptions(**numbers)
 

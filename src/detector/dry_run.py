@@ -15,7 +15,9 @@ from detector.config import Config
 from detector.finetune.phases import Phase
 from detector.finetune.schedule import Schedule, batch_scale
 from detector.finetune_config import read_schedule
+from detector.model_summary import print_summary
 from detector.output import WIDTH, hang, percent
+from detector.request import check_devices
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,12 +41,18 @@ def print_phases(config: Config, *, sweep: bool = False) -> None:
         sweep: It is what all trials of a sweep share.
 
     Raises:
-        RequestError: If the schedule cannot be meant.
+        RequestError: If the schedule cannot be meant, or steps are to be timed on a device that is
+            not there.
     """
+    if config.model.summary == "profile":
+        check_devices(config)
     lines = phase_table(config)
     if sweep:
         lines += hang(f"{'sweep':<12}", "what trials vary is shown as it is without the sweep")
     print("\n".join(lines), flush=True)
+    if config.model.summary != "false":
+        print()
+        print_summary(config)
 
 
 def phase_table(config: Config) -> list[str]:
@@ -54,7 +62,7 @@ def phase_table(config: Config) -> list[str]:
         RequestError: If the schedule cannot be meant.
     """
     schedule = read_schedule(config)  # refused before torch is imported
-    network = _build(config)
+    network = build.unloaded_task(config, "meta").network
     groups = list(network.groups())
     everything = _step_compute(network, config)
     lines = [
@@ -75,27 +83,6 @@ def phase_table(config: Config) -> list[str]:
     for name, text in _footer(config, schedule, network):
         lines += hang(f"{name:<12}", text)
     return lines
-
-
-def _build(config: Config) -> FasterRCNN:
-    """The network that would be trained, all of it trainable, without its numbers."""
-    import torch
-
-    from detector.models.faster_rcnn import build_faster_rcnn
-
-    with torch.device("meta"):
-        return build_faster_rcnn(
-            config.backbone.name,
-            len(_classes(config)),
-            imagenet=False,
-            norm=config.finetune.norm,  # type: ignore[arg-type]  # checked by FinetuneConfig
-            options=build.network_options(config),
-        )
-
-
-def _classes(config: Config) -> list[str]:
-    """Those that are known without the data, or else one."""
-    return config.data.classes or ["any"]
 
 
 def _step_compute(network: FasterRCNN, config: Config) -> int:
@@ -199,7 +186,7 @@ def _may_end_early(schedule: Schedule, index: int) -> bool:
 
 def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator[tuple[str, str]]:
     """What holds for all phases, each with a word for it."""
-    side, classes = config.data.image_size, len(_classes(config))
+    side, classes = config.data.image_size, len(config.data.classes or ["any"])
     yield "network", f"{config.backbone.name}, {_size(network) / 1e6:.2f} M parameters"
     each = 5 * (config.model.head_channels + 1)  # a score and four offsets, with their biases
     kinds = f"{classes} class" if classes == 1 else f"{classes} classes"
