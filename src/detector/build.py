@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,12 +111,28 @@ def load_pretrained(
     return loading.load_pretrained(network, pretrained, classes)
 
 
+def unloaded_task(config: Config, device: str) -> DetectionTask:
+    """A run's task with random weights, and the classes that are known without its data.
+
+    Args:
+        config: The run's.
+        device: `meta` for shapes alone, without numbers.
+    """
+    import torch
+
+    names = config.data.classes or ["any"]
+    classes = ClassMap(tuple(names), tuple(range(1, len(names) + 1)))
+    plainly = replace(config.trainer, compile=False)  # for a few steps at most
+    with torch.device(device):
+        return build_task(replace(config, trainer=plainly), classes)
+
+
 def network_options(config: Config) -> FasterRCNNOptions:
     """The network's numbers."""
     from detector.models.faster_rcnn import FasterRCNNOptions
     from detector.models.heads import HeadOptions
 
-    numbers = {k: v for k, v in _fixed(config.model).items() if k != "weights"}
+    numbers = {k: v for k, v in _fixed(config.model).items() if k not in ("weights", "summary")}
     numbers["head"] = HeadOptions(**_fixed(config.model.head))
     return FasterRCNNOptions(**numbers)
 

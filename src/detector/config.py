@@ -180,9 +180,12 @@ class ModelConfig:
     score_threshold: float
     nms_threshold: float
     detections_per_image: int
+    summary: str = "false"  # what a verb does
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        self.summary = self.summary.lower()  # `true` and `false` come as booleans
+        one_of("model.summary", self.summary, ("false", "true", "profile"))
         one_of("model.neck_norm", self.neck_norm, NORMS)
         for key, value in vars(self).items():
             if isinstance(value, int):
@@ -291,6 +294,11 @@ class Config:
         require(0 <= self.seed < 2**32, "seed", self.seed, "0..4294967295")
         one_of("monitor", self.monitor, ("val/map", "val/map_50"))
         require(0 <= self.score_threshold <= 1, "score_threshold", self.score_threshold, "0..1")
+        if self.model.summary == "profile" and self.trainer.compile:
+            raise RequestError(
+                "model.summary=profile: trainer.compile=true runs all stages as one, which cannot "
+                "be timed apart; leave one of them out"
+            )
         if self.split is not None:
             one_of("split", self.split, ("train", "val", "test"))
 

@@ -15,13 +15,15 @@ from detector.config import Config
 from detector.finetune.phases import Phase
 from detector.finetune.schedule import Schedule, batch_scale
 from detector.finetune_config import frozen_at_random, read_schedule
+from detector.model_summary import print_summary
+from detector.output import WIDTH, hang, percent
+from detector.request import check_devices
 
 if TYPE_CHECKING:
     from torch import nn
 
     from detector.models.faster_rcnn import FasterRCNN
 
-WIDTH = 80
 ROW = "{:<11} {:<30} {:>10} {:>14} {:>8}"
 WEIGHTS = {
     "imagenet": "pretrained on ImageNet",
@@ -43,12 +45,18 @@ def print_phases(config: Config, *, sweep: bool = False) -> None:
         sweep: It is what all trials of a sweep share.
 
     Raises:
-        RequestError: If the schedule cannot be meant.
+        RequestError: If the schedule cannot be meant, or steps are to be timed on a device that is
+            not there.
     """
+    if config.model.summary == "profile":
+        check_devices(config)
     lines = phase_table(config)
     if sweep:
-        lines += _hang(f"{'sweep':<12}", "what trials vary is shown as it is without the sweep")
+        lines += hang(f"{'sweep':<12}", "what trials vary is shown as it is without the sweep")
     print("\n".join(lines), flush=True)
+    if config.model.summary != "false":
+        print()
+        print_summary(config)
 
 
 def phase_table(config: Config) -> list[str]:
@@ -58,7 +66,7 @@ def phase_table(config: Config) -> list[str]:
         RequestError: If the schedule cannot be meant.
     """
     schedule = read_schedule(config)  # refused before torch is imported
-    network = _build(config)
+    network = build.unloaded_task(config, "meta").network
     groups = list(network.groups())
     everything = _step_compute(network, config)
     lines = [
@@ -68,30 +76,17 @@ def phase_table(config: Config) -> list[str]:
     for index, phase in enumerate(schedule.phases):
         network.set_trainable(phase.train)
         saved = 1 - _step_compute(network, config) / everything
-        cells = _epochs(phase), _layers(network), _parameters(network), _percent(saved)
+        cells = _epochs(phase), _layers(network), _parameters(network), percent(saved)
         lines.append("-" * WIDTH)
         if len(phase.name) > 11:
             lines += textwrap.wrap(phase.name, WIDTH)
         lines.append(ROW.format(phase.name if len(phase.name) <= 11 else "", *cells))
         for name, text in _details(config, schedule, index, groups):
-            lines += _hang(f"  {name:<10}", text)
+            lines += hang(f"  {name:<10}", text)
     lines.append("-" * WIDTH)
     for name, text in _footer(config, schedule, network):
-        lines += _hang(f"{name:<12}", text)
+        lines += hang(f"{name:<12}", text)
     return lines
-
-
-def _build(config: Config) -> FasterRCNN:
-    """The network that would be trained, all of it trainable, without its numbers."""
-    import torch
-
-    with torch.device("meta"):
-        return build.build_network(config, len(_classes(config)))
-
-
-def _classes(config: Config) -> list[str]:
-    """Those that are known without the data, or else one."""
-    return config.data.classes or ["any"]
 
 
 def _step_compute(network: FasterRCNN, config: Config) -> int:
@@ -125,19 +120,13 @@ def _layers(network: nn.Module) -> str:
 def _parameters(network: nn.Module) -> str:
     """How many numbers are trained, and their share."""
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    share = _percent(trained / _size(network))
+    share = percent(trained / _size(network))
     return f"{trained / 1e6:.2f} M {share:>5}"
 
 
 def _size(network: nn.Module) -> int:
     """How many numbers a network has."""
     return sum(p.numel() for p in network.parameters())
-
-
-def _percent(share: float) -> str:
-    """A share; what is not quite all, or not quite nothing, does not look like it."""
-    percent = 100 * share
-    return f"{percent:.1f} %" if 0 < percent < 1 or 99 < percent < 100 else f"{percent:.0f} %"
 
 
 def _details(
@@ -169,9 +158,9 @@ def _course(phase: Phase, *, first: bool) -> str:
     warmup, decay, parts = phase.warmup, phase.decay, []
     if warmup.steps:
         new = " of new groups" if warmup.groups == "new" and not first else ""
-        parts.append(f"{warmup.steps} steps of warm-up{new} from {_percent(warmup.start_factor)}")
+        parts.append(f"{warmup.steps} steps of warm-up{new} from {percent(warmup.start_factor)}")
     if decay.type != "none":
-        parts.append(f"{decay.type} decay to {_percent(decay.final_factor)} of the rate")
+        parts.append(f"{decay.type} decay to {percent(decay.final_factor)} of the rate")
     return ", ".join(parts)
 
 
@@ -201,7 +190,7 @@ def _may_end_early(schedule: Schedule, index: int) -> bool:
 
 def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator[tuple[str, str]]:
     """What holds for all phases, each with a word for it."""
-    side, classes = config.data.image_size, len(_classes(config))
+    side, classes = config.data.image_size, len(config.data.classes or ["any"])
     yield "network", f"{config.backbone.name}, {_size(network) / 1e6:.2f} M parameters"
     width = network.roi_heads.box_predictor.cls_score.in_features
     each = 5 * (width + 1)  # a score and four offsets, with their biases
@@ -222,8 +211,3 @@ def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator
     for name in schedule.unreached():
         limit = f"within trainer.max_epochs={config.trainer.max_epochs}"
         yield "warning", f"phase {name} is never reached {limit}"
-
-
-def _hang(label: str, text: str) -> list[str]:
-    """Wrap a text beside its label."""
-    return textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label))

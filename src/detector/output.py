@@ -1,4 +1,4 @@
-"""What verbs write and print: JSON files and tables."""
+"""What verbs write and print: JSON files, tables, text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 log = logging.getLogger(__name__)
+
+WIDTH = 80  # of text that is made for a terminal, characters
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -36,3 +39,14 @@ def log_table(table: Table, width: int) -> None:
     text = io.StringIO()
     Console(file=text, force_terminal=False, force_jupyter=False, width=width).print(table)
     log.info("%s", text.getvalue().rstrip())
+
+
+def percent(share: float) -> str:
+    """A share; what is not quite all, or not quite nothing, does not look like it."""
+    value = 100 * share
+    return f"{value:.1f} %" if 0 < value < 1 or 99 < value < 100 else f"{value:.0f} %"
+
+
+def hang(label: str, text: str) -> list[str]:
+    """Wrap a text beside its label."""
+    return textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label))

@@ -33,7 +33,7 @@ RUN_KEYS = ("output_dir", "overrides")
 # Keys that say what a verb does, which a checkpoint's configuration must not answer.
 VERB_KEYS = (
     *("ckpt", "split", "source", "score_threshold", "preview", "dry_run"),
-    "finetune.allow_changed",
+    *("model.summary", "finetune.allow_changed"),
 )
 # What a checkpoint's weights do not fit otherwise.
 NETWORK_KEYS = (
@@ -65,6 +65,8 @@ def check_request(verb: str, cfg: DictConfig) -> None:
     config = resolve(verb, cfg)
     if config.dry_run:  # that of train ends before it comes here
         raise RequestError("dry_run=true: only train has a dry run")
+    if verb != "train" and config.model.summary != "false":
+        raise RequestError(f"model.summary={config.model.summary}: only train prints one")
     if verb == "predict":
         source_files(config.source or "")
         return
@@ -76,7 +78,7 @@ def check_request(verb: str, cfg: DictConfig) -> None:
             check_augmentation(config)
         return
     read_schedule(config)
-    _check_devices(config)
+    check_devices(config)
     _check_compiler(config)
     usable_data(config, wanted_split(verb, config), keep=True)
     if verb == "train":
@@ -128,7 +130,7 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
     _refuse_changes(NETWORK_KEYS, config, before, path)
     if verb == "train":
         kept = [key for key in KEPT_KEYS if key != "optim.momentum" or config.optim.name == "sgd"]
-        kept += [f"model.{name}" for name in vars(config.model) if name != "weights"]
+        kept += [f"model.{k}" for k in vars(config.model) if k not in ("weights", "summary")]
         _refuse_changes(kept, config, before, path)
         if not config.finetune.allow_changed:
             _check_schedule(config, before, path)
@@ -154,7 +156,7 @@ def wanted_split(verb: str, config: Config) -> str | None:
     return (config.split or "final") if verb == "evaluate" else None
 
 
-def _check_devices(config: Config) -> None:
+def check_devices(config: Config) -> None:
     """Refuse devices that this machine has not."""
     asked = config.trainer
     if asked.accelerator == "gpu" or (asked.accelerator == "auto" and asked.devices != "auto"):

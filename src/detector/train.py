@@ -15,6 +15,7 @@ from detector.config import Config, plain
 from detector.dry_run import print_phases
 from detector.finetune.schedule import Progress, Schedule
 from detector.finetune_config import frozen_at_random, read_schedule
+from detector.model_summary import summary_table
 from detector.output import write_json
 
 if TYPE_CHECKING:
@@ -84,6 +85,11 @@ def train(cfg: DictConfig) -> dict[str, float]:
             past = resumed.parent.parent / progress.file.name
             if past.is_file() and not progress.file.exists():
                 shutil.copyfile(past, progress.file)
+    if config.model.summary != "false" and trainer.is_global_zero:
+        if resumed is not None:
+            build.load_weights(task, resumed)  # as `fit` will: proposals depend on them
+        lines = summary_table(config, task.network, schedule.next_phase(stand), trainer)
+        log.info("%s", "\n".join(lines))
     try:
         trainer.fit(task, data, ckpt_path=resumed, weights_only=True)
     except SystemExit as end:  # Lightning's way to end after Ctrl-C

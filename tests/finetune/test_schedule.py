@@ -50,6 +50,13 @@ def test_phases_follow_each_other():
     assert (second.start_epoch, second.start_step) == (3, 30)
 
 
+def test_the_next_epochs_phase_is_the_one_under_way_until_it_has_ended():
+    schedule = Schedule([HEADS, TOP], GROUPS)
+    stands = [schedule.start(), *follow(schedule, [0.1] * 9)]
+    phases = [schedule.next_phase(stand).name for stand in stands]
+    assert phases == ["heads"] * 3 + ["top"] * 3  # after the last epoch none is left
+
+
 def test_a_cap_cuts_the_schedule_off_but_never_stretches_it():
     assert Schedule([HEADS, TOP], GROUPS, 2).epochs == 2
     assert Schedule([HEADS, TOP], GROUPS, 50).epochs == 5

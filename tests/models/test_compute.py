@@ -1,6 +1,9 @@
 import pytest
 import torch
+import torchvision
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import ResNet50_Weights
 
@@ -123,3 +126,70 @@ def test_a_frozen_groups_forward_pass_stays():
     counts = step_compute(network, 64)
     assert [c.forward for c in counts.values()] == [c.forward for c in everything.values()]
     assert [name for name, c in counts.items() if c.backward] == ["head"]
+
+
+# Every kind of layer that a backbone is made of, and what torchvision says of it.
+NETWORKS = {
+    "alexnet": {},
+    "vgg16_bn": {},
+    "googlenet": {"init_weights": False, "aux_logits": False},
+    "densenet121": {},
+    "mobilenet_v3_large": {},
+    "convnext_tiny": {},
+    "swin_t": {},
+}
+GROUPED = {"mobilenet_v3_large", "convnext_tiny"}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_classification_networks_cost_what_torchvision_and_torch_say(name):
+    with torch.device("meta"):
+        network = getattr(torchvision.models, name)(**NETWORKS[name]).eval()
+        x = torch.empty(1, 3, 224, 224)
+    with StepCounter() as counter:
+        network(x)
+    told = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].meta["_ops"]
+    assert counter.count.forward / 1e9 == pytest.approx(told, abs=0.00051)
+    with FlopCounterMode(display=False) as forward:
+        y = network(x)
+    assert counter.count.forward == forward.get_total_flops() / 2
+    if name not in GROUPED:  # whose weight gradients torch counts as if they were dense
+        with FlopCounterMode(display=False) as backward:
+            y.sum().backward()
+        assert counter.count.backward == backward.get_total_flops() / 2
+
+
+def batch(*shape, wants=True):
+    return torch.ones(shape, requires_grad=wants)
+
+
+@pytest.mark.parametrize(
+    "multiply",
+    [torch.matmul, torch.bmm, lambda x, y: x @ y, lambda x, y: torch.einsum("nab,nbc->nac", x, y)],
+)
+@pytest.mark.parametrize("wants", [(True, True), (True, False), (False, False)])
+def test_products_of_matrices_count_however_they_are_written(multiply, wants):
+    with StepCounter() as counter:
+        multiply(batch(2, 3, 5, wants=wants[0]), batch(2, 5, 7, wants=wants[1]))
+    assert counter.count == MultiplyAdds(2 * 3 * 5 * 7, 2 * 3 * 5 * 7 * sum(wants))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # one operation on the first, several there
+@pytest.mark.parametrize("wants", [True, False])
+def test_attention_counts_both_of_its_products(device, wants):
+    # 4 queries and 6 keys with values, of 8 numbers, in 2 x 3 heads.
+    shapes = [(2, 3, 4, 8), (2, 3, 6, 8), (2, 3, 6, 8)]
+    query, key, value = (batch(*s, wants=wants).to(device) for s in shapes)
+    with StepCounter() as counter:
+        F.scaled_dot_product_attention(query, key, value)
+    cost = 2 * 3 * 4 * 6 * (8 + 8)
+    assert counter.count == MultiplyAdds(cost, 2 * cost * wants)
+
+
+def test_a_convolution_counts_whatever_its_class_and_under_autocast():
+    # 3 x 3 outputs of 4 channels from 5 x 5 cells, whose layer pads by itself.
+    conv = Conv2dSame(3, 4, 5, stride=2)
+    with StepCounter() as counter, torch.autocast("cpu", torch.bfloat16):
+        conv(batch(1, 3, 6, 6))
+    cost = 3 * 3 * 4 * 3 * 5 * 5
+    assert counter.count == MultiplyAdds(cost, 2 * cost)

@@ -186,6 +186,11 @@ class Schedule:
         last = progress.phase == len(self.phases) - 1
         return bool(progress.ended) and (last or progress.ended == "no gain")
 
+    def next_phase(self, progress: Progress) -> Phase:
+        """The phase of the next epoch; where none is left, of the last one."""
+        begins = bool(progress.ended) and not self.finished(progress)
+        return self.phases[progress.phase + begins]
+
     def advance(self, progress: Progress, step: int) -> Progress:
         """Begin the next phase.
 

@@ -1,11 +1,12 @@
 """The multiply-adds of a training step, by group, and what freezing saves of them.
 
-Counted are convolutions and linear layers, which are nearly all of the work. RoIAlign, NMS, norms,
-activations, losses and the optimiser count nothing.
+Counted are convolutions and products of matrices (linear layers, attention), which are nearly all
+of the work. RoIAlign, NMS, norms, activations, losses and the optimiser count nothing.
 
-A layer costs its multiply-adds once in the forward pass, once more if its weights want a gradient,
-and once more if its input does. Which input does, autograd itself says: all that comes after a
-trained layer, also in a frozen group above it, and nothing that comes before the lowest one.
+A product costs its multiply-adds once in the forward pass, and once more for each of its two
+factors that wants a gradient: weights that are trained, inputs that depend on some. Which inputs
+do, autograd itself says: all that comes after a trained layer, also in a frozen group above it, and
+nothing that comes before the lowest one.
 """
 
 from __future__ import annotations
@@ -16,10 +17,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from detector.models.faster_rcnn import FasterRCNN
+
+aten = torch.ops.aten
+# Where the two factors of a product are among an operation's arguments.
+_PRODUCTS = {
+    aten.convolution.default: 0,
+    aten.mm.default: 0,
+    aten.bmm.default: 0,
+    aten.addmm.default: 1,
+    aten.baddbmm.default: 1,
+}
 
 
 @dataclass
@@ -40,18 +50,19 @@ class MultiplyAdds:
         return self.forward + self.backward
 
 
-class StepCounter(TorchFunctionMode):
+class StepCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what is computed within it, and what its backward pass would compute.
 
-    torch's own `FlopCounterMode` has to run the backward pass for that, and takes the weight
-    gradient of a depthwise convolution for that of a dense one.
+    It sees the few operations that everything comes down to, whoever asks for it and in which
+    words. torch's own `FlopCounterMode` has to run the backward pass, takes the weight gradient of
+    a depthwise convolution for that of a dense one, and misses attention on a CPU.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = MultiplyAdds()
 
-    def __torch_function__(  # noqa: D105
+    def __torch_dispatch__(  # noqa: D105
         self,
         func: Any,
         types: Any,
@@ -59,13 +70,23 @@ class StepCounter(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func in (F.conv2d, F.linear):
-            x, weight = args[:2]
-            cost = out.numel() * weight[0].numel()  # each output is a product with a row of weights
-            self.count.forward += cost
-            if torch.is_grad_enabled():
-                self.count.backward += cost * (weight.requires_grad + x.requires_grad)
+        if func in _PRODUCTS:
+            first = _PRODUCTS[func]
+            x, y = args[first : first + 2]
+            # Each output is a product with a kernel, or with a column.
+            terms = y[0].numel() if func is aten.convolution.default else y.shape[-2]
+            self._add(out.numel() * terms, x, y)
+        elif func.__name__.startswith("_scaled_dot_product"):  # attention in one operation
+            query, key, value = args[:3]
+            # Queries with keys, and what comes of that with values; both want both gradients.
+            self._add((query.numel() + out[0].numel()) * key.shape[-2], query, value)
         return out
+
+    def _add(self, cost: int, x: Tensor, y: Tensor) -> None:
+        """Count a product of two factors."""
+        self.count.forward += cost
+        if torch.is_grad_enabled():
+            self.count.backward += cost * (x.requires_grad + y.requires_grad)
 
 
 def step_compute(network: FasterRCNN, image_size: int) -> OrderedDict[str, MultiplyAdds]:

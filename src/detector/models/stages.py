@@ -138,7 +138,7 @@ class PyramidBackbone(nn.Module):
         """
         x, levels = images, OrderedDict[str, Tensor]()
         for stage in self.stages:
-            for run in self._runs(stage.name):
+            for run in self.runs(stage.name):
                 x = run(x)
             if stage.name in self.levels:
                 levels[str(len(levels))] = self.as_level(stage.name, x)
@@ -161,8 +161,8 @@ class PyramidBackbone(nn.Module):
         stage = next(s for s in self.stages if s.name == name)
         return (self.body.get_submodule(path) for path in stage.modules)
 
-    def _runs(self, name: str) -> Sequence[nn.Module]:
-        """What computes a stage: its modules, or the one they are fused into."""
+    def runs(self, name: str) -> Sequence[nn.Module]:
+        """What computes a stage now: its modules, or the one they are fused into."""
         modules = list(self.stage_modules(name))
         if not self.fused:
             return modules
