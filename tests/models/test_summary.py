@@ -13,10 +13,11 @@ from torchvision.models import ResNet50_Weights
 from detector.models import summary
 from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
 from detector.models.fused import FusedConvolution
+from detector.models.heads import HeadOptions
 from detector.models.summary import Seconds, profile_step, summarise
 
 SMALL = FasterRCNNOptions(
-    fpn_channels=8, head_channels=16, rpn_top_n_train=50, box_batch_per_image=8
+    fpn_channels=8, head=HeadOptions(hidden=(16,)), rpn_top_n_train=50, box_batch_per_image=8
 )
 EVERY = ("stem", "layer1", "layer2", "layer3", "layer4", "neck", "head")
 CPU = torch.device("cpu")
@@ -24,7 +25,7 @@ CPU = torch.device("cpu")
 
 def small(norm="frozen"):
     torch.manual_seed(0)
-    return build_faster_rcnn("efficientnet_lite0", 2, imagenet=False, norm=norm, options=SMALL)
+    return build_faster_rcnn("efficientnet_lite0", 2, norm=norm, options=SMALL)
 
 
 def profile(network, trained, **more):
@@ -34,7 +35,7 @@ def profile(network, trained, **more):
 @pytest.fixture(scope="module")
 def resnet50():
     with torch.device("meta"):
-        return build_faster_rcnn("resnet50", 1, imagenet=False)
+        return build_faster_rcnn("resnet50", 1)
 
 
 def test_strides_and_channels_are_those_of_the_maps(resnet50):
