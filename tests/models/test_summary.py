@@ -174,7 +174,7 @@ def test_medians_count_of_the_steps_after_the_first(monkeypatch):
 
 
 def test_the_step_is_run_as_it_would_be(monkeypatch):
-    modes, fused, contexts = [], [], []
+    states, fused, contexts = [], [], []
     forward = FusedConvolution.forward
     monkeypatch.setattr(
         FusedConvolution, "forward", lambda *args: fused.append(1) or forward(*args)
@@ -187,14 +187,16 @@ def test_the_step_is_run_as_it_would_be(monkeypatch):
             yield
 
     network = small()
-    hook = torch.nn.modules.module.register_module_forward_hook(
-        lambda module, *_: (
-            modes.append(module.training) if isinstance(module, type(network)) else None
-        )
-    )
+
+    def note(module, *_):
+        if isinstance(module, type(network)):
+            clean = all(p.grad is None for p in module.parameters())
+            states.append((module.training, clean))
+
+    hook = torch.nn.modules.module.register_module_forward_hook(note)
     with hook:
         profile(network.eval(), ("head",), autocast=autocast)
-    assert modes == [True, True]
+    assert states == [(True, True)] * 2
     assert len(contexts) == 2
     assert fused
     assert not network.training
