@@ -174,7 +174,7 @@ class PyramidBackbone(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         """Copies make their own programs: these refer to the original's modules."""
-        return {**self.__dict__, "_programs": {}}
+        return {**super().__getstate__(), "_programs": {}}  # type: ignore[no-untyped-call]
 
     def set_trainable(self, names: Collection[str]) -> None:
         """Thaw the named stages and freeze all others; the exact inverse of itself.
