@@ -24,7 +24,7 @@ from detector.checkpoint import (
     read_progress,
     weights_path,
 )
-from detector.config import WEIGHTS, Config, parse, plain
+from detector.config import WEIGHTS, Config, HeadConfig, parse, plain
 from detector.finetune_config import read_schedule
 from detector.inputs import read_data, source_files, usable_data
 from detector.types import RequestError, require
@@ -38,7 +38,7 @@ VERB_KEYS = (
 # What a checkpoint's weights do not fit otherwise.
 NETWORK_KEYS = (
     *("backbone.name", "backbone.library", "model.fpn_channels", "model.neck_norm"),
-    *("model.rpn_convs", "model.head"),
+    *("model.rpn_convs", *(f"model.head.{key}" for key in HeadConfig.__dataclass_fields__)),
     *("model.anchor_scales", "model.anchor_ratios"),
 )
 # What a run cannot change on its way: its optimiser's state and its best score would not fit.

@@ -116,8 +116,12 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
 def log_weights(config: Config, loaded: LoadReport | None) -> None:
     """Say which weights a run starts from."""
+    from detector.models.backbones import backbone_spec
+
     if loaded is None:
-        log.info("model.weights=none: all layers start at random")
+        none = backbone_spec(config.backbone.key).imagenet is None
+        why = f" (nobody has published any for {config.backbone.name})" if none else ""
+        log.info("model.weights=none%s: all layers start at random", why)
     else:
         for line in loaded.lines():
             log.info("%s", line)

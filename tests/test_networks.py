@@ -1,0 +1,114 @@
+"""Networks and heads as they are typed: trained, kept in checkpoints, refused."""
+
+import logging
+
+import pytest
+from conftest import TINY
+from hydra.core.hydra_config import HydraConfig
+from torch import nn
+
+from detector import build, cli, request
+from detector.evaluate import evaluate
+from detector.train import train
+from detector.types import RequestError
+
+WITHOUT_BACKBONE = [t for t in TINY if not t.startswith(("backbone=", "model.weights="))]
+
+
+def ask(verb, *overrides, out=None):
+    HydraConfig.instance().cfg = None
+    return cli.compose(verb, overrides, out)
+
+
+def checked(*overrides):
+    request.check_request("train", ask("train", *overrides))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        ("backbone=alexnet", "model.weights=none", "finetune=full"),
+        ("backbone=zfnet",),  # which chooses random weights and finetune=scratch itself
+        ("backbone=timm", "backbone.name=vgg11", "model.weights=none", "finetune=plateau"),
+        ("backbone=resnet18", "model=faster_rcnn_v2", "model.weights=none", "finetune=full"),
+    ],
+    ids=lambda network: "-".join(part.split("=")[1] for part in network[:2]),
+)
+def test_a_run_is_evaluated_again_exactly(network, voc_root, tmp_path):
+    typed = [*WITHOUT_BACKBONE, *network, "finetune.norm=train", f"data.root={voc_root}"]
+    scores = train(ask("train", *typed, "trainer.max_epochs=1", out=tmp_path / "run"))
+    again = evaluate(ask("evaluate", f"ckpt={tmp_path / 'run'}", out=tmp_path / "again"))
+    for name, value in again.items():
+        assert value == pytest.approx(scores[f"test/{name}"], abs=0, nan_ok=True), name
+
+
+def test_a_network_that_nobody_has_trained_says_so(voc_root, tmp_path, caplog):
+    typed = [*WITHOUT_BACKBONE, "backbone=zfnet", f"data.root={voc_root}"]
+    with caplog.at_level(logging.INFO):
+        train(ask("train", *typed, "trainer.max_epochs=1", out=tmp_path))
+    said = "model.weights=none (nobody has published any for zfnet): all layers start at random"
+    assert said in caplog.messages
+    assert not any("learn nothing" in message for message in caplog.messages)
+
+
+def test_heads_and_versions_are_keys():
+    typed = ("model=faster_rcnn_v2", "model.head.hidden=[32,8]", "model.head.dropout=0.3")
+    config = request.resolve("train", ask("train", *typed, "backbone=resnet18"))
+    options = build.network_options(config)
+    assert (options.neck_norm, options.rpn_convs) == ("batch", 2)
+    assert options.head.convs == (256,) * 4
+    network = build.build_network(config, 2)
+    head = network.roi_heads.box_head
+    assert [m.out_features for m in head if isinstance(m, nn.Linear)] == [32, 8]
+    assert network.roi_heads.box_predictor.cls_score.in_features == 8
+
+
+def test_a_small_network_takes_any_head_that_is_typed():
+    config = request.resolve(
+        "train", ask("train", "backbone=efficientnet_lite0", "model/head=conv_average")
+    )
+    assert config.model.head.hidden == []
+    assert config.model.fpn_channels == 128
+    config = request.resolve("train", ask("train", "backbone=efficientnet_lite0"))
+    assert config.model.head.hidden == [512, 512]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["backbone=resnet51"], "backbone"),
+        (["backbone=timm"], "backbone.name=None: expected one of timm's models"),
+        (["backbone=timm", "backbone.name=resnt18"], "did you mean resnet18"),
+        (["backbone=timm", "backbone.name=vit_tiny_patch16_224"], "features have the strides 16"),
+        (["backbone=zfnet", "model.weights=imagenet"], "none are published for zfnet"),
+        (["backbone=alexnet", "model.weights=coco"], "only for resnet50"),
+        (["model.head.hidden=[0]"], "model.head.hidden=[0]: expected widths of at least 1"),
+        (["model.head.dropout=1"], "model.head.dropout=1.0: expected 0 <= x < 1"),
+        (["model.head.activation=tahn"], "model.head.activation=tahn: expected one of relu"),
+        (["model.head.pool=max"], "model.head.pool=max: expected one of flatten, average"),
+        (["model.neck_norm=group"], "model.neck_norm=group: expected one of none, batch"),
+        (["model.rpn_convs=0"], "model.rpn_convs=0: expected at least 1"),
+    ],
+)
+def test_a_wrong_network_is_refused_by_its_key(typed, said, voc_root):
+    with pytest.raises((RequestError, Exception), match=said.replace("[", r"\[")) as error:
+        checked(f"data.root={voc_root}", *typed)
+    if typed != ["backbone=resnet51"]:  # of which Hydra itself speaks
+        assert isinstance(error.value, RequestError)
+
+
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [
+        ("model/head=conv_average", "model.head.convs"),
+        ("model.head.hidden=[9]", r"model.head.hidden=\[9\]: .* was trained with \[16\]"),
+        ("model.neck_norm=batch", "model.neck_norm"),
+        ("backbone=resnet18", "backbone.name"),
+    ],
+)
+def test_a_checkpoint_keeps_its_network(typed, key, voc_root, tmp_path):
+    tiny = [*TINY, f"data.root={voc_root}", "trainer.max_epochs=1"]
+    train(ask("train", *tiny, out=tmp_path / "run"))
+    for verb in ("evaluate", "train"):
+        with pytest.raises(RequestError, match=rf"^{key}"):
+            request.resolve(verb, ask(verb, f"ckpt={tmp_path / 'run'}", typed))
