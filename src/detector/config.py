@@ -117,6 +117,7 @@ class ModelConfig:
     """The detector (conf/model); `detector.models.faster_rcnn.FasterRCNNOptions` says it all."""
 
     weights: str
+    in_channels: int
     fpn_channels: int
     head_channels: int
     anchor_scales: list[float]
@@ -132,6 +133,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         one_of("model.weights", self.weights, ("imagenet", "none"))
+        wanted = "1 (grey), 3 (RGB) or 4 (RGB and one more band); other files are not read"
+        require(self.in_channels in (1, 3, 4), "model.in_channels", self.in_channels, wanted)
         for key, value in vars(self).items():
             if isinstance(value, int):
                 require(value >= 1, f"model.{key}", value, "at least 1")

@@ -36,7 +36,7 @@ VERB_KEYS = (
 )
 # What a checkpoint's weights do not fit otherwise.
 NETWORK_KEYS = (
-    *("backbone.name", "model.fpn_channels", "model.head_channels"),
+    *("backbone.name", "model.in_channels", "model.fpn_channels", "model.head_channels"),
     *("model.anchor_scales", "model.anchor_ratios"),
 )
 # What a run cannot change on its way: its optimiser's state and its best score would not fit.
@@ -64,7 +64,7 @@ def check_request(verb: str, cfg: DictConfig) -> None:
     if config.dry_run:  # that of train ends before it comes here
         raise RequestError("dry_run=true: only train has a dry run")
     if verb == "predict":
-        source_files(config.source or "")
+        source_files(config.source or "", config.model.in_channels)
         return
     if verb == "check":
         from detector.inspection import is_known
@@ -86,10 +86,11 @@ def check_request(verb: str, cfg: DictConfig) -> None:
 
 
 def check_augmentation(config: Config) -> None:
-    """Refuse steps that are no transforms."""
+    """Refuse steps that are no transforms, or none of such images."""
     from detector.data.augment import Augmenter
 
-    Augmenter(config.augment.steps, config.data.image_size)
+    channels = config.model.in_channels
+    Augmenter(config.augment.steps, config.data.image_size, channels=channels)
 
 
 def resolve(verb: str, cfg: DictConfig) -> Config:
