@@ -9,6 +9,7 @@ import timm
 import torchvision.models as tv
 from torch import nn
 
+from detector.models.channels import adapt_first_convolution
 from detector.models.depthwise import keep_depthwise_in_float32
 from detector.models.stages import NormMode, PyramidBackbone, Stage
 from detector.models.weights import (
@@ -76,7 +77,12 @@ BACKBONES: dict[str, BackboneSpec] = {
 
 
 def build_backbone(
-    name: str, *, imagenet: bool, out_channels: int = 256, norm: NormMode = "frozen"
+    name: str,
+    *,
+    imagenet: bool,
+    out_channels: int = 256,
+    norm: NormMode = "frozen",
+    in_channels: int = 3,
 ) -> PyramidBackbone:
     """Build a backbone under its pyramid.
 
@@ -85,6 +91,7 @@ def build_backbone(
         imagenet: Load ImageNet weights; else random ones.
         out_channels: Channels of every pyramid level.
         norm: How norm layers behave (see `PyramidBackbone`).
+        in_channels: Of the images.
 
     Returns:
         The backbone, everything trainable.
@@ -94,5 +101,6 @@ def build_backbone(
     if imagenet:
         load = load_in_order if spec.in_order else nn.Module.load_state_dict
         load(body, spec.imagenet())
+    adapt_first_convolution(body, in_channels)
     keep_depthwise_in_float32(body)
     return PyramidBackbone(body, spec.stages, out_channels, norm)

@@ -13,6 +13,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 
 from detector.models.backbones import BACKBONES, build_backbone
+from detector.models.channels import for_channels
 from detector.models.device import at_least_float32
 from detector.models.roi_align import PyramidRoIAlign
 from detector.models.rpn import Float32Anchors, PointwiseRPNHead, SampledRPN
@@ -24,6 +25,7 @@ class FasterRCNNOptions:
     """The network's numbers; the defaults are torchvision's.
 
     Attributes:
+        in_channels: Of the images: 1 is grey, 3 RGB.
         fpn_channels: Channels of every pyramid level.
         head_channels: Width of the box head's two hidden layers.
         anchor_scales: Anchor side over the level's stride; one anchor a cell for each.
@@ -37,6 +39,7 @@ class FasterRCNNOptions:
         detections_per_image: At most so many detections an image.
     """
 
+    in_channels: int = 3
     fpn_channels: int = 256
     head_channels: int = 1024
     anchor_scales: tuple[float, ...] = (8.0,)
@@ -92,8 +95,8 @@ class NormaliseAndBatch(nn.Module):
         self.divisor = divisor
         self.layout = layout
         # Not in the checkpoint: they belong to the backbone's name, not to its training.
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(
         self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
@@ -101,17 +104,17 @@ class NormaliseAndBatch(nn.Module):
         """Batch images of different sizes.
 
         Args:
-            images: Each `(3, H, W)` uint8.
+            images: Each `(C, H, W)` uint8.
             targets: Passed through.
 
         Returns:
-            The batch `(N, 3, H', W')`, zero (the mean colour) where padded.
+            The batch `(N, C, H', W')`, zero (the mean colour) where padded.
         """
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = (
             -(-max(side) // self.divisor) * self.divisor for side in zip(*sizes, strict=True)
         )
-        shape, like = (len(images), 3, height, width), self.mean
+        shape, like = (len(images), len(self.mean), height, width), self.mean
         batch = torch.empty(
             shape, device=like.device, dtype=like.dtype, memory_format=self.layout
         ).zero_()
@@ -242,6 +245,11 @@ def build_faster_rcnn(
     options = options or FasterRCNNOptions()
     spec = BACKBONES[backbone]
     pyramid = build_backbone(
-        backbone, imagenet=imagenet, out_channels=options.fpn_channels, norm=norm
+        backbone,
+        imagenet=imagenet,
+        out_channels=options.fpn_channels,
+        norm=norm,
+        in_channels=options.in_channels,
     )
-    return FasterRCNN(pyramid, classes, spec.mean, spec.std, options, speed or SpeedOptions())
+    mean, std = (for_channels(values, options.in_channels) for values in (spec.mean, spec.std))
+    return FasterRCNN(pyramid, classes, mean, std, options, speed or SpeedOptions())

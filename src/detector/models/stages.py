@@ -96,7 +96,7 @@ class PyramidBackbone(nn.Module):
         """Compute the pyramid.
 
         Args:
-            images: `(N, 3, H, W)` normalised; H and W multiples of the coarsest stride.
+            images: `(N, C, H, W)` normalised; H and W multiples of the coarsest stride.
 
         Returns:
             `"0"` (finest) upwards, then `"pool"`; each `(N, out_channels, H / stride, W / stride)`.
