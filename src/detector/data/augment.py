@@ -155,7 +155,9 @@ def _try(transform: A.BasicTransform, channels: int) -> RequestError | None:
     """What a step says to noise of so many channels."""
     noise = np.random.default_rng(0).integers(0, 256, (TRIED, TRIED, channels), dtype=np.uint8)
     try:
-        _apply(transform, noise, np.array([[0.25, 0.25, 0.75, 0.75, 0, 1]]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _apply(transform, noise, np.array([[0.25, 0.25, 0.75, 0.75, 0, 1]]))
     except RequestError as error:
         return error
     return None

@@ -175,8 +175,7 @@ def _decode(
     if channels == 4:  # unchanged is also in 16 bits, and from blue to red
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
         image = image >> 8 if image.dtype == np.uint16 else image
-    image = np.atleast_3d(image)
-    return np.asarray(image, dtype=np.uint8)
+    return np.asarray(image, dtype=np.uint8).reshape(expected)
 
 
 def _name_no_alpha(content: bytes) -> bytes:
