@@ -126,7 +126,7 @@ def _apply_to_colours(
     transform: A.BasicTransform, image: NDArray[np.uint8], table: NDArray[np.float64]
 ) -> dict[str, Any]:
     """As `_apply`, to the first three channels of an image of more."""
-    done = _apply(transform, np.ascontiguousarray(image[..., :RGB]), table)
+    done = _apply(transform, image[..., :RGB], table)
     return {**done, "image": np.concatenate((done["image"], image[..., RGB:]), axis=2)}
 
 
