@@ -179,6 +179,7 @@ def build_datamodule(config: Config, images: dict[str, AnnotatedImages]) -> Dete
         steps=config.augment.steps,
         min_visibility=config.augment.min_visibility,
         seed=config.seed,
+        channels=config.model.in_channels,
         pin_memory=on_gpu and config.data.pin_memory,
         group_by_aspect=config.data.group_by_aspect,
         repeat_threshold=config.data.repeat_threshold,

@@ -167,6 +167,7 @@ class ModelConfig:
     """
 
     weights: str
+    in_channels: int
     fpn_channels: int
     neck_norm: str
     rpn_convs: int
@@ -187,6 +188,8 @@ class ModelConfig:
         self.summary = self.summary.lower()  # `true` and `false` come as booleans
         one_of("model.summary", self.summary, ("false", "true", "profile"))
         one_of("model.neck_norm", self.neck_norm, NORMS)
+        wanted = "1 (grey), 3 (RGB) or 4 (RGB and one more band); other files are not read"
+        require(self.in_channels in (1, 3, 4), "model.in_channels", self.in_channels, wanted)
         for key, value in vars(self).items():
             if isinstance(value, int):
                 require(value >= 1, f"model.{key}", value, "at least 1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shlex
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from detector.config import Config
 from detector.data import trees
 from detector.data.facts import FactsCache
 from detector.data.folder import SUFFIXES, cache_folder
+from detector.data.headers import misfit, read_header
 from detector.data.read import SPLITS, DataSet, Source, read
 from detector.types import RequestError
 
@@ -55,6 +57,7 @@ def find_source(config: Config) -> Source:
         closely=data.on_bad == "skip",  # what fails to decode is to be left out before the run
         classes=data.classes,
         classes_from=f"those that {config.ckpt} knows" if config.ckpt else "data.classes",
+        channels=config.model.in_channels,
     )
 
 
@@ -66,7 +69,7 @@ def read_data(config: Config, wanted: str | None = None, *, keep: bool = False) 
         wanted: The only split wanted; `final`: `test`, or `val` where there is no test; None: all.
         keep: Remember the answer for the next call.
     """
-    key = f"{wanted} {config.seed} {config.ckpt} {config.data}"
+    key = f"{wanted} {config.seed} {config.ckpt} {config.data} {config.model.in_channels}"
     answer = _kept.pop(key, None)
     if answer is None:
         with closing(open_cache()) as cache:
@@ -97,9 +100,11 @@ def usable_data(config: Config, wanted: str | None = None, *, keep: bool = False
     root = f"data.root={data.root}"
     if not re.fullmatch(r"[\w./=:-]+", root):  # quoted for Hydra, and for the shell
         root = shlex.quote(f"data.root='{data.root}'")
+    channels = config.model.in_channels
+    more_keys = "" if channels == 3 else f" model.in_channels={channels}"
     raise RequestError(
         f"{place}{item.message}{others}; {way_out}"
-        f"python -m detector.check data={config.data.format} {root} shows everything"
+        f"python -m detector.check data={config.data.format} {root}{more_keys} shows everything"
     )
 
 
@@ -180,18 +185,43 @@ def download_voc(root: Path, parts: list[str]) -> None:
             raise RequestError(f"data.download=true: cannot fetch {part}: {error}") from error
 
 
-def source_files(source: str) -> list[Path]:
+def source_files(source: str, channels: int) -> list[Path]:
     """The image files that predict's `source` means, sorted.
 
+    Args:
+        source: A file or a folder.
+        channels: Of the network's images.
+
     Raises:
-        RequestError: If there is nothing there.
+        RequestError: If there is nothing there, or no file that will do.
     """
     path = Path(source)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
+    if not path.exists():
         raise RequestError(f"source={source}: no such file or folder")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not files:
         raise RequestError(f"source={source}: no images in it ({', '.join(SUFFIXES)})")
-    return files
+    faults = []
+    for file in files:
+        try:
+            fault = misfit(read_header(file).bands, channels)
+        except RequestError as error:
+            faults.append(str(error))
+            continue
+        if not fault:
+            return files  # what is wrong with others is said when their turn comes
+        faults.append(f"{file}: {fault}")
+    raise nothing_read(source, faults)
+
+
+def nothing_read(source: str, faults: Sequence[str]) -> RequestError:
+    """What to raise where predict's `source` has no image that can be read.
+
+    Args:
+        source: As asked for.
+        faults: What is wrong with each file.
+    """
+    more = f" (and {len(faults) - 1} more files)" if len(faults) > 1 else ""
+    return RequestError(f"source={source}: nothing could be read: {faults[0]}{more}")

@@ -100,7 +100,8 @@ def _lost(
     from detector.data.augment import Augmenter
 
     settings = config.augment
-    augment = Augmenter(settings.steps, config.data.image_size, settings.min_visibility)
+    size, channels = config.data.image_size, config.model.in_channels
+    augment = Augmenter(settings.steps, size, settings.min_visibility, channels)
     small: NDArray[np.bool_] = np.any(resized[:, 2:] - resized[:, :2] < 1, axis=1)
     draws = np.linspace(0, len(train) - 1, min(DRAWS, len(train))).astype(int).tolist()
     before = after = 0
@@ -109,7 +110,9 @@ def _lost(
         rows = rows[~train.ignore[rows] & ~small[rows]]
         if len(rows):
             height, width = shapes[rows[0]].tolist()
-            blank = np.zeros((height, width, 3), np.uint8)  # where boxes go depends on size alone
+            blank = np.zeros(
+                (height, width, channels), np.uint8
+            )  # where boxes go depends on size alone
             before += len(rows)
             after += len(augment(blank, resized[rows], (config.seed, 0, index))[2])
     return {

@@ -39,7 +39,8 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     """
     config = request.resolve("predict", cfg)
     source = Path(config.source or "")
-    files = inputs.source_files(str(source))
+    side, channels = config.data.image_size, config.model.in_channels
+    files = inputs.source_files(str(source), channels)
 
     import torch
 
@@ -66,7 +67,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
             images, scales = [], []
             for image_id, file in batch:
                 try:  # as in training and evaluation
-                    small, height, width = read_resized(file, config.data.image_size)
+                    small, height, width = read_resized(file, side, channels=channels)
                 except RequestError as error:
                     failed.append(str(error))
                     continue
@@ -91,8 +92,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
         bar.close()
         coco = _write(folder, results)
     if len(failed) == len(files):
-        more = f" (and {len(failed) - 1} more files)" if len(failed) > 1 else ""
-        raise RequestError(f"source={source}: nothing could be read: {failed[0]}{more}")
+        raise inputs.nothing_read(str(source), failed)
     for line in failed:
         log.warning("not read: %s", line)
     log.info("%d detections in %d images", len(results), len(files) - len(failed))

@@ -37,8 +37,9 @@ VERB_KEYS = (
 )
 # What a checkpoint's weights do not fit otherwise.
 NETWORK_KEYS = (
-    *("backbone.name", "backbone.library", "model.fpn_channels", "model.neck_norm"),
-    *("model.rpn_convs", *(f"model.head.{key}" for key in HeadConfig.__dataclass_fields__)),
+    *("backbone.name", "backbone.library", "model.in_channels", "model.fpn_channels"),
+    *("model.neck_norm", "model.rpn_convs"),
+    *(f"model.head.{key}" for key in HeadConfig.__dataclass_fields__),
     *("model.anchor_scales", "model.anchor_ratios"),
 )
 # What a run cannot change on its way: its optimiser's state and its best score would not fit.
@@ -68,7 +69,7 @@ def check_request(verb: str, cfg: DictConfig) -> None:
     if verb != "train" and config.model.summary != "false":
         raise RequestError(f"model.summary={config.model.summary}: only train prints one")
     if verb == "predict":
-        source_files(config.source or "")
+        source_files(config.source or "", config.model.in_channels)
         return
     if verb == "check":
         from detector.inspection import is_known
@@ -88,10 +89,11 @@ def check_request(verb: str, cfg: DictConfig) -> None:
 
 
 def check_augmentation(config: Config) -> None:
-    """Refuse steps that are no transforms."""
+    """Refuse steps that are no transforms, or none of such images."""
     from detector.data.augment import Augmenter
 
-    Augmenter(config.augment.steps, config.data.image_size)
+    channels = config.model.in_channels
+    Augmenter(config.augment.steps, config.data.image_size, channels=channels)
 
 
 def resolve(verb: str, cfg: DictConfig) -> Config:

@@ -102,7 +102,7 @@ class DetectionTask(pl.LightningModule):
         """Detect.
 
         Args:
-            images: Each `(3, H, W)` uint8, resized to the network's input.
+            images: Each `(C, H, W)` uint8, resized to the network's input.
             scales: Each `(2,)`; original pixels times this are input pixels.
 
         Returns:

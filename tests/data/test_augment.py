@@ -202,3 +202,66 @@ def test_boxes_stay_on_what_they_are_around(file):
 def test_a_step_that_fails_on_an_image_is_named(step, said):
     with pytest.raises(RequestError, match=rf"augment\.steps: {said}"):
         Augmenter([step], 60)(IMAGE, BOXES, (0,))
+
+
+def of_channels(count):
+    return np.random.default_rng(count).integers(0, 256, (40, 60, count), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_what_is_shipped_works_with_other_channels(file, channels):
+    steps = [{**step, "p": 1.0} for step in yaml.safe_load(file.read_text())["steps"]]
+    augment = Augmenter(steps, 60, channels=channels)
+    for key in range(10):
+        image, boxes, _ = augment(of_channels(channels), BOXES, (0, 0, key))
+        assert image.shape[2] == channels
+        assert max(image.shape[:2]) == 60
+        assert np.isfinite(boxes).all()
+
+
+def test_a_step_that_knows_of_colours_alone_leaves_the_fourth_band_as_it_is():
+    steps = [{"name": "ToGray", "p": 1.0}]
+    image = of_channels(4)
+    changed = Augmenter(steps, 60, channels=4)(image, BOXES, (0,))[0]
+    assert np.array_equal(changed[..., :3], Augmenter(steps, 60)(image[..., :3], BOXES, (0,))[0])
+    assert np.array_equal(changed[..., 3], image[..., 3])
+
+
+def test_a_step_that_moves_things_moves_the_fourth_band_with_them():
+    steps = [{"name": "HorizontalFlip", "p": 1.0}, {"name": "ToGray", "p": 1.0}]
+    image = of_channels(4)
+    changed = Augmenter(steps, 60, channels=4)(image, BOXES, (0,))[0]
+    assert np.array_equal(changed[..., 3], image[:, ::-1, 3])
+
+
+@pytest.mark.parametrize("name", ["ToGray", "HueSaturationValue"])
+def test_a_step_that_changes_colours_leaves_grey_as_it_is_and_says_nothing(name):
+    step = {"name": name, "p": 1.0}
+    if name == "HueSaturationValue":
+        step["val_shift_limit"] = 0
+    image = of_channels(1)
+    assert np.array_equal(Augmenter([step], 60, channels=1)(image, BOXES, (0,))[0], image)
+
+
+@pytest.mark.parametrize("name", ["RandomRain", "ChannelDropout", "ToRGB"])
+def test_a_step_without_meaning_for_grey_is_refused_before_any_image(name):
+    steps = [{"name": "HorizontalFlip"}, {"name": name, "p": 0.01}]
+    said = rf"augment\.steps\[1\]: {name} has no meaning for model\.in_channels=1: \S"
+    with pytest.raises(RequestError, match=said) as caught:
+        Augmenter(steps, 60, channels=1)
+    assert "\n" not in str(caught.value)
+    assert "on an image" not in str(caught.value)
+
+
+def test_a_step_that_fails_on_any_channels_is_said_of_the_image_as_ever():
+    steps = [{"name": "RandomCrop", "height": 100, "width": 100}]
+    augment = Augmenter(steps, 60, channels=1)
+    with pytest.raises(RequestError, match=r"augment\.steps: RandomCrop on an image of 60x40"):
+        augment(of_channels(1), BOXES, (0,))
+
+
+def test_a_step_that_gives_another_number_of_channels_is_named():
+    step = {"name": "ToGray", "num_output_channels": 1, "p": 1.0}
+    with pytest.raises(RequestError, match=r"ToGray on an image of 60x40: .*number of ch"):
+        Augmenter([step], 60)(IMAGE, BOXES, (0,))

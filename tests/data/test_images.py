@@ -158,7 +158,7 @@ def test_a_phones_jpeg_with_several_pictures_is_a_photograph(tmp_path):
     PICTURE.save(path, format="MPO", save_all=True, append_images=[PICTURE])
     with Image.open(path) as image:
         assert image.n_frames == 2
-    assert read_header(path) == Header(90, 60, 1, "JPEG")
+    assert read_header(path) == Header(90, 60, 1, "JPEG", 3)
     assert read_image(path).shape == (60, 90, 3)
 
 
@@ -207,7 +207,7 @@ def test_a_picture_without_pixels_is_refused(tmp_path, read):
 def test_a_large_picture_below_the_limit_passes_without_a_warning(tmp_path):
     side = 10_000  # Pillow warns from 89 megapixels on
     Image.new("1", (side, side)).save(tmp_path / "a.png")
-    assert read_header(tmp_path / "a.png") == Header(side, side, 1, "PNG")
+    assert read_header(tmp_path / "a.png") == Header(side, side, 1, "PNG", 1)
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -300,7 +300,7 @@ def test_an_orientation_that_there_is_none_of_means_upright(tmp_path, orientatio
     exif = Image.Exif()
     exif[0x0112] = orientation
     PICTURE.save(tmp_path / "a.jpg", exif=exif)
-    assert read_header(tmp_path / "a.jpg") == Header(90, 60, 1, "JPEG")
+    assert read_header(tmp_path / "a.jpg") == Header(90, 60, 1, "JPEG", 3)
     assert read_image(tmp_path / "a.jpg").shape == (60, 90, 3)
 
 

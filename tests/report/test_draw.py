@@ -77,3 +77,14 @@ def test_a_long_caption_of_a_preview_stays_in_its_cell_and_keeps_its_end(tmp_pat
         headers.append(sheet[12 : 12 + 22, 12 : 12 + 352])
     assert (headers[0] == headers[1]).all()
     assert (headers[0] != headers[2]).any()
+
+
+def test_a_preview_shows_grey_as_grey_and_the_first_three_of_more_channels(tmp_path):
+    none = Boxes(np.zeros((0, 4)), np.zeros(0, np.int64))
+    colours = np.broadcast_to(np.uint8([200, 100, 50, 7]), (50, 100, 4))
+    images = [("grey", colours[..., 1:2], none), ("more", colours, none)]
+    draw_preview(images, ["a"], tmp_path / "preview.png")
+    sheet = cv2.imread(str(tmp_path / "preview.png"), cv2.IMREAD_COLOR_RGB)
+    grey, more = sheet[12 + 22 : 12 + 22 + 176, 12 : 12 + 352], sheet[12 + 22 + 80, 12 + 352 + 112]
+    assert (grey == 100).all()
+    assert more.tolist() == [200, 100, 50]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ Steps = Sequence[dict[str, Any]]
 
 # Columns behind a box's corners: the row it had, and what is left of its area.
 ROW, SHARE, COLUMNS = 4, 5, 6
+RGB = 3
+TRIED = 64  # pixels, the sides of the image that steps are tried on
 
 
 class Augmenter:
@@ -31,20 +33,29 @@ class Augmenter:
         image_size: The longer side, pixels; a step that changes it, such as a crop, is followed by
             a resizing.
         min_visibility: A box that keeps less than this share of its area is removed.
+        channels: Of the images. Of more than three, steps that know of colours alone change the
+            first three; on grey, those that change colours do nothing.
 
     Raises:
-        RequestError: If a step is not a transform of albumentations or refuses its arguments.
+        RequestError: If a step is not a transform of albumentations, refuses its arguments, or
+            has no meaning for so many channels.
     """
 
-    def __init__(self, steps: Steps, image_size: int, min_visibility: float = 0.0) -> None:
+    def __init__(
+        self, steps: Steps, image_size: int, min_visibility: float = 0.0, channels: int = RGB
+    ) -> None:
         self.image_size = image_size
         self.min_visibility = min_visibility
+        self.channels = channels
         # `Compose` sets the transforms up for boxes, but does not run them: it checks the boxes
         # over and over, which takes as long as half of the decoding, and gives all transforms the
         # same random numbers, so that two of p=0.5 would always come together.
         built = [_build(i, step) for i, step in enumerate(steps)]
         A.Compose([*built, A.NoOp()], bbox_params=A.BboxParams("albumentations", label_fields=[]))
         self.transforms = built
+        if channels == 1:  # said of every image; that grey has no hue is no news
+            warnings.filterwarnings("ignore", ".*(already gray|to grayscale image)", UserWarning)
+        self.appliers = [_applier(i, step, channels) for i, step in enumerate(steps)]
 
     def __call__(
         self, image: NDArray[np.uint8], boxes: NDArray[np.float32], key: Sequence[int]
@@ -52,7 +63,7 @@ class Augmenter:
         """Augment one image; a pure function of its arguments.
 
         Args:
-            image: `(H, W, 3)` uint8 RGB.
+            image: `(H, W, C)` uint8.
             boxes: `(N, 4)` xyxy, pixels.
             key: What the randomness is a function of: seed, epoch, image.
 
@@ -69,9 +80,10 @@ class Augmenter:
         table[:, ROW], table[:, SHARE] = np.arange(len(boxes)), 1
         table = self._clip(table)
         seeds = np.random.SeedSequence(key).generate_state(len(self.transforms))
-        for transform, seed in zip(self.transforms, seeds.tolist(), strict=True):
+        chosen = zip(self.transforms, self.appliers, seeds.tolist(), strict=True)
+        for transform, apply, seed in chosen:
             transform.set_random_seed(seed)
-            done = _apply(transform, image, table)
+            done = apply(transform, image, table)
             image, table = done["image"], self._clip(np.reshape(done["bboxes"], (-1, COLUMNS)))
         image = resize(image, self.image_size)
         left = (table[:, :4] * _sides(image)).astype(np.float32)
@@ -99,6 +111,8 @@ def _apply(
         done: dict[str, Any] = transform(image=image, bboxes=table)
         if done["image"].dtype != np.uint8:
             raise TypeError(f"it gives {done['image'].dtype}; only the model scales and normalises")
+        if done["image"].shape[2:] != image.shape[2:]:
+            raise TypeError("it gives another number of channels")
     except Exception as error:  # of any kind: they are the library's
         height, width = image.shape[:2]
         reason = " ".join(str(error).split())
@@ -106,6 +120,47 @@ def _apply(
             f"augment.steps: {type(transform).__name__} on an image of {width}x{height}: {reason}"
         ) from error
     return done
+
+
+def _apply_to_colours(
+    transform: A.BasicTransform, image: NDArray[np.uint8], table: NDArray[np.float64]
+) -> dict[str, Any]:
+    """As `_apply`, to the first three channels of an image of more."""
+    done = _apply(transform, image[..., :RGB], table)
+    return {**done, "image": np.concatenate((done["image"], image[..., RGB:]), axis=2)}
+
+
+def _applier(
+    index: int, step: dict[str, Any], channels: int
+) -> Callable[[A.BasicTransform, NDArray[np.uint8], NDArray[np.float64]], dict[str, Any]]:
+    """How a step is applied to images of so many channels, found out by trying."""
+    if channels == RGB:
+        return _apply
+    transform = _build(index, {**step, "p": 1.0})
+    A.Compose([transform, A.NoOp()], bbox_params=A.BboxParams("albumentations", label_fields=[]))
+    fault = _try(transform, channels)
+    # What fails on RGB too, such as a crop larger than this, is said of the image it fails on.
+    if fault is None or _try(transform, RGB) is not None:
+        return _apply
+    if channels > RGB and isinstance(transform, A.ImageOnlyTransform):
+        return _apply_to_colours
+    reason = " ".join(str(fault.__cause__).split())
+    raise RequestError(
+        f"augment.steps[{index}]: {step['name']} has no meaning for model.in_channels={channels}: "
+        f"{reason}"
+    )
+
+
+def _try(transform: A.BasicTransform, channels: int) -> RequestError | None:
+    """What a step says to noise of so many channels."""
+    noise = np.random.default_rng(0).integers(0, 256, (TRIED, TRIED, channels), dtype=np.uint8)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _apply(transform, noise, np.array([[0.25, 0.25, 0.75, 0.75, 0, 1]]))
+    except RequestError as error:
+        return error
+    return None
 
 
 def _sides(image: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import mmap
 import os
 import struct
@@ -44,6 +45,7 @@ def make_sources(
     kind: Kind = "none",
     folder: Path | None = None,
     processes: int = 1,
+    channels: int = 3,
 ) -> dict[str, Source]:
     """One source for each split.
 
@@ -54,6 +56,7 @@ def make_sources(
             is read once.
         folder: Of `disk`.
         processes: Training processes on this machine; each has a memory of its own.
+        channels: Of the images, as `read_image` takes them.
 
     Raises:
         RequestError: If the images do not fit into the memory, or there is no folder to write to.
@@ -61,10 +64,10 @@ def make_sources(
     if kind == "disk":
         if folder is None:
             raise RequestError("data.cache=disk needs a folder to keep images in")
-        return dict.fromkeys(splits, DiskCache(folder, size))
-    sources: dict[str, Source] = dict.fromkeys(splits, partial(_read, size))
+        return dict.fromkeys(splits, DiskCache(folder, size, channels))
+    sources: dict[str, Source] = dict.fromkeys(splits, partial(_read, size, channels))
     if kind == "ram":
-        kept = {n: RamCache(splits[n], size) for n in splits if n in ("train", "val")}
+        kept = {n: RamCache(splits[n], size, channels) for n in splits if n in ("train", "val")}
         _check_memory(list(kept.values()), processes)
         return {**sources, **kept}
     return sources
@@ -79,17 +82,19 @@ class RamCache:
     Args:
         images: The split; where it does not say how large an image is, its header is read.
         size: The images' longer side, pixels.
+        channels: As `read_image` takes them.
     """
 
-    def __init__(self, images: AnnotatedImages, size: int) -> None:
+    def __init__(self, images: AnnotatedImages, size: int, channels: int = 3) -> None:
         self.size = size
+        self.channels = channels
         self.sizes = images.sizes.copy()
         for i in np.flatnonzero((self.sizes <= 0).any(1)).tolist():
             header = read_header(Path(str(images.paths[i])))
             self.sizes[i] = header.height, header.width
         shapes = [resized_shape(height, width, size) for height, width in self.sizes.tolist()]
         self.shapes = np.array(shapes, dtype=np.int64).reshape(-1, 2)
-        self.ends = np.cumsum(self.shapes.prod(1) * 3)
+        self.ends = np.cumsum(self.shapes.prod(1) * channels)
         self.bytes = int(self.ends[-1]) if len(self.ends) else 0
         # The system gives memory when it is written to, so this takes none yet.
         self.pixels = np.frombuffer(mmap.mmap(-1, self.bytes + 1), dtype=np.uint8)
@@ -100,11 +105,12 @@ class RamCache:
         height, width = self.sizes[index].tolist()
         rows, columns = self.shapes[index].tolist()
         end = int(self.ends[index])
-        place = self.pixels[end - rows * columns * 3 : end].reshape(rows, columns, 3)
+        shape = (rows, columns, self.channels)
+        place = self.pixels[end - math.prod(shape) : end].reshape(shape)
         if self.ready[index]:
             # A copy: what becomes of the batch must not reach the memory.
             return Resized(place.copy(), height, width)
-        fresh = read_resized(path, self.size)
+        fresh = read_resized(path, self.size, channels=self.channels)
         # Else its annotation is wrong, which the data set says.
         if (fresh.height, fresh.width) == (height, width):
             place[:] = fresh.image
@@ -118,14 +124,16 @@ class DiskCache:
     Args:
         folder: Where the files are; made if it is missing.
         size: The images' longer side, pixels.
+        channels: As `read_image` takes them.
 
     Raises:
         RequestError: If the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, size: int) -> None:
+    def __init__(self, folder: Path, size: int, channels: int = 3) -> None:
         self.folder = folder
         self.size = size
+        self.channels = channels
         self.works = True
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -138,10 +146,10 @@ class DiskCache:
         """The image, from its file if there is a sound one."""
         content = read_bytes(path)
         digest = hashlib.blake2b(content, digest_size=16, person=VERSION).hexdigest()
-        file = self.folder / f"{digest}-{self.size}"
-        found = _unpack(file)
+        file = self.folder / f"{digest}-{self.size}-{self.channels}"
+        found = _unpack(file, self.channels)
         if found is None:
-            found = read_resized(path, self.size, content)
+            found = read_resized(path, self.size, content, self.channels)
             self._write(file, found)
         return found
 
@@ -164,12 +172,12 @@ class DiskCache:
             self.works = False
 
 
-def _read(size: int, index: int, path: Path) -> Resized:
+def _read(size: int, channels: int, index: int, path: Path) -> Resized:
     """The source that keeps nothing."""
-    return read_resized(path, size)
+    return read_resized(path, size, channels=channels)
 
 
-def _unpack(file: Path) -> Resized | None:
+def _unpack(file: Path, channels: int) -> Resized | None:
     """The image in a file of `DiskCache`; None if there is none or it is damaged."""
     try:
         content = file.read_bytes()
@@ -181,7 +189,7 @@ def _unpack(file: Path) -> Resized | None:
     if checksum != zlib.crc32(memoryview(content)[4:]):
         return None
     pixels: NDArray[np.uint8] = np.frombuffer(content, np.uint8, offset=HEAD.size)
-    return Resized(pixels.reshape(rows, columns, 3).copy(), height, width)
+    return Resized(pixels.reshape(rows, columns, channels).copy(), height, width)
 
 
 def _check_memory(caches: Sequence[RamCache], processes: int) -> None:

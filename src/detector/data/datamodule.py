@@ -29,6 +29,7 @@ class LoaderOptions:
         steps: The augmentation, as `Augmenter` takes it.
         min_visibility: As `Augmenter` takes it.
         seed: Of the order and the augmentation.
+        channels: Of the images, as `read_image` takes them.
         pin_memory: Copy batches to page-locked memory, for a GPU.
         group_by_aspect: Training batches hold images of like shape, so that less is padded.
         repeat_threshold: As `repeat_factors` takes it; None draws every image once an epoch.
@@ -44,6 +45,7 @@ class LoaderOptions:
     steps: Steps
     min_visibility: float
     seed: int
+    channels: int = 3
     pin_memory: bool = False
     group_by_aspect: bool = True
     repeat_threshold: float | None = None
@@ -68,9 +70,16 @@ class DetectionDataModule(pl.LightningDataModule):
         super().__init__()
         self.splits = splits
         self.options = options
-        self.augmenter = Augmenter(options.steps, options.image_size, options.min_visibility)
+        self.augmenter = Augmenter(
+            options.steps, options.image_size, options.min_visibility, options.channels
+        )
         self.sources = make_sources(
-            splits, options.image_size, options.cache, options.cache_folder, options.processes
+            splits,
+            options.image_size,
+            options.cache,
+            options.cache_folder,
+            options.processes,
+            options.channels,
         )
 
     def train_dataloader(self) -> DataLoader[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ Batch = tuple[list[Tensor], list[Target]]
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """`(H, W, 3)` uint8 array -> `(3, H, W)` uint8 tensor over the same memory."""
+    """`(H, W, C)` uint8 array -> `(C, H, W)` uint8 tensor over the same memory."""
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 
@@ -30,7 +31,7 @@ class DetectionDataset(Dataset[Sample]):
 
     Args:
         images: The split.
-        augmenter: Says how large images are, and changes those for training.
+        augmenter: Says how large images are and what is in them; changes those for training.
         training: Targets follow the augmented image and leave out what is to be ignored; else
             images are only resized, and targets stay the file's own, in original pixels, as
             evaluation needs them.
@@ -53,7 +54,8 @@ class DetectionDataset(Dataset[Sample]):
         self.augmenter = augmenter
         self.training = training
         self.seed = seed
-        self.source = source or make_sources({"": images}, augmenter.image_size)[""]
+        plain = make_sources({"": images}, augmenter.image_size, channels=augmenter.channels)
+        self.source = source or plain[""]
         self.desk = desk or Desk(0)
 
     def __len__(self) -> int:
@@ -107,8 +109,8 @@ class Packed(NamedTuple):
     six for each image cost more than decoding it.
 
     Attributes:
-        pixels: uint8, `(H, W, 3)` of every image, one after the other.
-        images: `(n, 6)` float64: height, width, image id, scale x and y, number of boxes.
+        pixels: uint8, `(H, W, C)` of every image, one after the other.
+        images: `(n, 7)` float64: C, height, width, image id, scale x and y, number of boxes.
         boxes: `(T, 6)` float64: box, label, ignore; of all images, one after the other.
     """
 
@@ -121,7 +123,7 @@ def pack(samples: list[Sample]) -> Packed:
     """A batch for the way out of a worker; `unpack` is the way back, to the bit."""
     pixels = torch.cat([image.permute(1, 2, 0).flatten() for image, _ in samples])
     images = [
-        (*image.shape[1:], int(t.image_id), *t.scale.tolist(), len(t.boxes)) for image, t in samples
+        (*image.shape, int(t.image_id), *t.scale.tolist(), len(t.boxes)) for image, t in samples
     ]
     rows = [
         torch.cat((t.boxes.double(), t.labels[:, None], t.ignore[:, None]), 1) for _, t in samples
@@ -132,19 +134,21 @@ def pack(samples: list[Sample]) -> Packed:
 def unpack(packed: Packed) -> Batch:
     """The batch that `collate` would have made; images are views of the packed pixels."""
     images, targets = [], []
-    shapes = packed.images[:, :2].long().tolist()
-    counts = packed.images[:, 5].long().tolist()
-    pixels = torch.split(packed.pixels, [height * width * 3 for height, width in shapes])
+    shapes = packed.images[:, :3].long().tolist()
+    counts = packed.images[:, 6].long().tolist()
+    pixels = torch.split(packed.pixels, list(map(math.prod, shapes)))
     boxes = torch.split(packed.boxes, counts)
-    for shape, flat, row, box in zip(shapes, pixels, packed.images, boxes, strict=True):
-        images.append(flat.view(*shape, 3).permute(2, 0, 1))
+    for (channels, *sides), flat, row, box in zip(
+        shapes, pixels, packed.images, boxes, strict=True
+    ):
+        images.append(flat.view(*sides, channels).permute(2, 0, 1))
         targets.append(
             Target(
                 box[:, :4].float(),
                 box[:, 4].long(),
                 box[:, 5].bool(),
-                row[2].long(),
-                row[3:5].float(),
+                row[3].long(),
+                row[4:6].float(),
             )
         )
     return images, targets

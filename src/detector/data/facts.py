@@ -23,7 +23,7 @@ from tqdm import tqdm
 from detector.data.images import read_header, read_image
 from detector.types import RequestError
 
-VERSION = 1  # of what is kept; another one is thrown away
+VERSION = 2  # of what is kept; another one is thrown away
 COMMIT_EVERY = 500  # files; what Ctrl-C can lose
 
 
@@ -37,6 +37,7 @@ class Facts(NamedTuple):
         fault: Why it cannot be used; empty if it can.
         digest: Of the content, hexadecimal; empty unless all of the file was read.
         hash: Perceptual hash, hexadecimal; empty where there is none, as for a plain surface.
+        bands: As `Header` has them; 0 if unreadable.
     """
 
     width: int
@@ -45,6 +46,7 @@ class Facts(NamedTuple):
     fault: str = ""
     digest: str = ""
     hash: str = ""
+    bands: int = 0
 
 
 class FactsCache:
@@ -79,8 +81,8 @@ class FactsCache:
             db.execute("DROP TABLE IF EXISTS facts")
             db.execute(
                 "CREATE TABLE IF NOT EXISTS facts (path TEXT PRIMARY KEY, size INT, time INT,"
-                " width INT, height INT, orientation INT, fault TEXT, digest TEXT, hash TEXT)"
-                " WITHOUT ROWID"
+                " width INT, height INT, orientation INT, fault TEXT, digest TEXT, hash TEXT,"
+                " bands INT) WITHOUT ROWID"
             )
             db.execute(f"PRAGMA user_version = {VERSION}")
             db.commit()
@@ -109,7 +111,7 @@ class FactsCache:
             # A name that is not UTF-8 cannot be kept.
             values = [(p, *rest, *facts) for p, *rest, facts in rows if p.isprintable()]
             with contextlib.suppress(sqlite3.Error), self._db:
-                self._db.executemany("REPLACE INTO facts VALUES (?,?,?,?,?,?,?,?,?)", values)
+                self._db.executemany("REPLACE INTO facts VALUES (?,?,?,?,?,?,?,?,?,?)", values)
 
 
 def look_at(
@@ -176,7 +178,7 @@ def _look_briefly(path: Path, _: Facts | None) -> Facts:
         header = read_header(path)
     except RequestError as error:
         return Facts(0, 0, 1, _reason(error, path))
-    return Facts(header.width, header.height, header.orientation)
+    return Facts(header.width, header.height, header.orientation, bands=header.bands)
 
 
 def _look_closely(path: Path, old: Facts | None) -> Facts:
@@ -193,7 +195,8 @@ def _look_closely(path: Path, old: Facts | None) -> Facts:
     except OSError as error:
         return Facts(0, 0, 1, error.strerror or str(error))
     height, width = image.shape[:2]
-    return Facts(width, height, header.orientation, "", digest, perceptual_hash(image))
+    hashed = perceptual_hash(image)
+    return Facts(width, height, header.orientation, "", digest, hashed, header.bands)
 
 
 def _reason(error: RequestError, path: Path) -> str:

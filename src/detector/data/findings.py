@@ -20,6 +20,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "malformed annotation": ("error", "Correct the file; nothing in it can be used as it is."),
     "missing image": ("error", "Add the file, or take its annotation away."),
     "unreadable image": ("error", "Replace the file by one still picture that decodes."),
+    "bands do not fit": ("error", "Convert the file, or choose model.in_channels as it is stored."),
     "duplicate image": ("error", "List every image once, under one id."),
     "size contradicts annotation": ("error", "Boxes may be on other pixels: annotate this file."),
     "unknown class": ("error", "Correct the name, or list all classes in data.classes."),

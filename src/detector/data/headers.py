@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import stat
+import struct
 import threading
 import warnings
 from dataclasses import dataclass
@@ -26,6 +27,14 @@ MAX_PIXELS = 178_956_970
 # Where a JPEG or a PNG says that it is over; some programs write a little after it.
 TAIL = 4096
 ORIENTATION = 274  # EXIF 2.32, table 4
+SAMPLES, EXTRA_SAMPLES = 277, 338  # TIFF 6.0, sections 8 and 18
+MOST_BANDS = 4  # that OpenCV decodes
+# Where Pillow counts otherwise than what is decoded: palettes and inks become red, green, blue.
+_BANDS = {"P": 3, "PA": 3, "CMYK": 3}
+# By a TIFF's version, 42 or BigTIFF's 43: where the place of its first tags stands, how that is
+# written, how their number is, and how each is: tag, type, number of values, values.
+_TIFFS = {42: (4, "I", "H", "HHI4s"), 43: (8, "Q", "Q", "HHQ8s")}
+_SHORT, _MOST_TAGS = 3, 65_535
 
 # `warnings.catch_warnings` changes the whole process: one thread at a time.
 _lock = threading.Lock()
@@ -40,12 +49,27 @@ class Header:
         height: Pixels, upright.
         orientation: EXIF's, 1 to 8; 1 is upright.
         format: Pillow's name: JPEG, PNG, WEBP, TIFF, BMP or GIF.
+        bands: 1 is grey, 2 grey and transparency, 3 RGB, 4 RGB and one more.
     """
 
     width: int
     height: int
     orientation: int
     format: str
+    bands: int
+
+
+def misfit(bands: int, channels: int) -> str:
+    """Why an image of so many bands does not do for so many channels; empty if it does.
+
+    Any image can be had in grey or RGB, but a fourth band is there or is not.
+    """
+    if channels < MOST_BANDS or bands == channels:
+        return ""
+    return (
+        f"{_count(bands)}, but model.in_channels={channels} needs {channels}: RGB and one more, "
+        "such as near infrared or transparency"
+    )
 
 
 def read_header(path: Path) -> Header:
@@ -109,6 +133,14 @@ def _file_size(path: Path) -> int:
 
 def _inspect(stream: IO[bytes], path: Path) -> Header:
     """The header, by Pillow, which reads no further than it must."""
+    samples = tiff_short(stream, SAMPLES)
+    stream.seek(0)
+    unread = f"none of {_KNOWN}"
+    if samples:
+        unread = f"a TIFF of {_count(samples[1])}; expected grey, RGB, or RGB and one more, "
+        unread += "pixel by pixel"
+        if samples[1] > MOST_BANDS:
+            raise RequestError(f"{path}: not a readable image ({unread})")
     try:
         with _lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -116,10 +148,13 @@ def _inspect(stream: IO[bytes], path: Path) -> Header:
                 kind = image.format
                 orientation = _orientation(image)
                 width, height = image.size
+                bands = _BANDS.get(image.mode, len(image.getbands()))
+                if image.mode == "RGB" and samples:  # Pillow passes over the fourth
+                    bands = samples[1]
                 # A phone's MPO holds a second picture or a depth map beside the photograph.
                 frames = 1 if kind == "MPO" else _frames(image)
     except UnidentifiedImageError as error:
-        raise RequestError(f"{path}: not a readable image (none of {_KNOWN})") from error
+        raise RequestError(f"{path}: not a readable image ({unread})") from error
     except Image.DecompressionBombError as error:
         raise RequestError(f"{path}: more than {MAX_PIXELS} pixels, which is refused") from error
     except Exception as error:  # of any kind: Pillow promises nothing about damaged files
@@ -132,7 +167,43 @@ def _inspect(stream: IO[bytes], path: Path) -> Header:
     # Pillow and OpenCV both hand over a TIFF that is turned already.
     if orientation > 4 and kind != "TIFF":
         width, height = height, width
-    return Header(width, height, orientation, "JPEG" if kind == "MPO" else str(kind))
+    return Header(width, height, orientation, "JPEG" if kind == "MPO" else str(kind), bands)
+
+
+def tiff_short(stream: IO[bytes], tag: int) -> tuple[int, int] | None:
+    """A number of two bytes that a TIFF says of its first picture.
+
+    Args:
+        stream: At the beginning of the file; it is left anywhere.
+        tag: The number's.
+
+    Returns:
+        Where in the file it stands, and the number; None if it is not there, or this is no TIFF.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(stream.read(2))
+    if order is None:
+        return None
+
+    def take(form: str) -> tuple[Any, ...]:
+        return struct.unpack(order + form, stream.read(struct.calcsize(order + form)))
+
+    try:
+        (version,) = take("H")
+        place, address, number, entry = _TIFFS[version]
+        stream.seek(place)
+        stream.seek(*take(address))
+        for _ in range(min(*take(number), _MOST_TAGS)):
+            *said, values = take(entry)
+            if said == [tag, _SHORT, 1]:
+                start = stream.tell() - len(values)
+                return start, int.from_bytes(values[:2], "little" if order == "<" else "big")
+    except (KeyError, struct.error, OSError, ValueError, OverflowError):
+        pass  # damaged, which its decoder says
+    return None
+
+
+def _count(bands: int) -> str:
+    return f"{bands} band{'s' * (bands > 1)}"
 
 
 def _orientation(image: Image.Image) -> int:

@@ -6,6 +6,7 @@ names it. Torch is not imported here, so that a wrong request is answered at onc
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.data.headers import MAX_PIXELS, Header, inspect, read_bytes, read_header
+from detector.data.headers import (
+    EXTRA_SAMPLES,
+    MAX_PIXELS,
+    Header,
+    inspect,
+    misfit,
+    read_bytes,
+    read_header,
+    tiff_short,
+)
 from detector.types import RequestError
 
 __all__ = [
@@ -35,6 +45,8 @@ REDUCED = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
 }
+# By the number of channels wanted.
+MODES = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR_RGB, 4: cv2.IMREAD_UNCHANGED}
 
 # A file that OpenCV refuses is named by a RequestError; its own lines would only repeat that.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -44,7 +56,7 @@ class Resized(NamedTuple):
     """An image at the network's size.
 
     Attributes:
-        image: `(h, w, 3)` uint8 RGB, its longer side as asked for.
+        image: `(h, w, C)` uint8, its longer side as asked for.
         height: Of the original, upright, pixels.
         width: Of the original, upright, pixels.
     """
@@ -55,9 +67,9 @@ class Resized(NamedTuple):
 
 
 def read_image(
-    path: Path, longest: int | None = None, content: bytes | None = None
+    path: Path, longest: int | None = None, content: bytes | None = None, channels: int = 3
 ) -> NDArray[np.uint8]:
-    """Decode an image file, upright (EXIF), greyscale and 16-bit converted, without transparency.
+    """Decode an image file, upright (EXIF), in 8 bits.
 
     Args:
         path: The file.
@@ -65,31 +77,34 @@ def read_image(
             decoded at 1/2, 1/4 or 1/8 of its size, which is several times as fast. Sides are
             rounded up, so things near the far edges may lie off by less than a pixel of those.
         content: The file's bytes, where they have been read.
+        channels: 1 is grey, 3 RGB without transparency, whatever the file has; 4 RGB and the band
+            that the file has beside, as stored.
 
     Returns:
-        `(H, W, 3)` uint8 RGB.
+        `(H, W, channels)` uint8.
 
     Raises:
-        RequestError: As `read_header`; and if the file cannot be decoded.
+        RequestError: As `read_header`; if the file cannot be decoded, or has no fourth band.
     """
     content = read_bytes(path) if content is None else content
-    return _decode(content, inspect(content, path), path, longest)
+    return _decode(content, inspect(content, path), path, longest, channels)
 
 
-def read_resized(path: Path, size: int, content: bytes | None = None) -> Resized:
+def read_resized(path: Path, size: int, content: bytes | None = None, channels: int = 3) -> Resized:
     """Decode an image file and bring it to the network's size.
 
     Args:
         path: The file.
         size: Longer side afterwards, pixels.
         content: The file's bytes, where they have been read.
+        channels: As `read_image` takes them.
 
     Raises:
         RequestError: As `read_image`.
     """
     content = read_bytes(path) if content is None else content
     header = inspect(content, path)
-    image = _decode(content, header, path, size)
+    image = _decode(content, header, path, size, channels)
     original = (header.height, header.width)
     return Resized(resize(image, size, original), *original)
 
@@ -112,13 +127,13 @@ def resize(
     """Bring the longer side to a size; the only place where images are resized.
 
     Args:
-        image: `(H, W, 3)` uint8.
+        image: `(H, W, C)` uint8.
         size: Longer side afterwards, pixels.
         original: Height and width that the shape is computed from, where `image` was decoded at
             a reduced scale; None takes its own.
 
     Returns:
-        `resized_shape(*original, size)` uint8; `image` itself where nothing is to be done.
+        `(*resized_shape(*original, size), C)` uint8; `image` itself where nothing is to be done.
     """
     before = (image.shape[0], image.shape[1])
     rows, columns = original or before
@@ -128,18 +143,25 @@ def resize(
     # Averaging keeps small objects that sampling would step over.
     shrinks = max(height, width) <= max(before)
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (width, height), interpolation=method), dtype=np.uint8)
+    resized: Any = cv2.resize(image, (width, height), interpolation=method)
+    # OpenCV leaves out a single channel's dimension.
+    return np.asarray(resized, dtype=np.uint8).reshape(height, width, image.shape[2])
 
 
-def _decode(content: bytes, header: Header, path: Path, longest: int | None) -> NDArray[np.uint8]:
+def _decode(
+    content: bytes, header: Header, path: Path, longest: int | None, channels: int
+) -> NDArray[np.uint8]:
     """The pixels of a file whose header has been looked at."""
+    if fault := misfit(header.bands, channels):
+        raise RequestError(f"{path}: {fault}")
     longer, factor = max(header.height, header.width), 1
     if longest and header.format == "JPEG":
         factor = next((f for f in REDUCED if longer >= f * longest), 1)
     # Turned below, by the header's own reading, so that the two never disagree.
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | REDUCED.get(factor, 0)
+    flags = MODES[channels] | cv2.IMREAD_IGNORE_ORIENTATION | REDUCED.get(factor, 0)
+    stored = _name_no_alpha(content) if channels == 4 and header.format == "TIFF" else content
     try:
-        image: Any = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        image: Any = cv2.imdecode(np.frombuffer(stored, np.uint8), flags)
     except cv2.error:
         image = None
     if image is not None and header.format != "TIFF":
@@ -147,7 +169,18 @@ def _decode(content: bytes, header: Header, path: Path, longest: int | None) -> 
             image = cv2.transpose(image)
         if header.orientation in FLIPS:
             image = cv2.flip(image, FLIPS[header.orientation])
-    expected = (-(-header.height // factor), -(-header.width // factor), 3)
-    if image is None or image.shape != expected:
+    expected = (-(-header.height // factor), -(-header.width // factor), channels)
+    if image is None or np.atleast_3d(image).shape != expected:
         raise RequestError(f"{path}: not a readable image")
-    return np.asarray(image, dtype=np.uint8)
+    if channels == 4:  # unchanged is also in 16 bits, and from blue to red
+        image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
+        image = image >> 8 if image.dtype == np.uint16 else image
+    return np.asarray(image, dtype=np.uint8).reshape(expected)
+
+
+def _name_no_alpha(content: bytes) -> bytes:
+    """A TIFF whose fourth band is not said to be transparency: OpenCV darkens the colours by it."""
+    found = tiff_short(io.BytesIO(content), EXTRA_SAMPLES)
+    if found is None:
+        return content
+    return content[: found[0]] + bytes(2) + content[found[0] + 2 :]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from detector.data.facts import Facts
 from detector.data.findings import Findings, Item
+from detector.data.headers import misfit
 from detector.data.raw import RawSplit, Reader
 from detector.types import AnnotatedImages, ClassMap
 
@@ -73,12 +74,14 @@ class Judge:
         facts: Of every image file.
         classes: Those there may be.
         classes_from: Where they come from, for messages.
+        channels: Of the network's images.
     """
 
     reader: Reader
     facts: Mapping[str, Facts]
     classes: ClassMap
     classes_from: str
+    channels: int
 
     @np.errstate(over="ignore", invalid="ignore")  # of coordinates that are named as faults
     def judge(self, split: str, raw: RawSplit) -> Judged:
@@ -133,6 +136,9 @@ class Judge:
             elif fact.fault:
                 good[i] = False
                 findings.add("unreadable image", Item(split, image, fact.fault))
+            elif fault := misfit(fact.bands, self.channels):
+                good[i] = False
+                findings.add("bands do not fit", Item(split, image, fault, image))
             elif all(claimed) and claimed != (fact.height, fact.width):
                 good[i] = False
                 message = (

@@ -43,6 +43,7 @@ class Source:
         closely: Decode images that have not been before, so that none fails later.
         classes: Class names in order; None takes the data's.
         classes_from: Where given classes come from, for messages.
+        channels: Of the network's images, which files must have.
     """
 
     root: Path
@@ -54,6 +55,7 @@ class Source:
     closely: bool = False
     classes: Sequence[str] | None = None
     classes_from: str = "data.classes"
+    channels: int = 3
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def read(source: Source, cache: FactsCache, wanted: str | None = None) -> DataSe
     named_by = source.classes_from if source.classes else "the classes of the data"
     files = [image for raw in raws.values() for image in raw.images]
     facts = look_at(reader.root, files, cache, closely=source.closely)
-    judge = Judge(reader, facts, classes, named_by)
+    judge = Judge(reader, facts, classes, named_by, source.channels)
     judged = {split: judge.judge(split, raw) for split, raw in raws.items()}
     splits = {split: one.images for split, one in judged.items()}
     findings = Findings()

@@ -16,6 +16,7 @@ import timm
 import torchvision.models as tv
 from torch import nn
 
+from detector.models.channels import adapt_first_convolution
 from detector.models.depthwise import keep_depthwise_in_float32
 from detector.models.pretrained import State
 from detector.models.stages import NormMode, PyramidBackbone, Stage
@@ -215,6 +216,7 @@ def backbone_spec(name: str) -> BackboneSpec:
 def build_backbone(
     name: str,
     *,
+    in_channels: int = 3,
     out_channels: int = 256,
     norm: NormMode = "frozen",
     neck_norm: Callable[..., nn.Module] | None = None,
@@ -223,6 +225,7 @@ def build_backbone(
 
     Args:
         name: As `backbone_spec` has it.
+        in_channels: Of the images.
         out_channels: Channels of every pyramid level.
         norm: How batch norms behave (see `PyramidBackbone`).
         neck_norm: The norm of the pyramid's convolutions.
@@ -232,5 +235,6 @@ def build_backbone(
     """
     spec = backbone_spec(name)
     body = spec.build()
+    adapt_first_convolution(body, in_channels)
     keep_depthwise_in_float32(body)
     return PyramidBackbone(body, spec.stages, out_channels, norm, spec.channels_last, neck_norm)

@@ -107,7 +107,8 @@ def step_compute(network: FasterRCNN, image_size: int) -> OrderedDict[str, Multi
     training = network.training
     network.eval()  # else norms refuse a map of one cell; which mode it is costs the same
     counts = OrderedDict[str, MultiplyAdds]()
-    x, levels = torch.empty(1, 3, side, side, device=device), OrderedDict[str, Tensor]()
+    channels = len(network.transform.mean)
+    x, levels = torch.empty(1, channels, side, side, device=device), OrderedDict[str, Tensor]()
     for stage in network.backbone.stages:
         with StepCounter() as counter:
             for module in network.backbone.stage_modules(stage.name):

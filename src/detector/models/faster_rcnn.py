@@ -14,6 +14,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
 
 from detector.models.backbones import backbone_spec, build_backbone
+from detector.models.channels import for_channels
 from detector.models.device import at_least_float32
 from detector.models.heads import NORMS, HeadOptions, build_box_head
 from detector.models.roi_align import PyramidRoIAlign
@@ -28,6 +29,7 @@ class FasterRCNNOptions:
     """The network's numbers; the defaults are those of torchvision's `fasterrcnn_resnet50_fpn`.
 
     Attributes:
+        in_channels: Of the images: 1 is grey, 3 RGB.
         fpn_channels: Channels of every pyramid level.
         neck_norm: The norm of the pyramid's convolutions: `none` or `batch`.
         rpn_convs: Convolutions of the RPN before its outputs.
@@ -43,6 +45,7 @@ class FasterRCNNOptions:
         detections_per_image: At most so many detections an image.
     """
 
+    in_channels: int = 3
     fpn_channels: int = 256
     neck_norm: str = "none"
     rpn_convs: int = 1
@@ -103,8 +106,8 @@ class NormaliseAndBatch(nn.Module):
         self.smallest = smallest
         self.layout = layout
         # Not in the checkpoint: they belong to the backbone's name, not to its training.
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(
         self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
@@ -112,15 +115,15 @@ class NormaliseAndBatch(nn.Module):
         """Batch images of different sizes.
 
         Args:
-            images: Each `(3, H, W)` uint8.
+            images: Each `(C, H, W)` uint8.
             targets: Passed through.
 
         Returns:
-            The batch `(N, 3, H', W')`, zero (the mean colour) where padded.
+            The batch `(N, C, H', W')`, zero (the mean colour) where padded.
         """
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = (self.padded(max(side)) for side in zip(*sizes, strict=True))
-        shape, like = (len(images), 3, height, width), self.mean
+        shape, like = (len(images), len(self.mean), height, width), self.mean
         batch = torch.empty(
             shape, device=like.device, dtype=like.dtype, memory_format=self.layout
         ).zero_()
@@ -272,9 +275,11 @@ def build_faster_rcnn(
     spec = backbone_spec(backbone)
     pyramid = build_backbone(
         backbone,
+        in_channels=options.in_channels,
         out_channels=options.fpn_channels,
         norm=norm,
         neck_norm=NORMS[options.neck_norm],
     )
+    mean, std = (for_channels(values, options.in_channels) for values in (spec.mean, spec.std))
     speed = speed or SpeedOptions()
-    return FasterRCNN(pyramid, classes, spec.mean, spec.std, options, speed, spec.smallest)
+    return FasterRCNN(pyramid, classes, mean, std, options, speed, spec.smallest)

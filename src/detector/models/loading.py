@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detector.models.backbones import backbone_spec
+from detector.models.channels import RGB, adapted_kernel, first_convolution
 from detector.models.faster_rcnn import FasterRCNN
 from detector.models.load_report import COUNTERS, LoadReport, report
 from detector.models.pretrained import Pretrained, State, read_weights
@@ -69,7 +70,8 @@ def load_pretrained(
         RequestError: If less than half of the network's numbers are in the file.
     """
     state, target = pretrained.state, network.state_dict()
-    fits = [(reading, _fitting(reading, state, target)) for reading in _readings(state)]
+    kernel = f"{BODY}{first_convolution(network.backbone.body)}.weight"
+    fits = [(reading, _fitting(reading, state, target, kernel)) for reading in _readings(state)]
     reading, found = max(fits, key=lambda pair: _numbers(pair[1]))
     _refuse_too_little(pretrained, reading, found, target)
     if pretrained.classes != tuple(classes):
@@ -104,12 +106,16 @@ def _modern(name: str) -> str:
     return re.sub(r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2", name)
 
 
-def _fitting(reading: Mapping[str, str], state: State, target: State) -> State:
+def _fitting(reading: Mapping[str, str], state: State, target: State, kernel: str) -> State:
     """The tensors that the network has under the same name in the same shape.
 
-    A layer is taken whole or not at all: the bias of one weight is of no use to another.
+    A layer is taken whole or not at all: the bias of one weight is of no use to another. The first
+    convolution's `kernel` over RGB is made one over as many channels as the network's images have.
     """
     there = {name: state[file] for name, file in reading.items() if name in target}
+    first = there.get(kernel)
+    if first is not None and first.ndim == 4 and first.shape[1] == RGB:
+        there[kernel] = adapted_kernel(first, target[kernel].shape[1])
     torn = {_layer(name) for name, tensor in there.items() if tensor.shape != target[name].shape}
     return {name: tensor for name, tensor in there.items() if _layer(name) not in torn}
 

@@ -117,7 +117,8 @@ def profile_step(
     network = _copy(network, trained, device).train()
     names, clock = list(network.groups()), _Clock(device)
     _watch(network, clock)
-    images, targets = _random_batch(image_size, batch_size, device)
+    shape = (len(network.transform.mean), image_size, image_size)
+    images, targets = _random_batch(shape, batch_size, device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         for _ in range(warmup + repeats):
             network.zero_grad(set_to_none=True)
@@ -144,16 +145,15 @@ def _copy(network: FasterRCNN, trained: Collection[str], device: torch.device) -
 
 
 def _random_batch(
-    image_size: int, batch_size: int, device: torch.device
+    shape: tuple[int, int, int], batch_size: int, device: torch.device
 ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Noise, and boxes of a tenth to a half of the image's side; the same every time."""
     random = torch.Generator().manual_seed(0)
     images, targets = [], []
     for _ in range(batch_size):
-        shape = (3, image_size, image_size)
         image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
         corner, side = 0.5 * torch.rand(2, BOXES, 2, generator=random)
-        boxes = torch.cat((corner, corner + side.clamp(min=0.1)), 1) * image_size
+        boxes = torch.cat((corner, corner + side.clamp(min=0.1)), 1) * shape[1]
         labels = torch.ones(BOXES, dtype=torch.int64)
         images.append(image.to(device))
         targets.append({"boxes": boxes.to(device), "labels": labels.to(device)})

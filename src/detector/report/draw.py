@@ -121,13 +121,15 @@ def draw_preview(
     """Write a picture of images as training sees them, four to a row, with their boxes.
 
     Args:
-        images: At least one: a caption, `(H, W, 3)` uint8 RGB, its boxes.
+        images: At least one: a caption, `(H, W, C)` uint8, its boxes; of more than three channels,
+            the first three are shown.
         names: Class names.
         file: A `.png`.
     """
     cells = []
     for caption, image, boxes in images:
-        drawn = draw_boxes(image, boxes, names, PREVIEW_SIDE)
+        shown = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
+        drawn = draw_boxes(np.ascontiguousarray(shown), boxes, names, PREVIEW_SIDE)
         height, width = drawn.shape[:2]
         cell = np.full((HEADER + height, PREVIEW_SIDE, 3), 255, dtype=np.uint8)
         cell[HEADER:, :width] = drawn
