@@ -62,10 +62,7 @@ def refused(verb: str, *overrides: str, cwd: Path, light: bool = True) -> str:
         ),
         ("+experiment=tree", "experiment=tree: no such choice; did you mean trees?"),
         ("seed=many", "seed: Value 'many' of type 'str' could not be converted to Integer"),
-        (
-            "model.in_channels=2",
-            "model.in_channels=2: expected 1 (grey), 3 (RGB) or 4 ",
-        ),
+        ("model.in_channels=2", "model.in_channels=2: expected 1 (grey), 3 (RGB) or 4 (RGB"),
         ("optim.lr=-1", "optim.lr=-1.0: expected a positive number"),
         ("backbone.name=resnet51", "backbone.name=resnet51: expected one of alexnet, zfnet, "),
         ("model.weights=coc", "model.weights=coc: no such file; expected imagenet, coco, none, or"),

@@ -80,7 +80,7 @@ def test_rgb_stays_the_very_same():
 
 @pytest.mark.parametrize("network", [nn.Conv2d(4, 8, 3), nn.Linear(3, 3)])
 def test_a_network_that_does_not_begin_with_rgb_is_refused(network):
-    with pytest.raises(ValueError, match="one over red, green and blue|no convolution"):
+    with pytest.raises(ValueError, match=r"one over red, green and blue|no convolution"):
         adapt_first_convolution(network, 1)
 
 
