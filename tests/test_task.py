@@ -62,16 +62,19 @@ def test_l1_adds_the_sizes_of_the_trained_weights_to_the_loss(monkeypatch):
     assert network.stem.weight.grad is None
 
 
-def test_weight_decay_is_that_of_the_parameters_kind():
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "swin_t", "convnext_tiny"])
+def test_weight_decay_is_that_of_the_parameters_kind(backbone):
     options = FasterRCNNOptions(fpn_channels=8, head=HeadOptions(hidden=(8,)))
-    network = build_faster_rcnn("efficientnet_lite0", 1, options=options)
+    with torch.device("meta"):
+        network = build_faster_rcnn(backbone, 1, options=options)
     decays = OptimiserOptions("sgd", 0.9, 0.3, weight_decay_norm=0.2, weight_decay_bias=0.1)
     optimiser = DetectionTask(network, ONE, decays, {}, 0).configure_optimizers()
     found = {id(p): g["weight_decay"] for g in optimiser.param_groups for p in g["params"]}
     kinds = set()
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            kind = "norm" if isinstance(module, nn.BatchNorm2d) else name
+            plain = isinstance(module, nn.Conv2d | nn.Linear)
+            kind = name if plain else "norm"  # and scales and tables that are like them
             kinds.add(kind)
             assert found[id(parameter)] == {"weight": 0.3, "norm": 0.2, "bias": 0.1}[kind]
     assert kinds == {"weight", "norm", "bias"}

@@ -133,7 +133,8 @@ def network_options(config: Config) -> FasterRCNNOptions:
     from detector.models.heads import HeadOptions
 
     numbers = {k: v for k, v in _fixed(config.model).items() if k not in ("weights", "summary")}
-    numbers["head"] = HeadOptions(**_fixed(config.model.head))
+    head = {k: v for k, v in _fixed(config.model.head).items() if k != "width"}
+    numbers["head"] = HeadOptions(**head)
     return FasterRCNNOptions(**numbers)
 
 

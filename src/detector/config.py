@@ -139,7 +139,10 @@ class BackboneConfig:
 
 @dataclass
 class HeadConfig:
-    """The box head (conf/model/head); `detector.models.heads.HeadOptions` says what it means."""
+    """The box head (conf/model/head); `detector.models.heads.HeadOptions` says what it means.
+
+    `width` is what the lists of the shipped heads refer to.
+    """
 
     convs: list[int]
     conv_norm: str
@@ -147,9 +150,11 @@ class HeadConfig:
     hidden: list[int]
     dropout: float
     activation: str
+    width: int
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        require(self.width >= 1, "model.head.width", self.width, "at least 1")
         for key in ("convs", "hidden"):
             value = getattr(self, key)
             require(all(v >= 1 for v in value), f"model.head.{key}", value, "widths of at least 1")

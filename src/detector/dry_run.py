@@ -31,7 +31,7 @@ WEIGHTS = {
     "none": "random (model.weights=none)",
 }
 NORMS = {
-    "frozen": "frozen in every phase, with their parameters",
+    "frozen": "those of the backbone frozen in every phase, with their parameters",
     "eval_when_frozen": "trained where their group is",
     "train": "trained where their group is; statistics move everywhere",
 }
@@ -199,14 +199,16 @@ def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator
     yield "", f"with a head for {kinds}{more}"
     choice = config.model.weights
     yield "weights", WEIGHTS.get(choice, f"from {choice}")
-    yield "norm layers", NORMS[config.finetune.norm]
+    if network.backbone.has_batch_norms:
+        yield "batch norms", NORMS[config.finetune.norm]
     yield "saved", f"of a training step's multiply-adds, at {side} x {side} pixels"
     scaled = ""
     if reference := config.optim.reference_batch:
         scaled = f" x {_images_a_step(config)} images a step / {reference}"
     yield "rates", f"optim.lr={config.optim.lr:g}{scaled}, before warm-up and decay"
     yield "epochs", f"{schedule.epochs} at most"
-    if frozen := frozen_at_random(config):
+    random = list(network.groups()) if config.model.weights == "none" else []
+    if frozen := frozen_at_random(config, random, network.backbone.has_batch_norms):
         yield "warning", frozen
     for name in schedule.unreached():
         limit = f"within trainer.max_epochs={config.trainer.max_epochs}"

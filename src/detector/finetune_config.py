@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -184,18 +185,24 @@ def read_schedule(config: Config) -> Schedule:
     return Schedule(phases, GROUPS, config.trainer.max_epochs)
 
 
-def frozen_at_random(config: Config) -> str | None:
-    """A warning of what the first phase freezes although it has learnt nothing; None: nothing."""
-    if config.model.weights != "none":
-        return None
+def frozen_at_random(config: Config, random: Collection[str], batch_norms: bool) -> str | None:
+    """A warning of what the first phase freezes although it has learnt nothing; None: nothing.
+
+    Args:
+        config: The run's.
+        random: The groups that start at random.
+        batch_norms: Whether the backbone has any, which may be frozen in groups that are trained.
+    """
     first = read_schedule(config).phases[0]
-    frozen = [name for name in GROUPS if name not in first.train]
-    frozen += ["norm layers"] if config.finetune.norm == "frozen" else []
+    frozen = [name for name in GROUPS if name in random and name not in first.train]
+    if batch_norms and config.finetune.norm == "frozen" and set(GROUPS[:-2]) & {*random}:
+        frozen.append("norm layers")
     if not frozen:
         return None
     return (
-        f"model.weights=none, but phase {first.name} freezes {', '.join(frozen)}: layers that are "
-        "random and frozen learn nothing; finetune=scratch trains all"
+        f"model.weights={config.model.weights}, but phase {first.name} freezes "
+        f"{', '.join(frozen)}: layers that are random and frozen learn nothing; finetune=scratch "
+        "trains all"
     )
 
 

@@ -64,6 +64,10 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         if cfg[key] is None:
             raise RequestError(f"{key}= is required (see python -m detector.{verb} --help)")
     config = resolve(verb, cfg)
+    if verb in ("train", "check") and config.backbone.library == "timm":
+        from detector.models.backbones import backbone_spec
+
+        backbone_spec(config.backbone.key)  # the rows' own names are checked by BackboneConfig
     if config.dry_run:  # that of train ends before it comes here
         raise RequestError("dry_run=true: only train has a dry run")
     if verb != "train" and config.model.summary != "false":

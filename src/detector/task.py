@@ -185,7 +185,7 @@ class DetectionTask(pl.LightningModule):
 
     def _decay(self, module: nn.Module, name: str, parameter: nn.Parameter) -> float:
         """The weight decay of a module's own parameter."""
-        if parameter.ndim > 1:  # kernels and matrices
+        if _is_kernel(name, parameter):
             return self.optimiser.weight_decay
         bias = name == "bias" and not isinstance(module, NORMS)
         return self.optimiser.weight_decay_bias if bias else self.optimiser.weight_decay_norm
@@ -198,9 +198,17 @@ class DetectionTask(pl.LightningModule):
         }
 
 
+def _is_kernel(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is the weight of a convolution or a linear layer.
+
+    ConvNeXt's scales and Swin's tables of positions have several axes too, but other names.
+    """
+    return name.split(".")[-1] == "weight" and parameter.ndim > 1
+
+
 def _sum_of_sizes(network: nn.Module) -> Tensor:
     """The sum of absolute values of the trained weights of convolutions and linear layers."""
-    weights = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    weights = [p for n, p in network.named_parameters() if p.requires_grad and _is_kernel(n, p)]
     return torch.stack([weight.abs().sum() for weight in weights]).sum()
 
 

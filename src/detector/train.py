@@ -19,6 +19,7 @@ from detector.model_summary import summary_table
 from detector.output import write_json
 
 if TYPE_CHECKING:
+    from detector.models.faster_rcnn import FasterRCNN
     from detector.models.load_report import LoadReport
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
         inputs.describe_data(data_set)
         if resumed is None:
-            log_weights(config, loaded)
+            log_weights(config, task.network, loaded)
         for name in schedule.unreached():
             log.warning("phase %s is never reached within %d epochs", name, epochs)
         if data_set.divided:
@@ -114,7 +115,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     return {config.monitor: best_score, **{f"{split}/{k}": value for k, value in final.items()}}
 
 
-def log_weights(config: Config, loaded: LoadReport | None) -> None:
+def log_weights(config: Config, network: FasterRCNN, loaded: LoadReport | None) -> None:
     """Say which weights a run starts from."""
     from detector.models.backbones import backbone_spec
 
@@ -122,10 +123,12 @@ def log_weights(config: Config, loaded: LoadReport | None) -> None:
         none = backbone_spec(config.backbone.key).imagenet is None
         why = f" (nobody has published any for {config.backbone.name})" if none else ""
         log.info("model.weights=none%s: all layers start at random", why)
+        random = list(network.groups())
     else:
         for line in loaded.lines():
             log.info("%s", line)
-    if warning := frozen_at_random(config):
+        random = [k for k, group in loaded.groups.items() if group.loaded < group.random]
+    if warning := frozen_at_random(config, random, network.backbone.has_batch_norms):
         log.warning("%s", warning)
 
 

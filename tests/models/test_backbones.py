@@ -16,6 +16,8 @@ from detector import config
 from detector.models import heads
 from detector.models.backbones import BACKBONES, NAMES, backbone_spec, build_backbone
 from detector.models.cells import Cells, FollowCells, cells_of, mark
+from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
+from detector.models.heads import HeadOptions
 from detector.models.stages import LevelNorm, PyramidBackbone, Stage
 from detector.models.zfnet import ZFNet
 from detector.types import RequestError
@@ -99,7 +101,9 @@ CENTRED = (nn.BatchNorm2d, nn.LayerNorm, SqueezeExcitation, CNBlock, SwinTransfo
 def make_averages(module):
     """Put averages for convolutions and poolings, and nothing for what keeps cells in place."""
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.MaxPool2d):
+        if isinstance(child, nn.MaxPool2d) and child.stride == 1:
+            setattr(module, name, nn.Identity())
+        elif isinstance(child, nn.MaxPool2d):
             sizes = child.kernel_size, child.stride, child.padding, child.ceil_mode
             setattr(module, name, nn.AvgPool2d(*sizes, count_include_pad=False))
         elif isinstance(child, nn.Conv2d | nn.Linear):
@@ -118,28 +122,38 @@ def make_averages(module):
             setattr(module, name, nn.Identity())
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.parametrize("size", [(352, 224)])  # 11 and 7 cells of the coarsest stage
-def test_every_anchor_stands_on_the_centre_of_what_its_cell_sees(name, size):
-    backbone = copy.deepcopy(built(name))
+@pytest.mark.parametrize("name", [*BACKBONES, "timm/vgg11", "timm/tf_efficientnet_lite0"])
+def test_every_anchor_stands_on_the_centre_of_what_its_cell_sees(name):
+    options = FasterRCNNOptions(
+        fpn_channels=8, head=HeadOptions(hidden=(4,)), anchor_ratios=(1.0,), rpn_top_n_test=4
+    )
+    network = build_faster_rcnn(name, 1, options=options).eval()
+    # 11 and 7 cells of the coarsest stage, the last of which reach over the image's edge.
+    images, _ = network.transform([torch.zeros(3, 333, 215, dtype=torch.uint8)])
+    backbone = network.backbone
     make_averages(backbone.body)
-    x = torch.ones(1, 3, *size, requires_grad=True)
-    y, offsets = x, iter(backbone.offsets)
+    x = torch.ones_like(images.tensors, requires_grad=True)
+    levels, y = [], x
     for stage in backbone.stages:
         for module in backbone.stage_modules(stage.name):
             y = module(y)
         if stage.name in backbone.levels:
-            maps = y.permute(0, 3, 1, 2) if backbone.channels_last else y
-            offset = next(offsets)
-            row, column = maps.shape[2] // 2, maps.shape[3] // 2
-            (seen,) = torch.autograd.grad(maps[0, :, row, column].sum(), x, retain_graph=True)
-            weight = seen[0].sum(0)
-            assert weight.min() >= 0
-            for axis, cell in ((1, row), (0, column)):
-                share = weight.sum(axis) / weight.sum()
-                centre = (share * torch.arange(len(share))).sum().item()
-                expected = cell * stage.stride + offset
-                assert centre == pytest.approx(expected, abs=0.01)
+            levels.append(y.permute(0, 3, 1, 2) if backbone.channels_last else y)
+    levels.append(nn.functional.max_pool2d(levels[-1], 1, 2))  # as the pyramid's top is made
+    anchors = network.rpn.anchor_generator(images, levels)[0].split(
+        [y[0, 0].numel() for y in levels]
+    )
+    assert network.roi_heads.box_roi_pool.offsets == list(backbone.offsets[:-1])
+    for boxes, maps in zip(anchors, levels, strict=True):
+        row, column = maps.shape[2] // 2, maps.shape[3] // 2
+        box = boxes.view(*maps.shape[2:], 4)[row, column]
+        (seen,) = torch.autograd.grad(maps[0, :, row, column].sum(), x, retain_graph=True)
+        weight = seen[0].sum(0)
+        assert weight.min() >= 0
+        for axis in (0, 1):  # x, then y
+            share = weight.sum(axis) / weight.sum()
+            centre = (share * torch.arange(len(share))).sum().item()
+            assert centre == pytest.approx((box[axis] + box[axis + 2]).item() / 2, abs=0.01)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -259,6 +273,8 @@ def test_looking_at_a_timm_model_draws_no_random_numbers():
         ("vit_tiny_patch16_224", "its features have the strides 16;"),
         ("hrnet_w18_small", "its parts do not run one after the other"),
         ("tresnet_m", "something else than it does"),
+        ("mobilevitv2_050", "its cells are not a stride apart"),
+        ("resnet18.nonsense", "timm cannot build it"),
         ("levit_128s", r"strides 16, 32, 64; choose .* such as resnet18"),
     ],
 )

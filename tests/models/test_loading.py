@@ -5,17 +5,12 @@ import re
 import pytest
 import timm
 import torch
-from torch import nn
 from torchvision.models.detection import (
     FasterRCNN_ResNet50_FPN_V2_Weights,
     FasterRCNN_ResNet50_FPN_Weights,
     fasterrcnn_resnet50_fpn,
     fasterrcnn_resnet50_fpn_v2,
 )
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
-from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from detector.models import weights
 from detector.models.backbones import BACKBONES, BackboneSpec
@@ -110,14 +105,9 @@ def test_a_network_whose_neck_has_norms_takes_torchvisions_second_version(monkey
     asked = []
     with torch.device("meta"):
         source = fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict()
-        ours = build_faster_rcnn("resnet50", 2)
-        ours.backbone.fpn = FeaturePyramidNetwork(
-            [256, 512, 1024, 2048], 256, LastLevelMaxPool(), norm_layer=nn.BatchNorm2d
-        )
-        ours.rpn.head = RPNHead(256, 3, conv_depth=2)
-        ours.roi_heads.box_head = FastRCNNConvFCHead(
-            (256, 7, 7), [256] * 4, [1024], norm_layer=nn.BatchNorm2d
-        )
+        head = HeadOptions(convs=(256,) * 4, conv_norm="batch", hidden=(1024,))
+        options = FasterRCNNOptions(neck_norm="batch", rpn_convs=2, head=head)
+        ours = build_faster_rcnn("resnet50", 2, options=options)
     monkeypatch.setattr(weights, "_from_torchvision", lambda *a: asked.append(a) or source)
     pretrained = find_pretrained("coco", "resnet50", ours)
     report = load_pretrained(ours, pretrained)
@@ -195,9 +185,9 @@ def test_a_layer_is_loaded_whole_or_not_at_all():
 def test_less_than_half_of_a_network_is_refused_and_nothing_is_loaded():
     network = small()
     before, source = state(network), trained(network)
-    # Of the detector's 3.1 M numbers the last two blocks have 2.3 M.
+    # Of the backbone's 3 M numbers the last two blocks have 2.3 M.
     parts = {n: t for n, t in source.items() if not re.search(r"blocks\.[56]", n)}
-    said = r"x: fits \d\d % of the network .* such as blocks.5.0.conv_pw.weight \(672, 112, 1, 1\)"
+    said = r"x: fits \d\d % of the backbone .* such as blocks.5.0.conv_pw.weight \(672, 112, 1, 1\)"
     with pytest.raises(RequestError, match=said):
         load_pretrained(network, Pretrained("x", parts))
     assert not loaded(network, before)
@@ -247,3 +237,17 @@ def test_the_report_is_a_table():
     assert len({line.index(line.split()[1]) + len(line.split()[1]) for line in lines[1:9]}) == 1
     assert lines[9] == "  left out of the file: bn2 5,120, classifier 1,281,000, conv_head 409,600"
     assert len(lines) == 10
+
+
+def test_a_detector_over_another_backbone_is_refused():
+    # Its neck and head fit, and are most of a small network.
+    with torch.device("meta"):
+        theirs, ours = build_faster_rcnn("resnet50", 2), build_faster_rcnn("efficientnet_lite0", 2)
+    with pytest.raises(RequestError, match="fits 0 % of the backbone by name and shape"):
+        load_pretrained(ours, Pretrained("file", theirs.state_dict()))
+
+
+def test_names_that_are_wrapped_over_and_over_are_refused_at_once():
+    wrapped = {"module." * 500 + "model." * (i % 300) + f"{i}": torch.zeros(1) for i in range(50)}
+    with pytest.raises(RequestError, match="of the backbone by name and shape"):
+        load_pretrained(small(), Pretrained("file", wrapped))

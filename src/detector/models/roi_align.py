@@ -8,7 +8,6 @@ kernel is used. Definition: He et al., Mask R-CNN (arXiv 1703.06870), as torchvi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.poolers import initLevelMapper
+from torchvision.ops.poolers import _multiscale_roi_align
 
 from detector.models.device import on_cpu
 
@@ -196,8 +195,6 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
         self.offsets = [0.0] * len(self.strides) if offsets is None else list(offsets)
         # Torchvision would infer them from image and map sizes, and err where much is padded.
         self.scales = [1 / stride for stride in strides]
-        finest, coarsest = (int(math.log2(stride)) for stride in (strides[0], strides[-1]))
-        self.map_levels = initLevelMapper(finest, coarsest)
 
     def forward(
         self,
@@ -215,13 +212,16 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
         Returns:
             `(sum K_i, C, P, P)`, in the order of the boxes.
         """
+        maps = [x[name] for name in self.featmap_names]
         levels = [assign_levels(b, len(self.strides), self.strides[0]) for b in boxes]
         if any(self.offsets):  # a shift does not change a box's size, and so not its level
             shift = torch.tensor(self.offsets, dtype=boxes[0].dtype, device=boxes[0].device)
             boxes = [b - shift[level, None] for b, level in zip(boxes, levels, strict=True)]
         if not on_cpu(boxes[0]) or self.sampling_ratio <= 0:
-            pooled: Tensor = super().forward(x, boxes, image_shapes)
+            chosen = torch.cat(levels)
+            pooled: Tensor = _multiscale_roi_align(
+                maps, boxes, self.output_size, self.sampling_ratio, self.scales, lambda _: chosen
+            )
             return pooled
-        maps = [x[name] for name in self.featmap_names]
         size = self.output_size[0]
         return roi_align_bag(maps, boxes, levels, self.strides, size, self.sampling_ratio)

@@ -58,10 +58,10 @@ class PlacedAnchors(AnchorGenerator):
         self.set_cell_anchors(like.dtype, like.device)
         levels = zip(self.cell_anchors, feature_maps, self.strides, self.offsets, strict=True)
         anchors = []
-        for shapes, x, stride, offset in levels:
+        for shapes, feature_map, stride, offset in levels:
             rows, columns = (
                 torch.arange(size, dtype=like.dtype, device=like.device) * stride + offset
-                for size in x.shape[2:]
+                for size in feature_map.shape[2:]
             )
             y, x = torch.meshgrid(rows, columns, indexing="ij")
             centres = torch.stack((x, y, x, y), dim=-1)  # (H, W, 4)

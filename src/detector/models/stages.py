@@ -120,7 +120,8 @@ class PyramidBackbone(nn.Module):
             [s.channels for s in levels], out_channels, LastLevelMaxPool(), neck_norm
         )
         self.level_norms = nn.ModuleDict()
-        if not any(isinstance(module, _BatchNorm) for module in body.modules()):
+        self.has_batch_norms = any(isinstance(module, _BatchNorm) for module in body.modules())
+        if not self.has_batch_norms:
             self.level_norms.update(
                 {s.name: LevelNorm(s.channels, last=channels_last) for s in levels}
             )

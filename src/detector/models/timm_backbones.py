@@ -8,6 +8,7 @@ through the layers. That the parts in turn compute what the model computes is tr
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache, partial
 from typing import Any
@@ -18,12 +19,17 @@ from torch import Tensor, nn
 
 from detector.models.backbones import NAMES, STRIDES, BackboneSpec
 from detector.models.cells import Cells, FollowCells, cells_of, mark
+from detector.models.pretrained import State
 from detector.models.stages import Stage
-from detector.models.weights import efficientnet_lite_imagenet, timm_imagenet
+from detector.models.weights import (
+    efficientnet_lite_imagenet,
+    has_efficientnet_lite,
+    timm_imagenet,
+)
 from detector.types import RequestError
 
-_PACKAGED = {f"tf_efficientnet_lite{i}": efficientnet_lite_imagenet(i) for i in range(3)}
 SIDES = (32, 64, 128)  # pixels; images are padded to the smallest one that a model takes
+OTHER = (192, 160)  # height and width, which the coarsest strides' doubles do not all divide
 
 
 @lru_cache
@@ -43,27 +49,41 @@ def timm_spec(name: str) -> BackboneSpec:
         raise RequestError(f"backbone.name={name}: timm {timm.__version__} has no such model{hint}")
     # Building it to look at it must not change what is drawn for the network itself.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
-        build = _builder(name)
-        model = build().eval()
+        try:
+            build = _builder(name)
+            model = build().eval()
+        except Exception as error:  # of any kind, such as a tag that it does not know
+            raise RequestError(f"backbone.name={name}: timm cannot build it ({error})") from error
         ends = _ends(name, model)
         try:
             smallest = _smallest(model)
             stages, outputs = _follow(model, ends)
             same = all(map(torch.equal, outputs, _own_outputs(model, ends)))
+            regular = _is_regular(model, stages)
         except Exception as error:  # of any kind: it runs parts that may want other inputs
             raise _unfit(name, f"its parts do not run one after the other ({error})") from error
     if not same:
         raise _unfit(name, "its parts one after the other compute something else than it does")
+    if not regular:
+        raise _unfit(name, "its cells are not a stride apart in images of any size")
     first = [y.shape[1] == s.channels for y, s in zip(outputs, stages[1:], strict=True)]
     return BackboneSpec(
         build=build,
-        imagenet=_PACKAGED.get(name.removesuffix(".in1k")) or timm_imagenet(name),
+        imagenet=_imagenet(name),
         stages=tuple(stages),
         mean=tuple(model.pretrained_cfg["mean"]),
         std=tuple(model.pretrained_cfg["std"]),
         smallest=smallest,
         channels_last=not all(first),
     )
+
+
+def _imagenet(name: str) -> Callable[[], State]:
+    """Of the EfficientNets that Python packages have weights of, the package's if it is there."""
+    lite = re.fullmatch(r"tf_efficientnet_lite([012])(\.in1k)?", name)
+    if lite and has_efficientnet_lite(int(lite[1])):
+        return efficientnet_lite_imagenet(int(lite[1]))
+    return timm_imagenet(name)
 
 
 def _unfit(name: str, reason: str) -> RequestError:
@@ -161,6 +181,18 @@ def _stage(name: str, parts: tuple[str, ...], x: Tensor, stride: int, channels: 
     # What no layer has done is done by joining cells that lie side by side, as Swin's patches are.
     joined = cells.after(stride // cells.stride, stride // cells.stride)
     return Stage(name, parts, stride, channels, joined.offset, SIDES[-1] // stride - width)
+
+
+def _is_regular(model: Any, stages: list[Stage]) -> bool:
+    """Whether the stages have as many cells as they should, in an image of another shape."""
+    x = torch.zeros(1, 3, *OTHER)
+    for stage in stages:
+        for path in stage.modules:
+            x = model.get_submodule(path)(x)
+        cells = [side // stage.stride - stage.missing for side in OTHER]
+        if cells not in (list(x.shape[2:]), list(x.shape[1:3])):
+            return False
+    return True
 
 
 def _own_outputs(model: Any, ends: Collection[str]) -> list[Tensor]:

