@@ -12,7 +12,12 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from detector.build import keep_memory, precision
 from detector.finetune_config import GROUPS
-from detector.models.faster_rcnn import FasterRCNN, SpeedOptions, build_faster_rcnn
+from detector.models.faster_rcnn import (
+    FasterRCNN,
+    FasterRCNNOptions,
+    SpeedOptions,
+    build_faster_rcnn,
+)
 
 # How many of the backbone's five stages are trained, from the top.
 TRAINED = {"frozen": 0, "partial": 3, "full": 5}
@@ -43,6 +48,7 @@ def build_ours(
     classes: int = 20,
     backbone: str = "resnet50",
     speed: SpeedOptions | None = None,
+    options: FasterRCNNOptions | None = None,
 ) -> FasterRCNN:
     """Our detector with random weights.
 
@@ -54,9 +60,10 @@ def build_ours(
         classes: Without background.
         backbone: Its name.
         speed: How it is run.
+        options: Its numbers.
     """
     torch.manual_seed(0)
-    network = build_faster_rcnn(backbone, classes, norm="train", speed=speed)
+    network = build_faster_rcnn(backbone, classes, norm="train", speed=speed, options=options)
     for norm in norms(network):
         norm.momentum = None  # the mean of what it sees
     network.backbone.train()
@@ -106,12 +113,13 @@ def our_step(
     backbone: str = "resnet50",
     speed: SpeedOptions | None = None,
     *,
+    options: FasterRCNNOptions | None = None,
     mixed: bool = True,
 ) -> Callable[[], float]:
     """A training step of ours, as the project's defaults have it unless told otherwise."""
     keep_memory()
     images, targets = batch
-    network = build_ours(trained, classes, backbone, speed)
+    network = build_ours(trained, classes, backbone, speed, options)
     return training_step(network, images, targets, mixed=mixed)
 
 
