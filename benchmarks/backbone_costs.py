@@ -118,12 +118,12 @@ def measure_all(names: Sequence[str], file: Path, side: int, steps: int) -> list
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     costs = read_costs(file)
-    left, failed = [name for name in names if name not in costs], []
+    left, failed = [n for n in dict.fromkeys(names) if n not in costs], []
     for turn, name in enumerate(left, 1):
         print(f"[{turn}/{len(left)}] {name}:", end=" ", flush=True)
         try:
             costs[name] = cost = measure(name, side, steps)
-        except EOFError:  # of the process' pipe
+        except (EOFError, ConnectionError):  # of the pipe to its process
             failed.append(name)
             print("failed, its process has ended", flush=True)
             continue
@@ -144,7 +144,7 @@ def measure(name: str, side: int, steps: int) -> Cost:
         steps: To time in each state.
 
     Raises:
-        EOFError: If a process has died.
+        EOFError: If a process has died; or ConnectionError.
     """
     started = time.monotonic()
     parameters, multiply_adds = count(name, side)

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import backbone_runs as runs
-from run import between_markers
 from training_runs import read_results, refuse_repeated
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "backbones.md"
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = False
     try:
         _check(asked)
-        # Costs bring torch into this process, which children's peak memory is counted from.
+        # Costs bring torch into this process, and a child's peak memory counts from its parent's.
         if asked.train:
             failed |= runs.train(asked.only, asked.seeds, asked.epochs, out, quick=asked.quick)
         if asked.costs:
@@ -131,6 +130,7 @@ def write_report(out: Path) -> None:
         ValueError: If there is nothing, or something else.
     """
     import backbone_costs as costs
+    from run import between_markers
 
     measured = list(costs.read_costs(out / "costs.json").values())
     results = list(read_results(out / "results.json", runs.Result).values())
