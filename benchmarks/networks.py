@@ -52,8 +52,8 @@ def build_ours(
 ) -> FasterRCNN:
     """Our detector with random weights.
 
-    Its norms hold the statistics of noise, as a pretrained network's hold those of photographs:
-    else numbers grow from layer to layer.
+    Its norms hold the statistics of `make_batch`'s images, as a pretrained network's hold those of
+    photographs: else numbers grow from layer to layer.
 
     Args:
         trained: Backbone stages that are trained, from the top.
@@ -68,7 +68,7 @@ def build_ours(
         norm.momentum = None  # the mean of what it sees
     network.backbone.train()
     with torch.no_grad():
-        network.backbone(torch.randn(2, 3, 256, 320))
+        network.backbone(network.transform(make_batch(2, 256, 320)[0])[0].tensors)
     for norm in norms(network):
         norm.momentum = 0.1
     network.backbone.norm = "frozen"
@@ -115,12 +115,13 @@ def our_step(
     *,
     options: FasterRCNNOptions | None = None,
     mixed: bool = True,
+    rate: float = 1e-4,
 ) -> Callable[[], float]:
     """A training step of ours, as the project's defaults have it unless told otherwise."""
     keep_memory()
     images, targets = batch
     network = build_ours(trained, classes, backbone, speed, options)
-    return training_step(network, images, targets, mixed=mixed)
+    return training_step(network, images, targets, mixed=mixed, rate=rate)
 
 
 def torchvision_step(trained: int, batch: Batch, classes: int = 20) -> Callable[[], float]:
@@ -175,7 +176,12 @@ def autocast(*, mixed: bool) -> torch.autocast:
 
 
 def training_step(
-    network: nn.Module, images: list[Tensor], targets: Targets, *, mixed: bool
+    network: nn.Module,
+    images: list[Tensor],
+    targets: Targets,
+    *,
+    mixed: bool,
+    rate: float = 1e-4,
 ) -> Callable[[], float]:
     """A training step to call: losses, gradients, SGD with momentum.
 
@@ -184,6 +190,7 @@ def training_step(
         images: As the network takes them.
         targets: The boxes.
         mixed: In the precision that `trainer.precision=auto` means here; else float32.
+        rate: Of learning.
 
     Returns:
         Does one step and gives its loss.
@@ -191,7 +198,7 @@ def training_step(
     learnt = [p for p in network.parameters() if p.requires_grad]
     # Each as its own code has it: ours in one pass over the weights.
     fused = True if isinstance(network, FasterRCNN) else None
-    optimiser = torch.optim.SGD(learnt, lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=fused)
+    optimiser = torch.optim.SGD(learnt, lr=rate, momentum=0.9, weight_decay=1e-4, fused=fused)
 
     def step() -> float:
         optimiser.zero_grad(set_to_none=True)
