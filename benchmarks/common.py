@@ -247,6 +247,11 @@ def machine() -> str:
     )
 
 
+def conditions() -> str:
+    """As `machine`, and with how many threads torch computes."""
+    return f"{machine().removesuffix('.')}; torch's threads: {torch.get_num_threads()}."
+
+
 def _processor() -> str:
     """The processor's name: Linux keeps it in a file, others tell Python."""
     try:

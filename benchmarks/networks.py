@@ -12,7 +12,12 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from detector.build import keep_memory, precision
 from detector.finetune_config import GROUPS
-from detector.models.faster_rcnn import FasterRCNN, SpeedOptions, build_faster_rcnn
+from detector.models.faster_rcnn import (
+    FasterRCNN,
+    FasterRCNNOptions,
+    SpeedOptions,
+    build_faster_rcnn,
+)
 
 # How many of the backbone's five stages are trained, from the top.
 TRAINED = {"frozen": 0, "partial": 3, "full": 5}
@@ -43,25 +48,27 @@ def build_ours(
     classes: int = 20,
     backbone: str = "resnet50",
     speed: SpeedOptions | None = None,
+    options: FasterRCNNOptions | None = None,
 ) -> FasterRCNN:
     """Our detector with random weights.
 
-    Its norms hold the statistics of noise, as a pretrained network's hold those of photographs:
-    else numbers grow from layer to layer.
+    Its norms hold the statistics of `make_batch`'s images, as a pretrained network's hold those of
+    photographs: else numbers grow from layer to layer.
 
     Args:
         trained: Backbone stages that are trained, from the top.
         classes: Without background.
         backbone: Its name.
         speed: How it is run.
+        options: Its numbers.
     """
     torch.manual_seed(0)
-    network = build_faster_rcnn(backbone, classes, norm="train", speed=speed)
+    network = build_faster_rcnn(backbone, classes, norm="train", speed=speed, options=options)
     for norm in norms(network):
         norm.momentum = None  # the mean of what it sees
     network.backbone.train()
     with torch.no_grad():
-        network.backbone(torch.randn(2, 3, 256, 320))
+        network.backbone(network.transform(make_batch(2, 256, 320)[0])[0].tensors)
     for norm in norms(network):
         norm.momentum = 0.1
     network.backbone.norm = "frozen"
@@ -106,13 +113,15 @@ def our_step(
     backbone: str = "resnet50",
     speed: SpeedOptions | None = None,
     *,
+    options: FasterRCNNOptions | None = None,
     mixed: bool = True,
+    rate: float = 1e-4,
 ) -> Callable[[], float]:
     """A training step of ours, as the project's defaults have it unless told otherwise."""
     keep_memory()
     images, targets = batch
-    network = build_ours(trained, classes, backbone, speed)
-    return training_step(network, images, targets, mixed=mixed)
+    network = build_ours(trained, classes, backbone, speed, options)
+    return training_step(network, images, targets, mixed=mixed, rate=rate)
 
 
 def torchvision_step(trained: int, batch: Batch, classes: int = 20) -> Callable[[], float]:
@@ -167,7 +176,12 @@ def autocast(*, mixed: bool) -> torch.autocast:
 
 
 def training_step(
-    network: nn.Module, images: list[Tensor], targets: Targets, *, mixed: bool
+    network: nn.Module,
+    images: list[Tensor],
+    targets: Targets,
+    *,
+    mixed: bool,
+    rate: float = 1e-4,
 ) -> Callable[[], float]:
     """A training step to call: losses, gradients, SGD with momentum.
 
@@ -176,6 +190,7 @@ def training_step(
         images: As the network takes them.
         targets: The boxes.
         mixed: In the precision that `trainer.precision=auto` means here; else float32.
+        rate: Of learning.
 
     Returns:
         Does one step and gives its loss.
@@ -183,7 +198,7 @@ def training_step(
     learnt = [p for p in network.parameters() if p.requires_grad]
     # Each as its own code has it: ours in one pass over the weights.
     fused = True if isinstance(network, FasterRCNN) else None
-    optimiser = torch.optim.SGD(learnt, lr=1e-4, momentum=0.9, weight_decay=1e-4, fused=fused)
+    optimiser = torch.optim.SGD(learnt, lr=rate, momentum=0.9, weight_decay=1e-4, fused=fused)
 
     def step() -> float:
         optimiser.zero_grad(set_to_none=True)

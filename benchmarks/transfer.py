@@ -14,29 +14,27 @@ Every schedule gets N epochs: a longer one is cut off, a shorter one's last phas
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import math
-import os
-import re
 import shlex
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import date
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 # Nothing here imports torch at the top: a child's peak memory is counted from its parent's on.
-from omegaconf import OmegaConf
-
-from detector.cli import compose
-from detector.finetune_config import read_schedule
-from detector.output import write_json
-from detector.request import resolve
+from training_runs import (
+    Outcome,
+    equal_epochs,
+    group_by,
+    period,
+    quoted,
+    read_results,
+    refuse_other,
+    refuse_repeated,
+    spread,
+    train_all,
+)
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PICTURE = DOCS / "transfer.md", DOCS / "transfer.png"
@@ -44,7 +42,6 @@ START, END = "<!-- figures: made by benchmarks/transfer.py -->", "<!-- end of fi
 
 SCHEDULES = ("scratch", "feature_extraction", "staged", "auto", "full")
 TREES = "trees"
-PATIENCE = 15.0  # seconds that an interrupted run has to end by itself
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,11 @@ class Run:
         """Of its folder."""
         return f"{self.data}-{self.schedule}-{self.seed}"
 
+    @property
+    def kind(self) -> str:
+        """The data set: its runs take about as long as each other."""
+        return self.data
+
     def overrides(self) -> list[str]:
         """What is typed after `python -m detector.train`, but for the folder of the outputs."""
         if self.root is None:
@@ -80,53 +82,34 @@ class Run:
         weights = ["model.weights=none"] if self.schedule == "scratch" else []
         return [*data, *equal_epochs(self.schedule, self.epochs), *weights, f"seed={self.seed}"]
 
-    def command(self, folder: Path) -> list[str]:
-        """What starts the run, or goes on with it where an epoch of it was finished.
-
-        Args:
-            folder: The run's.
-        """
-        if (folder / "checkpoints" / "last.ckpt").is_file():
-            typed = [f"ckpt={quoted(str(folder))}"]  # which has the rest
-        else:
-            typed = [*self.overrides(), f"hydra.run.dir={quoted(str(folder))}"]
-        return ["python", "-m", "detector.train", *typed]
+    def result(self, **outcome: Any) -> Result:
+        """What came out of it."""
+        return Result(self.data, self.schedule, self.seed, **outcome)
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Outcome):
     """What came out of a run.
 
     Attributes:
         data: The data set's name.
         schedule: Of conf/finetune.
         seed: The run's.
-        split: What the scores are of: `test`, or `val` where the data set has no test split.
-        map: COCO's mAP.
-        ap50: COCO's AP50.
-        val_map: The best epoch's `val/map`, which chose the checkpoint.
-        epochs: That were trained.
-        seconds: Of training and validation.
-        wall_seconds: Of the whole process; None if that is not known.
-        peak_bytes: The most memory that the process held; None if that is not known.
-        command: What was typed; empty if that is not known. With `ckpt=`, the process' seconds
-            and memory are those since the run was continued.
-        day: When it ended.
     """
 
     data: str
     schedule: str
     seed: int
-    split: str
-    map: float
-    ap50: float
-    val_map: float
-    epochs: int
-    seconds: float
-    wall_seconds: float | None
-    peak_bytes: int | None
-    command: str
-    day: str
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return f"{self.data}-{self.schedule}-{self.seed}"
+
+    @property
+    def kind(self) -> str:
+        """The data set."""
+        return self.data
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,8 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runs = plan(asked.folders, asked.epochs, asked.seeds)
         for run in runs:
-            refuse_other(run, asked.out / run.name)
-        results = read_results(asked.out / "results.json")
+            root = None if run.root is None else str(run.root)
+            wanted = {"trainer.max_epochs": run.epochs, "data.root": root}
+            refuse_other(asked.out / run.name, wanted)
+        results = read_results(asked.out / "results.json", Result)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -159,12 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nto go on: python benchmarks/transfer.py {shlex.join(typed)}")
         return 130
-    wanted = [results[run.name] for run in runs if run.name in results]
-    if wanted:
-        text = tables(wanted)
+    done = [results[run.name] for run in runs if run.name in results]
+    if done:
+        text = tables(done)
         print(f"\n{text}")
         if asked.report:
-            write_report(wanted, text, asked.epochs)
+            write_report(done, text, asked.epochs)
     return 1 if failed else 0
 
 
@@ -183,8 +168,7 @@ def plan(folders: Sequence[Path], epochs: int, seeds: Sequence[int]) -> list[Run
     """
     if epochs < 1:
         raise ValueError(f"--epochs {epochs}: expected at least 1")
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"--seeds {' '.join(map(str, seeds))}: every seed once")
+    refuse_repeated(seeds)
     roots: dict[str, Path | None] = {TREES: None}
     for folder in folders:
         if not folder.is_dir():
@@ -201,225 +185,16 @@ def plan(folders: Sequence[Path], epochs: int, seeds: Sequence[int]) -> list[Run
     ]
 
 
-def equal_epochs(schedule: str, epochs: int) -> list[str]:
-    """What is typed to make a schedule last so many epochs (`auto`: at most).
-
-    Args:
-        schedule: Of conf/finetune.
-        epochs: Fewer than it has cut it off, more lengthen its last phase.
-    """
-    chosen = [f"finetune={schedule}", f"trainer.max_epochs={epochs}"]
-    config = resolve("train", compose("train", ["+experiment=trees", *chosen]))
-    phases = read_schedule(config).phases
-    missing = epochs - sum(phase.max_epochs for phase in phases)
-    if missing <= 0:
-        return chosen
-    if config.finetune.phases == "auto":
-        return [*chosen, f"finetune.auto.max_epochs={math.ceil(epochs / len(phases))}"]
-    last = len(phases) - 1
-    length = phases[last].max_epochs + missing
-    return [*chosen, f"finetune.phases.{last}.until.max_epochs={length}"]
-
-
-def quoted(text: str) -> str:
-    """A value for Hydra's command line, in quotes where its grammar needs them."""
-    if re.fullmatch(r"[\w./:-]+", text):
-        return text
-    return "'" + text.replace("'", "\\'") + "'"
-
-
-def refuse_other(run: Run, folder: Path) -> None:
-    """Raise ValueError if the folder holds a run that was asked for differently.
-
-    Args:
-        run: Which is to be there.
-        folder: Perhaps there.
-    """
-    file = folder / "config.yaml"
-    if not file.is_file():
-        return
-    saved = OmegaConf.load(file)
-    root = None if run.root is None else str(run.root)
-    for key, wanted in (("trainer.max_epochs", run.epochs), ("data.root", root)):
-        found = OmegaConf.select(saved, key)
-        if found != wanted:
-            raise ValueError(f"{folder}: trained with {key}={found}; name another --out")
-
-
-def read_results(file: Path) -> dict[str, Result]:
-    """The results so far, by the names of their runs.
-
-    Raises:
-        ValueError: If the file is another one.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        results = [Result(**entry) for entry in json.loads(file.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file}: not a file of results ({error}); name another --out") from error
-    return {f"{r.data}-{r.schedule}-{r.seed}": r for r in results}
-
-
-def train_all(runs: Sequence[Run], out: Path, results: dict[str, Result]) -> list[Run]:
-    """Do what is not done yet, and write results.json after each run.
-
-    Args:
-        runs: In their order.
-        out: Holds their folders.
-        results: So far, by the names of runs; completed here.
-
-    Returns:
-        Those that failed.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    left = []
-    for run in runs:
-        folder = out / run.name
-        if not (folder / "metrics.json").is_file():
-            left.append(run)
-            results.pop(run.name, None)
-        elif run.name not in results:  # it ended without us
-            results[run.name] = read_result(run, folder)
-    failed: list[Run] = []
-    for turn, run in enumerate(left, 1):
-        folder = out / run.name
-        command = run.command(folder)
-        print(f"[{turn}/{len(left)}] {run.name}:", end=" ", flush=True)
-        started = time.monotonic()
-        code, peak = run_process(command, out / f"{run.name}.log")
-        if code:
-            failed.append(run)
-            print(f"failed with exit code {code}, see {out / run.name}.log", flush=True)
-            continue
-        wall = time.monotonic() - started
-        result = read_result(run, folder, wall, peak, shlex.join(command))
-        results[run.name] = result
-        write_json(out / "results.json", [asdict(r) for r in results.values()])
-        rest = left[turn:]
-        seconds = time_left(rest, list(results.values()))
-        print(f"{summary(result)}; {len(rest)} left, about {seconds / 60:.0f} min", flush=True)
-    write_json(out / "results.json", [asdict(r) for r in results.values()])
-    return failed
-
-
-def run_process(command: Sequence[str], log: Path) -> tuple[int, int]:
-    """Run a command of Python to its end.
-
-    Args:
-        command: Begins with `python`, which is this one.
-        log: What it prints is added here.
-
-    Returns:
-        Its exit code, and the most memory that it held, bytes.
-
-    Raises:
-        KeyboardInterrupt: If one of the two was interrupted; the process has ended then.
-    """
-    with log.open("a", encoding="utf-8") as stream:
-        child = subprocess.Popen(
-            [sys.executable, *command[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            # `getrusage(RUSAGE_CHILDREN)` would give the largest of all children so far.
-            _, status, usage = os.wait4(child.pid, 0)
-        except BaseException:
-            # Two would write to one folder if it went on. A terminal interrupts both, `kill` one.
-            try:
-                child.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                child.kill()  # what it keeps is written in one step
-                child.wait()
-            raise
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode == 130:
-        raise KeyboardInterrupt
-    return child.returncode, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def read_result(
-    run: Run,
-    folder: Path,
-    wall_seconds: float | None = None,
-    peak_bytes: int | None = None,
-    command: str = "",
-) -> Result:
-    """The result of a finished run, from its files.
-
-    Args:
-        run: Which.
-        folder: Its own.
-        wall_seconds: Of the process.
-        peak_bytes: Of the process.
-        command: What was typed.
-    """
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as stream:
-        epochs = [_number(row["val/map"]) for row in csv.DictReader(stream)]
-    return Result(
-        data=run.data,
-        schedule=run.schedule,
-        seed=run.seed,
-        split=metrics["split"],
-        map=_number(metrics["coco"]["map"]),
-        ap50=_number(metrics["coco"]["map_50"]),
-        val_map=max((score for score in epochs if not math.isnan(score)), default=math.nan),
-        epochs=len(epochs),
-        seconds=metrics["seconds"]["train"],
-        wall_seconds=wall_seconds,
-        peak_bytes=peak_bytes,
-        command=command,
-        day=str(date.today()),
-    )
-
-
-def _number(value: object) -> float:
-    """A score as a file has it; NaN where it has none."""
-    return float(str(value)) if value not in (None, "") else math.nan
-
-
-def time_left(rest: Sequence[Run], done: Sequence[Result]) -> float:
-    """Seconds that the rest will take: each as long as its data set's others did, on average.
-
-    Args:
-        rest: The runs that are left.
-        done: Results so far; where there is none of a data set, all of them count.
-    """
-    known: dict[str, list[float]] = {}
-    for result in done:
-        whole = result.wall_seconds
-        known.setdefault(result.data, []).append(result.seconds if whole is None else whole)
-    everything = [seconds for all_of_one in known.values() for seconds in all_of_one]
-    return sum(statistics.mean(known.get(run.data, everything)) for run in rest)
-
-
-def summary(result: Result) -> str:
-    """A result in one line."""
-    peak = "" if result.peak_bytes is None else f", {result.peak_bytes / 2**30:.2f} GiB"
-    return (
-        f"{result.split} mAP {result.map:.3f}, AP50 {result.ap50:.3f}, best val/map "
-        f"{result.val_map:.3f}, {result.epochs} epochs, {result.seconds:.0f} s{peak}"
-    )
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and extremes, to three digits after the point."""
-    return f"{statistics.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})"
-
-
 def tables(results: Sequence[Result]) -> str:
     """A table for each data set, as markdown."""
     parts = []
-    for name, rows in _by(results, "data").items():
+    for name, rows in group_by(results, "data").items():
         (split,) = {r.split for r in rows}
         head = (
             f"| {name} | seeds | {split} mAP: mean (least-most) | {split} AP50 | best val/map "
             "| epochs | seconds, least | peak memory |"
         )
-        lines = [_row(schedule, runs) for schedule, runs in _by(rows, "schedule").items()]
+        lines = [_row(schedule, runs) for schedule, runs in group_by(rows, "schedule").items()]
         parts.append("\n".join([head, "|---|--:|--:|--:|--:|--:|--:|--:|", *lines]))
     return "\n\n".join(parts)
 
@@ -441,14 +216,6 @@ def _row(schedule: str, runs: Sequence[Result]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _by(results: Sequence[Result], attribute: str) -> Mapping[str, list[Result]]:
-    """The results by an attribute, in the order of its first appearance."""
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        groups.setdefault(getattr(result, attribute), []).append(result)
-    return groups
-
-
 def write_report(results: Sequence[Result], text: str, epochs: int) -> None:
     """Put the tables into the page, and draw the picture.
 
@@ -460,8 +227,7 @@ def write_report(results: Sequence[Result], text: str, epochs: int) -> None:
     from common import machine
     from run import between_markers
 
-    days = sorted({r.day for r in results})
-    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    when = period([r.day for r in results])
     head = f"{when}, {epochs} epochs a run: {machine()}"
     draw(results, PICTURE)
     picture = (
@@ -482,8 +248,8 @@ def draw(results: Sequence[Result], file: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    panels = _by(results, "data")
-    schedules = list(_by(results, "schedule"))
+    panels = group_by(results, "data")
+    schedules = list(group_by(results, "schedule"))
     figure = Figure(figsize=(1.6 + 3.4 * len(panels), 0.9 + 0.42 * len(schedules)), dpi=150)
     axes: Any = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (name, rows) in zip(axes, panels.items(), strict=True):

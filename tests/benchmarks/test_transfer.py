@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import training_runs
 import transfer
 from transfer import Result, Run
 
@@ -74,7 +75,7 @@ def bench(monkeypatch, tmp_path):
             return code, 3 * 2**20
 
     bench = Bench()
-    monkeypatch.setattr(transfer, "run_process", bench.process)
+    monkeypatch.setattr(training_runs, "run_process", bench.process)
     monkeypatch.setattr(transfer, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(transfer, "PICTURE", tmp_path / "picture.png")
     transfer.PAGE.write_text(f"Before.\n\n{transfer.START}\n{transfer.END}\n\nAfter.\n")
@@ -84,7 +85,7 @@ def bench(monkeypatch, tmp_path):
 @pytest.mark.parametrize("epochs", [4, 10, 20, 30])
 @pytest.mark.parametrize("name", transfer.SCHEDULES)
 def test_every_schedule_has_the_epochs_asked_for(name, epochs):
-    schedule = schedule_of(["+experiment=trees", *transfer.equal_epochs(name, epochs)])
+    schedule = schedule_of(["+experiment=trees", *training_runs.equal_epochs(name, epochs)])
     assert schedule.epochs == epochs
     # Of phases that last as long as they may.
     done = 0
@@ -95,12 +96,12 @@ def test_every_schedule_has_the_epochs_asked_for(name, epochs):
 
 
 def test_a_short_schedule_has_its_last_phase_lengthened_and_a_long_one_is_left_as_it_is():
-    twenty = schedule_of(["+experiment=trees", *transfer.equal_epochs("staged", 20)])
+    twenty = schedule_of(["+experiment=trees", *training_runs.equal_epochs("staged", 20)])
     assert [p.max_epochs for p in twenty.phases] == [2, 2, 16]
-    four = transfer.equal_epochs("staged", 4)
+    four = training_runs.equal_epochs("staged", 4)
     assert four == ["finetune=staged", "trainer.max_epochs=4"]
     # Six phases: 30 epochs need 5 of each.
-    assert transfer.equal_epochs("auto", 30)[2:] == ["finetune.auto.max_epochs=5"]
+    assert training_runs.equal_epochs("auto", 30)[2:] == ["finetune.auto.max_epochs=5"]
 
 
 def test_runs_are_ordered_by_seed_then_data_set_then_schedule(tmp_path):
@@ -155,10 +156,15 @@ def test_only_scratch_starts_from_random_weights():
 
 def test_an_unfinished_run_goes_on_from_its_last_epoch(tmp_path):
     run = Run("trees", None, "full", 2, 10)
-    assert run.command(tmp_path)[-2:] == ["seed=2", f"hydra.run.dir={tmp_path}"]
+    assert training_runs.command_of(run, tmp_path)[-2:] == ["seed=2", f"hydra.run.dir={tmp_path}"]
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
-    assert run.command(tmp_path) == ["python", "-m", "detector.train", f"ckpt={tmp_path}"]
+    assert training_runs.command_of(run, tmp_path) == [
+        "python",
+        "-m",
+        "detector.train",
+        f"ckpt={tmp_path}",
+    ]
 
 
 def test_a_finished_run_is_not_repeated_and_its_result_kept(bench, capsys):
@@ -234,7 +240,7 @@ def test_a_file_that_holds_no_results_is_refused_and_left(bench, capsys, content
 def test_a_result_is_read_from_the_runs_files(tmp_path):
     write_run(tmp_path, ap50=0.6, scores=(0.1, 0.31, "nan", 0.2))
     run = Run("trees", None, "auto", 1, 10)
-    found = transfer.read_result(run, tmp_path, 99.0, 7, "typed")
+    found = training_runs.read_result(run, tmp_path, 99.0, 7, "typed")
     expected = result(
         schedule="auto",
         seed=1,
@@ -276,14 +282,14 @@ def test_the_time_left_is_what_runs_of_the_same_data_took():
         result(data="other", wall_seconds=600.0),
     ]
     # Trees took 150 on average, and all together (100 + 200 + 600) / 3 = 300.
-    assert transfer.time_left(rest, done) == 150 + 150 + 300
+    assert training_runs.time_left(rest, done) == 150 + 150 + 300
 
 
 def test_a_process_gives_its_exit_code_peak_memory_and_output(tmp_path):
     log = tmp_path / "log"
     for code in (0, 3):
         script = f"import sys; print('said {code}'); sys.exit({code})"
-        found, peak = transfer.run_process(["python", "-c", script], log)
+        found, peak = training_runs.run_process(["python", "-c", script], log)
         assert found == code
         assert 4 * 2**20 < peak < 2**40  # bytes, not KiB
     assert log.read_text() == "said 0\nsaid 3\n"
@@ -292,7 +298,7 @@ def test_a_process_gives_its_exit_code_peak_memory_and_output(tmp_path):
 def test_a_process_that_was_interrupted_interrupts(tmp_path):
     script = "import sys; sys.exit(130)"
     with pytest.raises(KeyboardInterrupt):
-        transfer.run_process(["python", "-c", script], tmp_path / "log")
+        training_runs.run_process(["python", "-c", script], tmp_path / "log")
 
 
 def test_the_page_and_the_picture_are_written_when_asked_for(bench):
