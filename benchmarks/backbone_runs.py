@@ -34,7 +34,7 @@ NETWORKS = {
 REFERENCE = next(iter(NETWORKS))
 # What conf/backbone/efficientnet_lite0.yaml says besides, so that only the backbone differs.
 SLIM = (
-    "model/head=mlp_small",
+    "model.head.width=512",
     "model.fpn_channels=128",
     "model.rpn_top_n_train=500",
     "model.rpn_top_n_test=500",
