@@ -241,3 +241,16 @@ def test_a_key_that_the_schedule_has_not_says_how_it_is_added(cwd, voc_root):
 def test_only_training_has_a_dry_run(cwd, voc_root):
     line = refused("check", f"data.root={voc_root}", "dry_run=true", cwd=cwd)
     assert line.startswith("dry_run=true: only train has a dry run")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        # Before the sweep's own values are put in, there is no name at all.
+        (["backbone=timm", "backbone.name=resnt18,resnet18"], "did you mean resnet18"),
+        (["backbone=zfnet,alexnet", "model.weights=imagenet"], "none are published for zfnet"),
+        (["backbone=alexnet", "model.weights=coco,none"], "only for resnet50"),
+    ],
+)
+def test_a_sweep_is_checked_with_its_first_trials_values(cwd, voc_root, typed, said):
+    assert said in refused("train", "-m", f"data.root={voc_root}", *typed, cwd=cwd)

@@ -40,6 +40,8 @@ def weights_path(weights: str) -> Path:
         RequestError: If there is none.
     """
     path = Path(weights).expanduser().resolve()
+    if not weights.strip():
+        raise RequestError(f"model.weights=: expected {', '.join(WEIGHTS)}, or a path")
     if path.is_dir():
         path = path / "checkpoints" / "best.ckpt"
         if not path.is_file():

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -90,8 +93,13 @@ class CheckRequest(Callback):
         self._check(config, str(kwargs["config_name"]), "run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check what all trials of a sweep share."""
-        self._check(config, str(kwargs["config_name"]), "sweep")
+        """Check the first trial of a sweep; another one may still be wrong where it differs."""
+        verb = str(kwargs["config_name"])
+        try:
+            first = _first_trial(verb, config)
+        except HydraException:
+            first = config  # the sweeper says what is wrong
+        self._check(first, verb, "sweep")
 
     def _check(self, config: DictConfig, verb: str, mode: str) -> None:
         from detector.request import check_request, resolve
@@ -115,6 +123,23 @@ class CheckRequest(Callback):
             refuse(str(error))
         except OmegaConfBaseException as error:
             refuse(_explain(verb, error))
+
+
+def _first_trial(verb: str, config: DictConfig) -> DictConfig:
+    """A sweep's configuration with the first of all values to choose from; ranges stay out."""
+    parser, typed = OverridesParser.create(), []
+    for text in map(str, config.hydra.overrides.task):
+        override = parser.parse_override(text)
+        if not override.is_sweep_override():
+            typed.append(text)
+        elif override.is_discrete_sweep():
+            typed.append(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")
+    hydra_ = GlobalHydra.instance().hydra
+    assert hydra_ is not None
+    overrides = [*map(str, config.hydra.overrides.hydra), *typed]
+    first = hydra_.compose_config(verb, overrides, RunMode.MULTIRUN, with_log_configuration=False)
+    assert isinstance(first, DictConfig)
+    return first
 
 
 def _check_folder(key: str, folder: str) -> None:

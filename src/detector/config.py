@@ -26,6 +26,10 @@ BACKBONES = (
 )
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "hardswish")
 NORMS = ("none", "batch")
+UNPUBLISHED = ("zfnet",)  # nobody has weights of them
+WITH_COCO = ("resnet50",)
+# More would not fit into memory.
+MOST_CHANNELS, WIDEST = 4096, 16384
 WEIGHTS = ("imagenet", "coco", "none")
 
 
@@ -128,8 +132,10 @@ class BackboneConfig:
         one_of("backbone.library", self.library, ("detector", "timm"))
         if self.library == "detector":
             one_of("backbone.name", str(self.name), BACKBONES)
-        wanted = "one of timm's models, such as resnet18 or convnext_atto"
-        require(bool(self.name), "backbone.name", self.name, wanted)
+        if not self.name:
+            raise RequestError(
+                "backbone=timm needs the name of a model, such as backbone.name=convnext_atto"
+            )
 
     @property
     def key(self) -> str:
@@ -154,10 +160,12 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        require(self.width >= 1, "model.head.width", self.width, "at least 1")
-        for key in ("convs", "hidden"):
+        wanted = f"1..{WIDEST}"
+        require(1 <= self.width <= WIDEST, "model.head.width", self.width, wanted)
+        for key, most in (("convs", MOST_CHANNELS), ("hidden", WIDEST)):
             value = getattr(self, key)
-            require(all(v >= 1 for v in value), f"model.head.{key}", value, "widths of at least 1")
+            good = all(1 <= v <= most for v in value)
+            require(good, f"model.head.{key}", value, f"a list of numbers in 1..{most}")
         one_of("model.head.conv_norm", self.conv_norm, NORMS)
         one_of("model.head.pool", self.pool, ("flatten", "average"))
         require(0 <= self.dropout < 1, "model.head.dropout", self.dropout, "0 <= x < 1")
@@ -193,6 +201,8 @@ class ModelConfig:
         self.summary = self.summary.lower()  # `true` and `false` come as booleans
         one_of("model.summary", self.summary, ("false", "true", "profile"))
         one_of("model.neck_norm", self.neck_norm, NORMS)
+        good, wanted = 1 <= self.fpn_channels <= MOST_CHANNELS, f"1..{MOST_CHANNELS}"
+        require(good, "model.fpn_channels", self.fpn_channels, wanted)
         wanted = "1 (grey), 3 (RGB) or 4 (RGB and one more band); other files are not read"
         require(self.in_channels in (1, 3, 4), "model.in_channels", self.in_channels, wanted)
         for key, value in vars(self).items():
@@ -301,6 +311,16 @@ class Config:
         """Check ranges."""
         require(0 <= self.seed < 2**32, "seed", self.seed, "0..4294967295")
         one_of("monitor", self.monitor, ("val/map", "val/map_50"))
+        if self.model.weights == "imagenet" and self.backbone.key in UNPUBLISHED:
+            raise RequestError(
+                f"model.weights=imagenet: none are published for {self.backbone.key}; choose "
+                "model.weights=none or the path of a file"
+            )
+        if self.model.weights == "coco" and self.backbone.key not in WITH_COCO:
+            raise RequestError(
+                f"model.weights=coco: none are known for {self.backbone.key}, only for "
+                f"{', '.join(WITH_COCO)}; choose imagenet, none or a path"
+            )
         require(0 <= self.score_threshold <= 1, "score_threshold", self.score_threshold, "0..1")
         if self.model.summary == "profile" and self.trainer.compile:
             raise RequestError(

@@ -42,7 +42,7 @@ def print_phases(config: Config, *, sweep: bool = False) -> None:
 
     Args:
         config: The run's.
-        sweep: It is what all trials of a sweep share.
+        sweep: It is the first trial of a sweep.
 
     Raises:
         RequestError: If the schedule cannot be meant, or steps are to be timed on a device that is
@@ -52,7 +52,7 @@ def print_phases(config: Config, *, sweep: bool = False) -> None:
         check_devices(config)
     lines = phase_table(config)
     if sweep:
-        lines += hang(f"{'sweep':<12}", "what trials vary is shown as it is without the sweep")
+        lines += hang(f"{'sweep':<12}", "what trials vary is shown as in the first of them")
     print("\n".join(lines), flush=True)
     if config.model.summary != "false":
         print()

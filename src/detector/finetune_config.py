@@ -229,7 +229,8 @@ def explain(error: OmegaConfBaseException, prefix: str = "") -> str:
         reason = "expected a list, such as [a, b]"
     elif nested := re.search(r"is not a subclass of (\w+)", reason):
         there = getattr(globals().get(nested[1]), "__dataclass_fields__", {})
-        reason = "expected the keys " + ", ".join(there) if there else reason
+        group = f"a group; {str(error.full_key).replace('.', '/')}=NAME chooses one of its files"
+        reason = "expected the keys " + ", ".join(there) if there else group
     elif "has missing mandatory value" in reason:
         reason = "missing"
     elif isinstance(error, ConfigKeyError) and error.object_type is not None:

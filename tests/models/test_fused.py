@@ -7,11 +7,11 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.convnext import CNBlock
 
-from detector.models.backbones import BACKBONES, build_backbone
+from detector.models.backbones import build_backbone
 from detector.models.fused import FusedConvolution, fuse
 
 # Those whose blocks are like no other's.
-NAMES = sorted(set(BACKBONES) - {"resnet34", "resnet101", "resnet152", "vgg16", "zfnet"})
+NAMES = ["resnet50", "efficientnet_lite0", "densenet121", "mobilenet_v3_large", "convnext_tiny"]
 STAGES = ["stem", "layer1", "layer2", "layer3", "layer4"]
 
 
@@ -52,8 +52,16 @@ def run(backbone, x):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("norm", ["frozen", "eval_when_frozen", "train"])
-@pytest.mark.parametrize("trained", [[], ["layer3", "layer4"], ["layer1"], STAGES])
+@pytest.mark.parametrize(
+    ("norm", "trained"),
+    [
+        ("frozen", []),
+        ("frozen", STAGES),
+        ("eval_when_frozen", ["layer1"]),
+        ("eval_when_frozen", ["layer3", "layer4"]),
+        ("train", ["layer3", "layer4"]),
+    ],
+)
 def test_fusing_changes_neither_outputs_nor_gradients_nor_statistics(name, norm, trained):
     plain = make_backbone(name, norm)
     plain.set_trainable(trained)

@@ -251,3 +251,12 @@ def test_names_that_are_wrapped_over_and_over_are_refused_at_once():
     wrapped = {"module." * 500 + "model." * (i % 300) + f"{i}": torch.zeros(1) for i in range(50)}
     with pytest.raises(RequestError, match="of the backbone by name and shape"):
         load_pretrained(small(), Pretrained("file", wrapped))
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    network = small()
+    before, source = state(network), trained(network)
+    source["backbone.body.conv_stem.weight"][0, 0, 0, 0] = float("nan")
+    with pytest.raises(RequestError, match="backbone.body.conv_stem.weight has values that are no"):
+        load_pretrained(network, Pretrained("x", source))
+    assert not loaded(network, before)

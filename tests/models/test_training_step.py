@@ -45,8 +45,8 @@ def batch():
     return images, [{"boxes": boxes, "labels": torch.tensor([1, 2])}] * 2
 
 
-@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("stages", TRAINED)
+@pytest.mark.parametrize("name", EVERY)  # the outer one: a network is built once
 def test_a_step_trains_exactly_what_is_thawed(name, stages):
     network, (images, targets) = built(name), batch()
     trained = (*TRAINED[stages], "neck", "head")

@@ -68,13 +68,19 @@ def load_pretrained(
         What was loaded and what was not.
 
     Raises:
-        RequestError: If less than half of the network's numbers are in the file.
+        RequestError: If less than half of the network's numbers are in the file, or some of them
+            are not finite.
     """
     state, target = pretrained.state, network.state_dict()
     kernel = f"{BODY}{first_convolution(network.backbone.body)}.weight"
     fits = [(reading, _fitting(reading, state, target, kernel)) for reading in _readings(state)]
     reading, found = max(fits, key=lambda pair: _numbers(pair[1]))
     _refuse_too_little(pretrained, reading, found, target)
+    for name, value in found.items():
+        if not torch.isfinite(value).all():
+            raise RequestError(
+                f"{pretrained.source}: {reading[name]} has values that are no numbers"
+            )
     if pretrained.classes != tuple(classes):
         found = {name: t for name, t in found.items() if not name.startswith(PREDICTOR)}
     if pretrained.norm_eps is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,7 +68,9 @@ def read_weights(path: Path) -> Pretrained:
         if path.suffix == ".safetensors":
             return Pretrained(source, load_file(path))
         mapped = zipfile.is_zipfile(path)  # else in the format of torch before 1.6
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of formats that are refused below
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (*UNREADABLE, OSError) as error:
         if code := re.search(r"GLOBAL (\S+)", str(error)):
             raise RequestError(

@@ -50,6 +50,7 @@ def timm_spec(name: str) -> BackboneSpec:
     # Building it to look at it must not change what is drawn for the network itself.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
         try:
+            timm.get_pretrained_cfg(name)  # refuses tags that are none
             build = _builder(name)
             model = build().eval()
         except Exception as error:  # of any kind, such as a tag that it does not know
