@@ -253,4 +253,5 @@ def test_only_training_has_a_dry_run(cwd, voc_root):
     ],
 )
 def test_a_sweep_is_checked_with_its_first_trials_values(cwd, voc_root, typed, said):
-    assert said in refused("train", "-m", f"data.root={voc_root}", *typed, cwd=cwd)
+    sweep = ("-m", f"data.root={voc_root}", *typed)
+    assert said in refused("train", *sweep, cwd=cwd, light=False)

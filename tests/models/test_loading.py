@@ -257,6 +257,6 @@ def test_weights_that_are_no_numbers_are_refused():
     network = small()
     before, source = state(network), trained(network)
     source["backbone.body.conv_stem.weight"][0, 0, 0, 0] = float("nan")
-    with pytest.raises(RequestError, match="backbone.body.conv_stem.weight has values that are no"):
+    with pytest.raises(RequestError, match=r"conv_stem\.weight has values that are no"):
         load_pretrained(network, Pretrained("x", source))
     assert not loaded(network, before)
