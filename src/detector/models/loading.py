@@ -77,7 +77,7 @@ def load_pretrained(
     reading, found = max(fits, key=lambda pair: _numbers(pair[1]))
     _refuse_too_little(pretrained, reading, found, target)
     for name, value in found.items():
-        if not torch.isfinite(value).all():
+        if not value.is_meta and not torch.isfinite(value).all():
             raise RequestError(
                 f"{pretrained.source}: {reading[name]} has values that are no numbers"
             )
