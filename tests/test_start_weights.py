@@ -127,8 +127,8 @@ def test_what_is_random_and_frozen_is_warned_of(overrides, frozen):
     ],
 )
 def test_a_dry_run_says_which_weights_it_would_start_from(choice, said):
-    lite = ["backbone=efficientnet_lite0", f"model.weights={choice}"]
-    text = " ".join(" ".join(phase_table(request.resolve("train", ask("train", *lite)))).split())
+    asked = ["backbone=resnet50", f"model.weights={choice}"]
+    text = " ".join(" ".join(phase_table(request.resolve("train", ask("train", *asked)))).split())
     assert f"weights {said}" in text
 
 

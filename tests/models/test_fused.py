@@ -11,7 +11,7 @@ from detector.models.backbones import build_backbone
 from detector.models.fused import FusedConvolution, fuse
 
 # Those whose blocks are like no other's.
-NAMES = ["resnet50", "efficientnet_lite0", "densenet121", "mobilenet_v3_large", "convnext_tiny"]
+NAMES = ["resnet50", "efficientnet_lite0", "mobilenet_v3_large", "convnext_tiny"]
 STAGES = ["stem", "layer1", "layer2", "layer3", "layer4"]
 
 
