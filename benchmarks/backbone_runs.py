@@ -47,8 +47,25 @@ QUICK = (
 PROBE_EPOCHS = 2
 
 
+class Named:
+    """What a training and its result are called alike."""
+
+    backbone: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of the run and of its folder."""
+        return f"{self.backbone.rpartition('/')[2]}-{self.seed}"
+
+    @property
+    def kind(self) -> str:
+        """The same for all: they take equal time."""
+        return ""
+
+
 @dataclass(frozen=True)
-class Run:
+class Run(Named):
     """One training.
 
     Attributes:
@@ -62,16 +79,6 @@ class Run:
     seed: int
     epochs: int
     quick: bool = False
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return run_name(self.backbone, self.seed)
-
-    @property
-    def kind(self) -> str:
-        """The same for all: they take equal time."""
-        return ""
 
     def overrides(self) -> list[str]:
         """What is typed after `python -m detector.train`, but for the folder of the outputs."""
@@ -96,7 +103,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Result(Outcome):
+class Result(Named, Outcome):
     """What came out of a run.
 
     Attributes:
@@ -108,21 +115,6 @@ class Result(Outcome):
     backbone: str
     seed: int
     machine: str
-
-    @property
-    def name(self) -> str:
-        """Of the run."""
-        return run_name(self.backbone, self.seed)
-
-    @property
-    def kind(self) -> str:
-        """The same for all."""
-        return ""
-
-
-def run_name(backbone: str, seed: int) -> str:
-    """Of a run's folder."""
-    return f"{backbone.rpartition('/')[2]}-{seed}"
 
 
 def train(

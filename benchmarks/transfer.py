@@ -44,8 +44,26 @@ SCHEDULES = ("scratch", "feature_extraction", "staged", "auto", "full")
 TREES = "trees"
 
 
+class Named:
+    """What a training and its result are called alike."""
+
+    data: str
+    schedule: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of the run and of its folder."""
+        return f"{self.data}-{self.schedule}-{self.seed}"
+
+    @property
+    def kind(self) -> str:
+        """The data set: its runs take about as long as each other."""
+        return self.data
+
+
 @dataclass(frozen=True)
-class Run:
+class Run(Named):
     """One training.
 
     Attributes:
@@ -61,16 +79,6 @@ class Run:
     schedule: str
     seed: int
     epochs: int
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return f"{self.data}-{self.schedule}-{self.seed}"
-
-    @property
-    def kind(self) -> str:
-        """The data set: its runs take about as long as each other."""
-        return self.data
 
     def overrides(self) -> list[str]:
         """What is typed after `python -m detector.train`, but for the folder of the outputs."""
@@ -88,7 +96,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Result(Outcome):
+class Result(Named, Outcome):
     """What came out of a run.
 
     Attributes:
@@ -100,16 +108,6 @@ class Result(Outcome):
     data: str
     schedule: str
     seed: int
-
-    @property
-    def name(self) -> str:
-        """Of the run."""
-        return f"{self.data}-{self.schedule}-{self.seed}"
-
-    @property
-    def kind(self) -> str:
-        """The data set."""
-        return self.data
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -54,6 +54,7 @@ def test_the_configuration_knows_the_same_names():
     assert list(BACKBONES) == list(config.BACKBONES)
     assert list(heads.ACTIVATIONS) == list(config.ACTIVATIONS)
     assert list(heads.NORMS) == list(config.NORMS)
+    assert [n for n, row in BACKBONES.items() if row.imagenet is None] == list(config.UNPUBLISHED)
     choices = {p.stem for p in (config.conf_folder() / "backbone").glob("*.yaml")}
     assert choices == {*BACKBONES, "timm"}
 
