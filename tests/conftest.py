@@ -20,8 +20,8 @@ from detector.data.read import DataSet, Source, read
 settings.register_profile("detector", deadline=None, derandomize=True, database=None)
 settings.load_profile("detector")
 
-# Threads of many tests' small tensors cost more than they bring.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Several tests run at once, and threads of their small tensors cost more than they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Box = tuple[str, tuple[float, float, float, float]]
 WriteVoc = Callable[..., Path]
