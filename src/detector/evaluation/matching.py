@@ -1,0 +1,151 @@
+"""Which detection found which truth: COCO's matching, done once and used by all analysis.
+
+Source: evaluateImg and computeIoU of pycocotools' cocoeval.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.evaluation.arrays import Detections, Truth
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU, as pycocotools writes them
+MOST = 100  # detections of a class in an image; weaker ones do not count
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What became of every detection that counts, best scores first.
+
+    Equal scores stand in the order of their images, then as they came.
+
+    Attributes:
+        detections: What was matched.
+        truth: With what.
+        rows: `(M,)` int64, into `detections`: those that count.
+        found: `(10, M)` int64, for every threshold the row of `truth` that a detection is matched
+            with, -1 for none. Ignored truth may be matched more than once.
+    """
+
+    detections: Detections
+    truth: Truth
+    rows: NDArray[np.int64]
+    found: NDArray[np.int64]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """`(M,)` int64, 1..K."""
+        return self.detections.labels[self.rows]
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """`(M,)` float64, falling."""
+        return self.detections.scores[self.rows]
+
+    @property
+    def images(self) -> NDArray[np.int64]:
+        """`(M,)` int64, image ids."""
+        return self.detections.image[self.rows]
+
+    def ignored(self) -> NDArray[np.bool_]:
+        """`(10, M)` bool: matched with ignored truth, so neither right nor wrong."""
+        return (self.found >= 0) & np.append(self.truth.ignore, False)[self.found]
+
+    def right(self) -> NDArray[np.bool_]:
+        """`(10, M)` bool: matched with truth that was to be found."""
+        return (self.found >= 0) & ~self.ignored()
+
+
+def match(detections: Detections, truth: Truth) -> Matches:
+    """Match detections with truth of the same image and class.
+
+    Best scores choose first, and take what they overlap most of what is not yet taken; ignored
+    truth only if nothing else is left.
+
+    Args:
+        detections: Any number, in any order.
+        truth: The truth.
+    """
+    rows = _counting(detections)
+    found = np.full((len(THRESHOLDS), len(rows)), -1, dtype=np.int64)
+    groups = dict(_groups(truth.image, truth.labels))
+    for key, mine in _groups(detections.image[rows], detections.labels[rows]):
+        if (there := groups.get(key)) is None:
+            continue
+        there = there[np.argsort(truth.ignore[there], kind="stable")]
+        ignore = truth.ignore[there]
+        overlap = overlaps(detections.boxes[rows[mine]], truth.boxes[there], ignore)
+        hopeful = np.flatnonzero(overlap.max(1) >= THRESHOLDS[0])
+        for t, threshold in enumerate(THRESHOLDS.tolist()):
+            chosen = _assign(overlap[hopeful].tolist(), ignore.tolist(), threshold)
+            found[t, mine[hopeful]] = [there[g] if g >= 0 else -1 for g in chosen]
+    return Matches(detections, truth, rows, found)
+
+
+def _counting(detections: Detections) -> NDArray[np.int64]:
+    """Rows of the detections that count, best scores first."""
+    order = np.lexsort((detections.image, -detections.scores))
+    weaker = [mine[MOST:] for _, mine in _groups(detections.image[order], detections.labels[order])]
+    return np.delete(order, np.concatenate([np.zeros(0, np.int64), *weaker]))
+
+
+def _groups(
+    image: NDArray[np.int64], labels: NDArray[np.int64]
+) -> Iterator[tuple[tuple[int, int], NDArray[np.int64]]]:
+    """Rows of each image and class, in their order."""
+    order = np.lexsort((labels, image))
+    pairs = np.stack((image[order], labels[order]), 1)
+    starts = np.flatnonzero(np.any(pairs[1:] != pairs[:-1], axis=1)) + 1
+    if not len(pairs):
+        return
+    firsts = pairs[np.concatenate(([0], starts))].tolist()
+    for (i, k), rows in zip(firsts, np.split(order, starts), strict=True):
+        yield (i, k), rows
+
+
+def overlaps(
+    found: NDArray[np.float64], there: NDArray[np.float64], ignore: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """IoU, and for ignored truth the share of the detection that lies in it.
+
+    In the order of operations of pycocotools' bbIou, on left, top, width and height, so that
+    thresholds are met by the same pairs to the last bit.
+
+    Args:
+        found: `(D, 4)` xyxy.
+        there: `(G, 4)` xyxy.
+        ignore: `(G,)`.
+
+    Returns:
+        `(D, G)`.
+    """
+    size, sizes = found[:, 2:] - found[:, :2], there[:, 2:] - there[:, :2]
+    end, ends = found[:, :2] + size, there[:, :2] + sizes
+    shared = np.minimum(end[:, None], ends) - np.maximum(found[:, None, :2], there[:, :2])
+    inside = np.clip(shared, 0, None).prod(2)
+    area, areas = size.prod(1)[:, None], sizes.prod(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num(inside / np.where(ignore, area, area + areas - inside))
+
+
+def _assign(overlap: Sequence[Sequence[float]], ignore: Sequence[bool], least: float) -> list[int]:
+    """For each detection, best first, the truth it takes, or -1; ignored truth stands last."""
+    taken = [False] * len(ignore)
+    chosen = []
+    for row in overlap:
+        best, mine = min(least, 1 - 1e-10), -1
+        for g, value in enumerate(row):
+            if taken[g] and not ignore[g]:
+                continue
+            if mine >= 0 and not ignore[mine] and ignore[g]:
+                break
+            if value >= best:
+                best, mine = value, g
+        if mine >= 0:
+            taken[mine] = True
+        chosen.append(mine)
+    return chosen
