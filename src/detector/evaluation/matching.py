@@ -53,7 +53,7 @@ class Matches:
 
     def ignored(self) -> NDArray[np.bool_]:
         """`(10, M)` bool: matched with ignored truth, so neither right nor wrong."""
-        return (self.found >= 0) & np.append(self.truth.ignore, False)[self.found]
+        return np.append(self.truth.ignore, False)[self.found]  # -1 is the last
 
     def right(self) -> NDArray[np.bool_]:
         """`(10, M)` bool: matched with truth that was to be found."""
@@ -102,9 +102,9 @@ def _groups(
     starts = np.flatnonzero(np.any(pairs[1:] != pairs[:-1], axis=1)) + 1
     if not len(pairs):
         return
-    firsts = pairs[np.concatenate(([0], starts))].tolist()
-    for (i, k), rows in zip(firsts, np.split(order, starts), strict=True):
-        yield (i, k), rows
+    first = pairs[np.concatenate(([0], starts))]
+    keys = zip(first[:, 0].tolist(), first[:, 1].tolist(), strict=True)
+    yield from zip(keys, np.split(order, starts), strict=True)
 
 
 def overlaps(
@@ -129,7 +129,8 @@ def overlaps(
     inside = np.clip(shared, 0, None).prod(2)
     area, areas = size.prod(1)[:, None], sizes.prod(1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.nan_to_num(inside / np.where(ignore, area, area + areas - inside))
+        ratio: NDArray[np.float64] = inside / np.where(ignore, area, area + areas - inside)
+    return np.nan_to_num(ratio)
 
 
 def _assign(overlap: Sequence[Sequence[float]], ignore: Sequence[bool], least: float) -> list[int]:
