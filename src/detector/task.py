@@ -129,9 +129,17 @@ class DetectionTask(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation."""
-        self.metric.reset()
+        self._begin(self.trainer.val_dataloaders, self.trainer.limit_val_batches)
 
-    on_test_epoch_start = on_validation_epoch_start
+    def on_test_epoch_start(self) -> None:
+        """Forget the last evaluation."""
+        self._begin(self.trainer.test_dataloaders, self.trainer.limit_test_batches)
+
+    def _begin(self, loader: Any, limit: float) -> None:
+        """Start to count: unless the split is cut short, every image of it must come."""
+        self.metric.reset()
+        whole = isinstance(limit, float) and limit == 1.0
+        self.metric.expected = len(loader.dataset) if whole else None
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores as `val/<name>`."""
@@ -139,7 +147,7 @@ class DetectionTask(pl.LightningModule):
         self.log_dict({f"val/{name}": value for name, value in self.metric.compute().items()})
 
     def on_test_epoch_end(self) -> None:
-        """Score, while the processes are together; `metric.evaluation` has it all."""
+        """Score, while the processes are together; the first one's `metric.evaluation` has it all."""
         self.metric.compute()
 
     def on_train_epoch_end(self) -> None:

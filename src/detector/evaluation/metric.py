@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from detector.evaluation.arrays import Detections, Truth
-from detector.evaluation.coco import coco_scores
+from detector.evaluation.coco import NAMES, coco_scores
 from detector.types import Prediction, Target
 
 
@@ -36,11 +37,16 @@ class Evaluation:
 class DetectionMetric(Metric):
     """COCO's numbers over a split.
 
-    States are arrays, concatenated across processes; an image that padding showed to several
-    processes counts once.
+    States are arrays, concatenated across processes once, when the scores are computed; an image
+    that padding showed to several processes counts once. The first process computes, and tells the
+    others the numbers.
 
     Args:
         classes: Number of classes, without background.
+
+    Attributes:
+        expected: How many images there must be in the end; None: any number.
+        evaluation: All that the last `compute` had and found, on the first process alone.
     """
 
     full_state_update = False
@@ -52,7 +58,8 @@ class DetectionMetric(Metric):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = classes
-        self.evaluation: Evaluation | None = None  # of the last `compute`
+        self.expected: int | None = None
+        self.evaluation: Evaluation | None = None
         # Rows begin with the image and the visit, a number for every time an image was shown.
         # images: (n, 2); found: (D, 8), then box, label, score; true: (T, 8), box, label, ignore.
         for name in ("images", "found", "true"):
@@ -67,7 +74,7 @@ class DetectionMetric(Metric):
         """
         if not targets:
             return
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        rank = torch.distributed.get_rank() if _together() else 0
         # Process, batch and place in it as one number, exact in float64.
         visit = torch.arange(len(targets)) + (rank * 2**40 + len(self.images) * 2**20)
         image = torch.stack([target.image_id for target in targets])
@@ -77,21 +84,33 @@ class DetectionMetric(Metric):
         self.true.append(_rows(heads, targets, [t.ignore for t in targets]))
 
     def compute(self) -> dict[str, float]:
-        """COCO's twelve numbers, on every process alike; all else is left in `evaluation`."""
+        """COCO's twelve numbers, on every process alike; all else is left in `evaluation`.
+
+        Raises:
+            RuntimeError: If there are not as many images as expected.
+        """
         detections, truth = self.arrays()
-        coco, per_class = coco_scores(detections, truth, self.classes)
-        self.evaluation = Evaluation(detections, truth, coco, per_class)
-        return coco
+        seen = len(truth.images)
+        if self.expected not in (None, seen):
+            raise RuntimeError(f"{seen} images were evaluated, but the split has {self.expected}")
+        numbers = torch.empty(len(NAMES), dtype=torch.float64, device=self.device)
+        if not _together() or torch.distributed.get_rank() == 0:
+            coco, per_class = coco_scores(detections, truth, self.classes)
+            self.evaluation = Evaluation(detections, truth, coco, per_class)
+            numbers.copy_(torch.tensor([coco[name] for name in NAMES], dtype=torch.float64))
+        if _together():
+            torch.distributed.broadcast(numbers, src=0)
+        return dict(zip(NAMES, numbers.tolist(), strict=True))
 
     def arrays(self) -> tuple[Detections, Truth]:
-        """Everything added, each image once."""
+        """Everything added, each image once, in the images' order however they were dealt out."""
         images, found, true = (
             dim_zero_cat(rows).cpu().numpy() if len(rows) else np.zeros((0, 8))
             for rows in (self.images, self.found, self.true)
         )
         ids, first = np.unique(images[:, 0], return_index=True)
         visits = images[first, 1]
-        found, true = (rows[np.isin(rows[:, 1], visits)] for rows in (found, true))
+        found, true = (_of_visits(rows, visits) for rows in (found, true))
         return (
             Detections(
                 found[:, 0].astype(np.int64),
@@ -107,6 +126,17 @@ class DetectionMetric(Metric):
                 true[:, 7].astype(bool),
             ),
         )
+
+
+def _together() -> bool:
+    """Whether there are several processes."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _of_visits(rows: NDArray[np.float64], visits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The rows of these visits, by image; those of an image stay in their order."""
+    rows = rows[np.isin(rows[:, 1], visits)]
+    return rows[np.argsort(rows[:, 0], kind="stable")]
 
 
 def _rows(
