@@ -2,25 +2,27 @@
 
 Both take the same synthetic detections batch by batch and then compute. The peer has its default
 backend, pycocotools, and COCO's recall points in float64: its own are float32, which moves a curve
-that steps at just such a point by up to 0.001.
+that steps at just such a point by up to 0.001. Times are taken in one process, peak memory in a
+process for each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
-from common import Report, compare
+from common import Report, Worker, compare
 from torchmetrics.detection import MeanAveragePrecision
 
 from detector.evaluation.coco import NAMES
 from detector.evaluation.metric import DetectionMetric
 from detector.types import Prediction, Target
 
-CLASSES = 20
+# As COCO's val2017 has: images, classes, and truths an image on average.
+IMAGES, CLASSES, TRUTHS = 5000, 80, 7.2
 DETECTIONS = 100  # an image: COCO's limit
-TRUTHS = 7  # an image, on average: as many as COCO has
 BATCH = 8
 SIDE = 640  # of an image, pixels
 RECALLS = np.linspace(0, 1, 101).tolist()
@@ -29,7 +31,7 @@ Batches = Sequence[tuple[Sequence[Prediction], Sequence[Target]]]
 
 def measure(quick: bool) -> Report:
     """The comparison; the figures agree, or it raises."""
-    return measure_at(100 if quick else 500, rounds=2 if quick else 7)
+    return measure_at(100 if quick else IMAGES, rounds=2 if quick else 3)
 
 
 def measure_at(images: int, rounds: int) -> Report:
@@ -42,24 +44,50 @@ def measure_at(images: int, rounds: int) -> Report:
     Raises:
         AssertionError: If two numbers are further apart than 1e-6.
     """
-    predictions, targets = synthetic(images)
-    batches = [
-        (predictions[i : i + BATCH], targets[i : i + BATCH]) for i in range(0, images, BATCH)
-    ]
+    batches = synthetic(images)
     found, expected = ours(batches)(), peer(batches)()
     # torchmetrics says -1 where ours says NaN.
     pairs = [(np.nan_to_num(found[name], nan=-1.0), float(expected[name])) for name in NAMES]
     furthest = float(max(abs(a - b) for a, b in pairs))
     assert furthest <= 1e-6, f"the scores are {furthest} apart"
+    truths = sum(len(target.labels) for _, targets in batches for target in targets)
     figure = compare(
         ours(batches),
         peer(batches),
         rounds,
-        what=f"mAP of {images} images with {DETECTIONS} detections each, {CLASSES} classes; "
+        what=f"mAP of {images} images with {DETECTIONS} detections each, {truths} truths, "
+        f"{CLASSES} classes; "
         f"torchmetrics' MeanAveragePrecision (numbers differ by at most {furthest:.0e})",
         target=20,
     )
-    return Report({"metric": figure}, extra={"largest_difference": furthest})
+    peaks = {"ours": peak(ours, images), "torchmetrics": peak(peer, images)}
+    table = (
+        f"Peak memory of the metric, above that of its {images} images' tensors: "
+        f"{peaks['ours']:.0f} MiB, torchmetrics' {peaks['torchmetrics']:.0f} MiB."
+    )
+    return Report({"metric": figure}, table, {"largest_difference": furthest, "peak_mib": peaks})
+
+
+def peak(side: Callable[[Batches], Callable[[], object]], images: int) -> float:
+    """The most memory that a score takes beside the batches, in a process of its own, MiB."""
+    with (
+        Worker(partial(_loaded, side, images)) as worker,
+        Worker(partial(_nothing, images)) as bare,
+    ):
+        worker.seconds()
+        bare.seconds()
+        return (worker.peak_bytes() - bare.peak_bytes()) / 2**20
+
+
+def _loaded(side: Callable[[Batches], Callable[[], object]], images: int) -> Callable[[], object]:
+    """One side with its batches."""
+    return side(synthetic(images))
+
+
+def _nothing(images: int) -> Callable[[], object]:
+    """The batches, and nothing done with them."""
+    batches = synthetic(images)
+    return lambda: len(batches)
 
 
 def ours(batches: Batches) -> Callable[[], dict[str, float]]:
@@ -93,12 +121,14 @@ def peer(batches: Batches) -> Callable[[], dict[str, torch.Tensor]]:
     return score
 
 
-def synthetic(images: int) -> tuple[list[Prediction], list[Target]]:
+def synthetic(images: int) -> Batches:
     """Truth, and detections that are the truth shaken more or less; the same at every call."""
     rng = np.random.default_rng(0)
+    predictions: list[Prediction]
+    targets: list[Target]
     predictions, targets = [], []
     for image in range(images):
-        count = int(rng.integers(1, 2 * TRUTHS))
+        count = max(1, int(rng.poisson(TRUTHS)))
         corner = rng.uniform(0, SIDE / 2, (count, 2))
         boxes = np.concatenate((corner, corner + rng.uniform(8, SIDE / 2, (count, 2))), 1)
         labels = rng.integers(1, CLASSES + 1, count)
@@ -125,4 +155,4 @@ def synthetic(images: int) -> tuple[list[Prediction], list[Target]]:
                 torch.ones(2),
             )
         )
-    return predictions, targets
+    return [(predictions[i : i + BATCH], targets[i : i + BATCH]) for i in range(0, images, BATCH)]
