@@ -9,6 +9,7 @@ process for each.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -31,11 +32,18 @@ Batches = Sequence[tuple[Sequence[Prediction], Sequence[Target]]]
 
 def measure(quick: bool) -> Report:
     """The comparison; the figures agree, or it raises."""
-    return measure_at(100 if quick else IMAGES, rounds=2 if quick else 3)
+    images = 100 if quick else IMAGES
+    report = measure_at(images, rounds=2 if quick else 3)
+    peaks = {"ours": peak(ours, images), "torchmetrics": peak(peer, images)}
+    table = (
+        f"Peak memory of the metric, above that of its {images} images' tensors: "
+        f"{peaks['ours']:.0f} MiB, torchmetrics' {peaks['torchmetrics']:.0f} MiB."
+    )
+    return replace(report, tables=table, extra={**report.extra, "peak_mib": peaks})
 
 
 def measure_at(images: int, rounds: int) -> Report:
-    """The comparison at a size.
+    """The times at a size.
 
     Args:
         images: How many.
@@ -56,27 +64,21 @@ def measure_at(images: int, rounds: int) -> Report:
         peer(batches),
         rounds,
         what=f"mAP of {images} images with {DETECTIONS} detections each, {truths} truths, "
-        f"{CLASSES} classes; "
-        f"torchmetrics' MeanAveragePrecision (numbers differ by at most {furthest:.0e})",
+        f"{CLASSES} classes; torchmetrics' MeanAveragePrecision (numbers differ by at most "
+        f"{furthest:.0e})",
         target=20,
     )
-    peaks = {"ours": peak(ours, images), "torchmetrics": peak(peer, images)}
-    table = (
-        f"Peak memory of the metric, above that of its {images} images' tensors: "
-        f"{peaks['ours']:.0f} MiB, torchmetrics' {peaks['torchmetrics']:.0f} MiB."
-    )
-    return Report({"metric": figure}, table, {"largest_difference": furthest, "peak_mib": peaks})
+    return Report({"metric": figure}, extra={"largest_difference": furthest})
 
 
 def peak(side: Callable[[Batches], Callable[[], object]], images: int) -> float:
-    """The most memory that a score takes beside the batches, in a process of its own, MiB."""
-    with (
-        Worker(partial(_loaded, side, images)) as worker,
-        Worker(partial(_nothing, images)) as bare,
-    ):
-        worker.seconds()
-        bare.seconds()
-        return (worker.peak_bytes() - bare.peak_bytes()) / 2**20
+    """The most memory that a score takes beside the batches, MiB."""
+    held = []
+    for make in (partial(_loaded, side, images), partial(_nothing, images)):
+        with Worker(make) as worker:
+            worker.seconds()
+            held.append(worker.peak_bytes() / 2**20)
+    return held[0] - held[1]
 
 
 def _loaded(side: Callable[[Batches], Callable[[], object]], images: int) -> Callable[[], object]:
