@@ -37,7 +37,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     folder = request.output_folder(cfg)
     inputs.describe_data(data)
     module = build.build_datamodule(config, data.splits)
-    return score(config, task, module, split, folder, root=data.root)
+    return score(config, task, module, split, folder, written_for=data)
 
 
 def _score_predictions(config: Config, cfg: DictConfig) -> dict[str, float]:

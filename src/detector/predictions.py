@@ -134,7 +134,7 @@ def _of_folder(config: Config, results: Sequence[Results]) -> Contest:
     notes: list[str] = []
     found = []
     for one in results:
-        labels = match_classes(one, data.classes, str(data.root))
+        labels = match_classes(one, data.classes, f"{data.root} or data.classes")
         found.append(_pack(one, match_folder(one, images, data.root), labels, notes))
     compare = found[1] if len(found) > 1 else None
     truth = truth_of(images)
@@ -208,6 +208,7 @@ class _Row(msgspec.Struct):
     bbox: list[float]
     score: float
     file_name: str
+    category: str
 
 
 def write_detections(
@@ -219,7 +220,7 @@ def write_detections(
         file: Is replaced in one step.
         detections: Their image ids are places in `images`.
         images: Their own ids are written where they have some, else 1, 2, ...
-        classes: Have the category ids.
+        classes: Have the category ids; their names are written too.
         root: What file names are relative to.
     """
     ids = (np.arange(1, len(images) + 1) if images.ids is None else images.ids).tolist()
@@ -228,18 +229,18 @@ def write_detections(
         name.encode(errors="backslashreplace").decode()
         for name in files_of(images, root)
     ]
-    categories, boxes = classes.ids, xywh(detections)
-    encoder = msgspec.json.Encoder()
+    boxes = xywh(detections)
+    numbers, encoder = classes.ids, msgspec.json.Encoder()
     draft = file.with_name(file.name + ".part")
     with draft.open("wb") as stream:
         separator = b"[\n"
         for start in range(0, len(boxes), CHUNK):
             here = slice(start, start + CHUNK)
-            columns = (detections.image, detections.labels, boxes, detections.scores)
+            columns = (detections.image, detections.labels - 1, boxes, detections.scores)
             rows = zip(*(column[here].tolist() for column in columns), strict=True)
             texts = [
-                encoder.encode(_Row(ids[i], categories[label - 1], box, score, names[i]))
-                for i, label, box, score in rows
+                encoder.encode(_Row(ids[i], numbers[k], box, score, names[i], classes.names[k]))
+                for i, k, box, score in rows
             ]
             stream.write(separator + b",\n".join(texts))
             separator = b",\n"

@@ -22,6 +22,7 @@ from detector.types import AnnotatedImages, ClassMap, RequestError
 
 if TYPE_CHECKING:
     from detector.data.datamodule import DetectionDataModule
+    from detector.data.read import DataSet
     from detector.evaluation.arrays import Detections, Truth
     from detector.evaluation.coco import Scores
     from detector.task import DetectionTask
@@ -41,7 +42,7 @@ def score(
     split: str,
     folder: Path,
     train_seconds: float | None = None,
-    root: Path | None = None,
+    written_for: DataSet | None = None,
 ) -> dict[str, float]:
     """Evaluate a network on a split; write and show what came out, as `score_arrays` does.
 
@@ -52,8 +53,8 @@ def score(
         split: `train`, `val` or `test`.
         folder: Where the files go.
         train_seconds: For the record.
-        root: Of the data. Where it is given, `detections.json` is written too, with the paths of
-            images below it.
+        written_for: The data set. Where it is given, `detections.json` is written too, with its
+            paths and category ids.
 
     Returns:
         COCO's twelve numbers and VOC's two, as `voc_<name>`; fractions in 0..1.
@@ -78,9 +79,9 @@ def score(
     if not trainer.is_global_zero:
         voc, _ = voc_scores(detections, truth, len(task.classes))
         return {**evaluation.coco, **{f"voc_{name}": value for name, value in voc.items()}}
-    if root is not None:
+    if written_for is not None:
         file = folder / "detections.json"
-        write_detections(file, detections, images, task.classes, root)
+        write_detections(file, detections, images, written_for.classes, written_for.root)
         log.info("detections: %s", file)
     return score_arrays(
         config, detections, truth, task.classes, images, split, folder, evaluation.coco, seconds

@@ -64,7 +64,8 @@ def match_classes(results: Results, classes: ClassMap, where: str) -> NDArray[np
     there = _listed(
         [f"{key} ({name})" for name, key in zip(classes.names, classes.ids, strict=True)]
     )
-    raise results.error(row, f"no category_id {key} in {where}{more}; there: {there}")
+    called = "" if name is None else f", nor category {name!r},"
+    raise results.error(row, f"no category_id {key}{called} in {where}{more}; there: {there}")
 
 
 def match_truth(results: Results, truth: CocoTruth) -> tuple[NDArray[np.int64], bool]:

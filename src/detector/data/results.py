@@ -158,8 +158,8 @@ def _look_at(row: msgspec.Raw) -> _Entry:
             "has no score; expected a number in every entry of results (a file without is a truth, "
             "which goes to truth=)"
         )
-    image, category = entry.get("image_id"), number(entry.get("category_id"), {})
-    image = image if isinstance(image, str) and image else number(image, {})
+    image, category = entry.get("image_id"), _whole(entry.get("category_id"))
+    image = image if isinstance(image, str) and image else _whole(image)
     if image is None:
         raise _Fault(f"image_id is {short(entry.get('image_id'))}, expected a number or a name")
     if category is None:
@@ -179,6 +179,13 @@ def _look_at(row: msgspec.Raw) -> _Entry:
         float(score),
         *(text if isinstance(text, str) else None for text in texts),
     )
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, also where it is written as 1.0 or "1"."""
+    words: dict[str, int] = {}
+    found = None if isinstance(value, bool) else number(value, words)
+    return None if words else found
 
 
 def _is_number(value: Any) -> bool:
