@@ -305,6 +305,9 @@ class Config:
     split: str | None = None
     preview: bool = False
     source: str | None = None
+    predictions: str | None = None
+    truth: str | None = None
+    compare: str | None = None
     score_threshold: float = 0.5
 
     def __post_init__(self) -> None:

@@ -1,15 +1,19 @@
-"""`python -m detector.evaluate ckpt=RUN`: the figures of a checkpoint on a split."""
+"""`python -m detector.evaluate ckpt=RUN`: the figures of a checkpoint on a split.
+
+`predictions=FILE truth=FILE` gives those of any tool's detections.
+"""
 
 from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from detector import inputs, request
+from detector import inputs, predictions, request
 from detector.cli import run_verb
+from detector.config import Config
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
-    """Evaluate a checkpoint.
+    """Evaluate a checkpoint, or score any tool's detections.
 
     Args:
         cfg: From Hydra or `detector.cli.compose`, with `output_dir` set.
@@ -21,6 +25,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         RequestError: If the request is wrong.
     """
     config = request.resolve("evaluate", cfg)
+    if config.predictions:
+        return _score_predictions(config, cfg)
     data = inputs.usable_data(config, request.wanted_split("evaluate", config))
     (split,) = data.splits
 
@@ -30,7 +36,27 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     task = build.load_task("evaluate", config)
     folder = request.output_folder(cfg)
     inputs.describe_data(data)
-    return score(config, task, build.build_datamodule(config, data.splits), split, folder)
+    module = build.build_datamodule(config, data.splits)
+    return score(config, task, module, split, folder, written_for=data)
+
+
+def _score_predictions(config: Config, cfg: DictConfig) -> dict[str, float]:
+    """Score a file of detections; no network is needed, nor torch."""
+    contest = predictions.read_contest(config)
+
+    from detector.scoring import score_arrays
+
+    folder = request.output_folder(cfg)
+    predictions.describe_contest(config, contest)
+    return score_arrays(
+        config,
+        contest.detections,
+        contest.truth,
+        contest.classes,
+        contest.images,
+        contest.split,
+        folder,
+    )
 
 
 if __name__ == "__main__":

@@ -27,12 +27,14 @@ from detector.checkpoint import (
 from detector.config import WEIGHTS, Config, HeadConfig, parse, plain
 from detector.finetune_config import read_schedule
 from detector.inputs import read_data, source_files, usable_data
+from detector.predictions import read_contest
 from detector.types import RequestError, require
 
 RUN_KEYS = ("output_dir", "overrides")
 # Keys that say what a verb does, which a checkpoint's configuration must not answer.
 VERB_KEYS = (
     *("ckpt", "split", "source", "score_threshold", "preview", "dry_run"),
+    *("predictions", "truth", "compare"),
     *("model.summary", "finetune.allow_changed"),
 )
 # What a checkpoint's weights do not fit otherwise.
@@ -47,7 +49,7 @@ KEPT_KEYS = (
     *("monitor", "data.image_size", "optim.name", "optim.momentum", "optim.ema"),
     *("optim.weight_decay", "optim.weight_decay_norm", "optim.weight_decay_bias"),
 )
-REQUIRED = {"evaluate": ("ckpt",), "predict": ("ckpt", "source")}
+REQUIRED = {"predict": ("ckpt", "source")}
 
 
 def check_request(verb: str, cfg: DictConfig) -> None:
@@ -63,6 +65,8 @@ def check_request(verb: str, cfg: DictConfig) -> None:
     for key in REQUIRED.get(verb, ()):
         if cfg[key] is None:
             raise RequestError(f"{key}= is required (see python -m detector.{verb} --help)")
+    if verb == "evaluate":
+        _check_what_is_evaluated(cfg)
     config = resolve(verb, cfg)
     if verb in ("train", "check") and config.backbone.library == "timm":
         from detector.models.backbones import backbone_spec
@@ -74,6 +78,9 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         raise RequestError(f"model.summary={config.model.summary}: only train prints one")
     if verb == "predict":
         source_files(config.source or "", config.model.in_channels)
+        return
+    if config.predictions:
+        read_contest(config, keep=True)
         return
     if verb == "check":
         from detector.inspection import is_known
@@ -90,6 +97,30 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         check_augmentation(config)
         if not config.ckpt:
             _check_weights(config)
+
+
+def _check_what_is_evaluated(cfg: DictConfig) -> None:
+    """Refuse keys of evaluate that say nothing, or two things at once."""
+    if not cfg.ckpt and not cfg.predictions:
+        raise RequestError(
+            "ckpt= is required, or predictions=FILE to score another tool's detections (see "
+            "python -m detector.evaluate --help)"
+        )
+    if cfg.ckpt and cfg.predictions:
+        raise RequestError(
+            f"predictions={cfg.predictions}: ckpt={cfg.ckpt} makes its own; leave one of them out"
+        )
+    if cfg.truth and not cfg.predictions:
+        raise RequestError(
+            f"truth={cfg.truth}: is for predictions=FILE; a checkpoint is evaluated with "
+            "data.root= and split="
+        )
+    if cfg.truth and cfg.split:
+        raise RequestError(f"split={cfg.split}: truth={cfg.truth} is all of a file; leave it out")
+    if cfg.predictions and not cfg.truth and not cfg.data.root and cfg.data.format != "trees":
+        raise RequestError(
+            "truth=FILE is required with predictions= (COCO's JSON), or data.root=DIR and split="
+        )
 
 
 def check_augmentation(config: Config) -> None:

@@ -102,6 +102,7 @@ class AnnotatedImages:
         boxes: `(m, 4)` float32, as in `AnnotatedImage`.
         labels: `(m,)` int64.
         ignore: `(m,)` bool.
+        ids: `(n,)` int64, the data set's own numbers of the images; None where it has none.
     """
 
     paths: NDArray[np.str_]
@@ -110,6 +111,7 @@ class AnnotatedImages:
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     ignore: NDArray[np.bool_]
+    ids: NDArray[np.int64] | None = None
 
     @classmethod
     def pack(cls, images: Sequence[AnnotatedImage]) -> AnnotatedImages:
@@ -158,6 +160,7 @@ class AnnotatedImages:
             self.boxes[rows],
             self.labels[rows],
             self.ignore[rows],
+            None if self.ids is None else self.ids[chosen],
         )
 
     def owners(self) -> NDArray[np.int64]:

@@ -103,6 +103,7 @@ class CocoReader:
             np.concatenate([p.ignore for p in parts]),
             np.concatenate([p.rows for p in parts]),
             findings,
+            _own_ids([i for p in parts for i in (p.ids if p.ids is not None else [-1])]),
         )
 
     def _read_one(self, file: str, split: str) -> RawSplit:
@@ -113,8 +114,8 @@ class CocoReader:
         numbers = self._number_categories(content.categories, file)
         known = {image.id for image in content.images.values()}
         images = self._locate(content.images, file, split, findings)
-        owner = _look_up(content.image_ids, [image.id for image in images])
-        names = _look_up(content.category_ids, list(numbers))
+        owner = look_up(content.image_ids, [image.id for image in images])
+        names = look_up(content.category_ids, list(numbers))
         for row in np.flatnonzero((owner < 0) & content.good).tolist():
             if content.image_ids[row] not in known:  # else its image has been named
                 message = f"annotations[{row}]: there is no image_id {content.image_ids[row]}"
@@ -136,6 +137,7 @@ class CocoReader:
             content.crowd[order],
             order,
             findings,
+            _own_ids([image.id for image in images]),
         )
 
     def _number_categories(self, categories: Sequence[Category], file: str) -> dict[int, int]:
@@ -238,7 +240,13 @@ def _sniff(file: Path, size: int, time: int) -> bool:
     return {"images", "annotations", "categories"} <= set(top)
 
 
-def _look_up(wanted: NDArray[np.int64], ids: Sequence[int]) -> NDArray[np.int64]:
+def _own_ids(ids: Sequence[int]) -> NDArray[np.int64] | None:
+    """The images' numbers; None if they tell nothing: words, or of several files and not unique."""
+    array = np.array(ids, dtype=np.int64)
+    return array if len(set(ids)) == len(ids) and (array >= 0).all() else None
+
+
+def look_up(wanted: NDArray[np.int64], ids: Sequence[int]) -> NDArray[np.int64]:
     """The place of each id in a list of them; -1 for what is not in it."""
     if not ids:
         return np.full(len(wanted), -1)

@@ -8,11 +8,11 @@ without a box does not cost the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from detector.types import RequestError
 
 CHUNK = 20_000  # boxes turned into numbers at a time, so that they are never all Python objects
 LIMIT = 2**63
+T = TypeVar("T")
 Id = Annotated[int, msgspec.Meta(ge=-LIMIT, le=LIMIT - 1)]
 
 
@@ -74,6 +75,7 @@ class Instances:
         crowd: `(m,)` bool.
         good: `(m,)` bool; what is not is named in `faults`.
         faults: What is wrong with single entries, one line each.
+        words: The numbers that stand for images' ids which are words.
     """
 
     images: dict[int, Image]
@@ -84,6 +86,7 @@ class Instances:
     crowd: NDArray[np.bool_]
     good: NDArray[np.bool_]
     faults: list[str]
+    words: dict[str, int] = field(default_factory=dict)
 
 
 _Box = tuple[float | None, float | None, float | None, float | None]
@@ -96,12 +99,26 @@ def decode(file: Path) -> Instances:
     Raises:
         RequestError: If it is none.
     """
+    return read_json(file, _decode, "COCO instances")
+
+
+def read_json(file: Path, decoder: Callable[[bytes], T], what: str) -> T:
+    """Read a JSON file, with or without a byte-order mark, and with Python's NaN and Infinity.
+
+    Args:
+        file: Which one.
+        decoder: Turns its bytes into what is wanted; may raise msgspec's errors.
+        what: The file is expected to be, for messages.
+
+    Raises:
+        RequestError: If it is not.
+    """
     try:
         raw = file.read_bytes()
         if raw.startswith(b"\xef\xbb\xbf"):  # a byte-order mark
             raw = raw[3:]
         try:
-            return _decode(raw)
+            return decoder(raw)
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
@@ -110,9 +127,9 @@ def decode(file: Path) -> Instances:
             mended = re.sub(rb"(?<=[\[,:\s])-?(?:NaN|Infinity)(?=[\],}\s])", b"null", raw)
             if mended == raw:
                 raise
-            return _decode(mended)
+            return decoder(mended)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise RequestError(f"{file}: not COCO instances: {error}") from error
+        raise RequestError(f"{file}: not {what}: {error}") from error
     except UnicodeDecodeError as error:
         raise RequestError(f"{file}: not UTF-8 text ({error.reason})") from error
     except OSError as error:
@@ -172,43 +189,43 @@ def _decode_odd(raw: bytes) -> Instances:
         numbers[i], boxes[i], crowd[i] = note
         good[i] = True
     return Instances(
-        images, content.categories, numbers[:, 0], numbers[:, 1], boxes, crowd, good, faults
+        images, content.categories, numbers[:, 0], numbers[:, 1], boxes, crowd, good, faults, ids
     )
 
 
 def _image(entry: Any, ids: dict[str, int]) -> Image | str:
     """An image's entry, or what is wrong with it."""
     if not isinstance(entry, dict):
-        return f"expected an object, got {_short(entry)}"
-    number = _number(entry.get("id"), ids)
-    if number is None:
-        return f"id is {_short(entry.get('id'))}, expected a number"
+        return f"expected an object, got {short(entry)}"
+    found = number(entry.get("id"), ids)
+    if found is None:
+        return f"id is {short(entry.get('id'))}, expected a number"
     if not isinstance(entry.get("file_name"), str):
-        return f"file_name is {_short(entry.get('file_name'))}, expected text"
-    height, width = (_number(entry.get(key) or 0, {}) for key in ("height", "width"))
-    return Image(number, entry["file_name"], -1 if height is None else height, width or 0)
+        return f"file_name is {short(entry.get('file_name'))}, expected text"
+    height, width = (number(entry.get(key) or 0, {}) for key in ("height", "width"))
+    return Image(found, entry["file_name"], -1 if height is None else height, width or 0)
 
 
 def _annotation(entry: Any, ids: dict[str, int]) -> tuple[tuple[int, int], Any, bool] | str:
     """Image and category, box, crowd; or what is wrong."""
     if not isinstance(entry, dict):
-        return f"expected an object, got {_short(entry)}"
-    image, category = _number(entry.get("image_id"), ids), _number(entry.get("category_id"), {})
+        return f"expected an object, got {short(entry)}"
+    image, category = number(entry.get("image_id"), ids), number(entry.get("category_id"), {})
     for key, value in (("image_id", image), ("category_id", category)):
         if value is None:
-            return f"{key} is {_short(entry.get(key))}, expected a number"
+            return f"{key} is {short(entry.get(key))}, expected a number"
     assert image is not None
     assert category is not None
     box = entry.get("bbox")
     if not (isinstance(box, list) and len(box) == 4 and all(map(_is_coordinate, box))):
         around = _around(entry.get("segmentation"))
         if around is None:
-            return f"bbox is {_short(box)}, expected [x, y, width, height]"
+            return f"bbox is {short(box)}, expected [x, y, width, height]"
         box = around
-    return (image, category), box, _number(entry.get("iscrowd") or 0, {}) != 0
+    return (image, category), box, number(entry.get("iscrowd") or 0, {}) != 0
 
 
-def _number(value: Any, words: dict[str, int]) -> int | None:
+def number(value: Any, words: dict[str, int]) -> int | None:
     """A whole number, also where it is written as 1.0 or "1"; other words are numbered."""
     if isinstance(value, str):
         if not re.fullmatch(r"-?\d{1,18}", value):
@@ -235,6 +252,6 @@ def _around(segmentation: Any) -> list[float] | None:
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """A value for a message."""
     return "missing or null" if value is None else repr(value)[:40]

@@ -117,6 +117,7 @@ class Judge:
             boxes=np.clip(pixels[keep], 0, sides[keep]).astype(np.float32),
             labels=labels[keep],
             ignore=raw.ignore[keep],
+            ids=None if raw.ids is None else raw.ids[kept],
         )
         # Whatever order a list or a JSON has: results depend on the images alone.
         return Judged(images.subset(np.argsort(images.paths, kind="stable")), findings)

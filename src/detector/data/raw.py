@@ -29,6 +29,7 @@ class RawSplit:
         ignore: `(m,)` bool.
         rows: `(m,)` the box's number in its source, for messages.
         findings: What the reader found wrong; what it could not use is not in the arrays.
+        ids: The data set's own numbers of the images, each once; None where it has none.
     """
 
     images: list[str]
@@ -40,6 +41,7 @@ class RawSplit:
     ignore: NDArray[np.bool_]
     rows: NDArray[np.int64]
     findings: Findings = field(default_factory=Findings)
+    ids: NDArray[np.int64] | None = None
 
     def owners(self) -> NDArray[np.int64]:
         """The image that each box belongs to, `(m,)`."""

@@ -12,11 +12,11 @@ import numpy as np
 from hotcoco import COCO, COCOeval
 from numpy.typing import NDArray
 
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, Truth, xywh
 
 PROTOCOL = (
     "COCO: AP over IoU 0.50:0.95, 101 recall points, at most 100 detections an image, "
-    "areas of boxes in original pixels; ignored truth is matched as crowd"
+    "areas of {areas} in original pixels; ignored truth is matched as crowd"
 )
 NAMES = (
     *("map", "map_50", "map_75", "map_small", "map_medium", "map_large"),
@@ -24,6 +24,11 @@ NAMES = (
 )
 
 Scores = tuple[dict[str, float], list[dict[str, float]]]
+
+
+def protocol(truth: Truth) -> str:
+    """How numbers on this truth are computed, in one line."""
+    return PROTOCOL.format(areas="boxes" if truth.areas is None else "the truth's file")
 
 
 def coco_scores(detections: Detections, truth: Truth, classes: int) -> Scores:
@@ -43,10 +48,11 @@ def coco_scores(detections: Detections, truth: Truth, classes: int) -> Scores:
         [{"id": label, "name": str(label)} for label in range(1, classes + 1)],
         truth.image,
         truth.labels,
-        xywh(truth.boxes),
+        xywh(truth),
+        area=truth.areas,
         iscrowd=truth.ignore,
     )
-    rows = (detections.image, xywh(detections.boxes), detections.scores, detections.labels)
+    rows = (detections.image, xywh(detections), detections.scores, detections.labels)
     evaluation = COCOeval(gt, gt.load_res(np.column_stack(rows)), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
@@ -54,18 +60,6 @@ def coco_scores(detections: Detections, truth: Truth, classes: int) -> Scores:
     arrays = evaluation.eval
     assert arrays is not None
     return named(evaluation.stats, arrays["precision"])
-
-
-def xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Boxes as COCO has them.
-
-    Args:
-        boxes: `(N, 4)` xyxy, pixels.
-
-    Returns:
-        `(N, 4)` left, top, width and height, pixels.
-    """
-    return np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), 1)
 
 
 def named(stats: Sequence[float] | NDArray[np.float64], precision: NDArray[np.float64]) -> Scores:

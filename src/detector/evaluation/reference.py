@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detector.evaluation.arrays import Detections, Truth
-from detector.evaluation.coco import Scores, named, xywh
+from detector.evaluation.arrays import Detections, Truth, xywh
+from detector.evaluation.coco import Scores, named
 
 
 def pycocotools_scores(detections: Detections, truth: Truth, classes: int) -> Scores:
@@ -23,11 +23,10 @@ def pycocotools_scores(detections: Detections, truth: Truth, classes: int) -> Sc
     categories = [{"id": label} for label in range(1, classes + 1)]
     with contextlib.redirect_stdout(io.StringIO()):
         indices = []
+        area = {} if truth.areas is None else {"area": truth.areas}
         for annotations in (
-            _annotations(truth.image, truth.boxes, truth.labels, iscrowd=truth.ignore.astype(int)),
-            _annotations(
-                detections.image, detections.boxes, detections.labels, score=detections.scores
-            ),
+            _annotations(truth, iscrowd=truth.ignore.astype(np.int64), **area),
+            _annotations(detections, score=detections.scores),
         ):
             index = COCO()
             index.dataset = {
@@ -45,20 +44,17 @@ def pycocotools_scores(detections: Detections, truth: Truth, classes: int) -> Sc
 
 
 def _annotations(
-    image: NDArray[np.int64],
-    boxes: NDArray[np.float64],
-    labels: NDArray[np.int64],
-    **columns: NDArray[np.int64] | NDArray[np.float64],
+    those: Detections | Truth, **columns: NDArray[np.int64] | NDArray[np.float64]
 ) -> list[dict[str, object]]:
     """Boxes as COCO annotations, with the further columns given."""
-    bbox = xywh(boxes)
+    bbox = xywh(those)
     everything = {
-        "id": np.arange(1, len(boxes) + 1),
-        "image_id": image,
-        "category_id": labels,
+        "id": np.arange(1, len(bbox) + 1),
+        "image_id": those.image,
+        "category_id": those.labels,
         "bbox": bbox,
         "area": bbox[:, 2:].prod(1),
-        "iscrowd": np.zeros(len(boxes), np.int64),
+        "iscrowd": np.zeros(len(bbox), np.int64),
         **columns,
     }
     rows = zip(*(values.tolist() for values in everything.values()), strict=True)

@@ -1,0 +1,428 @@
+"""Scoring any tool's detections: the judge is pycocotools, on the same two files."""
+
+import contextlib
+import io
+import json
+import logging
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import TINY, three_splits, write_coco, write_voc, write_yolo
+from hydra.core.hydra_config import HydraConfig
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from test_cli import refused, run
+
+from detector import cli, predictions, request
+from detector.evaluate import evaluate
+from detector.evaluation.coco import NAMES, coco_scores
+from detector.evaluation.reference import pycocotools_scores
+from detector.predict import predict
+from detector.train import train
+from detector.types import RequestError
+
+
+def ask(verb, *overrides, out=None):
+    HydraConfig.instance().cfg = None
+    return cli.compose(verb, overrides, out)
+
+
+def contest(*overrides):
+    """What is scored in such a request."""
+    return predictions.read_contest(request.resolve("evaluate", ask("evaluate", *overrides)))
+
+
+def by_pycocotools(truth: Path, results: Path) -> dict[str, float]:
+    """The twelve numbers, straight from the files."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        there = COCO(str(truth))
+        evaluation = COCOeval(there, there.loadRes(str(results)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {
+        name: math.nan if value < 0 else value
+        for name, value in zip(NAMES, evaluation.stats.tolist(), strict=True)
+    }
+
+
+def assert_close(found, expected):
+    assert {k: found[k] for k in NAMES} == pytest.approx(expected, abs=1e-9, nan_ok=True)
+
+
+def write_case(folder: Path, seed: int, step: float = 0.01) -> tuple[Path, Path]:
+    """A truth and results with everything that COCO's files may have, coordinates in steps."""
+    rng = np.random.default_rng(seed)
+    digits = round(-math.log10(step))
+    ids = rng.permutation(1000)[:8].tolist()
+    categories = [{"id": i, "name": n} for n, i in {"b": 3, "a": 90, "c": 7, "none": 8}.items()]
+    notes, rows = [], []
+    for image in ids[:-1]:  # the last one has nothing
+        for _ in range(int(rng.integers(1, 7))):
+            bbox = np.concatenate((rng.uniform(-20, 300, 2), rng.uniform(4, 150, 2))).round(digits)
+            note = {
+                "id": len(notes) + 1,
+                "image_id": image,
+                "category_id": int(rng.choice([3, 90, 7])),
+                "bbox": bbox.tolist(),
+                "area": round(float(bbox[2:].prod() * rng.uniform(0.4, 0.9)), 2),  # of a mask
+                "iscrowd": int(rng.random() < 0.2),
+                "ignore": int(rng.random() < 0.2),  # means nothing to pycocotools
+            }
+            notes.append(note)
+            for _ in range(3):
+                shaken = (bbox + rng.normal(0, 5, 4)).round(digits)
+                shaken[2:] = np.maximum(shaken[2:], 1)
+                right = rng.random() < 0.8
+                rows.append(
+                    {
+                        "image_id": image,
+                        "category_id": note["category_id"] if right else 8,
+                        "bbox": shaken.tolist(),
+                        "score": round(float(rng.random()), 1),  # with ties
+                    }
+                )
+    few = [[i % 9, 7, 20, 20] for i in range(130)]  # more than count, in one image
+    rows += [
+        {"image_id": ids[-1], "category_id": 3, "bbox": box, "score": i / 200}
+        for i, box in enumerate(few)
+    ]
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 400, "width": 400} for i in ids]
+    content = {"images": images, "annotations": notes, "categories": categories}
+    truth, results = folder / "truth.json", folder / "results.json"
+    truth.write_text(json.dumps(content))
+    results.write_text(json.dumps([rows[i] for i in rng.permutation(len(rows))]))
+    return truth, results
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_twelve_numbers_are_pycocotools_on_the_same_files(tmp_path, seed):
+    truth, results = write_case(tmp_path, seed)
+    expected = by_pycocotools(truth, results)
+    assert 0 < expected["map"] < 1
+    one = contest(f"predictions={results}", f"truth={truth}")
+    for scores in (coco_scores, pycocotools_scores):
+        assert_close(scores(one.detections, one.truth, len(one.classes))[0], expected)
+
+
+def write_one(folder: Path, box, found, **more) -> tuple[Path, Path]:
+    """One box in one image, and one detection of it."""
+    note = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "bbox": box,
+        "area": 900,
+        "iscrowd": 0,
+        **more,
+    }
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [note],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    row = {"image_id": 1, "category_id": 1, "bbox": found, "score": 0.5}
+    truth, results = folder / "truth.json", folder / "results.json"
+    truth.write_text(json.dumps(content))
+    results.write_text(json.dumps([row]))
+    return truth, results
+
+
+def test_sides_are_taken_as_they_are_written(tmp_path):
+    # A hit at IoU 0.50, but with sides made of corners by a rounding less, and no hit.
+    truth, results = write_one(tmp_path, [93.5, 0, 49.9, 10], [93.5, 0, 99.8, 10])
+    expected = by_pycocotools(truth, results)
+    assert expected["map_50"] == pytest.approx(1)
+    one = contest(f"predictions={results}", f"truth={truth}")
+    for scores in (coco_scores, pycocotools_scores):
+        assert_close(scores(one.detections, one.truth, 1)[0], expected)
+
+
+@pytest.mark.parametrize(("area", "size"), [(900, "small"), (2000, "medium"), (9217, "large")])
+def test_small_and_large_go_by_the_area_in_the_file(tmp_path, area, size):
+    truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50], area=area)
+    one = contest(f"predictions={results}", f"truth={truth}")
+    for scores in (coco_scores, pycocotools_scores):
+        found = scores(one.detections, one.truth, 1)[0]
+        defined = [s for s in ("small", "medium", "large") if not math.isnan(found[f"map_{s}"])]
+        assert defined == [size]
+
+
+def test_without_an_area_the_box_has_one(tmp_path):
+    truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50], area=None)
+    one = contest(f"predictions={results}", f"truth={truth}")
+    assert one.truth.areas.tolist() == [2500]
+
+
+def test_no_detections_at_all_score_nothing(tmp_path):
+    truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50])
+    results.write_text("[]")
+    found = evaluate(
+        ask("evaluate", f"predictions={results}", f"truth={truth}", out=tmp_path / "o")
+    )
+    assert (found["map"], found["mar_100"], found["voc_ap_50"]) == (0, 0, 0)
+
+
+def test_images_without_anything_count_as_images(tmp_path):
+    truth, results = write_case(tmp_path, 0)
+    evaluate(ask("evaluate", f"predictions={results}", f"truth={truth}", out=tmp_path / "out"))
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["images"] == 8
+
+
+def test_metrics_json_holds_pycocotools_numbers_and_its_truth(tmp_path):
+    truth, results = write_case(tmp_path, 1)
+    out = tmp_path / "out"
+    found = evaluate(ask("evaluate", f"predictions={results}", f"truth={truth}", out=out))
+    content = json.loads((out / "metrics.json").read_text())
+    assert content["split"] == "truth.json"
+    assert "areas of the truth's file" in content["protocol"]["coco"]
+    assert set(content["per_class"]) == {"a", "b", "c", "none"}
+    assert content["coco"] == {name: found[name] for name in NAMES}
+    assert_close(content["coco"], by_pycocotools(truth, results))
+    assert not (out / "detections.png").exists()  # no images are known
+
+
+def test_the_command_needs_no_torch(tmp_path):
+    truth, results = write_case(tmp_path, 2)
+    code, out, err = run("evaluate", f"predictions={results}", f"truth={truth}", cwd=tmp_path)
+    assert code == 0, err
+    assert "torch imported: False" in out
+    (file,) = tmp_path.glob("outputs/evaluate/*/metrics.json")
+    assert f"metrics: {file}" in out
+
+
+@pytest.mark.parametrize("root", [None, ".", "test"])
+def test_images_beside_the_truth_or_below_the_root_are_pictured(tmp_path, root):
+    folder = write_coco(tmp_path / "coco", three_splits())
+    truth = folder / "annotations/instances_test.json"
+    if root == "test":  # where it is not beside
+        truth = truth.rename(tmp_path / "elsewhere.json")
+    results = tmp_path / "results.json"
+    results.write_text("[]")
+    more = [f"data.root={folder / root}"] if root else []
+    out = tmp_path / "out"
+    evaluate(ask("evaluate", f"predictions={results}", f"truth={truth}", *more, out=out))
+    assert cv2.imread(str(out / "detections.png")) is not None
+
+
+def test_an_image_that_does_not_decode_costs_the_picture_alone(tmp_path):
+    truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50])
+    (tmp_path / "a.jpg").write_text("no image")
+    out = tmp_path / "out"
+    evaluate(ask("evaluate", f"predictions={results}", f"truth={truth}", out=out))
+    assert [file.name for file in out.iterdir()] == ["metrics.json"]
+
+
+def shaken(root: Path) -> list[dict[str, object]]:
+    """Detections near the boxes of a COCO tree's test split, with file names."""
+    content = json.loads((root / "annotations/instances_test.json").read_text())
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    classes = {category["id"]: category["name"] for category in content["categories"]}
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "image_id": 0,
+            "category_id": 0,
+            "category": classes[note["category_id"]],
+            "file_name": names[note["image_id"]],
+            "bbox": (np.array(note["bbox"]) + rng.normal(0, 1, 4)).tolist(),
+            "score": float(rng.random()),
+        }
+        for note in content["annotations"]
+        for _ in range(3)
+    ]
+
+
+def test_folders_of_any_format_score_alike(tmp_path):
+    found = []
+    for kind, write in {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}.items():
+        root = write(tmp_path / kind, three_splits())
+        results = tmp_path / "results.json"
+        results.write_text(json.dumps(shaken(tmp_path / "coco")))
+        one = contest(f"predictions={results}", f"data.root={root}", "split=test")
+        found.append(coco_scores(one.detections, one.truth, 2)[0])
+    assert 0 < found[0]["map"] < 1
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], abs=1e-6, nan_ok=True)
+
+
+def notes(caplog) -> str:
+    """The warnings."""
+    return "\n".join(r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
+
+
+def said(caplog, *overrides) -> str:
+    """The warnings of such a request."""
+    config = request.resolve("evaluate", ask("evaluate", *overrides))
+    predictions.describe_contest(config, predictions.read_contest(config))
+    return notes(caplog)
+
+
+def test_scores_that_are_no_probabilities_are_taken_but_said_once(tmp_path, caplog):
+    truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50])
+    rows = json.loads(results.read_text()) * 3
+    results.write_text(
+        json.dumps([row | {"score": score} for row, score in zip(rows, (-3, 8, 9), strict=True)])
+    )
+    warned = said(caplog, f"predictions={results}", f"truth={truth}")
+    assert warned.count("scores run from -3 to 9, not in 0..1") == 1
+
+
+def test_entries_of_other_splits_are_counted(tmp_path, caplog):
+    root = write_voc(tmp_path / "voc", three_splits())
+    row = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
+    files = ("val0", "test0", "train1", "val0")
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps([row | {"file_name": f"{name}.jpg"} for name in files]))
+    warned = said(caplog, f"predictions={results}", f"data.root={root}", "split=test")
+    assert "3 of 4 entries are left out; their 2 images are not in the split" in warned
+
+
+@pytest.mark.parametrize("more", [{"id": 0}, {"bbox": [0, 0, 50, 0]}])
+def test_what_is_odd_about_a_truth_is_said(tmp_path, caplog, more):
+    truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50], **more)
+    expected = (
+        "an annotation with id 0" if "id" in more else "without area, which nothing can find: 1"
+    )
+    assert expected in said(caplog, f"predictions={results}", f"truth={truth}")
+
+
+def test_a_second_file_to_compare_with_is_read_alike(tmp_path):
+    truth, results = write_case(tmp_path, 3)
+    fewer = tmp_path / "fewer.json"
+    fewer.write_text(json.dumps(json.loads(results.read_text())[:5]))
+    one = contest(f"predictions={results}", f"compare={fewer}", f"truth={truth}")
+    assert len(one.compare.labels) == 5
+    for name in ("image", "boxes", "labels", "scores", "sides"):
+        np.testing.assert_array_equal(getattr(one.compare, name), getattr(one.detections, name)[:5])
+
+
+def wrong(*overrides) -> str:
+    """What is said to a request that must be refused."""
+    with pytest.raises(RequestError) as caught:
+        request.check_request("evaluate", ask("evaluate", *overrides))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_keys_that_do_not_go_together_are_refused(tmp_path):
+    truth, results = write_case(tmp_path, 0)
+    these = f"predictions={results}"
+    assert wrong().startswith("ckpt= is required, or predictions=FILE to score another tool's")
+    assert wrong(these, "ckpt=RUN").startswith(f"{these}: ckpt=RUN makes its own; leave one of")
+    assert wrong("ckpt=RUN", f"truth={truth}").startswith(f"truth={truth}: is for predictions=FILE")
+    assert wrong(these, f"truth={truth}", "split=val").startswith("split=val: truth=")
+    assert wrong(these).startswith("truth=FILE is required with predictions=")
+
+
+def test_files_that_are_not_there_are_refused(tmp_path):
+    truth, results = write_case(tmp_path, 0)
+    these = f"predictions={results}"
+    assert wrong("predictions=x.json", f"truth={truth}") == "predictions=x.json: no such file"
+    assert wrong(these, "truth=x.json") == "truth=x.json: no such file"
+    assert wrong(these, f"truth={truth}", "compare=x.json") == "compare=x.json: no such file"
+    (tmp_path / "detections.json").write_text("[]")
+    line = wrong(f"predictions={tmp_path}", f"truth={truth}")
+    assert line.endswith(f"a folder; expected a file, such as {tmp_path / 'detections.json'}")
+    assert "no such folder" in wrong(these, "data.root=/no/such/place")
+    assert "no such folder" in wrong(these, f"truth={truth}", "data.root=/no/such/place")
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"bbox": [1, 2, -3, 4]}, "annotations[0]: bbox is [1.0, 2.0, -3.0, 4.0], expected no ne"),
+        ({"bbox": [1, 2, None, 4]}, "annotations[0]: bbox is [1.0, 2.0, nan, 4.0], expected fini"),
+        ({"image_id": 5}, "annotations[0]: there is no image_id 5"),
+        ({"category_id": 5}, "annotations[0]: there is no category_id 5"),
+        ({"image_id": None}, "annotations[0]: image_id is missing or null, expected a number"),
+        ({"iscrowd": 1}, "no boxes to be found in it"),
+    ],
+)
+def test_what_cannot_be_used_of_a_truth_is_named(tmp_path, change, line):
+    truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50])
+    content = json.loads(truth.read_text())
+    content["annotations"].insert(0, content["annotations"][0] | {"id": 2} | change)
+    if "iscrowd" in change:
+        del content["annotations"][1]
+    truth.write_text(json.dumps(content))
+    these = f"predictions={results}", f"truth={truth}"
+    assert wrong(*these).startswith(f"{truth}: {line}")
+    if "iscrowd" not in change:
+        one = contest(*these, "data.on_bad=skip")
+        assert one.truth.boxes.tolist() == [[0, 0, 50, 50]]
+
+
+def test_results_given_as_truth_are_refused(tmp_path):
+    _, results = write_case(tmp_path, 0)
+    assert "not COCO instances" in wrong(f"predictions={results}", f"truth={results}")
+
+
+def test_a_wrong_file_is_refused_before_torch_or_a_folder(tmp_path):
+    truth, results = write_case(tmp_path, 0)
+    (cwd := tmp_path / "cwd").mkdir()
+    line = refused("evaluate", f"predictions={truth}", f"truth={truth}", cwd=cwd)
+    assert line.startswith(f"{truth}: annotations[0]: has no score")
+    results.write_text(json.dumps([*json.loads(results.read_text()), {"image_id": 1}]))
+    line = refused("evaluate", f"predictions={results}", f"truth={truth}", cwd=cwd)
+    assert line.startswith(f"{results}: entry[")
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A COCO tree, and a run on it."""
+    base = tmp_path_factory.mktemp("run")
+    root = write_coco(base / "coco", three_splits())
+    phases = "finetune.phases=[{name: a, train: [head], until: {max_epochs: 1}}]"
+    train(ask("train", *TINY, f"data.root={root}", phases, out=base / "run"))
+    return root, base / "run"
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc"])
+def test_a_checkpoints_detections_scored_as_a_file_give_its_metrics_to_the_bit(
+    run_folder, tmp_path, kind
+):
+    root, ckpt = run_folder
+    if kind == "voc":
+        root = write_voc(tmp_path / "voc", three_splits())
+    data = [f"data.root={root}", "data.format=auto", "split=test"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    evaluate(ask("evaluate", f"ckpt={ckpt}", *data, "model.score_threshold=0", out=one))
+    evaluate(ask("evaluate", f"predictions={one}/detections.json", *data, out=two))
+    first, second = (json.loads((out / "metrics.json").read_text()) for out in (one, two))
+    assert json.loads((one / "detections.json").read_text())
+    for key in ("split", "images", "protocol", "coco", "voc", "per_class"):
+        assert first[key] == second[key]
+
+
+def test_a_checkpoints_detections_carry_the_data_sets_ids(run_folder, tmp_path):
+    root, ckpt = run_folder
+    evaluate(ask("evaluate", f"ckpt={ckpt}", "model.score_threshold=0", out=tmp_path))
+    rows = json.loads((tmp_path / "detections.json").read_text())
+    content = json.loads((root / "annotations/instances_test.json").read_text())
+    names = {image["id"]: f"test/{image['file_name']}" for image in content["images"]}
+    assert {row["image_id"]: row["file_name"] for row in rows} == names
+    assert {row["category_id"] for row in rows} <= {7, 40}
+    truth = root / "annotations/instances_test.json"
+    one = contest(f"predictions={tmp_path}/detections.json", f"truth={truth}")
+    expected = by_pycocotools(truth, tmp_path / "detections.json")
+    assert_close(coco_scores(one.detections, one.truth, 2)[0], expected)
+
+
+def test_what_predict_writes_is_scored_against_folder_and_file(run_folder, tmp_path):
+    root, ckpt = run_folder
+    options = [f"source={root}", "score_threshold=0", "model.score_threshold=0"]
+    predict(ask("predict", f"ckpt={ckpt}", *options, out=tmp_path))
+    these = f"predictions={tmp_path}/predictions.json"
+    folder = contest(these, f"data.root={root}", "split=test")
+    evaluate(ask("evaluate", f"ckpt={ckpt}", "model.score_threshold=0", out=tmp_path / "out"))
+    exact = contest(f"predictions={tmp_path}/out/detections.json", f"data.root={root}")
+    assert len(folder.detections.labels) == len(exact.detections.labels) > 0
+    order = [np.lexsort((d.scores, d.image)) for d in (folder.detections, exact.detections)]
+    for name, tolerance in (("image", 0), ("boxes", 0.011), ("scores", 1e-5)):
+        a, b = (getattr(c.detections, name)[o] for c, o in zip((folder, exact), order, strict=True))
+        if name != "boxes":  # equal scores, as rounded, may change places
+            np.testing.assert_allclose(a, b, atol=tolerance)
