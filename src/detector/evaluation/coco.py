@@ -177,9 +177,11 @@ Rows = TypeVar("Rows", Detections, Truth)
 def _chosen(rows: Rows, which: NDArray[np.int64] | NDArray[np.bool_]) -> Rows:
     """Some of the boxes; all images stay."""
     columns: dict[str, Any] = {
-        field.name: getattr(rows, field.name) for field in fields(rows) if field.name != "images"
+        field.name: None if (column := getattr(rows, field.name)) is None else column[which]
+        for field in fields(rows)
+        if field.name != "images"
     }
-    return replace(rows, **{k: None if c is None else c[which] for k, c in columns.items()})
+    return replace(rows, **columns)
 
 
 def _evaluator(detections: Detections, truth: Truth, classes: int) -> COCOeval:

@@ -64,13 +64,14 @@ def by_image(matches: Matches, kept: NDArray[np.bool_]) -> Images:
 
     missed = count(truth.image[unfound])
     places = np.searchsorted(ids, matches.images[wrong])
-    scores = np.bincount(places, matches.scores[wrong], minlength=len(ids))
+    scores: NDArray[np.float64] = np.zeros(len(ids))
+    np.add.at(scores, places, matches.scores[wrong])
     return Images(
         ids,
         count(matches.images[right & kept]),
         missed,
         count(matches.images[wrong]),
-        missed + scores.astype(np.float64),
+        missed + scores,
     )
 
 
