@@ -1,0 +1,145 @@
+"""All that is known of a scored split beyond its scores, as plain data for the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.evaluation import coco
+from detector.evaluation.curves import (
+    GRID,
+    RECALLS,
+    Curve,
+    best_threshold,
+    curves,
+    recall_precision,
+    together,
+)
+from detector.evaluation.matching import Matches
+from detector.evaluation.ranking import by_image, gallery
+from detector.evaluation.strata import aspects, kept_at, sizes
+from detector.evaluation.suspects import Suspect, suspects
+
+BEST = "the score threshold of best F1 of each class, chosen on this very split"
+GIVEN = "score thresholds chosen elsewhere"
+
+
+def analyse(
+    matches: Matches,
+    names: Sequence[str],
+    thresholds: Sequence[float] | None = None,
+    *,
+    operating_point: str | None = None,
+    pictures: int = 100,
+    listed: int = 200,
+) -> dict[str, Any]:
+    """Analyse a split at IoU 0.5.
+
+    Args:
+        matches: Of the split.
+        names: Class names, in the order of their labels.
+        thresholds: `(K,)` score thresholds of the operating point. Without, those of best F1 on
+            this split, which makes precision and recall there look better than they are.
+        operating_point: Where the thresholds come from, as a phrase.
+        pictures: Most images of the gallery.
+        listed: Most suspects.
+
+    Returns:
+        Python numbers, strings, lists and dicts; NaN where undefined. `per_class`, `curves`,
+        `recall_precision`, `sizes`, `aspects`, `operating_point`, `confusion`, `errors`,
+        `calibration`, `suspects` and `gallery`, in the order of the names or as said where they
+        are made. `detections` of a class are all of it, those by size and shape are at the
+        operating point.
+    """
+    classes = len(names)
+    each = curves(matches, classes)
+    if operating_point is None:
+        operating_point = BEST if thresholds is None else GIVEN
+    if thresholds is None:
+        thresholds = [best_threshold(curve) for curve in each]
+    kept = kept_at(matches, thresholds)
+    found = suspects(matches, kept, classes, listed)
+    return {
+        "per_class": _per_class(matches, names, each, thresholds, kept),
+        "curves": {
+            "thresholds": GRID.tolist(),
+            "all": _lines(together(each)),
+            "classes": {name: _lines(curve) for name, curve in zip(names, each, strict=True)},
+        },
+        "recall_precision": {
+            "recall": RECALLS.tolist(),
+            "classes": dict(zip(names, recall_precision(matches, classes).tolist(), strict=True)),
+        },
+        "sizes": sizes(matches, kept),
+        "aspects": aspects(matches, kept),
+        "operating_point": operating_point,
+        "confusion": {
+            "iou": 0.5,
+            "labels": [*names, "background"],
+            "matrix": coco.confusion(matches, kept, classes).tolist(),
+        },
+        "errors": coco.tide(matches, classes),
+        "calibration": coco.calibration(coco.evaluated(matches.detections, matches.truth, classes)),
+        "suspects": [_suspect(one, names) for one in found],
+        "gallery": [
+            {**asdict(choice), "reasons": list(choice.reasons)}
+            for choice in gallery(by_image(matches, kept), (one.image for one in found), pictures)
+        ],
+    }
+
+
+def _per_class(
+    matches: Matches,
+    names: Sequence[str],
+    each: Sequence[Curve],
+    thresholds: Sequence[float],
+    kept: NDArray[np.bool_],
+) -> dict[str, dict[str, Any]]:
+    """Counts of every class, and precision, recall and F1 at exactly its threshold."""
+    right = matches.right()[0] & kept
+    wrong = kept & ~matches.right()[0] & ~matches.ignored()[0]
+    size = len(names) + 1
+    hits, false = (np.bincount(matches.labels[x], minlength=size).tolist() for x in (right, wrong))
+    detections = np.bincount(matches.detections.labels, minlength=size).tolist()
+    rows = {}
+    for k, (name, curve, threshold) in enumerate(zip(names, each, thresholds, strict=True), 1):
+        rows[name] = {
+            "truths": curve.truths,
+            "detections": detections[k],
+            "threshold": float(threshold),
+            "precision": _share(hits[k], hits[k] + false[k]),
+            "recall": _share(hits[k], curve.truths),
+            "f1": _share(2 * hits[k], hits[k] + false[k] + curve.truths)
+            if curve.truths
+            else math.nan,
+        }
+    return rows
+
+
+def _share(part: int, whole: int) -> float:
+    """Part of a whole, NaN where there is none."""
+    return part / whole if whole else math.nan
+
+
+def _lines(curve: Curve) -> dict[str, list[float]]:
+    """A curve's values over the grid; of a class without truth all are NaN."""
+    lines = {"precision": curve.precision, "recall": curve.recall, "f1": curve.f1}
+    nothing = [math.nan] * len(GRID)
+    return {key: line.tolist() if curve.truths else nothing for key, line in lines.items()}
+
+
+def _suspect(one: Suspect, names: Sequence[str]) -> dict[str, Any]:
+    """A suspect with names for labels; `truth` is the labelled class where it is another."""
+    row = {
+        "kind": one.kind,
+        "image": one.image,
+        "class": names[one.label - 1],
+        "score": one.score,
+        "box": list(one.box),
+    }
+    return row if one.truth is None else {**row, "truth": names[one.truth - 1]}

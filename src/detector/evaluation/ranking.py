@@ -1,0 +1,149 @@
+"""What came of every image, and which of them to show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.evaluation.matching import Matches
+
+REASONS = ("best", "worst", "most wrong", "suspect")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Counts of every image at the operating point, IoU 0.5.
+
+    Attributes:
+        ids: `(n,)` int64.
+        hits: `(n,)` int64, right detections.
+        missed: `(n,)` int64, truth not found.
+        false: `(n,)` int64, wrong detections.
+        wrongness: `(n,)` float64, the scores of the wrong detections, and 1 for each missed truth.
+    """
+
+    ids: NDArray[np.int64]
+    hits: NDArray[np.int64]
+    missed: NDArray[np.int64]
+    false: NDArray[np.int64]
+    wrongness: NDArray[np.float64]
+
+    @property
+    def f1(self) -> NDArray[np.float64]:
+        """`(n,)`, NaN where nothing is and nothing was found."""
+        with np.errstate(invalid="ignore"):
+            return 2 * self.hits / (2 * self.hits + self.missed + self.false)
+
+    def note(self, place: int) -> str:
+        """One line on the image at that place, as "F1 0.31: 4 missed, 7 without truth"."""
+        missed, false = int(self.missed[place]), int(self.false[place])
+        if np.isnan(self.f1[place]):
+            return "nothing there, nothing found"
+        faults = [f"{missed} missed"] * (missed > 0) + [f"{false} without truth"] * (false > 0)
+        return f"F1 {self.f1[place]:.2f}: " + (", ".join(faults) or f"all {self.hits[place]} found")
+
+
+def by_image(matches: Matches, kept: NDArray[np.bool_]) -> Images:
+    """Count in every image.
+
+    Args:
+        matches: Of a split.
+        kept: `(M,)`, the detections at the operating point.
+    """
+    truth, right = matches.truth, matches.right()[0]
+    ids = np.unique(truth.images)
+    unfound = ~truth.ignore
+    unfound[matches.found[0, right & kept]] = False
+    wrong = kept & ~right & ~matches.ignored()[0]
+
+    def count(images: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.bincount(np.searchsorted(ids, images), minlength=len(ids))
+
+    missed = count(truth.image[unfound])
+    places = np.searchsorted(ids, matches.images[wrong])
+    scores: NDArray[np.float64] = np.zeros(len(ids))
+    np.add.at(scores, places, matches.scores[wrong])
+    return Images(
+        ids,
+        count(matches.images[right & kept]),
+        missed,
+        count(matches.images[wrong]),
+        missed + scores,
+    )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An image to show.
+
+    Attributes:
+        image: Its id.
+        reasons: Of `REASONS`; none where a small split is shown whole.
+        note: One line on what came of it.
+    """
+
+    image: int
+    reasons: tuple[str, ...]
+    note: str
+
+
+def gallery(images: Images, suspects: Iterable[int] = (), most: int = 100) -> list[Choice]:
+    """Choose images to show, each once: the best, the worst, the most wrong, those of suspects.
+
+    Best and worst go by the share of errors as if there were two errors more, so that of two images
+    without fault the one with more objects is better; F1 of the best is at least 0.5. Most wrong
+    goes by `wrongness`. All have an equal share of the places. A split of no more than `most`
+    images is shown whole, some of them then for no reason.
+
+    Args:
+        images: The counts.
+        suspects: Ids of images with suspected labels, most suspicious first.
+        most: How many altogether.
+
+    Returns:
+        The first of each list, the second of each, and so on; then what is in none.
+    """
+    lists = _lists(images, suspects, min(most, len(images.ids)))
+    reasons: dict[int, list[str]] = {}
+    for turn in range(max((len(places) for places in lists.values()), default=0)):
+        for reason, places in lists.items():
+            if turn < len(places):
+                reasons.setdefault(places[turn], []).append(reason)
+    if len(images.ids) <= most:
+        for place in range(len(images.ids)):
+            reasons.setdefault(place, [])
+    return [
+        Choice(
+            int(images.ids[place]),
+            tuple(sorted(why, key=REASONS.index)),
+            images.note(place),
+        )
+        for place, why in list(reasons.items())[:most]
+    ]
+
+
+def _lists(images: Images, suspects: Iterable[int], size: int) -> dict[str, list[int]]:
+    """For every reason that holds of any image the places of the first of them, equally many."""
+    errors = images.missed + images.false
+    worth = 2 * images.hits / (2 * images.hits + errors + 2)
+    share = errors / (2 * images.hits + errors + 2)
+
+    def ranked(value: NDArray[np.float64], among: NDArray[np.bool_]) -> list[int]:
+        places = np.flatnonzero(among)
+        chosen: list[int] = places[np.argsort(-value[places], kind="stable")].tolist()
+        return chosen
+
+    ids = np.array(list(dict.fromkeys(suspects)), np.int64)
+    lists = {
+        "best": ranked(worth, images.f1 >= 0.5),
+        "worst": ranked(share, errors > 0),
+        "most wrong": ranked(images.wrongness, errors > 0),
+        "suspect": np.searchsorted(images.ids, ids).tolist(),
+    }
+    lists = {reason: places for reason, places in lists.items() if places}
+    each = -(-size // max(len(lists), 1))
+    lists["worst"] = [p for p in lists.get("worst", []) if p not in lists.get("best", [])[:each]]
+    return {reason: places[:each] for reason, places in lists.items()}
