@@ -69,8 +69,8 @@ def _train(overrides: list[str], out: Path, kill: tuple[str, int] | None) -> Non
         keep(file, copy)
 
     def scripted(self):
-        self.log("val/map", SCORES[self.current_epoch])
-        self.log("val/map_50", float(self.metric.compute()["map_50"]))
+        self.log("val/map", SCORES[self.current_epoch], logger=False)
+        self.log("val/map_50", float(self.metric.compute()["map_50"]), logger=False)
 
     DetectionTask.on_train_batch_start = step
     run_checkpoints.RunCheckpoints.on_train_epoch_end = save_or_die

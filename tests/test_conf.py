@@ -32,6 +32,7 @@ def test_a_file_is_at_most_35_lines(file):
             "backbone",
             "finetune",
             "optim",
+            "logger",
             "trainer",
             "model",
             "model/head",

@@ -66,6 +66,9 @@ def run(tmp_path_factory):
 def test_a_run_writes_all_its_files(run):
     _, out, _ = run
     files = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    events = {name for name in files if name.startswith("tensorboard/events.out.tfevents.")}
+    assert events
+    files -= events
     assert files == {
         "config.yaml",
         "metrics.csv",
@@ -412,6 +415,7 @@ def test_a_sweep_gives_every_trial_its_folder(voc_root, tmp_path):
         content = (tmp_path / "sweep" / trial / "config.yaml").read_text()
         assert f"seed: {trial}" in content
         assert (tmp_path / "sweep" / trial / "metrics.json").is_file()
+        assert list((tmp_path / "sweep" / trial / "tensorboard").iterdir())
 
 
 def test_the_optuna_sweep_maximises_the_score_that_train_returns(voc_root, tmp_path):

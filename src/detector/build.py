@@ -24,6 +24,7 @@ from detector.types import AnnotatedImages, ClassMap, RequestError
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    from lightning.pytorch.loggers import Logger
 
     from detector.data.datamodule import DetectionDataModule
     from detector.finetune.callback import StagedFinetuning
@@ -235,7 +236,11 @@ def build_callbacks(
 
 
 def build_trainer(
-    config: Config, folder: Path, callbacks: Sequence[pl.Callback] = (), epochs: int = 1
+    config: Config,
+    folder: Path,
+    callbacks: Sequence[pl.Callback] = (),
+    epochs: int = 1,
+    logger: Logger | None = None,
 ) -> pl.Trainer:
     """Lightning's trainer, quiet: our callbacks speak.
 
@@ -244,6 +249,7 @@ def build_trainer(
         folder: Where it may write.
         callbacks: Ours.
         epochs: Of the schedule.
+        logger: Gets what `RunProgress` logs.
     """
     import lightning.pytorch as pl
     from lightning.pytorch.callbacks import Checkpoint
@@ -270,7 +276,8 @@ def build_trainer(
         max_epochs=epochs,
         callbacks=list(callbacks),
         default_root_dir=folder,
-        logger=False,
+        logger=logger or False,
+        log_every_n_steps=1,  # or Lightning warns of short epochs; nothing is logged by step
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),

@@ -8,7 +8,7 @@ one read from a checkpoint is as harmless as one typed in.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ WITH_COCO = ("resnet50",)
 # More would not fit into memory.
 MOST_CHANNELS, WIDEST = 4096, 16384
 WEIGHTS = ("imagenet", "coco", "none")
+LOGGERS = ("tensorboard", "wandb", "mlflow", "none")  # also the names of their packages
 
 
 @dataclass
@@ -286,6 +287,39 @@ class TrainerConfig:
 
 
 @dataclass
+class LoggerConfig:
+    """Where a run is logged beside metrics.csv (conf/logger); None is what a logger has not.
+
+    Attributes:
+        name: One of `LOGGERS`.
+        project: W&B's project, MLflow's experiment.
+        run: Its name there; None: the last two parts of the run's folder.
+        offline: Keep W&B's files in the run's folder, and send nothing.
+        uri: Of MLflow's server or database; None: a database in the run's folder.
+    """
+
+    name: str = "none"
+    project: str | None = None
+    run: str | None = None
+    offline: bool = False
+    uri: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        one_of("logger.name", self.name, LOGGERS)
+        if self.name in ("wandb", "mlflow"):
+            good, wanted = bool((self.project or "").strip()), "a name"
+            if self.name == "wandb":
+                good = good and not set(self.project or "") & set("/\\#?%:")
+                wanted = "a name without / \\ # ? % :"
+            require(good, "logger.project", self.project, wanted)
+        for key in ("run", "uri"):
+            value = getattr(self, key)
+            good = value is None or bool(value.strip())
+            require(good, f"logger.{key}", value, "null or some text")
+
+
+@dataclass
 class Config:
     """Everything that `train` is told; the other verbs add a few keys of their own."""
 
@@ -300,6 +334,7 @@ class Config:
     finetune: FinetuneConfig
     optim: OptimConfig
     trainer: TrainerConfig
+    logger: LoggerConfig = field(default_factory=LoggerConfig)  # older checkpoints have none
     # what a verb does
     dry_run: bool = False
     split: str | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from detector import inputs, predictions, request
+from detector.checkpoint import checkpoint_path, load_checkpoint
 from detector.cli import run_verb
 from detector.config import Config
 
@@ -31,13 +32,22 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     (split,) = data.splits
 
     from detector import build
+    from detector.data.images import read_image
+    from detector.logger import build_logger, log_results, opened
     from detector.scoring import score
 
     task = build.load_task("evaluate", config)
+    step = int(load_checkpoint(checkpoint_path("evaluate", str(config.ckpt)))["global_step"])
     folder = request.output_folder(cfg)
     inputs.describe_data(data)
     module = build.build_datamodule(config, data.splits)
-    return score(config, task, module, split, folder, written_for=data)
+    logger = build_logger(config.logger, folder)
+    with opened(logger, config, folder):
+        scores = score(config, task, module, split, folder, written_for=data)
+        named = {f"{split}/{name}": value for name, value in scores.items()}
+        picture = read_image(folder / "detections.png")
+        log_results(logger, named, {"detections": picture}, step)
+    return scores
 
 
 def _score_predictions(config: Config, cfg: DictConfig) -> dict[str, float]:

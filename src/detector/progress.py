@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import shlex
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class RunProgress(pl.Callback):
-    """A bar over the whole run, and `metrics.csv` with a row for every epoch.
+    """A bar over the whole run, and a row for every epoch in `metrics.csv` and the run's log.
 
     Of several processes the first one speaks; training losses are those of its own batches.
 
@@ -42,7 +43,9 @@ class RunProgress(pl.Callback):
         self.seconds = 0.0  # of training and validation, also before a resume
         self._bar: tqdm | None = None
         self._losses: list[dict[str, Tensor]] = []  # of the epoch's steps
-        self._started = 0.0
+        self._started = 0.0  # the epoch
+        self._trained = 0.0  # when its last step so far ended
+        self._validation = 0.0  # seconds of it
 
     def state_dict(self) -> dict[str, Any]:
         """Kept in checkpoints."""
@@ -69,6 +72,7 @@ class RunProgress(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._losses = []
+        self._validation = 0.0
         self._started = time.perf_counter()
 
     @rank_zero_only
@@ -91,14 +95,36 @@ class RunProgress(pl.Callback):
                     epoch=f"{trainer.current_epoch + 1}/{self.epochs}",
                     loss=f"{float(losses['loss']):.3f}",
                 )
+        self._trained = time.perf_counter()
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add up what validation took: within the epoch, since the last training step.
+
+        Lightning starts the loaders before the first of its hooks for validation.
+        """
+        self._validation += time.perf_counter() - self._trained
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what the epoch brought."""
+        """Say what the epoch brought: on the terminal, in metrics.csv and in the log."""
         seconds = time.perf_counter() - self._started
         self.seconds += seconds
-        epoch = trainer.current_epoch
-        phase = self.finetuning.progress.phases[-1].name
+        share = self._validation / seconds
+        row = self._row(trainer, seconds)
+        self._write([*self.rows(), row])
+        self._log(trainer, {**row, "validation_share": share})
+        with tqdm.external_write_mode():
+            log.info(
+                "epoch %d/%d  %s  loss %.3f  val/map %.3f  val/map_50 %.3f  "
+                "%.0f s, %.0f %% of it validation",
+                *(trainer.current_epoch + 1, self.epochs, row["stage"], row["train/loss"]),
+                *(row.get(f"val/{name}", float("nan")) for name in ("map", "map_50")),
+                *(seconds, 100 * share),
+            )
+
+    def _row(self, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
+        """The epoch's row of metrics.csv."""
         scores = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
@@ -109,22 +135,23 @@ class RunProgress(pl.Callback):
             for name in sorted(self._losses[0])
         }
         rates = {f"lr/{g['group']}": g["lr"] for g in trainer.optimizers[0].param_groups}
-        row: dict[str, Any] = {
-            "epoch": epoch,
-            "stage": phase,
+        return {
+            "epoch": trainer.current_epoch,
+            "stage": self.finetuning.progress.phases[-1].name,
             "seconds": round(seconds, 2),
+            "seconds_validation": round(self._validation, 2),
             **losses,
             **scores,
             **rates,
         }
-        self._write([*self.rows(), row])
-        with tqdm.external_write_mode():
-            log.info(
-                "epoch %d/%d  %s  loss %.3f  val/map %.3f  val/map_50 %.3f  %.0f s",
-                *(epoch + 1, self.epochs, phase, losses["train/loss"]),
-                *(scores.get("val/map", float("nan")), scores.get("val/map_50", float("nan"))),
-                seconds,
-            )
+
+    def _log(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
+        """Log a row's numbers, and its phase as one: 0 is the first."""
+        row["phase"] = len(self.finetuning.progress.phases) - 1
+        scalars = {k: float(v) for k, v in row.items() if k != "stage" and math.isfinite(v)}
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, step=trainer.global_step)
+            logger.save()
 
     @rank_zero_only
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

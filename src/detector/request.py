@@ -6,6 +6,7 @@ refused before.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ from detector.checkpoint import (
     read_progress,
     weights_path,
 )
-from detector.config import WEIGHTS, Config, HeadConfig, parse, plain
+from detector.config import WEIGHTS, Config, HeadConfig, LoggerConfig, parse, plain
 from detector.finetune_config import read_schedule
 from detector.inputs import read_data, source_files, usable_data
 from detector.predictions import read_contest
@@ -91,6 +92,8 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         return
     read_schedule(config)
     check_devices(config)
+    if verb in ("train", "evaluate"):
+        _check_logger(config.logger)
     _check_compiler(config)
     usable_data(config, wanted_split(verb, config), keep=True)
     if verb == "train":
@@ -156,7 +159,8 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
     ours = read_checkpoint(path)
     saved = OmegaConf.create(ours["config"])
     # Groups before the keys in them, in whatever order they were typed.
-    for key in sorted({*VERB_KEYS, *typed}, key=lambda key: key.count(".")):
+    anew = VERB_KEYS if verb == "train" else (*VERB_KEYS, "logger")
+    for key in sorted({*anew, *typed}, key=lambda key: key.count(".")):
         if _has(values, key):
             OmegaConf.update(saved, key, OmegaConf.select(values, key), merge=False)
     try:
@@ -208,6 +212,28 @@ def check_devices(config: Config) -> None:
     if isinstance(asked.devices, int) and asked.devices > most:
         kind = "GPUs" if there else "cores"
         raise RequestError(f"trainer.devices={asked.devices}: this machine has {most} {kind}")
+
+
+def _check_logger(logger: LoggerConfig) -> None:
+    """Refuse a logger that is not installed, or W&B without a login."""
+    if logger.name == "none":
+        return
+    if importlib.util.find_spec(logger.name) is None:
+        raise RequestError(
+            f"logger={logger.name} needs the package {logger.name}: pip install {logger.name}"
+        )
+    online = not logger.offline and os.environ.get("WANDB_MODE", "online") == "online"
+    if logger.name == "wandb" and online:
+        import wandb
+
+        try:
+            known = wandb.login(prompt=False, verify=False)
+        except TypeError:
+            return  # of an older version, which asks or ends by itself
+        if not known:
+            raise RequestError(
+                "logger=wandb: nobody is logged in; type wandb login, or logger.offline=true"
+            )
 
 
 def _check_compiler(config: Config) -> None:

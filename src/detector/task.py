@@ -95,6 +95,7 @@ class DetectionTask(pl.LightningModule):
             on_epoch=True,
             sync_dist=True,
             batch_size=len(images),
+            logger=False,  # `RunProgress` logs what it writes into metrics.csv
         )
         return losses
 
@@ -144,7 +145,8 @@ class DetectionTask(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the scores as `val/<name>`."""
         # The same on every process: the metric has gathered.
-        self.log_dict({f"val/{name}": value for name, value in self.metric.compute().items()})
+        scores = {f"val/{name}": value for name, value in self.metric.compute().items()}
+        self.log_dict(scores, logger=False)
 
     def on_test_epoch_end(self) -> None:
         """Score, while the processes are together; the first one's `metric.evaluation` has it all."""

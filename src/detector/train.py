@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from detector import inputs, request
-from detector.checkpoint import checkpoint_path, read_best, read_progress
+from detector.checkpoint import checkpoint_path, load_checkpoint, read_best, read_progress
 from detector.cli import run_verb
 from detector.config import Config, plain
 from detector.dry_run import print_phases
@@ -50,7 +50,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
     import lightning.pytorch as pl
 
     from detector import build
+    from detector.data.images import read_image
     from detector.history import write_history
+    from detector.logger import build_logger, log_results, opened
     from detector.run_checkpoints import link_or_copy
     from detector.scoring import score
 
@@ -62,7 +64,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
     stand = schedule.adopt(read_progress(resumed)) if resumed else schedule.start()
     epochs = schedule.total(stand)
     finetuning, progress, callbacks = build.build_callbacks(config, schedule, folder, epochs)
-    trainer = build.build_trainer(config, folder, callbacks, epochs)
+    steps = int(load_checkpoint(resumed)["global_step"]) if resumed else 0
+    logger = build_logger(config.logger, folder, steps)
+    trainer = build.build_trainer(config, folder, callbacks, epochs, logger)
     if trainer.is_global_zero:
         OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
         inputs.describe_data(data_set)
@@ -91,25 +95,32 @@ def train(cfg: DictConfig) -> dict[str, float]:
             build.load_weights(task, resumed)  # as `fit` will: proposals depend on them
         lines = summary_table(config, task.network, schedule.next_phase(stand), trainer)
         log.info("%s", "\n".join(lines))
-    try:
-        trainer.fit(task, data, ckpt_path=resumed, weights_only=True)
-    except SystemExit as end:  # Lightning's way to end after Ctrl-C
-        raise KeyboardInterrupt from end
+    with opened(logger, config, folder):
+        try:
+            trainer.fit(task, data, ckpt_path=resumed, weights_only=True)
+        except SystemExit as end:  # Lightning's way to end after Ctrl-C
+            raise KeyboardInterrupt from end
 
-    build.load_weights(task, best)
-    split = "test" if "test" in data_set.splits else "val"
-    final = score(config, task, data, split, folder, train_seconds=progress.seconds)
-    if trainer.is_global_zero:
-        write_history(
-            folder,
-            schedule,
-            finetuning.progress,
-            finetuning.base_rate(trainer),
-            list(task.network.groups()),
-            int(trainer.num_training_batches),
-            progress.rows(),
-            config.monitor,
-        )
+        build.load_weights(task, best)
+        split = "test" if "test" in data_set.splits else "val"
+        final = score(config, task, data, split, folder, train_seconds=progress.seconds)
+        if trainer.is_global_zero:
+            write_history(
+                folder,
+                schedule,
+                finetuning.progress,
+                finetuning.base_rate(trainer),
+                list(task.network.groups()),
+                int(trainer.num_training_batches),
+                progress.rows(),
+                config.monitor,
+            )
+            names = ("detections", "schedule")
+            pictures = {name: read_image(folder / f"{name}.png") for name in names}
+            # The names of the epochs' validation scores are taken.
+            prefix = "test" if split == "test" else "best_val"
+            scores = {f"{prefix}/{name}": value for name, value in final.items()}
+            log_results(logger, scores, pictures, trainer.global_step)
     best_score = finetuning.progress.best
     assert best_score is not None  # at least one epoch was validated
     return {config.monitor: best_score, **{f"{split}/{k}": value for k, value in final.items()}}

@@ -1,0 +1,104 @@
+"""The row and the line of an epoch, by a clock that the test sets."""
+
+import csv
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from detector import progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now.seconds)
+    return now
+
+
+class Recorded:
+    def __init__(self):
+        self.calls = []
+
+    def log_metrics(self, metrics, step):
+        self.calls.append((step, dict(metrics)))
+
+    def save(self):
+        self.calls.append("saved")
+
+
+def an_epoch(folder, clock, number=0, scores=None):
+    """An epoch of 26 seconds: two steps until the 20th, validation until the 25th."""
+    phases = [SimpleNamespace(name="heads"), SimpleNamespace(name="top")]
+    finetuning = SimpleNamespace(progress=SimpleNamespace(phases=phases))
+    bar = progress.RunProgress(folder, finetuning, 3, [])
+    trainer = SimpleNamespace(
+        current_epoch=number,
+        global_step=2 * (number + 1),
+        num_training_batches=2,
+        callback_metrics={"val/map": torch.tensor(0.25), **(scores or {})},
+        optimizers=[SimpleNamespace(param_groups=[{"group": "head", "lr": 0.5}])],
+        loggers=[Recorded()],
+    )
+    start = clock.seconds
+    bar.on_train_start(trainer, None)
+    bar.on_train_epoch_start(trainer, None)
+    for step, loss in enumerate((1.0, 2.0)):
+        clock.seconds = start + 10 * (step + 1)
+        bar.on_train_batch_end(trainer, None, {"loss": torch.tensor(loss)}, None, step)
+    clock.seconds = start + 25
+    bar.on_validation_end(trainer, None)
+    clock.seconds = start + 26
+    bar.on_train_epoch_end(trainer, None)
+    return trainer.loggers[0].calls
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_validation_is_what_comes_after_the_last_step_of_the_epoch(tmp_path, clock):
+    an_epoch(tmp_path, clock)
+    (row,) = rows(tmp_path)
+    assert list(row)[:4] == ["epoch", "stage", "seconds", "seconds_validation"]
+    assert (row["seconds"], row["seconds_validation"]) == ("26.0", "5.0")
+
+
+def test_the_line_of_an_epoch_ends_with_its_seconds_and_the_share_of_validation(
+    tmp_path, clock, caplog
+):
+    with caplog.at_level("INFO"):
+        an_epoch(tmp_path, clock)
+    assert caplog.messages[-1].endswith("26 s, 19 % of it validation")  # 5 of 26
+
+
+def test_the_log_gets_the_rows_numbers_with_the_steps_done_and_the_phase_counted_from_0(
+    tmp_path, clock
+):
+    calls = an_epoch(tmp_path, clock, scores={"val/map_small": torch.tensor(float("nan"))})
+    assert calls == [
+        (
+            2,
+            {
+                "epoch": 0,
+                "seconds": 26,
+                "seconds_validation": 5,
+                "validation_share": pytest.approx(5 / 26),
+                "train/loss": 1.5,
+                "val/map": 0.25,
+                "lr/head": 0.5,
+                "phase": 1,
+            },
+        ),
+        "saved",
+    ]
+
+
+def test_rows_from_before_validation_was_timed_stay_as_they_are(tmp_path, clock):
+    old = "epoch,stage,seconds,train/loss,val/map,lr/head\n0,heads,30,3.0,0.1,0.5\n"
+    (tmp_path / "metrics.csv").write_text(old)
+    an_epoch(tmp_path, clock, number=1)
+    before, after = rows(tmp_path)
+    assert (before["seconds"], before["seconds_validation"], before["val/map"]) == ("30", "", "0.1")
+    assert (after["seconds"], after["seconds_validation"]) == ("26.0", "5.0")
