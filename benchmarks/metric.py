@@ -123,9 +123,15 @@ def peer(batches: Batches) -> Callable[[], dict[str, torch.Tensor]]:
     return score
 
 
-def synthetic(images: int) -> Batches:
-    """Truth, and detections that are the truth shaken more or less; the same at every call."""
-    rng = np.random.default_rng(0)
+def synthetic(images: int, classes: int = CLASSES, seed: int = 0) -> Batches:
+    """Truth, and detections that are the truth shaken more or less.
+
+    Args:
+        images: How many.
+        classes: Number of classes.
+        seed: The same numbers for the same seed.
+    """
+    rng = np.random.default_rng(seed)
     predictions: list[Prediction]
     targets: list[Target]
     predictions, targets = [], []
@@ -133,14 +139,14 @@ def synthetic(images: int) -> Batches:
         count = max(1, int(rng.poisson(TRUTHS)))
         corner = rng.uniform(0, SIDE / 2, (count, 2))
         boxes = np.concatenate((corner, corner + rng.uniform(8, SIDE / 2, (count, 2))), 1)
-        labels = rng.integers(1, CLASSES + 1, count)
+        labels = rng.integers(1, classes + 1, count)
         source = rng.integers(0, count, DETECTIONS)
         shaken = boxes[source] + rng.normal(0, 1, (DETECTIONS, 4)) * rng.uniform(
             0, 12, (DETECTIONS, 1)
         )
         shaken[:, 2:] = np.maximum(shaken[:, 2:], shaken[:, :2] + 1)
         wrong = rng.random(DETECTIONS) < 0.3
-        found = np.where(wrong, rng.integers(1, CLASSES + 1, DETECTIONS), labels[source])
+        found = np.where(wrong, rng.integers(1, classes + 1, DETECTIONS), labels[source])
         predictions.append(
             Prediction(
                 torch.from_numpy(shaken).float(),

@@ -43,6 +43,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "switches": (),
     "memory": (),
     "metric": ("metric",),
+    "bootstrap": ("bootstrap",),
     "loader": ("loader", "loader_ram_cache", "loader_workers"),
     "startup": ("startup",),
     "scaling": (),

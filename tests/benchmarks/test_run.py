@@ -6,6 +6,7 @@ import json
 import sys
 from types import SimpleNamespace
 
+import bootstrap
 import common
 import metric
 import pytest
@@ -177,6 +178,12 @@ def test_ours_and_torchmetrics_agree_on_the_benchmarks_detections():
     report = metric.measure_at(images=6, rounds=1)
     assert report.extra["largest_difference"] <= 1e-6
     assert report.figures["metric"].ratio > 0
+
+
+def test_our_comparison_and_hotcocos_agree_on_the_benchmarks_detections():
+    report = bootstrap.measure_at(images=6, resamples=10, rounds=1)
+    assert report.figures["bootstrap"].ratio > 0
+    assert set(report.extra) == {"bootstrap_1_s", "bootstrap_20_s", "bootstrap_80_s"}
 
 
 def test_a_worker_works_when_told_and_says_how_much_memory_it_took():

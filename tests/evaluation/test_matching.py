@@ -121,3 +121,14 @@ def test_nothing_matches_nothing(empty):
 
 def test_the_thresholds_are_cocos():
     assert THRESHOLDS.tolist() == COCOeval(iouType="bbox").params.iouThrs.tolist()
+
+
+def test_a_box_inside_out_that_matches_nothing_is_neither_right_nor_wrong():
+    truth = Truth(
+        np.array([0]), np.array([0]), np.array([[0, 0, 10, 10.0]]), np.array([1]), np.array([False])
+    )
+    boxes = np.array([[40, 20, 30, 30], [60, 60, 70, 70.0]])
+    detections = Detections(np.zeros(2, int), boxes, np.ones(2, int), np.array([0.9, 0.8]))
+    matches = match(detections, truth)
+    np.testing.assert_array_equal(matches.ignored()[0], [True, False])
+    np.testing.assert_array_equal(matches.right()[0], [False, False])

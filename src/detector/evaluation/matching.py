@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, Truth, xywh
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU, as pycocotools writes them
 MOST = 100  # detections of a class in an image; weaker ones do not count
@@ -52,8 +52,14 @@ class Matches:
         return self.detections.image[self.rows]
 
     def ignored(self) -> NDArray[np.bool_]:
-        """`(10, M)` bool: matched with ignored truth, so neither right nor wrong."""
-        return np.append(self.truth.ignore, False)[self.found]  # -1 is the last
+        """`(10, M)` bool: neither right nor wrong.
+
+        That is what is matched with ignored truth and, as for pycocotools, a box whose area is
+        negative, if it is matched with nothing.
+        """
+        inside_out = xywh(self.detections)[self.rows, 2:].prod(1) < 0
+        ignore = np.append(self.truth.ignore, False)  # -1 is the last
+        return ignore[self.found] | (inside_out & (self.found < 0))
 
     def right(self) -> NDArray[np.bool_]:
         """`(10, M)` bool: matched with truth that was to be found."""
@@ -73,12 +79,13 @@ def match(detections: Detections, truth: Truth) -> Matches:
     rows = _counting(detections)
     found = np.full((len(THRESHOLDS), len(rows)), -1, dtype=np.int64)
     groups = dict(_groups(truth.image, truth.labels))
+    boxes, truths = xywh(detections), xywh(truth)
     for key, mine in _groups(detections.image[rows], detections.labels[rows]):
         if (there := groups.get(key)) is None:
             continue
         there = there[np.argsort(truth.ignore[there], kind="stable")]
         ignore = truth.ignore[there]
-        overlap = overlaps(detections.boxes[rows[mine]], truth.boxes[there], ignore)
+        overlap = overlaps(boxes[rows[mine]], truths[there], ignore)
         hopeful = np.flatnonzero(overlap.max(1) >= THRESHOLDS[0])
         for t, threshold in enumerate(THRESHOLDS.tolist()):
             chosen = _assign(overlap[hopeful].tolist(), ignore.tolist(), threshold)
@@ -112,18 +119,18 @@ def overlaps(
 ) -> NDArray[np.float64]:
     """IoU, and for ignored truth the share of the detection that lies in it.
 
-    In the order of operations of pycocotools' bbIou, on left, top, width and height, so that
-    thresholds are met by the same pairs to the last bit.
+    In the order of operations of pycocotools' bbIou, so that thresholds are met by the same pairs
+    to the last bit.
 
     Args:
-        found: `(D, 4)` xyxy.
-        there: `(G, 4)` xyxy.
+        found: `(D, 4)` left, top, width and height.
+        there: `(G, 4)`, the same.
         ignore: `(G,)`.
 
     Returns:
         `(D, G)`.
     """
-    size, sizes = found[:, 2:] - found[:, :2], there[:, 2:] - there[:, :2]
+    size, sizes = found[:, 2:], there[:, 2:]
     end, ends = found[:, :2] + size, there[:, :2] + sizes
     shared = np.minimum(end[:, None], ends) - np.maximum(found[:, None, :2], there[:, :2])
     inside = np.clip(shared, 0, None).prod(2)

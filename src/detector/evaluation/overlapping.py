@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, Truth, xywh
 
 PIECE = 1_000_000  # pairs that are compared at a time, for the memory
 
@@ -72,12 +72,13 @@ def overlapping(
     pieces = []
     ends = np.cumsum(count)
     cuts = np.searchsorted(ends, np.arange(PIECE, ends[-1] if len(ends) else 0, PIECE))
+    boxes, truths = xywh(detections), xywh(truth)
     for mine in np.split(np.arange(len(rows)), cuts):
         many = count[mine]
         row = np.repeat(mine, many)
         within = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
         there = order[first[at[row]] + within]
-        iou = _iou(detections.boxes[rows[row]], truth.boxes[there], truth.ignore[there])
+        iou = _iou(boxes[rows[row]], truths[there], truth.ignore[there])
         near = iou >= least
         pieces.append((row[near], there[near], iou[near]))
     row, there, iou = (np.concatenate(column) for column in zip(*pieces, strict=True))
@@ -87,8 +88,8 @@ def overlapping(
 def _iou(
     found: NDArray[np.float64], there: NDArray[np.float64], ignore: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """What `matching.overlaps` gives, to the last bit, of boxes in pairs: `(P, 4)` xyxy each."""
-    size, sizes = found[:, 2:] - found[:, :2], there[:, 2:] - there[:, :2]
+    """What `matching.overlaps` gives, to the last bit, of boxes in pairs: `(P, 4)` xywh each."""
+    size, sizes = found[:, 2:], there[:, 2:]
     end, ends = found[:, :2] + size, there[:, :2] + sizes
     shared = np.minimum(end, ends) - np.maximum(found[:, :2], there[:, :2])
     inside, area, areas = np.clip(shared, 0, None).prod(1), size.prod(1), sizes.prod(1)
