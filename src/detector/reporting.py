@@ -1,0 +1,360 @@
+"""Write and show what came of a split: metrics.json, analysis.json, the report, the terminal."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+from rich.table import Table
+from rich.text import Text
+
+from detector import __version__
+from detector.config import Config, plain
+from detector.data.read import DataSet, files_of
+from detector.evaluation import operating_points
+from detector.evaluation.analysis import analyse
+from detector.evaluation.coco import protocol
+from detector.evaluation.comparison import Comparison, Difference, compare, sentence
+from detector.evaluation.curves import curves
+from detector.evaluation.voc import PROTOCOL as VOC_PROTOCOL
+from detector.output import log_table, write_json
+from detector.scoring import LEVEL, Scored
+from detector.types import RequestError
+
+log = logging.getLogger(__name__)
+
+PICTURED = 6  # images in detections.png
+WEAKEST = 0.05  # score of detections that the gallery has
+LARGEST = 1600  # pixels, the longer side of pictures that are kept in memory
+TABLED = 40  # classes on the terminal
+PACKAGES = ("torch", "torchvision", "lightning", "hotcoco", "pycocotools", "albumentations")
+
+
+@dataclass(frozen=True)
+class About:
+    """What the report says beside the scores.
+
+    Attributes:
+        verb: `train` or `evaluate`.
+        config: In force.
+        commands: What to type, and what for.
+        data: The data set, if there is one.
+        training: From `history.read_training`, if the detector was trained here.
+        train_seconds: That the training took.
+        thresholds: What thresholds.json holds that were chosen elsewhere, to judge by.
+        comparison: With another detector, and what the two are called.
+    """
+
+    verb: str
+    config: Config
+    commands: Sequence[tuple[str, str]]
+    data: DataSet | None = None
+    training: dict[str, Any] | None = None
+    train_seconds: float | None = None
+    thresholds: Mapping[str, Any] | None = None
+    comparison: tuple[Comparison, str, str] | None = None
+
+
+def write_results(scored: Scored, about: About, folder: Path) -> None:
+    """Write all files of a scored split into a folder, and print the summary.
+
+    Args:
+        scored: The split.
+        about: What else to say.
+        folder: Is there.
+    """
+    names = scored.classes.names
+    points = about.thresholds
+    chosen = None if points is None else operating_points.choose(points, names)
+    where = None if points is None else f"{_BEST} chosen on the {points['split']} split"
+    analysis = analyse(
+        scored.matches, names, chosen, operating_point=where, pictures=about.config.gallery
+    )
+    gallery = analysis.pop("gallery")
+    files = _files(scored, about.data)
+    for suspect in analysis["suspects"]:
+        suspect["file"] = files[suspect["image"]]
+    content = _headline(scored, about, analysis.pop("per_class"))
+    write_json(folder / "metrics.json", content)
+    write_json(folder / "analysis.json", analysis)
+    _write_suspects(folder / "suspects.csv", analysis["suspects"])
+    if about.verb == "evaluate":  # a training keeps them beside its checkpoints
+        write_json(folder / "thresholds.json", thresholds_of(scored))
+    thresholds = np.array([row["threshold"] for row in content["per_class"].values()])
+    _draw_some(scored, thresholds, folder / "detections.png")
+    report = _write_report(scored, about, content, analysis, gallery, files, folder)
+    _print_summary(scored, content, about)
+    log.info("metrics: %s", folder / "metrics.json")
+    log.info("report: %s", report)
+
+
+_BEST = "the score threshold of best F1 of each class,"
+
+
+def thresholds_of(scored: Scored) -> dict[str, Any]:
+    """What thresholds.json holds: precision and recall over the score, measured on this split."""
+    names, images = scored.classes.names, len(scored.matches.truth.images)
+    each = curves(scored.matches, len(names))
+    return operating_points.thresholds_content(scored.split, images, names, each)
+
+
+def compared(a: Scored, b: Scored, resamples: int) -> Comparison:
+    """The difference of two detectors on the same images."""
+    return compare(a.matches, b.matches, len(a.classes), resamples, level=LEVEL)
+
+
+def _headline(
+    scored: Scored, about: About, per_class: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """What metrics.json holds."""
+    intervals = None
+    if scored.resampled is not None:
+        intervals = {"level": LEVEL, "resamples": about.config.resamples} | {
+            name: scored.interval(name) for name in ("map", "map_50")
+        }
+    rows = {
+        name: {
+            **scored.per_class[name],
+            **{f"{key}_interval": scored.interval(key, label) for key in ("ap", "ap_50")},
+            **per_class[name],
+        }
+        for label, name in enumerate(scored.classes.names, start=1)
+    }
+    return {
+        "split": scored.split,
+        "images": len(scored.matches.truth.images),
+        "protocol": {"coco": protocol(scored.matches.truth), "voc": VOC_PROTOCOL},
+        "coco": scored.coco,
+        "voc": scored.voc,
+        "intervals": intervals,
+        "per_class": rows,
+        "comparison": _comparison(scored, about),
+        "seconds": {"train": about.train_seconds, "evaluate": scored.seconds},
+        "environment": environment(),
+    }
+
+
+def _comparison(scored: Scored, about: About) -> dict[str, Any] | None:
+    """The comparison as plain data."""
+    if about.comparison is None:
+        return None
+    found, a, b = about.comparison
+
+    def row(name: str, one: Difference) -> dict[str, Any]:
+        bounds = None if one.interval is None else list(one.interval)
+        values = {"a": one.a, "b": one.b, "difference": one.difference, "interval": bounds}
+        return {"name": name, **values}
+
+    rows = [row("mAP", found.map), row("AP50", found.map_50)]
+    pairs = zip(scored.classes.names, found.ap, strict=True)
+    rows += [row(f"AP of {name}", one) for name, one in pairs]
+    return {"a": a, "b": b, "sentence": sentence(found.map), "rows": rows}
+
+
+def _write_suspects(file: Path, suspects: Sequence[Mapping[str, Any]]) -> None:
+    """A table of labels that may be wrong, the most suspicious first."""
+    columns = ("kind", "file", "class", "truth", "score", "x1", "y1", "x2", "y2")
+    with file.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        for one in suspects:
+            words = [one["kind"], one["file"], one["class"], one.get("truth", "")]
+            numbers = [round(one["score"], 4), *(round(x, 1) for x in one["box"])]
+            writer.writerow([*words, *numbers])
+
+
+def _write_report(
+    scored: Scored,
+    about: About,
+    content: Mapping[str, Any],
+    analysis: Mapping[str, Any],
+    gallery: Sequence[Mapping[str, Any]],
+    files: Sequence[str],
+    folder: Path,
+) -> Path:
+    """The page; see docs/evaluation.md."""
+    from detector.report.run_page import write_run_page
+
+    truth, data = scored.matches.truth, about.data
+    root = None if data is None else str(data.root)
+    splits = {} if data is None else data.splits
+    title = about.config.truth or root or about.config.name
+    whole = {
+        **content,
+        **analysis,
+        "verb": about.verb,
+        "title": Path(title).name,
+        "created": f"{datetime.now():%Y-%m-%d %H:%M}",
+        "folder": str(folder),
+        "truths": int((~truth.ignore).sum()),
+        "ignored": int(truth.ignore.sum()),
+        "detections": len(scored.matches.detections.labels),
+        "classes": list(scored.classes.names),
+        "training": about.training,
+        "data": {
+            "root": root or about.config.truth,
+            "recognised": "" if data is None else data.recognised,
+            "splits": {
+                name: {"images": len(split), "boxes": len(split.labels)}
+                for name, split in splits.items()
+            },
+            "left_out": 0 if data is None else sum(f.count for f in data.findings.of("error")),
+        },
+        "config": OmegaConf.to_yaml(OmegaConf.create(plain(about.config))),
+        "commands": [{"what": what, "command": command} for what, command in about.commands],
+    }
+    file = folder / "report" / "index.html"
+    file.parent.mkdir(exist_ok=True)
+    write_run_page(file, whole, _pictures(scored, gallery, files))
+    return file
+
+
+def _pictures(
+    scored: Scored, gallery: Sequence[Mapping[str, Any]], files: Sequence[str]
+) -> list[Any]:
+    """The gallery's pictures, as far as images can be read."""
+    from detector.data.images import read_image
+    from detector.report.draw import Boxes
+    from detector.report.gallery import Picture, shrink
+
+    truth, found = scored.matches.truth, scored.matches.detections
+    pictures = []
+    for choice in gallery:
+        index = choice["image"]
+        path = str(scored.images.paths[index])
+        if not path:
+            continue
+        try:
+            image = read_image(Path(path))
+        except RequestError as error:  # beside a truth, where nothing but pictures needs it
+            log.warning("not pictured: %s", error)
+            continue
+        there = truth.image == index
+        rows = (found.image == index) & (found.scores >= WEAKEST)
+        pictures.append(
+            Picture(
+                index=index,
+                name=files[index],
+                reasons=tuple(choice["reasons"]),
+                note=choice["note"],
+                image=shrink(image, LARGEST),
+                size=(image.shape[0], image.shape[1]),
+                truth=Boxes(truth.boxes[there], truth.labels[there], ignore=truth.ignore[there]),
+                found=Boxes(found.boxes[rows], found.labels[rows], found.scores[rows]),
+            )
+        )
+    return pictures
+
+
+def _draw_some(scored: Scored, thresholds: np.ndarray[Any, np.dtype[Any]], file: Path) -> None:
+    """A picture of some images, truth beside detections; none where no image can be read."""
+    from detector.data.images import read_image
+    from detector.report.draw import Boxes, Panel, draw_sheet
+
+    truth, found = scored.matches.truth, scored.matches.detections
+    seen = truth.images[scored.images.paths[truth.images] != ""]
+    chosen = np.linspace(0, len(seen) - 1, min(PICTURED, len(seen))).round().astype(int)
+    strong = found.scores >= thresholds[found.labels - 1]
+    panels = []
+    for index in seen[chosen].tolist():
+        rows, there = (found.image == index) & strong, truth.image == index
+        boxes = Boxes(found.boxes[rows], found.labels[rows], found.scores[rows])
+        labels = Boxes(truth.boxes[there], truth.labels[there], ignore=truth.ignore[there])
+        path = Path(str(scored.images.paths[index]))
+        try:
+            panels.append(Panel(path.name, read_image(path), labels, boxes))
+        except RequestError:
+            continue
+    if panels:
+        draw_sheet(panels, scored.classes.names, thresholds, file)
+
+
+def _files(scored: Scored, data: DataSet | None) -> list[str]:
+    """What each image is called in tables."""
+    if data is not None:
+        return files_of(scored.images, data.root)
+    return [Path(str(p)).name or f"image {i}" for i, p in enumerate(scored.images.paths)]
+
+
+def _print_summary(scored: Scored, content: Mapping[str, Any], about: About) -> None:
+    """The headline as a table, and what to know of it."""
+    images, truth = content["images"], scored.matches.truth
+    table = Table(title=f"{scored.split}: {images} images, percent", title_justify="left")
+    headings = ("boxes", "COCO AP", "95%", "AP50", "95%", "VOC AP50", "VOC07", "prec.", "recall")
+    for heading in ("", *headings):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, row in list(content["per_class"].items())[:TABLED]:
+        table.add_row(
+            Text(name),
+            str(row["truths"]),
+            *(_percent(row["ap"]), _range(row["ap_interval"])),
+            *(_percent(row["ap_50"]), _range(row["ap_50_interval"])),
+            *(_percent(row["voc_ap_50"]), _percent(row["voc_ap_50_11point"])),
+            *(_percent(row["precision"]), _percent(row["recall"])),
+        )
+    table.add_section()
+    bounds = content["intervals"] or {"map": None, "map_50": None}
+    table.add_row(
+        "all",
+        str(int((~truth.ignore).sum())),
+        *(_percent(scored.coco["map"]), _range(bounds["map"])),
+        *(_percent(scored.coco["map_50"]), _range(bounds["map_50"])),
+        *(_percent(scored.voc["ap_50"]), _percent(scored.voc["ap_50_11point"])),
+    )
+    log_table(table, width=100)
+    chosen = "this split itself" if about.thresholds is None else about.thresholds["split"]
+    log.info("precision and recall at the score of best F1 of each class, chosen on %s", chosen)
+    for line in _remarks(scored):
+        log.warning("%s", line)
+    if content["comparison"]:
+        log.info("A: %(a)s\nB: %(b)s\n%(sentence)s", content["comparison"])
+
+
+def _remarks(scored: Scored) -> list[str]:
+    """What explains undefined or bottomless scores."""
+    truth = scored.matches.truth
+    there = set(truth.labels[~truth.ignore].tolist())
+    absent = [n for k, n in enumerate(scored.classes.names, start=1) if k not in there]
+    lines = []
+    if not len(scored.matches.detections.labels):
+        lines.append("nothing was detected, so all scores are 0 or undefined")
+    if not there:
+        lines.append(f"there is no truth to find in {scored.split}: scores are undefined")
+    elif absent:
+        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
+        lines.append(
+            f"no truth to find of {', '.join(absent[:5])}{more}: left out of all means over classes"
+        )
+    return lines
+
+
+def _percent(value: float) -> str:
+    """A fraction as a percentage."""
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _range(bounds: Sequence[float] | None) -> str:
+    """An interval in percent."""
+    return "-" if bounds is None else f"{100 * bounds[0]:.0f}-{100 * bounds[1]:.0f}"
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers were made with."""
+    return {
+        "detector": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        **{name: metadata.version(name) for name in PACKAGES},
+    }
