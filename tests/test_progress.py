@@ -27,11 +27,15 @@ class Recorded:
         self.calls.append("saved")
 
 
-def an_epoch(folder, clock, number=0, scores=None):
-    """An epoch of 26 seconds: two steps until the 20th, validation until the 25th."""
+def new_bar(folder):
+    """Of a run that is in its second phase."""
     phases = [SimpleNamespace(name="heads"), SimpleNamespace(name="top")]
     finetuning = SimpleNamespace(progress=SimpleNamespace(phases=phases))
-    bar = progress.RunProgress(folder, finetuning, 3, [])
+    return progress.RunProgress(folder, finetuning, 3, [])
+
+
+def an_epoch(bar, clock, number=0, scores=None):
+    """An epoch of 26 seconds: two steps until the 20th, validation until the 25th."""
     trainer = SimpleNamespace(
         current_epoch=number,
         global_step=2 * (number + 1),
@@ -59,24 +63,33 @@ def rows(folder):
 
 
 def test_validation_is_what_comes_after_the_last_step_of_the_epoch(tmp_path, clock):
-    an_epoch(tmp_path, clock)
+    an_epoch(new_bar(tmp_path), clock)
     (row,) = rows(tmp_path)
     assert list(row)[:4] == ["epoch", "stage", "seconds", "seconds_validation"]
     assert (row["seconds"], row["seconds_validation"]) == ("26.0", "5.0")
+
+
+def test_every_epoch_is_timed_anew(tmp_path, clock):
+    bar = new_bar(tmp_path)
+    for number in (0, 1):
+        an_epoch(bar, clock, number)
+    assert [(r["seconds"], r["seconds_validation"]) for r in rows(tmp_path)] == [
+        ("26.0", "5.0")
+    ] * 2
 
 
 def test_the_line_of_an_epoch_ends_with_its_seconds_and_the_share_of_validation(
     tmp_path, clock, caplog
 ):
     with caplog.at_level("INFO"):
-        an_epoch(tmp_path, clock)
+        an_epoch(new_bar(tmp_path), clock)
     assert caplog.messages[-1].endswith("26 s, 19 % of it validation")  # 5 of 26
 
 
 def test_the_log_gets_the_rows_numbers_with_the_steps_done_and_the_phase_counted_from_0(
     tmp_path, clock
 ):
-    calls = an_epoch(tmp_path, clock, scores={"val/map_small": torch.tensor(float("nan"))})
+    calls = an_epoch(new_bar(tmp_path), clock, scores={"val/map_small": torch.tensor(float("nan"))})
     assert calls == [
         (
             2,
@@ -98,7 +111,7 @@ def test_the_log_gets_the_rows_numbers_with_the_steps_done_and_the_phase_counted
 def test_rows_from_before_validation_was_timed_stay_as_they_are(tmp_path, clock):
     old = "epoch,stage,seconds,train/loss,val/map,lr/head\n0,heads,30,3.0,0.1,0.5\n"
     (tmp_path / "metrics.csv").write_text(old)
-    an_epoch(tmp_path, clock, number=1)
+    an_epoch(new_bar(tmp_path), clock, number=1)
     before, after = rows(tmp_path)
     assert (before["seconds"], before["seconds_validation"], before["val/map"]) == ("30", "", "0.1")
     assert (after["seconds"], after["seconds_validation"]) == ("26.0", "5.0")
