@@ -64,8 +64,7 @@ def match_classes(results: Results, classes: ClassMap, where: str) -> NDArray[np
     there = _listed(
         [f"{key} ({name})" for name, key in zip(classes.names, classes.ids, strict=True)]
     )
-    called = "" if name is None else f", nor category {name!r},"
-    raise results.error(row, f"no category_id {key}{called} in {where}{more}; there: {there}")
+    raise results.error(row, f"no category_id {key} in {where}{more}; there: {there}")
 
 
 def match_truth(results: Results, truth: CocoTruth) -> tuple[NDArray[np.int64], bool]:
