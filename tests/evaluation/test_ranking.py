@@ -59,6 +59,7 @@ def test_of_faultless_images_that_with_more_objects_is_better():
     chosen = gallery(images((1, 0, 0, 0), (9, 0, 0, 0), (5, 0, 0, 0), (0, 9, 0, 9)), most=2)
     assert chosen[0].image == 11
     assert chosen[0].reasons == ("best",)
+    assert len(chosen) == 2
 
 
 def test_many_objects_with_a_fault_are_better_than_one_without():
@@ -77,6 +78,21 @@ def test_an_image_is_shown_once_with_all_its_reasons():
     assert [one.image for one in chosen].count(10) == 1
     assert chosen[1].image == 10
     assert chosen[1].reasons == ("worst", "most wrong", "suspect")
+
+
+def test_of_images_with_nothing_right_that_with_more_objects_is_worse():
+    rows = images((0, 1, 0, 1), (0, 6, 0, 6), (0, 3, 0, 3))
+    assert gallery(rows)[0].image == 11
+
+
+def test_no_image_is_among_the_best_and_the_worst():
+    (one,) = gallery(images((3, 1, 0, 1)))
+    assert one.reasons == ("best", "most wrong")
+
+
+def test_no_more_are_chosen_than_asked_for():
+    rows = images((5, 0, 0, 0), (0, 5, 0, 5), (9, 9, 9, 18), (4, 0, 0, 0), (3, 0, 0, 0))
+    assert [one.image for one in gallery(rows, [14], most=2)] == [10, 11]
 
 
 def test_an_image_without_errors_is_never_worst():

@@ -196,6 +196,24 @@ def test_ignored_truth_is_not_suspected():
     assert listed(matched(found, [*truths, (1, A, "ignored")]), 1) == []
 
 
+def test_kinds_are_listed_together_by_score():
+    found, truths = good(20)  # 0.50 to 0.69
+    found += [(0.595, 1, A), (0.595, 1, B)]  # half of the hits are surer: 1/2 * 11/13
+    kinds = [one.kind for one in listed(matched(found, [*truths, (1, [200.0, 0, 210, 10])]), 1)]
+    assert kinds == [NEVER_FOUND, FORGOTTEN, FORGOTTEN]  # the first has 1/2 * (20/21)^2
+
+
+def test_truth_of_another_image_is_not_overlapped():
+    one, none = np.array([A]), np.zeros(1, bool)
+    for image in (0, 2, 4):
+        detections = Detections(np.array([image]), one, np.ones(1, int), np.ones(1))
+        truth = Truth(
+            np.arange(5), np.array([1, 3]), np.array([A, A]), np.ones(2, int), none.repeat(2)
+        )
+        pairs = overlapping.overlapping(detections, np.arange(1), truth)
+        assert len(pairs.row) == 0
+
+
 def test_the_list_is_cut_to_the_most_suspicious():
     matches, _ = planted(2)
     full = listed(matches, 3)
