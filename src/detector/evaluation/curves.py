@@ -91,13 +91,13 @@ def together(each: Sequence[Curve]) -> Curve:
 
 
 def best_threshold(curve: Curve) -> float:
-    """The threshold of best F1, `UNKNOWN` where nothing can be or was found.
+    """The threshold of best F1, `UNKNOWN` without truth.
 
     The best value often holds between two scores that lie apart. The middle of the longest such
     stretch is taken (the highest of several): detections that score a little more or less on other
-    images then still fall on the right side.
+    images then still fall on the right side. Where nothing was right that is 0.5.
     """
-    if not curve.right.any() or not curve.truths:
+    if not curve.truths:
         return UNKNOWN
     best = np.flatnonzero(curve.f1 == curve.f1.max())
     stretches = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)

@@ -37,9 +37,9 @@ class Suspect:
         kind: One of the three above.
         image: Its id.
         label: The class, 1..K: of the detection, or of truth never found.
-        score: How suspicious, 0..1; of a detection see `sureness`. Of truth never found: the recall
-            of its class, times the recall among its size, times the part of it that no detection
-            overlaps (1 - IoU).
+        score: How suspicious, 0..1; of a detection see `sureness`. Of truth never found: half the
+            recall of its class, times the recall among its size, times 1 - IoU with what comes
+            nearest. Half, because it may as well be an object that is hard to find.
         box: xyxy, pixels.
         truth: The class that is labelled there, if it is another; else None.
     """
@@ -155,7 +155,7 @@ def _truths(
     nearest, _ = overlaps.best_of_truth(len(wanted))
     by_class = _recall(truth.labels, found, wanted)
     by_size = _recall(size_ranges(truth.boxes), found, wanted)
-    score = by_class * by_size * (1 - nearest)
+    score = by_class * by_size * (1 - nearest) / 2
     missed = np.flatnonzero(wanted & ~found & (nearest < FOUND) & (by_class >= SOLVED))
     first = missed[np.argsort(-score[missed], kind="stable")][:most]
     return [
