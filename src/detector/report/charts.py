@@ -68,9 +68,45 @@ def percent(value: float | None) -> str:
     return f"{value:.0%}" if value in (0, 1) else f"{value:.1%}"
 
 
-def many(count: int, one: str) -> str:
-    """`1 box` or `2,000 boxes`."""
-    plural = one + ("es" if one.endswith(("s", "x", "h")) else "s")
+def points(value: float | None) -> str:
+    """A fraction as `percent` writes it, without the sign."""
+    return percent(value).replace("%", "")
+
+
+def interval(pair: Sequence[float | None] | None) -> str:
+    """`52.1 to 61.9`, of fractions; empty where there is none."""
+    if pair is None or any(end is None or not math.isfinite(end) for end in pair):
+        return ""
+    return " to ".join(points(end) for end in pair).replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float | None) -> str:
+    """A difference of fractions in points with its sign, such as +2.1."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def figure(value: Any) -> str:
+    """A number to three digits, small ones as 2.5e-05; a text as it is; a dash for nothing."""
+    return NONE if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float | None) -> str:
+    """12.3 s, 3 min 53 s or 2 h 5 min."""
+    if seconds is None or not math.isfinite(seconds):
+        return NONE
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min {round(seconds) % 60} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def many(count: int, one: str, more: str = "") -> str:
+    """`1 box` or `2,000 boxes`; `more` is the plural where it is another one."""
+    plural = more or one + ("es" if one.endswith(("s", "x", "h")) else "s")
     return f"{number(count)} {one if count == 1 else plural}"
 
 

@@ -85,14 +85,22 @@ def draw_thumbnail(thumbnail: Thumbnail, classes: int) -> NDArray[np.uint8]:
 
 def data_uri(picture: NDArray[np.uint8]) -> str:
     """An RGB picture as a JPEG in a data: URI, its colour at full resolution."""
-    options = [
-        *(cv2.IMWRITE_JPEG_QUALITY, 85),
-        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
-    ]
-    done, code = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    full = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+    return jpeg_uri(encode_jpeg(picture, 85, *full))
+
+
+def encode_jpeg(picture: NDArray[np.uint8], quality: int, *options: int) -> bytes:
+    """An RGB picture as a JPEG; `options` are pairs of OpenCV's."""
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    done, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality, *options])
     if not done:
-        raise OSError("cannot encode a thumbnail")
-    return "data:image/jpeg;base64," + base64.b64encode(code.tobytes()).decode("ascii")
+        raise OSError("cannot encode a picture")
+    return bytes(code.tobytes())
+
+
+def jpeg_uri(code: bytes) -> str:
+    """A JPEG in a data: URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(code).decode("ascii")
 
 
 def _corners(

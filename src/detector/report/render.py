@@ -1,0 +1,85 @@
+"""What the pages share: templates in which every value is escaped, and writing in one step."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from detector.report import charts
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def environment() -> jinja2.Environment:
+    """Templates in which every value is escaped and a misspelt one is an error."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "number": charts.number,
+        "percent": charts.percent,
+        "points": charts.points,
+        "interval": charts.interval,
+        "many": charts.many,
+        "signed": charts.signed,
+        "figure": charts.figure,
+        "duration": charts.duration,
+        "json": script_json,
+        "sentence": lambda text: text[:1].upper() + text[1:],
+        "shell": lambda text: shlex.join(shlex.split(text)),
+    }
+    made.globals |= {"histogram": charts.histogram, "chart_height": charts.CHART_HEIGHT}
+    return made
+
+
+def write_page(file: Path, page: str) -> None:
+    """Write a page in one step: on failure nothing is left, and an older page stays.
+
+    Args:
+        file: An `.html`; its folder exists.
+        page: Its text.
+    """
+    draft = file.with_name(file.name + ".part")
+    try:
+        # File names may hold bytes that are not UTF-8; Python carries them as lone surrogates.
+        draft.write_text(page, encoding="utf-8", errors="backslashreplace")
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def tidy(value: Any) -> Any:
+    """Plain data without what JSON and UTF-8 cannot hold.
+
+    Args:
+        value: Of dicts, lists, texts and numbers.
+
+    Returns:
+        The same, with None for numbers that are not finite and readable escapes for the bytes of
+        file names that are not UTF-8.
+    """
+    if isinstance(value, dict):
+        return {tidy(key): tidy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [tidy(item) for item in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def script_json(value: Any) -> Markup:
+    """JSON for a script element, which neither `</script>` nor `<!--` in a text can end."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))

@@ -1,0 +1,166 @@
+"""The report of a trained or evaluated detector: one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from detector.report import charts, plots_curves, plots_errors, plots_training
+from detector.report.gallery import REASONS, Picture, class_colors, describe, encode_pictures
+from detector.report.plots import Figure
+from detector.report.render import environment, tidy, write_page
+
+__all__ = ["Picture", "write_run_page"]
+
+CONFUSIONS = 10  # listed below the matrix
+START = 0.5  # the gallery's threshold where no F1 says a better one
+MORE_LINES = 12  # of a table, from which on it scrolls
+COCO_NAMES = {
+    "map": "mAP, IoU 0.50 to 0.95",
+    "map_50": "AP50",
+    "map_75": "AP75",
+    "map_small": "mAP, small boxes",
+    "map_medium": "mAP, medium boxes",
+    "map_large": "mAP, large boxes",
+    "mar_1": "AR, 1 detection an image",
+    "mar_10": "AR, 10 detections an image",
+    "mar_100": "AR, 100 detections an image",
+    "mar_small": "AR, small boxes",
+    "mar_medium": "AR, medium boxes",
+    "mar_large": "AR, large boxes",
+}
+
+
+def write_run_page(file: Path, content: dict[str, Any], pictures: Sequence[Picture]) -> None:
+    """Write the page in one step: on failure nothing is left, and an older page stays.
+
+    Args:
+        file: An `.html`; its folder exists.
+        content: What the evaluation and, if there was one, the training found; numbers that are
+            undefined are None or NaN.
+        pictures: The gallery, in this order; may be empty.
+    """
+    run = tidy(content)
+    shown = [_pictured(picture, number, run) for number, picture in enumerate(pictures)]
+    encoded = encode_pictures([picture.image for picture in pictures])
+    colors = class_colors(len(run["classes"]))
+    page = (
+        environment()
+        .get_template("run.html")
+        .render(
+            run=run,
+            headline=headline(run),
+            coco_names=list(COCO_NAMES.items()),
+            colors=colors,
+            figures=(plots := _figures(run)),
+            confused=_most_confused(run["confusion"]),
+            suspects=_suspects(run["suspects"], shown),
+            pictures=list(zip(shown, encoded, strict=True)),
+            reasons={
+                reason: sum(reason in picture["reasons"] for picture in shown) for reason in REASONS
+            },
+            threshold=_best_threshold(run["curves"]),
+            long=MORE_LINES,
+            script={
+                "figures": plots,
+                "pictures": shown,
+                "classes": run["classes"],
+                "colors": colors,
+            },
+            plotly=_packed_plotly(),
+        )
+    )
+    write_page(file, page)
+
+
+def headline(run: Mapping[str, Any]) -> str:
+    """The result in one line."""
+    images = charts.many(run["images"], f"{run['split']} image")
+    ap_50 = run["coco"]["map_50"]
+    if not run["truths"]:
+        return f"No AP: there are no boxes to find in {images}"
+    if not run["detections"]:
+        return f"Nothing was detected on {images}"
+    bounds = charts.interval((run["intervals"] or {}).get("map_50"))
+    return f"AP50 {charts.points(ap_50)}{f' ({bounds})' if bounds else ''} on {images}"
+
+
+def _figures(run: Mapping[str, Any]) -> dict[str, Figure | None]:
+    """All plots, by the name of their place on the page."""
+    names, training, matrix = run["classes"], run["training"], run["confusion"]
+    made = {
+        "thresholds": plots_curves.thresholds(run["curves"], names) if run["detections"] else None,
+        "recall_precision": plots_curves.recall_precision(
+            run["recall_precision"], run["per_class"], names
+        ),
+        "sizes": plots_curves.ranges(run["sizes"], "size"),
+        "aspects": plots_curves.ranges(run["aspects"], "aspect ratio (width : height)"),
+        "confusion": plots_errors.confusion(matrix["matrix"], matrix["labels"]),
+        "errors": plots_errors.errors(run["errors"]["types"]),
+        "calibration": plots_curves.calibration(run["calibration"]["bins"]),
+    }
+    if training:
+        made["losses"] = plots_training.losses(training)
+        made["scores"] = plots_training.scores(training)
+        made["rates"] = plots_training.rates(training)
+    if run["comparison"]:
+        made["differences"] = plots_errors.differences(run["comparison"])
+    return made
+
+
+def _pictured(picture: Picture, number: int, run: Mapping[str, Any]) -> dict[str, Any]:
+    """A picture without its pixels, with the suspects that are in it."""
+    suspects = [suspect for suspect in run["suspects"] if suspect["image"] == picture.index]
+    pictured: dict[str, Any] = tidy(
+        {
+            "id": f"picture-{number + 1}",
+            "index": picture.index,
+            "name": picture.name,
+            "note": picture.note,
+            "reasons": list(picture.reasons),
+            "suspects": [[*s["box"], s["kind"], s["class"], s["score"]] for s in suspects],
+            **describe(picture),
+        }
+    )
+    return pictured
+
+
+def _suspects(
+    suspects: Sequence[Mapping[str, Any]], pictures: Sequence[Mapping[str, Any]]
+) -> list[tuple[Mapping[str, Any], str | None]]:
+    """Each with its picture's place on the page, if it is there."""
+    places = {picture["index"]: picture["id"] for picture in pictures}
+    return [(suspect, places.get(suspect["image"])) for suspect in suspects]
+
+
+def _most_confused(confusion: Mapping[str, Any]) -> list[tuple[str, str, int, float]]:
+    """The pairs mistaken most often: truth, detected, count, share of the truth."""
+    names, matrix = confusion["labels"][:-1], confusion["matrix"]
+    pairs = [
+        (names[i], names[j], matrix[i][j], matrix[i][j] / sum(matrix[i]))
+        for i in range(len(names))
+        for j in range(len(names))
+        if i != j and matrix[i][j]
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:CONFUSIONS]
+
+
+def _best_threshold(curves: Mapping[str, Any]) -> float:
+    """The score threshold of best F1 over all classes, in hundredths."""
+    pairs = zip(curves["all"]["f1"], curves["thresholds"], strict=True)
+    f1, threshold = max(((f1, t) for f1, t in pairs if f1 is not None), default=(0, START))
+    return min(1.0, max(0.05, round(threshold, 2))) if f1 else START
+
+
+@cache
+def _packed_plotly() -> str:
+    """plotly.js, compressed to a third; the page unpacks it."""
+    # Imported when used: it takes long.
+    from plotly.offline import get_plotlyjs
+
+    packed = gzip.compress(get_plotlyjs().encode("utf-8"), mtime=0)
+    return base64.b64encode(packed).decode("ascii")

@@ -1,0 +1,49 @@
+"use strict";
+// What all of the page's scripts use, sorted tables, copying.
+const report = JSON.parse(document.getElementById("report-data").textContent);
+const byId = (id) => document.getElementById(id);
+const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+function compare(one, other) {
+  const [a, b] = [Number(one), Number(other)];
+  if (!Number.isNaN(a) && !Number.isNaN(b)) return a - b;
+  return one.localeCompare(other, undefined, { numeric: true });
+}
+
+function sort(button) {
+  const header = button.closest("th");
+  const column = header.cellIndex;
+  const body = header.closest("table").tBodies[0];
+  const value = (row) => row.cells[column].dataset.value;
+  const rows = [...body.rows];
+  const numbers = rows.some((row) => value(row) !== "" && !Number.isNaN(Number(value(row))));
+  const before = header.getAttribute("aria-sort");
+  // Numbers are looked at from the highest on, names from the first.
+  const up = before === "none" ? !numbers || column === 0 : before === "descending";
+  for (const other of header.parentNode.cells) other.setAttribute("aria-sort", "none");
+  header.setAttribute("aria-sort", up ? "ascending" : "descending");
+  rows.sort((a, b) => {
+    const [x, y] = [value(a), value(b)];
+    if (x === "" || y === "") return (x === "") - (y === "");  // undefined ones are last
+    return (up ? 1 : -1) * compare(x, y);
+  });
+  body.append(...rows);
+}
+
+all(".sort").forEach((button) => button.addEventListener("click", () => sort(button)));
+
+// ---- Copying
+
+async function copy(button) {
+  const text = button.parentNode.querySelector("pre");
+  try {
+    await navigator.clipboard.writeText(text.textContent);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(text);
+    button.textContent = "Press Ctrl+C";
+  }
+  setTimeout(() => { button.textContent = "Copy"; }, 2000);
+}
+
+all(".copy").forEach((button) => button.addEventListener("click", () => copy(button)));

@@ -1,0 +1,240 @@
+"""The report in a browser: opened from disk, looked at, used with mouse and keyboard."""
+
+import shutil
+
+import pytest
+from run_content import class_row, comparison, content, picture, suspect, training
+from test_page import HOSTILE
+
+from detector.report.run_page import write_run_page
+
+sync_api = pytest.importorskip("playwright.sync_api")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next((found for found in map(shutil.which, NAMES) if found), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a Chromium on the path")
+
+# What plotly draws for a value: points, lines, bars, the picture of a heat map.
+MARKS = ".cartesianlayer :is(path.point, path.js-line, .point path, .hm image)"
+PICTURES = [
+    picture(0, (0.9, 0.57, 0.2), truths=2, reasons=("best",)),
+    picture(1, (0.8, 0.56), truths=0, reasons=("worst", "suspect")),
+    picture(2, (), truths=1, reasons=("worst",)),
+]
+PARTS = {
+    "training": training(),
+    "comparison": comparison(),
+    "suspects": [suspect(image=1), suspect(image=9, score=0.99)],
+    "per_class": {"cat": class_row(ap=0.4), "dog": class_row(ap=None), "eel": class_row(ap=0.5)},
+}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """The file of a report with everything in it."""
+    file = tmp_path_factory.mktemp("report") / "index.html"
+    write_run_page(file, content(classes=("cat", "dog", "eel"), **PARTS), PICTURES)
+    return file
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a file and wait for its plots; whatever it asks for or complains about is a failure."""
+    pages, asked, complaints = [], [], []
+
+    def open_page(file, **options):
+        page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **options})
+        pages.append(page)
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        page.goto(file.as_uri())
+        page.wait_for_selector("html[data-plots=drawn]")
+        return page
+
+    yield open_page
+    outside = [url for url in asked if not url.startswith(("data:", "blob:"))]
+    for page in pages:
+        page.close()
+    assert not complaints
+    assert all(url.startswith("file:") and url.endswith("/index.html") for url in outside)
+    assert len(outside) == len(pages)
+
+
+def drawn(page, kind):
+    """How many boxes of a kind can be seen in the gallery."""
+    return page.locator(f".gallery rect.{kind}:visible").count()
+
+
+def test_every_plot_is_drawn_without_the_network_and_without_a_complaint(visit, report):
+    page = visit(report)
+    plots = page.locator("[data-figure]")
+    assert plots.count() == 11
+    for plot in plots.all():
+        assert plot.locator(MARKS).count(), plot.get_attribute("id")
+    assert not page.locator(".modebar, .plotlyjsicon").count()
+    assert page.locator("#failed").is_hidden()
+
+
+def test_the_threshold_draws_exactly_the_boxes_that_reach_it(visit, report):
+    page = visit(report)
+    assert drawn(page, "found") == 4  # at the best F1, 0.5: 0.9, 0.57, 0.8, 0.56
+    assert page.inner_text("#drawn") == "4 detections and 3 true boxes drawn on 3 pictures."
+    page.fill("#threshold", "0.57")
+    assert drawn(page, "found") == 3
+    page.focus("#threshold")
+    page.keyboard.press("ArrowRight")  # to 0.58
+    assert drawn(page, "found") == 2
+    assert page.inner_text("#drawn") == "2 detections and 3 true boxes drawn on 3 pictures."
+    page.keyboard.press("Home")  # to 0.05
+    assert drawn(page, "found") == 5
+    assert page.inner_text("#gallery .controls .at") == "0.05"
+
+
+def test_the_gallery_shows_what_is_asked_for(visit, report):
+    page = visit(report)
+    page.check("text=Worst 2")
+    assert page.locator(".gallery li:visible code").all_inner_texts() == [
+        *("image_1.jpg", "image_2.jpg")
+    ]
+    assert page.inner_text("#drawn") == "2 detections and 1 true box drawn on 2 pictures."
+    page.uncheck("#show-truth")
+    assert (drawn(page, "found"), drawn(page, "truth")) == (2, 0)
+    page.uncheck("#show-found")
+    page.check("#show-truth")
+    assert (drawn(page, "found"), drawn(page, "truth")) == (0, 1)
+    assert page.inner_text("#drawn") == "0 detections and 1 true box drawn on 2 pictures."
+
+
+def test_a_box_lies_where_it_is_and_says_its_class_and_score(visit, report):
+    page = visit(report)
+    scene = page.locator(".gallery .scene").first
+    scene.scroll_into_view_if_needed()
+    frame, box = scene.bounding_box(), scene.locator(".found").nth(1).bounding_box()
+    # The box is 12 to 22 by 10 to 20 in an image of 80 by 60; its line is two pixels wide.
+    for key, place in (("x", 12 / 80 * frame["width"]), ("y", 10 / 60 * frame["height"])):
+        assert box[key] - frame[key] == pytest.approx(place, abs=1.5)
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert page.inner_text("#tip") == "cat 0.57"
+    truth = scene.locator(".truth").first.bounding_box()
+    page.mouse.move(truth["x"] + truth["width"] / 2, truth["y"] + truth["height"] / 2)
+    assert page.inner_text("#tip") == "truth: cat"
+    page.mouse.move(frame["x"] + frame["width"] - 3, frame["y"] + frame["height"] - 3)
+    assert page.locator("#tip").is_hidden()
+
+
+def test_tables_are_sorted_by_their_headers_and_what_is_undefined_stays_last(visit, report):
+    page = visit(report)
+    header = page.locator("#classes th", has_text="mAP")
+    table = page.locator("#classes table").first
+    names = table.locator("tbody th")
+    for order, expected in (("descending", "eel cat dog"), ("ascending", "cat eel dog")):
+        header.get_by_role("button").press("Enter")
+        assert header.get_attribute("aria-sort") == order
+        assert " ".join(names.all_inner_texts()) == expected
+    table.get_by_role("button", name="Class").click()
+    assert " ".join(names.all_inner_texts()) == "cat dog eel"
+    assert header.get_attribute("aria-sort") == "none"
+
+
+def test_a_plot_shows_a_value_under_the_pointer(visit, report):
+    page = visit(report)
+    plot = page.locator("#plot-losses")
+    plot.scroll_into_view_if_needed()
+    layer = plot.locator(".nsewdrag").first.bounding_box()
+    # The second of three epochs, on an axis from 0 to 3.06.
+    page.mouse.move(layer["x"] + 2 / 3.06 * layer["width"], layer["y"] + layer["height"] / 2)
+    page.wait_for_selector("#plot-losses .hoverlayer text")
+    shown = " ".join(plot.locator(".hoverlayer text").all_text_contents())
+    assert "epoch 2" in shown
+    assert "train/loss : 0.9000" in shown
+
+
+def test_choosing_a_class_shows_its_curves_and_puts_its_line_in_front(visit, report):
+    page = visit(report)
+    visible = "plot => plot.data.filter(t => t.visible).map(t => t.meta)"
+    thick = "plot => plot.data.filter(t => t.line.width === 3).map(t => t.meta)"
+    assert page.eval_on_selector("#plot-thresholds", visible) == [""] * 3
+    page.select_option("#class", "dog")
+    assert page.eval_on_selector("#plot-thresholds", visible) == ["dog"] * 3
+    assert page.eval_on_selector("#plot-recall_precision", thick) == ["dog"]
+
+
+def test_the_page_and_its_plots_follow_the_system_into_the_dark_and_back(visit, report):
+    page = visit(report, color_scheme="light")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    ink = "getComputedStyle(document.querySelector('#plot-scores .legendtext')).fill"
+    seen = []
+    for scheme in ("light", "dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        seen.append((page.evaluate(ground), page.evaluate(ink)))
+    light, dark = (
+        ("rgb(250, 250, 248)", "rgb(28, 33, 38)"),
+        ("rgb(21, 24, 27)", "rgb(229, 231, 233)"),
+    )
+    assert seen == [light, dark, light]
+
+
+def test_the_gallery_is_walked_through_by_keyboard(visit, report):
+    page = visit(report)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the results"
+    page.focus("#threshold")
+    for _ in range(4):  # two boxes to tick, the choice of pictures, the first picture
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#viewer[open]")
+    seen = [page.inner_text("#viewer-name")]
+    for key in ("ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft"):
+        page.keyboard.press(key)
+        seen.append(page.inner_text("#viewer-name"))
+    assert seen == [f"image_{i}.jpg" for i in (0, 1, 2, 0, 2)]
+    page.keyboard.press("Escape")
+    assert page.locator("#viewer").is_hidden()
+    assert page.evaluate("document.activeElement.getAttribute('href')") == "#picture-3"
+
+
+def test_a_suspect_leads_to_its_picture_with_the_box_marked(visit, report):
+    page = visit(report)
+    assert page.locator("#suspects tbody a").count() == 1
+    page.click("#suspects tbody a")
+    page.wait_for_selector("#viewer[open]")
+    assert page.inner_text("#viewer-name") == "image_1.jpg"
+    assert page.locator("#viewer-scene .suspect").count() == 1
+    assert page.locator("#viewer-list li").all_inner_texts() == [
+        *("suspected: detection without truth, cat 0.93", "cat 0.80", "cat 0.56")
+    ]
+    page.fill("#viewer-threshold", "0.7")
+    assert page.locator("#viewer-scene .found:visible").count() == 1
+    assert page.locator("#viewer-list li").count() == 2
+    page.go_back()
+    page.wait_for_selector("#viewer:not([open])", state="attached")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_many_classes_with_long_hostile_names_do_not_break_the_page(visit, tmp_path, width):
+    names = [f"{HOSTILE} of a rather long name {i} {'x' * 60}" for i in range(78)]
+    names += ["constructor", "--ink"]
+    parts = {"training": training(40), "comparison": comparison(), "suspects": [suspect()]}
+    long = picture(name="folder/" * 40 + "a.jpg", note=HOSTILE)
+    write_run_page(tmp_path / "index.html", content(classes=names, **parts), [long])
+    page = visit(tmp_path / "index.html", viewport={"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    ticks = page.locator("#plot-confusion .ytick text")
+    assert ticks.count() == 81
+    tops = sorted(tick.bounding_box()["y"] for tick in (ticks.nth(i) for i in (0, 1, 2, 40, 80)))
+    assert tops[1] - tops[0] >= 9
+
+
+def test_a_report_of_nothing_works(visit, tmp_path):
+    parts = {"truths": 0, "detections": 0, "intervals": None}
+    write_run_page(tmp_path / "index.html", content(**parts), [])
+    assert visit(tmp_path / "index.html").inner_text("h1").startswith("No AP")
