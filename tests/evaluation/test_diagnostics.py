@@ -189,11 +189,12 @@ def tide_by_definition(matches, classes):
             for t in real
             if truth.image[t] == detections.image[d]
         ]
-        own = max(
-            ((v, t) for v, t in pairs if truth.labels[t] == detections.labels[d]), default=(0, -1)
-        )
+        label = detections.labels[d]
+        # Of equal overlaps the first truth; `nothing` where there is none.
+        nothing = [(0.0, -1)]
+        own = max([p for p in pairs if truth.labels[p[1]] == label] or nothing, key=lambda p: p[0])
         other = max(
-            ((v, t) for v, t in pairs if truth.labels[t] != detections.labels[d]), default=(0, -1)
+            [p for p in pairs if truth.labels[p[1]] != label] or nothing, key=lambda p: p[0]
         )
         if 0.1 <= own[0] < 0.5:
             kind[m], target[m] = "localisation", own[1]
