@@ -10,9 +10,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from detector.config import WEIGHTS
+from detector.config import WEIGHTS, Config
 from detector.finetune.schedule import STATE_KEY, Progress
 from detector.types import ClassMap, RequestError
+
+UNKNOWN = 0.5  # the score threshold where nothing was measured
 
 
 def checkpoint_path(verb: str, ckpt: str) -> Path:
@@ -103,6 +105,38 @@ def read_progress(path: Path) -> Progress:
         return Progress.from_plain(load_checkpoint(path)["callbacks"][STATE_KEY])
     except (KeyError, TypeError) as error:
         raise RequestError(f"ckpt={path}: does not say where its schedule stood") from error
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """The score thresholds that were measured for a checkpoint, thresholds.json beside it."""
+    from detector.evaluation.operating_points import read_thresholds
+
+    file = path.with_name("thresholds.json")
+    return read_thresholds(file) if file.is_file() else None
+
+
+def score_thresholds(config: Config) -> list[float]:
+    """For each class of a checkpoint, the lowest score of a detection that is wanted.
+
+    Raises:
+        RequestError: If what is wanted is not known or cannot be reached.
+    """
+    from detector.evaluation.operating_points import choose, read_thresholds
+
+    names = config.data.classes or []
+    if config.score_threshold is not None:
+        return [config.score_threshold] * len(names)
+    path = checkpoint_path("predict", str(config.ckpt))
+    content = read_thresholds(Path(config.thresholds)) if config.thresholds else read_sidecar(path)
+    if content is None:
+        for key in ("min_precision", "min_recall"):
+            if (value := getattr(config, key)) is not None:
+                raise RequestError(
+                    f"{key}={value}: {path.with_name('thresholds.json')} is not there; evaluate "
+                    "writes one for thresholds="
+                )
+        return [UNKNOWN] * len(names)
+    return choose(content, names, precision=config.min_precision, recall=config.min_recall)
 
 
 def read_best(path: Path) -> Path:

@@ -343,7 +343,12 @@ class Config:
     predictions: str | None = None
     truth: str | None = None
     compare: str | None = None
-    score_threshold: float = 0.5
+    resamples: int = 1000
+    gallery: int = 100
+    score_threshold: float | None = None
+    min_precision: float | None = None
+    min_recall: float | None = None
+    thresholds: str | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -359,7 +364,18 @@ class Config:
                 f"model.weights=coco: none are known for {self.backbone.key}, only for "
                 f"{', '.join(WITH_COCO)}; choose imagenet, none or a path"
             )
-        require(0 <= self.score_threshold <= 1, "score_threshold", self.score_threshold, "0..1")
+        for key in ("score_threshold", "min_precision", "min_recall"):
+            value = getattr(self, key)
+            require(value is None or 0 <= value <= 1, key, value, "null or 0..1")
+        rules = ("score_threshold", "min_precision", "min_recall")
+        typed = [key for key in rules if getattr(self, key) is not None]
+        if len(typed) > 1:
+            raise RequestError(f"{typed[0]}= and {typed[1]}=: expected one of the two")
+        if self.score_threshold is not None and self.thresholds is not None:
+            raise RequestError("score_threshold= and thresholds=: expected one of the two")
+        good = self.resamples == 0 or 100 <= self.resamples <= 100_000
+        require(good, "resamples", self.resamples, "0 (no intervals) or 100..100000")
+        require(self.gallery >= 0, "gallery", self.gallery, "at least 0")
         if self.model.summary == "profile" and self.trainer.compile:
             raise RequestError(
                 "model.summary=profile: trainer.compile=true runs all stages as one, which cannot "

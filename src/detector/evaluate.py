@@ -1,16 +1,28 @@
 """`python -m detector.evaluate ckpt=RUN`: the figures of a checkpoint on a split.
 
-`predictions=FILE truth=FILE` gives those of any tool's detections.
+`predictions=FILE truth=FILE` gives those of any tool's detections; `compare=` says which of two is
+better.
 """
 
 from __future__ import annotations
 
+import logging
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from omegaconf import DictConfig
 
 from detector import inputs, predictions, request
-from detector.checkpoint import checkpoint_path, load_checkpoint
+from detector.checkpoint import checkpoint_path, load_checkpoint, read_progress, read_sidecar
 from detector.cli import run_verb
 from detector.config import Config
+
+if TYPE_CHECKING:
+    from detector.data.read import DataSet
+    from detector.evaluation.arrays import Detections, Truth
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
@@ -20,53 +32,104 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         cfg: From Hydra or `detector.cli.compose`, with `output_dir` set.
 
     Returns:
-        COCO's and VOC's numbers, fractions in 0..1.
+        COCO's and VOC's numbers, fractions in 0..1; nothing on all processes but the first.
 
     Raises:
         RequestError: If the request is wrong.
     """
     config = request.resolve("evaluate", cfg)
+    typed = shlex.join(["python", "-m", "detector.evaluate", *map(str, cfg.overrides)])
     if config.predictions:
-        return _score_predictions(config, cfg)
+        return _score_predictions(config, cfg, typed)
     data = inputs.usable_data(config, request.wanted_split("evaluate", config))
-    (split,) = data.splits
+    from detector.logger import build_logger, opened
 
-    from detector import build
-    from detector.data.images import read_image
-    from detector.logger import build_logger, log_results, opened
-    from detector.scoring import score
-
-    task = build.load_task("evaluate", config)
-    step = int(load_checkpoint(checkpoint_path("evaluate", str(config.ckpt)))["global_step"])
     folder = request.output_folder(cfg)
     inputs.describe_data(data)
-    module = build.build_datamodule(config, data.splits)
     logger = build_logger(config.logger, folder)
     with opened(logger, config, folder):
-        scores = score(config, task, module, split, folder, written_for=data)
-        named = {f"{split}/{name}": value for name, value in scores.items()}
-        picture = read_image(folder / "detections.png")
-        log_results(logger, named, {"detections": picture}, step)
+        scores = _score_checkpoint(config, data, folder, typed)
+        if logger is not None:
+            from detector.data.images import read_image
+            from detector.logger import log_results
+
+            path = checkpoint_path("evaluate", str(config.ckpt))
+            step = int(load_checkpoint(path)["global_step"])
+            named = {f"{next(iter(data.splits))}/{name}": value for name, value in scores.items()}
+            log_results(logger, named, {"detections": read_image(folder / "detections.png")}, step)
     return scores
 
 
-def _score_predictions(config: Config, cfg: DictConfig) -> dict[str, float]:
+def _score_checkpoint(config: Config, data: DataSet, folder: Path, typed: str) -> dict[str, float]:
+    """Run a network over a split, and another one beside it if asked for."""
+    from detector.history import read_training
+    from detector.predictions import write_detections
+    from detector.reporting import About, compared, write_results
+    from detector.scoring import score
+
+    ((split, images),) = data.splits.items()
+    path = checkpoint_path("evaluate", str(config.ckpt))
+    found = _detect(config, data, folder)
+    other = _detect(request.rival(config), data, folder) if config.compare else None
+    if found is None:
+        return {}
+    write_detections(folder / "detections.json", found[0], images, data.classes, data.root)
+    log.info("detections: %s", folder / "detections.json")
+    scored = score(*found[:2], images, data.classes, split, config.resamples, found[2])
+    comparison = None
+    if other is not None:
+        rival = score(*other[:2], images, data.classes, split, 0)
+        names = str(config.ckpt), str(config.compare)
+        comparison = (compared(scored, rival, config.resamples), *names)
+    about = About(
+        "evaluate",
+        config,
+        [("Score it again", typed), ("Detect in other images", _predict(path))],
+        data,
+        read_training(path.parent.parent, read_progress(path).best_epoch, config.monitor),
+        thresholds=read_sidecar(path),
+        comparison=comparison,
+    )
+    write_results(scored, about, folder)
+    return scored.flat
+
+
+def _predict(path: Path) -> str:
+    """The command that uses a checkpoint."""
+    return f"python -m detector.predict ckpt={shlex.quote(str(path))} source=FOLDER"
+
+
+def _detect(config: Config, data: DataSet, folder: Path) -> tuple[Detections, Truth, float] | None:
+    """A checkpoint's detections on the one split of the data."""
+    from detector import build
+    from detector.scoring import detect
+
+    (split,) = data.splits
+    task = build.load_task("evaluate", config)
+    return detect(config, task, build.build_datamodule(config, data.splits), split, folder)
+
+
+def _score_predictions(config: Config, cfg: DictConfig, typed: str) -> dict[str, float]:
     """Score a file of detections; no network is needed, nor torch."""
     contest = predictions.read_contest(config)
 
-    from detector.scoring import score_arrays
+    from detector.reporting import About, compared, write_results
+    from detector.scoring import score
 
     folder = request.output_folder(cfg)
     predictions.describe_contest(config, contest)
-    return score_arrays(
-        config,
-        contest.detections,
-        contest.truth,
-        contest.classes,
-        contest.images,
-        contest.split,
-        folder,
+    rest = contest.truth, contest.images, contest.classes, contest.split
+    scored = score(contest.detections, *rest, config.resamples)
+    comparison = None
+    if contest.compare is not None:
+        rival = score(contest.compare, *rest, 0)
+        names = str(config.predictions), str(config.compare)
+        comparison = (compared(scored, rival, config.resamples), *names)
+    about = About(
+        "evaluate", config, [("Score it again", typed)], contest.data, comparison=comparison
     )
+    write_results(scored, about, folder)
+    return scored.flat
 
 
 if __name__ == "__main__":

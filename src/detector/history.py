@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,6 +55,37 @@ def write_history(
         progress.best_epoch,
         monitor,
     )
+
+
+def read_training(run: Path, best_epoch: int | None, monitor: str) -> dict[str, Any] | None:
+    """What metrics.csv and phases.json say of a run.
+
+    Args:
+        run: Its folder.
+        best_epoch: From 0.
+        monitor: The score that chose it.
+
+    Returns:
+        `monitor`, `best_epoch`, `rows` (numbers, None for empty cells) and `phases`; None if the
+        files are not there.
+    """
+    table, phases = run / "metrics.csv", run / "phases.json"
+    if not (table.is_file() and phases.is_file()):
+        return None
+    with table.open(newline="", encoding="utf-8") as stream:
+        rows = [
+            {
+                key: value if key == "stage" else (float(value) if value else None)
+                for key, value in row.items()
+            }
+            for row in csv.DictReader(stream)
+        ]
+    return {
+        "monitor": monitor,
+        "best_epoch": best_epoch,
+        "rows": [{**row, "epoch": int(row["epoch"] or 0)} for row in rows],
+        "phases": json.loads(phases.read_text(encoding="utf-8")),
+    }
 
 
 def _spans(progress: Progress) -> list[tuple[Entry, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from detector import inputs, request
+from detector.checkpoint import score_thresholds
 from detector.cli import run_verb
 from detector.output import write_json
 from detector.types import RequestError
@@ -50,6 +52,8 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
 
     task = build.load_task("predict", config)
     folder = request.output_folder(cfg)
+    thresholds = dict(zip(task.classes.names, score_thresholds(config), strict=True))
+    log.info("lowest scores: %s", ", ".join(f"{n} {t:.3g}" for n, t in thresholds.items()))
     pictures = folder / "images"
     pictures.mkdir(exist_ok=True)
     device = torch.device("cuda" if build.uses_gpu(config.trainer.accelerator) else "cpu")
@@ -79,7 +83,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
                 found = task.predict(images, scales) if images else []
             for (image_id, file), each in zip(read, found, strict=True):
                 name = file.relative_to(source) if source.is_dir() else Path(file.name)
-                rows = _rows(image_id, name, each, task, config.score_threshold)
+                rows = _rows(image_id, name, each, task, thresholds)
                 _draw(file, pictures / name, rows, task)
                 results += rows
             bar.update(len(batch))
@@ -117,14 +121,18 @@ def _draw(source: Path, file: Path, rows: list[dict[str, Any]], task: DetectionT
 
 
 def _rows(
-    image_id: int, name: Path, found: Prediction, task: DetectionTask, threshold: float
+    image_id: int,
+    name: Path,
+    found: Prediction,
+    task: DetectionTask,
+    thresholds: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """The detections of one image as rows of the CSV file."""
     rows = []
     for box, label, score in zip(
         found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
     ):
-        if score < threshold:
+        if score < thresholds[task.classes.name(label)]:
             continue
         corners = dict(zip(("x1", "y1", "x2", "y2"), (round(v, 2) for v in box), strict=True))
         rows.append(

@@ -21,6 +21,45 @@ from detector.finetune.callback import StagedFinetuning
 log = logging.getLogger(__name__)
 
 
+class EvaluationBar(pl.Callback):
+    """A bar over an evaluation.
+
+    Args:
+        split: What is evaluated.
+    """
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+        self._bar: tqdm | None = None
+
+    @rank_zero_only
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw it."""
+        total = int(sum(trainer.num_test_batches))
+        self._bar = tqdm(
+            desc=self.split, total=total, unit="batch", dynamic_ncols=True, disable=None
+        )
+
+    @rank_zero_only
+    def on_test_batch_end(self, *_: Any) -> None:
+        """Move it."""
+        if self._bar is not None:
+            self._bar.update()
+
+    @rank_zero_only
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take it away."""
+        if self._bar is not None:
+            self._bar.close()
+
+    @rank_zero_only
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Take it away."""
+        self.on_test_end(trainer, pl_module)
+
+
 class RunProgress(pl.Callback):
     """A bar over the whole run, and a row for every epoch in `metrics.csv` and the run's log.
 

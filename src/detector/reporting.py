@@ -27,6 +27,7 @@ from detector.evaluation.analysis import analyse
 from detector.evaluation.coco import protocol
 from detector.evaluation.comparison import Comparison, Difference, compare, sentence
 from detector.evaluation.curves import curves
+from detector.evaluation.matching import Matches
 from detector.evaluation.voc import PROTOCOL as VOC_PROTOCOL
 from detector.output import log_table, write_json
 from detector.scoring import LEVEL, Scored
@@ -35,6 +36,7 @@ from detector.types import RequestError
 log = logging.getLogger(__name__)
 
 PICTURED = 6  # images in detections.png
+BEST = "the score threshold of best F1 of each class,"
 WEAKEST = 0.05  # score of detections that the gallery has
 LARGEST = 1600  # pixels, the longer side of pictures that are kept in memory
 TABLED = 40  # classes on the terminal
@@ -77,7 +79,7 @@ def write_results(scored: Scored, about: About, folder: Path) -> None:
     names = scored.classes.names
     points = about.thresholds
     chosen = None if points is None else operating_points.choose(points, names)
-    where = None if points is None else f"{_BEST} chosen on the {points['split']} split"
+    where = None if points is None else f"{BEST} chosen on the {points['split']} split"
     analysis = analyse(
         scored.matches, names, chosen, operating_point=where, pictures=about.config.gallery
     )
@@ -90,8 +92,9 @@ def write_results(scored: Scored, about: About, folder: Path) -> None:
     write_json(folder / "analysis.json", analysis)
     _write_suspects(folder / "suspects.csv", analysis["suspects"])
     if about.verb == "evaluate":  # a training keeps them beside its checkpoints
-        write_json(folder / "thresholds.json", thresholds_of(scored))
-    thresholds = np.array([row["threshold"] for row in content["per_class"].values()])
+        here = thresholds_of(scored.matches, names, scored.split)
+        write_json(folder / "thresholds.json", here)
+    thresholds = [row["threshold"] for row in content["per_class"].values()]
     _draw_some(scored, thresholds, folder / "detections.png")
     report = _write_report(scored, about, content, analysis, gallery, files, folder)
     _print_summary(scored, content, about)
@@ -99,14 +102,11 @@ def write_results(scored: Scored, about: About, folder: Path) -> None:
     log.info("report: %s", report)
 
 
-_BEST = "the score threshold of best F1 of each class,"
-
-
-def thresholds_of(scored: Scored) -> dict[str, Any]:
-    """What thresholds.json holds: precision and recall over the score, measured on this split."""
-    names, images = scored.classes.names, len(scored.matches.truth.images)
-    each = curves(scored.matches, len(names))
-    return operating_points.thresholds_content(scored.split, images, names, each)
+def thresholds_of(matches: Matches, names: Sequence[str], split: str) -> dict[str, Any]:
+    """What thresholds.json holds: precision and recall over the score, measured on a split."""
+    images = len(matches.truth.images)
+    each = curves(matches, len(names))
+    return operating_points.thresholds_content(split, images, names, each)
 
 
 def compared(a: Scored, b: Scored, resamples: int) -> Comparison:
@@ -114,9 +114,7 @@ def compared(a: Scored, b: Scored, resamples: int) -> Comparison:
     return compare(a.matches, b.matches, len(a.classes), resamples, level=LEVEL)
 
 
-def _headline(
-    scored: Scored, about: About, per_class: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
+def _headline(scored: Scored, about: About, per_class: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What metrics.json holds."""
     intervals = None
     if scored.resampled is not None:
@@ -257,7 +255,7 @@ def _pictures(
     return pictures
 
 
-def _draw_some(scored: Scored, thresholds: np.ndarray[Any, np.dtype[Any]], file: Path) -> None:
+def _draw_some(scored: Scored, thresholds: Sequence[float], file: Path) -> None:
     """A picture of some images, truth beside detections; none where no image can be read."""
     from detector.data.images import read_image
     from detector.report.draw import Boxes, Panel, draw_sheet
@@ -265,7 +263,7 @@ def _draw_some(scored: Scored, thresholds: np.ndarray[Any, np.dtype[Any]], file:
     truth, found = scored.matches.truth, scored.matches.detections
     seen = truth.images[scored.images.paths[truth.images] != ""]
     chosen = np.linspace(0, len(seen) - 1, min(PICTURED, len(seen))).round().astype(int)
-    strong = found.scores >= thresholds[found.labels - 1]
+    strong = found.scores >= np.array(thresholds)[found.labels - 1]
     panels = []
     for index in seen[chosen].tolist():
         rows, there = (found.image == index) & strong, truth.image == index
@@ -277,7 +275,8 @@ def _draw_some(scored: Scored, thresholds: np.ndarray[Any, np.dtype[Any]], file:
         except RequestError:
             continue
     if panels:
-        draw_sheet(panels, scored.classes.names, thresholds, file)
+        lowest = f"score >= {thresholds[0]:g}" if len(thresholds) == 1 else "scores of best F1"
+        draw_sheet(panels, scored.classes.names, lowest, file)
 
 
 def _files(scored: Scored, data: DataSet | None) -> list[str]:

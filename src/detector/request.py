@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from detector.checkpoint import (
     read_best,
     read_checkpoint,
     read_progress,
+    read_sidecar,
+    score_thresholds,
     weights_path,
 )
 from detector.config import WEIGHTS, Config, HeadConfig, LoggerConfig, parse, plain
@@ -35,7 +38,8 @@ RUN_KEYS = ("output_dir", "overrides")
 # Keys that say what a verb does, which a checkpoint's configuration must not answer.
 VERB_KEYS = (
     *("ckpt", "split", "source", "score_threshold", "preview", "dry_run"),
-    *("predictions", "truth", "compare"),
+    *("predictions", "truth", "compare", "resamples", "gallery"),
+    *("min_precision", "min_recall", "thresholds"),
     *("model.summary", "finetune.allow_changed"),
 )
 # What a checkpoint's weights do not fit otherwise.
@@ -79,6 +83,7 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         raise RequestError(f"model.summary={config.model.summary}: only train prints one")
     if verb == "predict":
         source_files(config.source or "", config.model.in_channels)
+        score_thresholds(config)
         return
     if config.predictions:
         read_contest(config, keep=True)
@@ -96,6 +101,10 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         _check_logger(config.logger)
     _check_compiler(config)
     usable_data(config, wanted_split(verb, config), keep=True)
+    if verb == "evaluate":
+        read_sidecar(checkpoint_path(verb, str(config.ckpt)))
+        if config.compare:
+            rival(config)
     if verb == "train":
         check_augmentation(config)
         if not config.ckpt:
@@ -118,6 +127,8 @@ def _check_what_is_evaluated(cfg: DictConfig) -> None:
             f"truth={cfg.truth}: is for predictions=FILE; a checkpoint is evaluated with "
             "data.root= and split="
         )
+    if cfg.compare and not cfg.resamples:
+        raise RequestError("resamples=0: compare= needs some, such as 1000")
     if cfg.truth and cfg.split:
         raise RequestError(f"split={cfg.split}: truth={cfg.truth} is all of a file; leave it out")
     if cfg.predictions and not cfg.truth and not cfg.data.root and cfg.data.format != "trees":
@@ -190,6 +201,32 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         dealt = path.parent.parent / "splits.json"
         config.data.split.file = str(dealt.resolve()) if dealt.is_file() else None
     return config
+
+
+def rival(config: Config) -> Config:
+    """The configuration of the checkpoint that another is compared with, on the same data.
+
+    Raises:
+        RequestError: If it is no checkpoint, or one of other classes.
+    """
+    key = f"compare={config.compare}"
+    try:
+        path = checkpoint_path("evaluate", str(config.compare))
+        ours = read_checkpoint(path)
+    except RequestError as error:
+        raise RequestError(f"{key}: {str(error).partition(': ')[2]}") from error
+    names = list(checkpoint_classes(ours).names)
+    if names != config.data.classes:
+        raise RequestError(
+            f"{key}: it knows {', '.join(names)}, but ckpt={config.ckpt} knows "
+            f"{', '.join(config.data.classes or [])}"
+        )
+    try:
+        saved = parse(ours["config"])
+    except RequestError as error:
+        raise RequestError(f"{key}: made by another version of detector ({error})") from error
+    data = replace(config.data, image_size=saved.data.image_size)
+    return replace(saved, ckpt=str(path), data=data, trainer=config.trainer)
 
 
 def wanted_split(verb: str, config: Config) -> str | None:

@@ -136,7 +136,7 @@ def score(
 
 
 def judged(detections: Detections, truth: Truth, classes: int) -> Scores:
-    """COCO's scores by pycocotools; RuntimeError if hotcoco's, which validation uses, are others."""
+    """COCO's scores by pycocotools; RuntimeError if hotcoco's, which validation has, are others."""
     from detector.evaluation import reference
 
     ours, _ = coco_scores(detections, truth, classes)

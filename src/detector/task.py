@@ -149,7 +149,7 @@ class DetectionTask(pl.LightningModule):
         self.log_dict(scores, logger=False)
 
     def on_test_epoch_end(self) -> None:
-        """Score, while the processes are together; the first one's `metric.evaluation` has it all."""
+        """Score, while the processes are together; `metric.evaluation` of the first has it all."""
         self.metric.compute()
 
     def on_train_epoch_end(self) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
+import shlex
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,8 +22,13 @@ from detector.model_summary import summary_table
 from detector.output import write_json
 
 if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+    from detector.data.datamodule import DetectionDataModule
+    from detector.data.read import DataSet
     from detector.models.faster_rcnn import FasterRCNN
     from detector.models.load_report import LoadReport
+    from detector.task import DetectionTask
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +58,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
     import lightning.pytorch as pl
 
     from detector import build
-    from detector.data.images import read_image
     from detector.history import write_history
-    from detector.logger import build_logger, log_results, opened
+    from detector.logger import build_logger, opened
     from detector.run_checkpoints import link_or_copy
-    from detector.scoring import score
 
     pl.seed_everything(config.seed, workers=True, verbose=False)
     task = build.build_task(config, data_set.classes)
@@ -101,9 +107,6 @@ def train(cfg: DictConfig) -> dict[str, float]:
         except SystemExit as end:  # Lightning's way to end after Ctrl-C
             raise KeyboardInterrupt from end
 
-        build.load_weights(task, best)
-        split = "test" if "test" in data_set.splits else "val"
-        final = score(config, task, data, split, folder, train_seconds=progress.seconds)
         if trainer.is_global_zero:
             write_history(
                 folder,
@@ -115,15 +118,88 @@ def train(cfg: DictConfig) -> dict[str, float]:
                 progress.rows(),
                 config.monitor,
             )
-            names = ("detections", "schedule")
-            pictures = {name: read_image(folder / f"{name}.png") for name in names}
-            # The names of the epochs' validation scores are taken.
-            prefix = "test" if split == "test" else "best_val"
-            scores = {f"{prefix}/{name}": value for name, value in final.items()}
-            log_results(logger, scores, pictures, trainer.global_step)
+        build.load_weights(task, best)
+        typed = shlex.join(["python", "-m", "detector.train", *map(str, cfg.overrides)])
+        final = evaluate_best(
+            config, task, data, data_set, folder, finetuning.progress, progress.seconds, typed
+        )
+        log_final(logger, final, folder, trainer.global_step)
     best_score = finetuning.progress.best
     assert best_score is not None  # at least one epoch was validated
-    return {config.monitor: best_score, **{f"{split}/{k}": value for k, value in final.items()}}
+    return {config.monitor: best_score, **final}
+
+
+def evaluate_best(
+    config: Config,
+    task: DetectionTask,
+    data: DetectionDataModule,
+    data_set: DataSet,
+    folder: Path,
+    progress: Progress,
+    seconds: float,
+    typed: str,
+) -> dict[str, float]:
+    """Score the best checkpoint, choose its score thresholds, and write both.
+
+    The validation split chooses the thresholds: the test split is to judge them.
+
+    Args:
+        config: The run's.
+        task: With the best weights.
+        data: The loaders.
+        data_set: What they load.
+        folder: The run's.
+        progress: What was done of the schedule.
+        seconds: That training took.
+        typed: The command.
+
+    Returns:
+        The scores of the test split as `test/<name>`, where there is none of the validation split
+        as `val/<name>`; nothing on all processes but the first.
+    """
+    from detector.evaluation.matching import match
+    from detector.history import read_training
+    from detector.reporting import About, thresholds_of, write_results
+    from detector.scoring import detect, score
+
+    split = "test" if "test" in data_set.splits else "val"
+    validated = detect(config, task, data, "val", folder)
+    found = validated if split == "val" else detect(config, task, data, split, folder)
+    if validated is None or found is None:
+        return {}
+    thresholds = thresholds_of(match(*validated[:2]), task.classes.names, "val")
+    write_json(folder / "checkpoints" / "thresholds.json", thresholds)
+    run = shlex.quote(str(folder))
+    about = About(
+        "train",
+        config,
+        [
+            ("Train it again", typed),
+            ("Score it again", f"python -m detector.evaluate ckpt={run}"),
+            ("Detect in other images", f"python -m detector.predict ckpt={run} source=FOLDER"),
+        ],
+        data_set,
+        read_training(folder, progress.best_epoch, config.monitor),
+        round(seconds, 2),
+        thresholds,
+    )
+    images, resamples = data.splits[split], config.resamples
+    scored = score(*found[:2], images, task.classes, split, resamples, found[2])
+    write_results(scored, about, folder)
+    return {f"{split}/{name}": value for name, value in scored.flat.items()}
+
+
+def log_final(logger: Logger | None, final: dict[str, float], folder: Path, step: int) -> None:
+    """Hand the final scores and pictures to the run's log."""
+    from detector.data.images import read_image
+    from detector.logger import log_results
+
+    if logger is not None:
+        files = {name: folder / f"{name}.png" for name in ("detections", "schedule")}
+        pictures = {name: read_image(file) for name, file in files.items() if file.is_file()}
+        # The names of the epochs' validation scores are taken.
+        scores = {re.sub("^val/", "best_val/", name): value for name, value in final.items()}
+        log_results(logger, scores, pictures, step)
 
 
 def log_weights(config: Config, network: FasterRCNN, loaded: LoadReport | None) -> None:

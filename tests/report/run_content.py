@@ -128,6 +128,7 @@ def picture(index=0, scores=(0.9, 0.5, 0.2), truths=1, size=(60, 80), **parts):
         "reasons": ("best",),
         "note": "F1 0.50: 1 missed",
         "image": np.full((*size, 3), 120, np.uint8),
+        "size": size,
         "truth": Boxes(boxes[:truths] + np.array([0, 30, 0, 30]), np.ones(truths, np.int64)),
         "found": Boxes(
             boxes[: len(scores)], np.ones(len(scores), np.int64), np.array(scores, np.float32)

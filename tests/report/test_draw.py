@@ -43,7 +43,7 @@ def test_classes_have_colours_of_their_own_and_ignored_boxes_are_grey():
 def test_a_sheet_has_truth_and_detections_of_every_image(tmp_path):
     found = Boxes(np.array([[60.0, 10, 90, 40]]), np.array([1]), np.array([0.7]))
     panels = [Panel(f"{i}.jpg", IMAGE, ONE, found) for i in range(3)]
-    draw_sheet(panels, ["a"], 0.5, tmp_path / "sheet.png")
+    draw_sheet(panels, ["a"], "score >= 0.5", tmp_path / "sheet.png")
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     pair_width, pair_height = 2 * 448 + 4, 224 + 22
     assert sheet.shape == (2 * (pair_height + 12) + 12, 2 * (pair_width + 12) + 12, 3)

@@ -84,13 +84,21 @@ def analyse(
             "matrix": coco.confusion(matches, kept, classes).tolist(),
         },
         "errors": coco.tide(matches, classes),
-        "calibration": coco.calibration(coco.evaluated(matches.detections, matches.truth, classes)),
+        "calibration": _calibration(matches, classes),
         "suspects": [_suspect(one, names) for one in found],
         "gallery": [
             {**asdict(choice), "reasons": list(choice.reasons)}
             for choice in gallery(by_image(matches, kept), (one.image for one in found), pictures)
         ],
     }
+
+
+def _calibration(matches: Matches, classes: int) -> dict[str, Any]:
+    """Undefined for scores that are no probabilities."""
+    scores = matches.detections.scores
+    if len(scores) and not (scores.min() >= 0 and scores.max() <= 1):
+        return {"d_ece": math.nan, "bins": []}
+    return coco.calibration(coco.evaluated(matches.detections, matches.truth, classes))
 
 
 def _per_class(

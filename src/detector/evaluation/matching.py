@@ -59,7 +59,8 @@ class Matches:
         """
         inside_out = xywh(self.detections)[self.rows, 2:].prod(1) < 0
         ignore = np.append(self.truth.ignore, False)  # -1 is the last
-        return ignore[self.found] | (inside_out & (self.found < 0))
+        answer: NDArray[np.bool_] = ignore[self.found] | (inside_out & (self.found < 0))
+        return answer
 
     def right(self) -> NDArray[np.bool_]:
         """`(10, M)` bool: matched with truth that was to be found."""

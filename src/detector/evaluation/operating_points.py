@@ -96,7 +96,9 @@ def choose(
     """
     where = content.get("file", "thresholds.json")
     if precision is not None and recall is not None:
-        raise RequestError(f"precision={precision} and recall={recall}: expected one of the two")
+        raise RequestError(
+            f"min_precision={precision} and min_recall={recall}: expected one of the two"
+        )
     missing = [name for name in names if name not in content["classes"]]
     if missing:
         raise RequestError(f"{where}: has no class {missing[0]!r}, so it is of another checkpoint")
@@ -111,8 +113,8 @@ def choose(
             key = "recall" if precision is None else "precision"
             most = max((value for value in row[key] if _number(value)), default=0.0)
             raise RequestError(
-                f"{key}={recall if precision is None else precision}: class {name!r} reaches at "
-                f"most {math.floor(1000 * most) / 1000:g} on {content['split']} ({where})"
+                f"min_{key}={recall if precision is None else precision}: class {name!r} reaches "
+                f"at most {math.floor(1000 * most) / 1000:g} on {content['split']} ({where})"
             )
         chosen.append(float(threshold))
     return chosen

@@ -103,16 +103,16 @@ def draw_boxes(
     return np.asarray(scene, dtype=np.uint8)
 
 
-def draw_sheet(panels: Sequence[Panel], names: Sequence[str], threshold: float, file: Path) -> None:
+def draw_sheet(panels: Sequence[Panel], names: Sequence[str], caption: str, file: Path) -> None:
     """Write a picture of images, two to a row, each with its truth beside its detections.
 
     Args:
         panels: At least one.
         names: Class names.
-        threshold: Lowest score drawn, for the caption.
+        caption: Which detections are drawn, such as "score >= 0.5".
         file: A `.png`.
     """
-    write_image(file, _tile([_pair(panel, names, threshold) for panel in panels], columns=2))
+    write_image(file, _tile([_pair(panel, names, caption) for panel in panels], columns=2))
 
 
 def draw_preview(
@@ -155,7 +155,7 @@ def _tile(cells: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]
     return sheet
 
 
-def _pair(panel: Panel, names: Sequence[str], threshold: float) -> NDArray[np.uint8]:
+def _pair(panel: Panel, names: Sequence[str], caption: str) -> NDArray[np.uint8]:
     """One image's truth beside its detections, with captions."""
     left = draw_boxes(panel.image, panel.truth, names, PANEL_SIDE)
     right = draw_boxes(panel.image, panel.found, names, PANEL_SIDE)
@@ -164,7 +164,7 @@ def _pair(panel: Panel, names: Sequence[str], threshold: float) -> NDArray[np.ui
     canvas[HEADER:, : left.shape[1]] = left
     canvas[HEADER:, left.shape[1] + gap :] = right
     _write(canvas, 0, f"truth: {_count(panel.truth)}   {panel.name}")
-    found = f"detected: {len(panel.found.labels)} (score >= {threshold:g})"
+    found = f"detected: {len(panel.found.labels)} ({caption})"
     _write(canvas, left.shape[1] + gap, found)
     return canvas
 

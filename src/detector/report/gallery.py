@@ -29,7 +29,8 @@ class Picture:
         name: File, relative to the data's root.
         reasons: Why it is shown, of `REASONS`.
         note: One line, such as "F1 0.31: 4 missed, 7 without truth".
-        image: `(H, W, 3)` RGB, original pixels.
+        image: `(h, w, 3)` RGB, may be smaller than the original.
+        size: Height and width of the original, pixels.
         truth: Original pixels.
         found: Original pixels; with scores.
     """
@@ -39,6 +40,7 @@ class Picture:
     reasons: tuple[str, ...]
     note: str
     image: NDArray[np.uint8]
+    size: tuple[int, int]
     truth: Boxes
     found: Boxes
 
@@ -72,7 +74,7 @@ def describe(picture: Picture) -> dict[str, Any]:
         `width` and `height` of the image; `truth` and `found`, a row a box: four corners in pixels,
         the label, then whether it is ignored (truth) or its score (found).
     """
-    height, width = picture.image.shape[:2]
+    height, width = picture.size
     truth, found = picture.truth, picture.found
     ignore = np.zeros(len(truth.labels), bool) if truth.ignore is None else truth.ignore
     scores = np.ones(len(found.labels)) if found.scores is None else found.scores
@@ -83,6 +85,16 @@ def describe(picture: Picture) -> dict[str, Any]:
         # Shortest digits that give the same float32: 0.57 is drawn at a threshold of 0.57.
         "found": _rows(found, [float(str(score)) for score in scores.astype(np.float32)]),
     }
+
+
+def shrink(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """An image whose longer side is at most `side` pixels; smaller ones stay as they are."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return image
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def class_colors(count: int) -> list[str]:
@@ -109,15 +121,12 @@ def _encode(
     """All pictures at this size and quality; None as soon as they are too much."""
     encoded, total = [], 0
     for image in images:
-        height, width = image.shape[:2]
-        scale = min(1.0, side / max(height, width))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small: NDArray[Any] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        small = shrink(image, side)
         uri = jpeg_uri(encode_jpeg(small, quality))
         total += len(uri)
         if total > budget:
             return None
-        encoded.append((uri, *size))
+        encoded.append((uri, small.shape[1], small.shape[0]))
     return encoded
 
 
