@@ -2,10 +2,12 @@
 
 import shutil
 
+import numpy as np
 import pytest
 from run_content import class_row, comparison, content, picture, suspect, training
 from test_page import HOSTILE
 
+from detector.report.draw import Boxes
 from detector.report.run_page import write_run_page
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -131,6 +133,14 @@ def test_a_box_lies_where_it_is_and_says_its_class_and_score(visit, report):
     assert page.locator("#tip").is_hidden()
 
 
+def test_a_small_box_is_found_by_the_pointer_below_a_large_one(visit, tmp_path):
+    large = Boxes(np.array([[0.0, 0, 80, 60]]), np.array([1]), np.array([0.9], np.float32))
+    write_run_page(tmp_path / "index.html", content(), [picture(found=large)])
+    page = visit(tmp_path / "index.html")
+    page.locator(".gallery .truth").hover()
+    assert page.inner_text("#tip") == "truth: cat"
+
+
 def test_tables_are_sorted_by_their_headers_and_what_is_undefined_stays_last(visit, report):
     page = visit(report)
     header = page.locator("#classes th", has_text="mAP")
@@ -215,6 +225,7 @@ def test_a_suspect_leads_to_its_picture_with_the_box_marked(visit, report):
     page.fill("#viewer-threshold", "0.7")
     assert page.locator("#viewer-scene .found:visible").count() == 1
     assert page.locator("#viewer-list li").count() == 2
+    assert page.input_value("#threshold") == "0.7"
     page.go_back()
     page.wait_for_selector("#viewer:not([open])", state="attached")
 
