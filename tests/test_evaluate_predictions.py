@@ -220,7 +220,11 @@ def test_an_image_that_does_not_decode_costs_the_picture_alone(tmp_path):
     (tmp_path / "a.jpg").write_text("no image")
     out = tmp_path / "out"
     evaluate(ask("evaluate", f"predictions={results}", f"truth={truth}", out=out))
-    assert [file.name for file in out.iterdir()] == ["metrics.json"]
+    written = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
+    assert written == {
+        *("metrics.json", "analysis.json", "suspects.csv", "thresholds.json"),
+        "report/index.html",
+    }
 
 
 def shaken(root: Path) -> list[dict[str, object]]:
@@ -401,8 +405,11 @@ def test_a_checkpoints_detections_scored_as_a_file_give_its_metrics_to_the_bit(
     evaluate(ask("evaluate", f"predictions={one}/detections.json", *data, out=two))
     first, second = (json.loads((out / "metrics.json").read_text()) for out in (one, two))
     assert json.loads((one / "detections.json").read_text())
-    for key in ("split", "images", "protocol", "coco", "voc", "per_class"):
+    for key in ("split", "images", "protocol", "coco", "voc", "intervals"):
         assert first[key] == second[key]
+    for name, row in first["per_class"].items():
+        for key in ("truths", "detections", *(key for key in row if "ap" in key)):
+            assert row[key] == second["per_class"][name][key]
 
 
 def test_a_checkpoints_detections_carry_the_data_sets_ids(run_folder, tmp_path):

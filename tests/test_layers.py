@@ -53,7 +53,7 @@ def test_imports_respect_the_layers(file):
     if here in L0 | L1 and str(file) != "data/datamodule.py":
         assert not others & {"lightning", "pytorch_lightning"}
     if here != "report":
-        assert not others & {"supervision", "matplotlib", "jinja2"}
+        assert not others & {"supervision", "matplotlib", "jinja2", "plotly"}
     if str(file) != "evaluation/coco.py":
         assert "hotcoco" not in others
     if str(file) != "evaluation/reference.py":

@@ -72,12 +72,13 @@ def test_a_run_writes_all_its_files(run):
     assert files == {
         "config.yaml",
         "metrics.csv",
-        "metrics.json",
+        *("metrics.json", "analysis.json", "suspects.csv", "report/index.html"),
         "detections.png",
         "phases.json",
         "schedule.png",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        "checkpoints/thresholds.json",
     }
 
 
@@ -363,7 +364,7 @@ def test_the_voc_experiment_runs_on_a_devkit_with_random_weights(devkit, tmp_pat
     content = json.loads((tmp_path / "out/metrics.json").read_text())
     assert content["images"] == 4
     assert len(content["per_class"]) == 20
-    assert done.stdout.strip().splitlines()[-1] == f"metrics: {tmp_path}/out/metrics.json"
+    assert done.stdout.strip().splitlines()[-1] == f"report: {tmp_path}/out/report/index.html"
     assert (tmp_path / "out/train.log").read_text() in done.stdout
     config = (tmp_path / "out/config.yaml").read_text()
     assert "VOC2012/trainval" in config

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -41,26 +41,36 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     typed = shlex.join(["python", "-m", "detector.evaluate", *map(str, cfg.overrides)])
     if config.predictions:
         return _score_predictions(config, cfg, typed)
+    path = checkpoint_path("evaluate", str(config.ckpt))
+    thresholds = read_sidecar(path)
+    rival = request.rival(config) if config.compare else None
     data = inputs.usable_data(config, request.wanted_split("evaluate", config))
+
     from detector.logger import build_logger, opened
 
     folder = request.output_folder(cfg)
     inputs.describe_data(data)
     logger = build_logger(config.logger, folder)
     with opened(logger, config, folder):
-        scores = _score_checkpoint(config, data, folder, typed)
+        scores = _score_checkpoint(config, rival, thresholds, data, folder, typed)
         if logger is not None:
             from detector.data.images import read_image
             from detector.logger import log_results
 
-            path = checkpoint_path("evaluate", str(config.ckpt))
             step = int(load_checkpoint(path)["global_step"])
             named = {f"{next(iter(data.splits))}/{name}": value for name, value in scores.items()}
             log_results(logger, named, {"detections": read_image(folder / "detections.png")}, step)
     return scores
 
 
-def _score_checkpoint(config: Config, data: DataSet, folder: Path, typed: str) -> dict[str, float]:
+def _score_checkpoint(
+    config: Config,
+    rival: Config | None,
+    thresholds: dict[str, Any] | None,
+    data: DataSet,
+    folder: Path,
+    typed: str,
+) -> dict[str, float]:
     """Run a network over a split, and another one beside it if asked for."""
     from detector.history import read_training
     from detector.predictions import write_detections
@@ -70,7 +80,7 @@ def _score_checkpoint(config: Config, data: DataSet, folder: Path, typed: str) -
     ((split, images),) = data.splits.items()
     path = checkpoint_path("evaluate", str(config.ckpt))
     found = _detect(config, data, folder)
-    other = _detect(request.rival(config), data, folder) if config.compare else None
+    other = None if rival is None else _detect(rival, data, folder)
     if found is None:
         return {}
     write_detections(folder / "detections.json", found[0], images, data.classes, data.root)
@@ -78,16 +88,16 @@ def _score_checkpoint(config: Config, data: DataSet, folder: Path, typed: str) -
     scored = score(*found[:2], images, data.classes, split, config.resamples, found[2])
     comparison = None
     if other is not None:
-        rival = score(*other[:2], images, data.classes, split, 0)
+        second = score(*other[:2], images, data.classes, split, 0)
         names = str(config.ckpt), str(config.compare)
-        comparison = (compared(scored, rival, config.resamples), *names)
+        comparison = (compared(scored, second, config.resamples), *names)
     about = About(
         "evaluate",
         config,
         [("Score it again", typed), ("Detect in other images", _predict(path))],
         data,
         read_training(path.parent.parent, read_progress(path).best_epoch, config.monitor),
-        thresholds=read_sidecar(path),
+        thresholds=thresholds,
         comparison=comparison,
     )
     write_results(scored, about, folder)

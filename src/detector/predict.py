@@ -43,6 +43,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     source = Path(config.source or "")
     side, channels = config.data.image_size, config.model.in_channels
     files = inputs.source_files(str(source), channels)
+    thresholds = dict(zip(config.data.classes or (), score_thresholds(config), strict=True))
 
     import torch
 
@@ -52,7 +53,6 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
 
     task = build.load_task("predict", config)
     folder = request.output_folder(cfg)
-    thresholds = dict(zip(task.classes.names, score_thresholds(config), strict=True))
     log.info("lowest scores: %s", ", ".join(f"{n} {t:.3g}" for n, t in thresholds.items()))
     pictures = folder / "images"
     pictures.mkdir(exist_ok=True)

@@ -128,7 +128,7 @@ def _check_what_is_evaluated(cfg: DictConfig) -> None:
             "data.root= and split="
         )
     if cfg.compare and not cfg.resamples:
-        raise RequestError("resamples=0: compare= needs some, such as 1000")
+        raise RequestError("resamples=0: compare= needs some, such as resamples=1000")
     if cfg.truth and cfg.split:
         raise RequestError(f"split={cfg.split}: truth={cfg.truth} is all of a file; leave it out")
     if cfg.predictions and not cfg.truth and not cfg.data.root and cfg.data.format != "trees":

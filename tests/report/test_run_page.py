@@ -300,7 +300,7 @@ def test_boxes_are_described_in_original_pixels_with_exact_scores():
     )
     found = Boxes(np.array([[1.04, 2, 3, 4]]), np.array([1]), np.array([0.57], np.float32))
     image = np.zeros((900, 1200, 3), np.uint8)
-    told = describe(picture(image=image, truth=truth, found=found))
+    told = describe(picture(image=image[::2, ::2], size=(900, 1200), truth=truth, found=found))
     assert (told["width"], told["height"]) == (1200, 900)
     assert told["truth"] == [[0, 0, 1000, 9.3, 2, 1]]
     assert told["found"] == [[1, 2, 3, 4, 1, 0.57]]

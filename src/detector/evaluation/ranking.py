@@ -81,7 +81,7 @@ class Choice:
 
     Attributes:
         image: Its id.
-        reasons: Of `REASONS`; none where a small split is shown whole.
+        reasons: Of `REASONS`; none where there was a place left over.
         note: One line on what came of it.
     """
 
@@ -95,8 +95,8 @@ def gallery(images: Images, suspects: Iterable[int] = (), most: int = 100) -> li
 
     Best and worst go by the share of errors as if there were two errors more, so that of two images
     without fault the one with more objects is better; F1 of the best is at least 0.5. Most wrong
-    goes by `wrongness`. All have an equal share of the places. A split of no more than `most`
-    images is shown whole, some of them then for no reason.
+    goes by `wrongness`. All have an equal share of the places; those left over go to any image. So
+    a split of no more than `most` images is shown whole.
 
     Args:
         images: The counts.
@@ -112,9 +112,8 @@ def gallery(images: Images, suspects: Iterable[int] = (), most: int = 100) -> li
         for reason, places in lists.items():
             if turn < len(places):
                 reasons.setdefault(places[turn], []).append(reason)
-    if len(images.ids) <= most:
-        for place in range(len(images.ids)):
-            reasons.setdefault(place, [])
+    for place in range(len(images.ids)):
+        reasons.setdefault(place, [])
     return [
         Choice(
             int(images.ids[place]),

@@ -1,0 +1,256 @@
+"""What evaluate and train write beside the scores: intervals, thresholds, comparison, report."""
+
+import csv
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from conftest import TINY, random_split, write_coco, write_voc
+from test_train import ask
+
+from detector.evaluate import evaluate
+from detector.evaluation.curves import GRID
+from detector.predict import predict
+from detector.train import train
+from detector.types import RequestError
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Data and two runs on them; all detections count, however unsure."""
+    base = tmp_path_factory.mktemp("reporting")
+    splits = {
+        "train": random_split("train", 6, 0) | {"both": [("disc", (40, 20, 70, 50))]},
+        "val": random_split("val", 5, 1),
+        "test": random_split("test", 5, 2),
+    }
+    root = write_voc(base / "voc", splits)
+    keys = [*TINY, f"data.root={root}", "model.score_threshold=0", "finetune=scratch"]
+    for seed in (0, 1):
+        more = [f"seed={seed}", "trainer.max_epochs=2", "resamples=200", "optim.lr=1e-3"]
+        train(ask("train", *keys, *more, out=base / f"run{seed}"))
+    return root, base / "run0", base / "run1"
+
+
+def load(file):
+    return json.loads(file.read_text())
+
+
+def test_thresholds_are_measured_on_the_validation_split_and_judge_the_test_split(runs, tmp_path):
+    _, run, _ = runs
+    kept = load(run / "checkpoints/thresholds.json")
+    assert (kept["split"], kept["images"], kept["thresholds"]) == ("val", 5, GRID.tolist())
+    evaluate(ask("evaluate", f"ckpt={run}", "split=val", out=tmp_path))
+    assert load(tmp_path / "thresholds.json") == kept
+    tested = load(run / "metrics.json")["per_class"]
+    for name, row in kept["classes"].items():
+        assert tested[name]["threshold"] == row["best"]["threshold"]
+    said = load(run / "analysis.json")["operating_point"]
+    assert said.endswith("chosen on the val split")
+
+
+def test_a_split_scored_again_has_the_same_intervals(runs, tmp_path):
+    _, run, _ = runs
+    evaluate(ask("evaluate", f"ckpt={run}", "resamples=200", out=tmp_path))
+    first, again = load(run / "metrics.json"), load(tmp_path / "metrics.json")
+    assert first["intervals"] == again["intervals"]
+    assert first["per_class"] == again["per_class"]
+    low, high = first["intervals"]["map_50"]
+    assert first["intervals"]["resamples"] == 200
+    assert 0 <= low <= first["coco"]["map_50"] <= high <= 1
+
+
+def test_without_resamples_there_are_no_intervals(runs, tmp_path):
+    _, run, _ = runs
+    evaluate(ask("evaluate", f"ckpt={run}", "resamples=0", out=tmp_path))
+    assert load(tmp_path / "metrics.json")["intervals"] is None
+
+
+def test_a_report_has_its_runs_curves_and_commands(runs, tmp_path):
+    root, run, _ = runs
+    page = (run / "report/index.html").read_text()
+    assert f"data.root={root}" in page  # the command that was typed
+    assert f"python -m detector.evaluate ckpt={run}" in page
+    assert "train/loss_box_reg" in page
+    evaluate(ask("evaluate", f"ckpt={run}", out=tmp_path))
+    assert "train/loss_box_reg" in (tmp_path / "report/index.html").read_text()
+
+
+def test_a_gallery_has_no_more_pictures_than_wanted(runs, tmp_path):
+    _, run, _ = runs
+    for most in (0, 2):
+        evaluate(ask("evaluate", f"ckpt={run}", f"gallery={most}", out=tmp_path))
+        assert (tmp_path / "report/index.html").read_text().count("data:image/jpeg") == most
+
+
+def test_a_comparison_is_b_minus_a_on_the_same_images(runs, tmp_path, caplog):
+    _, a, b = runs
+    caplog.set_level(logging.INFO)
+    evaluate(ask("evaluate", f"ckpt={a}", f"compare={b}", "resamples=200", out=tmp_path))
+    content = load(tmp_path / "metrics.json")["comparison"]
+    ours, theirs = (load(run / "metrics.json") for run in (a, b))
+    assert (content["a"], content["b"]) == (str(a), str(b))
+    rows = {row["name"]: row for row in content["rows"]}
+    assert list(rows) == ["mAP", "AP50", *(f"AP of {name}" for name in ours["per_class"])]
+    for name, key in (("mAP", "map"), ("AP50", "map_50")):
+        row = rows[name]
+        assert row["a"] == pytest.approx(ours["coco"][key], abs=1e-12)
+        assert row["b"] == pytest.approx(theirs["coco"][key], abs=1e-12)
+        assert row["difference"] == row["b"] - row["a"]
+        assert row["interval"][0] <= row["difference"] <= row["interval"][1]
+    assert content["sentence"] in caplog.text
+    assert content["sentence"] in (tmp_path / "report/index.html").read_text()
+
+
+def test_a_run_is_no_better_than_itself(runs, tmp_path):
+    _, run, _ = runs
+    evaluate(ask("evaluate", f"ckpt={run}", f"compare={run}", out=tmp_path))
+    content = load(tmp_path / "metrics.json")["comparison"]
+    assert content["rows"][0]["difference"] == 0
+    assert "equal" in content["sentence"]
+
+
+def test_finding_half_is_worse_than_finding_all(tmp_path):
+    splits = {"test": {f"i{i}": [("disc", (1, 1, 20, 20))] for i in range(10)}}
+    truth = write_coco(tmp_path / "coco", splits) / "annotations/instances_test.json"
+    rows = [
+        {"image_id": note["image_id"], "category_id": 40, "bbox": note["bbox"], "score": 0.9}
+        for note in load(truth)["annotations"]
+    ]
+    for name, those in (("half", rows[::2]), ("all", rows)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(those))
+    keys = [f"truth={truth}", f"predictions={tmp_path}/half.json", f"compare={tmp_path}/all.json"]
+    evaluate(ask("evaluate", *keys, out=tmp_path / "out"))
+    content = load(tmp_path / "out/metrics.json")["comparison"]
+    row = content["rows"][0]
+    # 51 of 101 recall points are reached by five of ten.
+    assert row["a"] == pytest.approx(51 / 101)
+    assert row["b"] == 1
+    assert 0 < row["interval"][0] < 50 / 101 < row["interval"][1] < 1
+    assert content["sentence"].startswith("B is better by 49.5 points of mAP, 95% interval ")
+
+
+def test_two_files_of_detections_are_compared(runs, tmp_path):
+    root, a, b = runs
+    for name, run in (("a", a), ("b", b)):
+        evaluate(ask("evaluate", f"ckpt={run}", "resamples=200", out=tmp_path / name))
+    files = [tmp_path / name / "detections.json" for name in ("a", "b")]
+    keys = [f"predictions={files[0]}", f"compare={files[1]}", f"data.root={root}", "split=test"]
+    evaluate(ask("evaluate", *keys, "resamples=200", out=tmp_path / "files"))
+    evaluate(ask("evaluate", f"ckpt={a}", f"compare={b}", "resamples=200", out=tmp_path / "runs"))
+    one, other = (load(tmp_path / way / "metrics.json")["comparison"] for way in ("files", "runs"))
+    assert one["rows"] == other["rows"]
+    assert one["sentence"] == other["sentence"]
+
+
+def test_a_comparison_with_other_classes_is_refused(runs, tmp_path):
+    _, run, _ = runs
+    root = write_voc(tmp_path / "voc", {s: {s: [("cat", (1, 1, 9, 9))]} for s in ("train", "val")})
+    keys = [*TINY, f"data.root={root}", "trainer.max_epochs=1", "finetune=scratch"]
+    train(ask("train", *keys, out=tmp_path / "cats"))
+    with pytest.raises(RequestError, match=r"compare=.*cats: it knows cat, but ckpt=.* disc, squ"):
+        evaluate(ask("evaluate", f"ckpt={run}", f"compare={tmp_path / 'cats'}", out=tmp_path / "o"))
+    assert not (tmp_path / "o").exists()
+    with pytest.raises(RequestError, match=r"compare=.*voc: not the folder of a run"):
+        evaluate(ask("evaluate", f"ckpt={run}", f"compare={root}", out=tmp_path / "o"))
+    assert not (tmp_path / "o").exists()
+
+
+def test_predict_keeps_what_reaches_the_thresholds_measured(runs, tmp_path, monkeypatch):
+    root, run, _ = runs
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    sidecar = copy / "checkpoints/thresholds.json"
+
+    def scores(*keys):
+        found = predict(ask("predict", f"ckpt={copy}", f"source={root}", *keys, out=tmp_path / "p"))
+        return {
+            name: sorted(row["score"] for row in found if row["category"] == name)
+            for name in ("disc", "square")
+        }
+
+    everything = scores("score_threshold=0")
+    content = load(sidecar)
+    for name, row in content["classes"].items():  # a curve made up: precision grows with the score
+        middle = everything[name][len(everything[name]) // 2]
+        place = int(np.searchsorted(GRID, middle, side="right"))
+        row["best"]["threshold"] = float(GRID[place])
+        row["precision"] = [0.5] * place + [0.9] * (len(GRID) - place)
+        row["recall"] = [0.8] * (place + 1) + [0.1] * (len(GRID) - place - 1)
+        assert 0 < place < len(GRID) - 1
+    sidecar.write_text(json.dumps(content))
+    expected = {
+        name: [s for s in everything[name] if s >= row["best"]["threshold"]]
+        for name, row in content["classes"].items()
+    }
+    assert scores() == expected != everything
+    assert scores("min_precision=0.9") == expected
+    assert scores("min_recall=0.8") == expected
+    assert scores("min_precision=0.4") == everything
+    other = tmp_path / "other.json"
+    shutil.move(sidecar, other)
+    assert scores(f"thresholds={other}") == expected
+    assert scores() == {n: [s for s in all_ if s >= 0.5] for n, all_ in everything.items()}
+    for keys, message in {
+        ("min_precision=0.9",): "min_precision=0.9: .*thresholds.json is not there",
+        (f"thresholds={other}", "min_precision=0.95"): "class 'disc' reaches at most 0.9 on val",
+        ("min_precision=0.5", "min_recall=0.5"): "min_precision= and min_recall=: expected one",
+        ("thresholds=nowhere.json",): "nowhere.json: cannot be read",
+    }.items():
+        with pytest.raises(RequestError, match=message):
+            scores(*keys)
+
+
+def test_a_damaged_sidecar_is_refused_before_anything_is_written(runs, tmp_path):
+    root, run, _ = runs
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/checkpoints/thresholds.json").write_text("{}")
+    out = tmp_path / "out"
+    for verb, keys in (("evaluate", ()), ("predict", (f"source={root}",))):
+        work = {"evaluate": evaluate, "predict": predict}[verb]
+        with pytest.raises(RequestError, match=r"thresholds\.json: split is not a name"):
+            work(ask(verb, f"ckpt={tmp_path / 'run'}", *keys, out=out))
+        assert not out.exists()
+
+
+def test_nothing_detected_and_a_class_without_truth_are_said(runs, tmp_path, caplog):
+    _, run, _ = runs
+    root = write_voc(tmp_path / "voc", {"test": {"t": [("disc", (1, 1, 30, 30))]}})
+    keys = [f"data.root={root}", "split=test", "model.score_threshold=1"]
+    scores = evaluate(ask("evaluate", f"ckpt={run}", *keys, out=tmp_path / "out"))
+    assert scores["map"] == 0
+    assert "nothing was detected" in caplog.text
+    assert "no truth to find of square" in caplog.text
+    assert load(tmp_path / "out/metrics.json")["per_class"]["square"]["ap"] is None
+    assert "Nothing was detected" in (tmp_path / "out/report/index.html").read_text()
+
+
+def test_suspects_are_listed_by_file(tmp_path):
+    root = write_coco(
+        tmp_path / "coco",
+        {
+            "test": {
+                f"i{i}": [("disc", (1, 1, 20, 20)), ("disc", (40, 5, 70, 40))] for i in range(9)
+            }
+        },
+    )
+    truth = root / "annotations/instances_test.json"
+    content = load(truth)
+    results = [
+        {"image_id": note["image_id"], "category_id": note["category_id"], "bbox": note["bbox"]}
+        | {"score": 0.9}
+        for note in content["annotations"]
+    ]
+    forgotten = content["annotations"].pop(4)
+    truth.write_text(json.dumps(content))
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(results))
+    evaluate(ask("evaluate", f"predictions={file}", f"truth={truth}", out=tmp_path / "out"))
+    with (tmp_path / "out/suspects.csv").open() as stream:
+        first = next(csv.DictReader(stream))
+    assert (first["kind"], first["class"]) == ("detection without truth", "disc")
+    assert first["file"] == "i2.jpg"
+    x, y, width, height = forgotten["bbox"]
+    assert [float(first[k]) for k in ("x1", "y1", "x2", "y2")] == [x, y, x + width, y + height]
