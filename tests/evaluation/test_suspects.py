@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from test_diagnostics import A, B, matched
 from test_matching import random_split
 
+from detector.boxes import iou
 from detector.evaluation import overlapping
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, Truth, xywh
 from detector.evaluation.curves import best_threshold, curves
 from detector.evaluation.matching import match, overlaps
 from detector.evaluation.strata import kept_at
@@ -72,9 +73,7 @@ def listed(matches, classes, most=200):
 
 def is_planted(one, errors):
     return any(
-        kind == one.kind
-        and image == one.image
-        and overlaps(np.array([one.box]), box[None], np.zeros(1, bool)) > 0.5
+        kind == one.kind and image == one.image and iou(np.array([one.box]), box[None]) > 0.5
         for kind, image, box in errors
     )
 
@@ -226,7 +225,7 @@ def test_the_list_is_cut_to_the_most_suspicious():
 def test_overlapping_pairs_are_those_of_all_pairs(seed, piece):
     detections, truth = random_split(seed)
     rows = np.random.default_rng(seed).permutation(len(detections.labels))
-    table = overlaps(detections.boxes[rows], truth.boxes, truth.ignore)
+    table = overlaps(xywh(detections)[rows], xywh(truth), truth.ignore)
     table = np.where(detections.image[rows][:, None] == truth.image, table, 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(overlapping, "PIECE", piece)
