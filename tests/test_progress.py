@@ -31,7 +31,7 @@ def new_bar(folder):
     """Of a run that is in its second phase."""
     phases = [SimpleNamespace(name="heads"), SimpleNamespace(name="top")]
     finetuning = SimpleNamespace(progress=SimpleNamespace(phases=phases))
-    return progress.RunProgress(folder, finetuning, 3, [])
+    return progress.RunProgress(folder, finetuning, 3, "")
 
 
 def an_epoch(bar, clock, number=0, scores=None):

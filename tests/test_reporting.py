@@ -4,12 +4,16 @@ import csv
 import json
 import logging
 import shutil
+import subprocess
+import sys
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 from conftest import TINY, random_split, write_coco, write_voc
 from test_train import ask
 
+from detector.checkpoint import load_checkpoint
 from detector.evaluate import evaluate
 from detector.evaluation.curves import GRID
 from detector.predict import predict
@@ -43,12 +47,14 @@ def test_thresholds_are_measured_on_the_validation_split_and_judge_the_test_spli
     kept = load(run / "checkpoints/thresholds.json")
     assert (kept["split"], kept["images"], kept["thresholds"]) == ("val", 5, GRID.tolist())
     evaluate(ask("evaluate", f"ckpt={run}", "split=val", out=tmp_path))
-    assert load(tmp_path / "thresholds.json") == kept
+    assert load(tmp_path / "thresholds.json") == {k: v for k, v in kept.items() if k != "epoch"}
     tested = load(run / "metrics.json")["per_class"]
     for name, row in kept["classes"].items():
         assert tested[name]["threshold"] == row["best"]["threshold"]
     said = load(run / "analysis.json")["operating_point"]
-    assert said.endswith("chosen on the val split")
+    assert said.endswith("chosen on the training's val split")
+    said = load(tmp_path / "analysis.json")["operating_point"]
+    assert said.endswith("chosen on this very split")
 
 
 def test_a_split_scored_again_has_the_same_intervals(runs, tmp_path):
@@ -194,13 +200,104 @@ def test_predict_keeps_what_reaches_the_thresholds_measured(runs, tmp_path, monk
     assert scores(f"thresholds={other}") == expected
     assert scores() == {n: [s for s in all_ if s >= 0.5] for n, all_ in everything.items()}
     for keys, message in {
-        ("min_precision=0.9",): "min_precision=0.9: .*thresholds.json is not there",
+        ("min_precision=0.9",): "min_precision=0.9: no thresholds.json of this checkpoint",
         (f"thresholds={other}", "min_precision=0.95"): "class 'disc' reaches at most 0.9 on val",
         ("min_precision=0.5", "min_recall=0.5"): "min_precision= and min_recall=: expected one",
         ("thresholds=nowhere.json",): "nowhere.json: cannot be read",
     }.items():
         with pytest.raises(RequestError, match=message):
             scores(*keys)
+
+
+def test_thresholds_of_other_weights_are_not_used(runs, tmp_path):
+    _, run, _ = runs
+    shutil.copytree(run, tmp_path / "run")
+    sidecar = tmp_path / "run/checkpoints/thresholds.json"
+    sidecar.write_text(json.dumps(load(sidecar) | {"epoch": 7}))
+    evaluate(ask("evaluate", f"ckpt={tmp_path / 'run'}", out=tmp_path / "out"))
+    said = load(tmp_path / "out/analysis.json")["operating_point"]
+    assert said.endswith("chosen on this very split")
+
+
+def test_a_training_that_goes_on_drops_its_thresholds_first(runs, tmp_path, monkeypatch):
+    _, run, _ = runs
+    shutil.copytree(run, tmp_path / "run")
+    sidecar = tmp_path / "run/checkpoints/thresholds.json"
+    there = []
+    real = pl.Trainer.fit
+    monkeypatch.setattr(
+        pl.Trainer, "fit", lambda *a, **k: (there.append(sidecar.exists()), real(*a, **k))[1]
+    )
+    train(ask("train", f"ckpt={tmp_path / 'run'}", "trainer.max_epochs=3", out=tmp_path / "run"))
+    assert there == [False]
+    assert load(sidecar)["epoch"] == load_checkpoint(sidecar.with_name("best.ckpt"))["epoch"]
+
+
+def test_a_comparison_leaves_both_as_they_were_trained(runs, tmp_path):
+    root, a, _ = runs
+    smaller = tmp_path / "smaller"
+    keys = [*TINY, f"data.root={root}", "finetune=scratch", "trainer.max_epochs=1"]
+    more = ["data.image_size=64", "model.score_threshold=0"]
+    train(ask("train", *keys, *more, out=smaller))
+    evaluate(ask("evaluate", f"ckpt={a}", f"compare={smaller}", out=tmp_path / "o"))
+    row = load(tmp_path / "o/metrics.json")["comparison"]["rows"][1]
+    evaluate(ask("evaluate", f"ckpt={smaller}", f"compare={a}", out=tmp_path / "p"))
+    other = load(tmp_path / "p/metrics.json")["comparison"]["rows"][1]
+    assert (row["a"], row["b"]) == (other["b"], other["a"])
+    assert row["b"] == pytest.approx(load(smaller / "metrics.json")["coco"]["map_50"], abs=1e-12)
+    for typed in ("model.score_threshold=0", "data.image_size=64"):
+        asked = ask("evaluate", f"ckpt={a}", f"compare={smaller}", typed, out=tmp_path / "q")
+        with pytest.raises(RequestError, match=f"{typed}: compare= takes both"):
+            evaluate(asked)
+
+
+def test_a_comparison_on_images_that_one_was_trained_on_is_refused(tmp_path):
+    root = write_voc(tmp_path / "voc", {"all": random_split("i", 12, 0)})
+    (root / "ImageSets/Main/all.txt").unlink()
+    keys = [*TINY, f"data.root={root}", "finetune=scratch", "trainer.max_epochs=1"]
+    for seed in (0, 1):
+        more = ["data.split.test=0.25", f"seed={seed}"]
+        train(ask("train", *keys, *more, out=tmp_path / f"{seed}"))
+    asked = ask("evaluate", f"ckpt={tmp_path}/0", f"compare={tmp_path}/1", out=tmp_path / "out")
+    with pytest.raises(RequestError, match=r"compare=.*: was trained on \d of the 3 test images"):
+        evaluate(asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_evaluate_as_one(runs, tmp_path):
+    _, run, other = runs
+    for devices in (1, 2):
+        out = tmp_path / f"{devices}"
+        keys = [f"ckpt={run}", f"compare={other}", f"trainer.devices={devices}", "resamples=100"]
+        done = subprocess.run(
+            [sys.executable, "-m", "detector.evaluate", *keys, f"hydra.run.dir={out}"],
+            **{"capture_output": True, "text": True, "cwd": tmp_path},
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("classes: disc, square") == 1
+        assert done.stdout.strip().splitlines()[-1] == f"report: {out}/report/index.html"
+    one, two = (load(tmp_path / f"{devices}/metrics.json") for devices in (1, 2))
+    for key in ("coco", "voc", "per_class", "intervals", "comparison"):
+        assert one[key] == two[key]
+
+
+def test_scores_that_are_no_probabilities_still_have_curves(tmp_path):
+    splits = {"test": {f"i{i}": [("disc", (1, 1, 20, 20))] for i in range(6)}}
+    truth = write_coco(tmp_path / "coco", splits) / "annotations/instances_test.json"
+    rows = [
+        {"image_id": note["image_id"], "category_id": 40, "bbox": box, "score": score}
+        for note in load(truth)["annotations"]
+        for box, score in ((note["bbox"], 5.0), ([40, 40, 9, 9], -2.0))
+    ]
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(rows))
+    out = tmp_path / "out"
+    evaluate(ask("evaluate", f"predictions={file}", f"truth={truth}", out=out))
+    row = load(out / "metrics.json")["per_class"]["disc"]
+    assert (row["ap"], row["precision"], row["recall"]) == (1, 1, 1)
+    assert 0 < row["threshold"] <= 1
+    assert load(out / "analysis.json")["calibration"] == {"d_ece": None, "bins": []}
+    assert not (out / "thresholds.json").exists()
 
 
 def test_a_damaged_sidecar_is_refused_before_anything_is_written(runs, tmp_path):

@@ -20,6 +20,7 @@ from detector.checkpoint import (
 )
 from detector.config import Config, TrainerConfig, plain
 from detector.data.folder import cache_folder
+from detector.output import typed
 from detector.types import AnnotatedImages, ClassMap, RequestError
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def build_callbacks(
         config.monitor,
         kept / "best.ckpt",
     )
-    resume = ["python", "-m", "detector.train", f"ckpt={folder}"]
+    resume = f"python -m detector.train {typed('ckpt', folder)}"
     progress = RunProgress(folder, finetuning, epochs, resume)
     averaging = [] if optim.ema is None else [AveragedWeights(optim.ema)]
     # The schedule judges an epoch before its row and its checkpoint are written.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from detector.config import WEIGHTS, Config
 from detector.finetune.schedule import STATE_KEY, Progress
 from detector.types import ClassMap, RequestError
 
+SIDECAR = "thresholds.json"
 UNKNOWN = 0.5  # the score threshold where nothing was measured
 
 
@@ -107,36 +109,63 @@ def read_progress(path: Path) -> Progress:
         raise RequestError(f"ckpt={path}: does not say where its schedule stood") from error
 
 
-def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """The score thresholds that were measured for a checkpoint, thresholds.json beside it."""
-    from detector.evaluation.operating_points import read_thresholds
+def read_sidecar(path: Path, names: Sequence[str]) -> dict[str, Any] | None:
+    """The score thresholds that were measured for a checkpoint, thresholds.json beside it.
 
-    file = path.with_name("thresholds.json")
-    return read_thresholds(file) if file.is_file() else None
+    Args:
+        path: The checkpoint.
+        names: Its classes.
+
+    Returns:
+        None if there are none, or those there are of another epoch.
+
+    Raises:
+        RequestError: If the file is damaged, or of other classes.
+    """
+    from detector.evaluation.operating_points import choose, read_thresholds
+
+    file = path.with_name(SIDECAR)
+    if not file.is_file():
+        return None
+    content = read_thresholds(file)
+    choose(content, names)
+    return content if content.get("epoch") == load_checkpoint(path).get("epoch") else None
 
 
-def score_thresholds(config: Config) -> list[float]:
+def score_thresholds(config: Config) -> tuple[list[float], str]:
     """For each class of a checkpoint, the lowest score of a detection that is wanted.
+
+    Returns:
+        The thresholds, and in words where they come from.
 
     Raises:
         RequestError: If what is wanted is not known or cannot be reached.
     """
-    from detector.evaluation.operating_points import choose, read_thresholds
+    from detector.evaluation.operating_points import choose, read_thresholds, unmeasured
 
     names = config.data.classes or []
     if config.score_threshold is not None:
-        return [config.score_threshold] * len(names)
+        return [config.score_threshold] * len(names), "score_threshold"
     path = checkpoint_path("predict", str(config.ckpt))
-    content = read_thresholds(Path(config.thresholds)) if config.thresholds else read_sidecar(path)
+    if config.thresholds:
+        content: dict[str, Any] | None = read_thresholds(Path(config.thresholds).expanduser())
+    else:
+        content = read_sidecar(path, names)
     if content is None:
         for key in ("min_precision", "min_recall"):
             if (value := getattr(config, key)) is not None:
                 raise RequestError(
-                    f"{key}={value}: {path.with_name('thresholds.json')} is not there; evaluate "
-                    "writes one for thresholds="
+                    f"{key}={value}: no {SIDECAR} of this checkpoint is beside it; evaluate writes "
+                    "one, for thresholds="
                 )
-        return [UNKNOWN] * len(names)
-    return choose(content, names, precision=config.min_precision, recall=config.min_recall)
+        return [UNKNOWN] * len(names), f"there is no {SIDECAR} beside the checkpoint"
+    wanted = {"precision": config.min_precision, "recall": config.min_recall}
+    chosen = choose(content, names, **wanted)
+    asked = [f"{key} {value:g}" for key, value in wanted.items() if value is not None]
+    said = f"{asked[0] if asked else 'best F1'} on the {content['split']} split"
+    if unknown := unmeasured(content, names):
+        said += f", where there was no {', '.join(unknown)}"
+    return chosen, said
 
 
 def read_best(path: Path) -> Path:

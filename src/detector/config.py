@@ -375,7 +375,7 @@ class Config:
             raise RequestError("score_threshold= and thresholds=: expected one of the two")
         good = self.resamples == 0 or 100 <= self.resamples <= 100_000
         require(good, "resamples", self.resamples, "0 (no intervals) or 100..100000")
-        require(self.gallery >= 0, "gallery", self.gallery, "at least 0")
+        require(0 <= self.gallery <= 1000, "gallery", self.gallery, "0..1000")
         if self.model.summary == "profile" and self.trainer.compile:
             raise RequestError(
                 "model.summary=profile: trainer.compile=true runs all stages as one, which cannot "

@@ -14,9 +14,16 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from detector import inputs, predictions, request
-from detector.checkpoint import checkpoint_path, load_checkpoint, read_progress, read_sidecar
+from detector.checkpoint import (
+    checkpoint_path,
+    load_checkpoint,
+    read_checkpoint,
+    read_progress,
+    read_sidecar,
+)
 from detector.cli import run_verb
 from detector.config import Config
+from detector.output import typed
 
 if TYPE_CHECKING:
     from detector.data.read import DataSet
@@ -37,29 +44,36 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     Raises:
         RequestError: If the request is wrong.
     """
+    request.check_what_is_evaluated(cfg)
     config = request.resolve("evaluate", cfg)
-    typed = shlex.join(["python", "-m", "detector.evaluate", *map(str, cfg.overrides)])
+    command = shlex.join(["python", "-m", "detector.evaluate", *map(str, cfg.overrides)])
     if config.predictions:
-        return _score_predictions(config, cfg, typed)
+        return _score_predictions(config, cfg, command)
     path = checkpoint_path("evaluate", str(config.ckpt))
-    thresholds = read_sidecar(path)
-    rival = request.rival(config) if config.compare else None
+    thresholds = read_sidecar(path, config.data.classes or [])
     data = inputs.usable_data(config, request.wanted_split("evaluate", config))
+    rival = request.rival(config, data) if config.compare else None
+
+    from lightning.pytorch.utilities import rank_zero_only
 
     from detector.logger import build_logger, opened
 
     folder = request.output_folder(cfg)
-    inputs.describe_data(data)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        inputs.describe_data(data)
+    else:
+        logging.getLogger("detector").setLevel(logging.ERROR)  # one process speaks
     logger = build_logger(config.logger, folder)
     with opened(logger, config, folder):
-        scores = _score_checkpoint(config, rival, thresholds, data, folder, typed)
+        scores = _score_checkpoint(config, rival, thresholds, data, folder, command)
         if logger is not None:
             from detector.data.images import read_image
             from detector.logger import log_results
 
             step = int(load_checkpoint(path)["global_step"])
             named = {f"{next(iter(data.splits))}/{name}": value for name, value in scores.items()}
-            log_results(logger, named, {"detections": read_image(folder / "detections.png")}, step)
+            pictures = {p.stem: read_image(p) for p in folder.glob("detections.png")}
+            log_results(logger, named, pictures, step)
     return scores
 
 
@@ -69,9 +83,10 @@ def _score_checkpoint(
     thresholds: dict[str, Any] | None,
     data: DataSet,
     folder: Path,
-    typed: str,
+    command: str,
 ) -> dict[str, float]:
     """Run a network over a split, and another one beside it if asked for."""
+    from detector.evaluation.matching import match
     from detector.history import read_training
     from detector.predictions import write_detections
     from detector.reporting import About, compared, write_results
@@ -79,6 +94,7 @@ def _score_checkpoint(
 
     ((split, images),) = data.splits.items()
     path = checkpoint_path("evaluate", str(config.ckpt))
+    best, root = read_progress(path).best_epoch, read_checkpoint(path)["config"]["data"]["root"]
     found = _detect(config, data, folder)
     other = None if rival is None else _detect(rival, data, folder)
     if found is None:
@@ -88,25 +104,26 @@ def _score_checkpoint(
     scored = score(*found[:2], images, data.classes, split, config.resamples, found[2])
     comparison = None
     if other is not None:
-        second = score(*other[:2], images, data.classes, split, 0)
         names = str(config.ckpt), str(config.compare)
-        comparison = (compared(scored, second, config.resamples), *names)
+        comparison = (compared(scored, match(*other[:2]), config.resamples), *names)
     about = About(
         "evaluate",
         config,
-        [("Score it again", typed), ("Detect in other images", _predict(path))],
+        [
+            ("Score it again", command),
+            (
+                "Detect in other images",
+                f"python -m detector.predict {typed('ckpt', path)} source=FOLDER",
+            ),
+        ],
         data,
-        read_training(path.parent.parent, read_progress(path).best_epoch, config.monitor),
+        read_training(path.parent.parent, best, config.monitor),
         thresholds=thresholds,
+        own=root == config.data.root,
         comparison=comparison,
     )
     write_results(scored, about, folder)
     return scored.flat
-
-
-def _predict(path: Path) -> str:
-    """The command that uses a checkpoint."""
-    return f"python -m detector.predict ckpt={shlex.quote(str(path))} source=FOLDER"
 
 
 def _detect(config: Config, data: DataSet, folder: Path) -> tuple[Detections, Truth, float] | None:
@@ -119,10 +136,11 @@ def _detect(config: Config, data: DataSet, folder: Path) -> tuple[Detections, Tr
     return detect(config, task, build.build_datamodule(config, data.splits), split, folder)
 
 
-def _score_predictions(config: Config, cfg: DictConfig, typed: str) -> dict[str, float]:
+def _score_predictions(config: Config, cfg: DictConfig, command: str) -> dict[str, float]:
     """Score a file of detections; no network is needed, nor torch."""
     contest = predictions.read_contest(config)
 
+    from detector.evaluation.matching import match
     from detector.reporting import About, compared, write_results
     from detector.scoring import score
 
@@ -132,11 +150,16 @@ def _score_predictions(config: Config, cfg: DictConfig, typed: str) -> dict[str,
     scored = score(contest.detections, *rest, config.resamples)
     comparison = None
     if contest.compare is not None:
-        rival = score(contest.compare, *rest, 0)
         names = str(config.predictions), str(config.compare)
-        comparison = (compared(scored, rival, config.resamples), *names)
+        other = match(contest.compare, contest.truth)
+        comparison = (compared(scored, other, config.resamples), *names)
     about = About(
-        "evaluate", config, [("Score it again", typed)], contest.data, comparison=comparison
+        "evaluate",
+        config,
+        [("Score it again", command)],
+        contest.data,
+        names=contest.names,
+        comparison=comparison,
     )
     write_results(scored, about, folder)
     return scored.flat

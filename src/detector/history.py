@@ -67,25 +67,27 @@ def read_training(run: Path, best_epoch: int | None, monitor: str) -> dict[str, 
 
     Returns:
         `monitor`, `best_epoch`, `rows` (numbers, None for empty cells) and `phases`; None if the
-        files are not there.
+        files are not there, or are no such files.
     """
     table, phases = run / "metrics.csv", run / "phases.json"
     if not (table.is_file() and phases.is_file()):
         return None
-    with table.open(newline="", encoding="utf-8") as stream:
-        rows = [
-            {
-                key: value if key == "stage" else (float(value) if value else None)
-                for key, value in row.items()
-            }
-            for row in csv.DictReader(stream)
+    try:
+        with table.open(newline="", encoding="utf-8") as stream:
+            rows = [_numbers(row) for row in csv.DictReader(stream)]
+        kept = [
+            {key: phase[key] for key in ("name", "train", "start_epoch", "epochs")}
+            for phase in json.loads(phases.read_text(encoding="utf-8"))
         ]
-    return {
-        "monitor": monitor,
-        "best_epoch": best_epoch,
-        "rows": [{**row, "epoch": int(row["epoch"] or 0)} for row in rows],
-        "phases": json.loads(phases.read_text(encoding="utf-8")),
-    }
+    except (ValueError, KeyError, TypeError):
+        return None  # those of another program
+    return {"monitor": monitor, "best_epoch": best_epoch, "rows": rows, "phases": kept}
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, Any]:
+    """A row of metrics.csv."""
+    cells = {key: float(value) if value else None for key, value in row.items() if key != "stage"}
+    return {**cells, "epoch": int(row["epoch"]), "stage": row["stage"]}
 
 
 def _spans(progress: Progress) -> list[tuple[Entry, int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shlex
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +14,7 @@ from detector.data.facts import FactsCache
 from detector.data.folder import SUFFIXES, cache_folder
 from detector.data.headers import misfit, read_header
 from detector.data.read import SPLITS, DataSet, Source, read
+from detector.output import typed
 from detector.types import RequestError
 
 log = logging.getLogger(__name__)
@@ -97,14 +97,12 @@ def usable_data(config: Config, wanted: str | None = None, *, keep: bool = False
     others = f" (and {more} more error{'s' * (more > 1)})" if more else ""
     hopeless = skip or serious[0].kind in FATAL
     way_out = "" if hopeless else "data.on_bad=skip leaves such things out; "
-    root = f"data.root={data.root}"
-    if not re.fullmatch(r"[\w./=:-]+", root):  # quoted for Hydra, and for the shell
-        root = shlex.quote(f"data.root='{data.root}'")
     channels = config.model.in_channels
     more_keys = "" if channels == 3 else f" model.in_channels={channels}"
     raise RequestError(
         f"{place}{item.message}{others}; {way_out}"
-        f"python -m detector.check data={config.data.format} {root}{more_keys} shows everything"
+        f"python -m detector.check data={config.data.format} "
+        f"{typed('data.root', data.root)}{more_keys} shows everything"
     )
 
 

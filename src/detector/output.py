@@ -6,6 +6,8 @@ import io
 import json
 import logging
 import math
+import re
+import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +47,14 @@ def percent(share: float) -> str:
     """A share; what is not quite all, or not quite nothing, does not look like it."""
     value = 100 * share
     return f"{value:.1f} %" if 0 < value < 1 or 99 < value < 100 else f"{value:.0f} %"
+
+
+def typed(key: str, value: object) -> str:
+    """`key=value` as it is typed: quoted for Hydra and for the shell where it needs to be."""
+    text = str(value)
+    if re.fullmatch(r"[\w./:-]+", text):
+        return f"{key}={text}"
+    return shlex.quote(f"{key}='{text}'")
 
 
 def hang(label: str, text: str) -> list[str]:

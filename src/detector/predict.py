@@ -43,7 +43,8 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     source = Path(config.source or "")
     side, channels = config.data.image_size, config.model.in_channels
     files = inputs.source_files(str(source), channels)
-    thresholds = dict(zip(config.data.classes or (), score_thresholds(config), strict=True))
+    chosen, why = score_thresholds(config)
+    thresholds = dict(zip(config.data.classes or (), chosen, strict=True))
 
     import torch
 
@@ -53,7 +54,13 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
 
     task = build.load_task("predict", config)
     folder = request.output_folder(cfg)
-    log.info("lowest scores: %s", ", ".join(f"{n} {t:.3g}" for n, t in thresholds.items()))
+    lowest = ", ".join(f"{name} {score:.3g}" for name, score in thresholds.items())
+    log.info("lowest scores (%s): %s", why, lowest)
+    if min(chosen) < config.model.score_threshold:
+        log.warning(
+            "the network itself drops scores below model.score_threshold=%g",
+            config.model.score_threshold,
+        )
     pictures = folder / "images"
     pictures.mkdir(exist_ok=True)
     device = torch.device("cuda" if build.uses_gpu(config.trainer.accelerator) else "cpu")

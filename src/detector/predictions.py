@@ -38,6 +38,7 @@ class Contest:
         compare: Other detections, of `compare=`; None if there are none.
         data: The data set; None if the truth is a file.
         notes: What is to be known of all that, one line each.
+        names: What the truth's file calls each image; none where there is a data set.
     """
 
     detections: Detections
@@ -48,6 +49,7 @@ class Contest:
     compare: Detections | None
     data: DataSet | None
     notes: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
 
 # What the check of a request has read, until the run takes it.
@@ -115,7 +117,9 @@ def _of_file(config: Config, results: Sequence[Results]) -> Contest:
         truth.areas,
     )
     compare = found[1] if len(found) > 1 else None
-    return Contest(found[0], arrays, truth.classes, images, file.name, compare, None, notes)
+    ids = np.arange(len(images)) if images.ids is None else images.ids
+    names = [n or f"image_id {i}" for n, i in zip(truth.names, ids.tolist(), strict=True)]
+    return Contest(found[0], arrays, truth.classes, images, file.name, compare, None, notes, names)
 
 
 def _against_file(results: Results, truth: CocoTruth, notes: list[str]) -> Detections:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ class RunProgress(pl.Callback):
     """
 
     def __init__(
-        self, folder: Path, finetuning: StagedFinetuning, epochs: int, resume_command: list[str]
+        self, folder: Path, finetuning: StagedFinetuning, epochs: int, resume_command: str
     ) -> None:
         self.file = folder / "metrics.csv"
         self.finetuning = finetuning
@@ -210,7 +209,7 @@ class RunProgress(pl.Callback):
         last = self.file.parent / "checkpoints" / "last.ckpt"
         if last.is_file():
             log.info("interrupted; all finished epochs are kept. To go on:")
-            log.info("  %s", shlex.join(self.resume_command))
+            log.info("  %s", self.resume_command)
         else:
             log.info("interrupted before the first epoch was finished: nothing to resume from")
 

@@ -1,4 +1,4 @@
-"""Write and show what came of a split: metrics.json, analysis.json, the report, the terminal."""
+"""Write what came of a split: metrics.json, analysis.json, suspects.csv, pictures, the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
-from rich.table import Table
-from rich.text import Text
 
 from detector import __version__
 from detector.config import Config, plain
@@ -29,7 +27,8 @@ from detector.evaluation.comparison import Comparison, Difference, compare, sent
 from detector.evaluation.curves import curves
 from detector.evaluation.matching import Matches
 from detector.evaluation.voc import PROTOCOL as VOC_PROTOCOL
-from detector.output import log_table, write_json
+from detector.output import write_json
+from detector.scoreboard import print_scores
 from detector.scoring import LEVEL, Scored
 from detector.types import RequestError
 
@@ -38,8 +37,6 @@ log = logging.getLogger(__name__)
 PICTURED = 6  # images in detections.png
 BEST = "the score threshold of best F1 of each class,"
 WEAKEST = 0.05  # score of detections that the gallery has
-LARGEST = 1600  # pixels, the longer side of pictures that are kept in memory
-TABLED = 40  # classes on the terminal
 PACKAGES = ("torch", "torchvision", "lightning", "hotcoco", "pycocotools", "albumentations")
 
 
@@ -54,7 +51,9 @@ class About:
         data: The data set, if there is one.
         training: From `history.read_training`, if the detector was trained here.
         train_seconds: That the training took.
-        thresholds: What thresholds.json holds that were chosen elsewhere, to judge by.
+        thresholds: What thresholds.json holds that the training chose, to judge by.
+        own: Whether the split is one of the data that the training had.
+        names: What each image is called, where there is no data set.
         comparison: With another detector, and what the two are called.
     """
 
@@ -65,6 +64,8 @@ class About:
     training: dict[str, Any] | None = None
     train_seconds: float | None = None
     thresholds: Mapping[str, Any] | None = None
+    own: bool = True
+    names: Sequence[str] = ()
     comparison: tuple[Comparison, str, str] | None = None
 
 
@@ -79,27 +80,46 @@ def write_results(scored: Scored, about: About, folder: Path) -> None:
     names = scored.classes.names
     points = about.thresholds
     chosen = None if points is None else operating_points.choose(points, names)
-    where = None if points is None else f"{BEST} chosen on the {points['split']} split"
-    analysis = analyse(
-        scored.matches, names, chosen, operating_point=where, pictures=about.config.gallery
-    )
+    where = _operating_point(scored, about)
+    matches, probable = _with_probabilities(scored.matches)
+    analysis = analyse(matches, names, chosen, operating_point=where, pictures=about.config.gallery)
+    if not probable:
+        analysis["calibration"] = {"d_ece": math.nan, "bins": []}
     gallery = analysis.pop("gallery")
-    files = _files(scored, about.data)
+    scored = replace(scored, matches=matches)
+    files = files_of(scored.images, about.data.root) if about.data else about.names
     for suspect in analysis["suspects"]:
         suspect["file"] = files[suspect["image"]]
     content = _headline(scored, about, analysis.pop("per_class"))
     write_json(folder / "metrics.json", content)
     write_json(folder / "analysis.json", analysis)
     _write_suspects(folder / "suspects.csv", analysis["suspects"])
-    if about.verb == "evaluate":  # a training keeps them beside its checkpoints
+    if about.verb == "evaluate" and probable:  # a training keeps them beside its checkpoints
         here = thresholds_of(scored.matches, names, scored.split)
         write_json(folder / "thresholds.json", here)
     thresholds = [row["threshold"] for row in content["per_class"].values()]
     _draw_some(scored, thresholds, folder / "detections.png")
     report = _write_report(scored, about, content, analysis, gallery, files, folder)
-    _print_summary(scored, content, about)
+    print_scores(scored, content, where)
     log.info("metrics: %s", folder / "metrics.json")
     log.info("report: %s", report)
+
+
+def _operating_point(scored: Scored, about: About) -> str:
+    """What precision and recall are at."""
+    points = about.thresholds
+    if points is None or (about.own and points["split"] == scored.split):
+        return f"{BEST} chosen on this very split"
+    return f"{BEST} chosen on the training's {points['split']} split"
+
+
+def _with_probabilities(matches: Matches) -> tuple[Matches, bool]:
+    """The same with scores in 0..1, for curves and slider; and whether they were so already."""
+    scores = matches.detections.scores
+    if not len(scores) or (scores.min() >= 0 and scores.max() <= 1):
+        return matches, True
+    scaled = (scores - scores.min()) / max(np.ptp(scores), 1e-12)
+    return replace(matches, detections=replace(matches.detections, scores=scaled)), False
 
 
 def thresholds_of(matches: Matches, names: Sequence[str], split: str) -> dict[str, Any]:
@@ -109,9 +129,9 @@ def thresholds_of(matches: Matches, names: Sequence[str], split: str) -> dict[st
     return operating_points.thresholds_content(split, images, names, each)
 
 
-def compared(a: Scored, b: Scored, resamples: int) -> Comparison:
+def compared(a: Scored, b: Matches, resamples: int) -> Comparison:
     """The difference of two detectors on the same images."""
-    return compare(a.matches, b.matches, len(a.classes), resamples, level=LEVEL)
+    return compare(a.matches, b, len(a.classes), resamples, level=LEVEL)
 
 
 def _headline(scored: Scored, about: About, per_class: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -163,13 +183,15 @@ def _comparison(scored: Scored, about: About) -> dict[str, Any] | None:
 def _write_suspects(file: Path, suspects: Sequence[Mapping[str, Any]]) -> None:
     """A table of labels that may be wrong, the most suspicious first."""
     columns = ("kind", "file", "class", "truth", "score", "x1", "y1", "x2", "y2")
-    with file.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+    draft = file.with_name(file.name + ".part")
+    with draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)
         for one in suspects:
             words = [one["kind"], one["file"], one["class"], one.get("truth", "")]
             numbers = [round(one["score"], 4), *(round(x, 1) for x in one["box"])]
             writer.writerow([*words, *numbers])
+    draft.replace(file)
 
 
 def _write_report(
@@ -224,7 +246,7 @@ def _pictures(
     """The gallery's pictures, as far as images can be read."""
     from detector.data.images import read_image
     from detector.report.draw import Boxes
-    from detector.report.gallery import Picture, shrink
+    from detector.report.gallery import SIDE, Picture, shrink
 
     truth, found = scored.matches.truth, scored.matches.detections
     pictures = []
@@ -246,7 +268,7 @@ def _pictures(
                 name=files[index],
                 reasons=tuple(choice["reasons"]),
                 note=choice["note"],
-                image=shrink(image, LARGEST),
+                image=shrink(image, SIDE),
                 size=(image.shape[0], image.shape[1]),
                 truth=Boxes(truth.boxes[there], truth.labels[there], ignore=truth.ignore[there]),
                 found=Boxes(found.boxes[rows], found.labels[rows], found.scores[rows]),
@@ -277,75 +299,6 @@ def _draw_some(scored: Scored, thresholds: Sequence[float], file: Path) -> None:
     if panels:
         lowest = f"score >= {thresholds[0]:g}" if len(thresholds) == 1 else "scores of best F1"
         draw_sheet(panels, scored.classes.names, lowest, file)
-
-
-def _files(scored: Scored, data: DataSet | None) -> list[str]:
-    """What each image is called in tables."""
-    if data is not None:
-        return files_of(scored.images, data.root)
-    return [Path(str(p)).name or f"image {i}" for i, p in enumerate(scored.images.paths)]
-
-
-def _print_summary(scored: Scored, content: Mapping[str, Any], about: About) -> None:
-    """The headline as a table, and what to know of it."""
-    images, truth = content["images"], scored.matches.truth
-    table = Table(title=f"{scored.split}: {images} images, percent", title_justify="left")
-    headings = ("boxes", "COCO AP", "95%", "AP50", "95%", "VOC AP50", "VOC07", "prec.", "recall")
-    for heading in ("", *headings):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for name, row in list(content["per_class"].items())[:TABLED]:
-        table.add_row(
-            Text(name),
-            str(row["truths"]),
-            *(_percent(row["ap"]), _range(row["ap_interval"])),
-            *(_percent(row["ap_50"]), _range(row["ap_50_interval"])),
-            *(_percent(row["voc_ap_50"]), _percent(row["voc_ap_50_11point"])),
-            *(_percent(row["precision"]), _percent(row["recall"])),
-        )
-    table.add_section()
-    bounds = content["intervals"] or {"map": None, "map_50": None}
-    table.add_row(
-        "all",
-        str(int((~truth.ignore).sum())),
-        *(_percent(scored.coco["map"]), _range(bounds["map"])),
-        *(_percent(scored.coco["map_50"]), _range(bounds["map_50"])),
-        *(_percent(scored.voc["ap_50"]), _percent(scored.voc["ap_50_11point"])),
-    )
-    log_table(table, width=100)
-    chosen = "this split itself" if about.thresholds is None else about.thresholds["split"]
-    log.info("precision and recall at the score of best F1 of each class, chosen on %s", chosen)
-    for line in _remarks(scored):
-        log.warning("%s", line)
-    if content["comparison"]:
-        log.info("A: %(a)s\nB: %(b)s\n%(sentence)s", content["comparison"])
-
-
-def _remarks(scored: Scored) -> list[str]:
-    """What explains undefined or bottomless scores."""
-    truth = scored.matches.truth
-    there = set(truth.labels[~truth.ignore].tolist())
-    absent = [n for k, n in enumerate(scored.classes.names, start=1) if k not in there]
-    lines = []
-    if not len(scored.matches.detections.labels):
-        lines.append("nothing was detected, so all scores are 0 or undefined")
-    if not there:
-        lines.append(f"there is no truth to find in {scored.split}: scores are undefined")
-    elif absent:
-        more = f" and {len(absent) - 5} more" if len(absent) > 5 else ""
-        lines.append(
-            f"no truth to find of {', '.join(absent[:5])}{more}: left out of all means over classes"
-        )
-    return lines
-
-
-def _percent(value: float) -> str:
-    """A fraction as a percentage."""
-    return "-" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _range(bounds: Sequence[float] | None) -> str:
-    """An interval in percent."""
-    return "-" if bounds is None else f"{100 * bounds[0]:.0f}-{100 * bounds[1]:.0f}"
 
 
 def environment() -> dict[str, Any]:

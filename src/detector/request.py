@@ -7,6 +7,7 @@ refused before.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ from detector.checkpoint import (
     weights_path,
 )
 from detector.config import WEIGHTS, Config, HeadConfig, LoggerConfig, parse, plain
+from detector.data.read import DataSet
 from detector.finetune_config import read_schedule
 from detector.inputs import read_data, source_files, usable_data
 from detector.predictions import read_contest
@@ -71,7 +73,7 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         if cfg[key] is None:
             raise RequestError(f"{key}= is required (see python -m detector.{verb} --help)")
     if verb == "evaluate":
-        _check_what_is_evaluated(cfg)
+        check_what_is_evaluated(cfg)
     config = resolve(verb, cfg)
     if verb in ("train", "check") and config.backbone.library == "timm":
         from detector.models.backbones import backbone_spec
@@ -100,19 +102,24 @@ def check_request(verb: str, cfg: DictConfig) -> None:
     if verb in ("train", "evaluate"):
         _check_logger(config.logger)
     _check_compiler(config)
-    usable_data(config, wanted_split(verb, config), keep=True)
+    data = usable_data(config, wanted_split(verb, config), keep=True)
     if verb == "evaluate":
-        read_sidecar(checkpoint_path(verb, str(config.ckpt)))
+        read_sidecar(checkpoint_path(verb, str(config.ckpt)), config.data.classes or [])
         if config.compare:
-            rival(config)
+            rival(config, data)
     if verb == "train":
         check_augmentation(config)
         if not config.ckpt:
             _check_weights(config)
 
 
-def _check_what_is_evaluated(cfg: DictConfig) -> None:
+def check_what_is_evaluated(cfg: DictConfig) -> None:
     """Refuse keys of evaluate that say nothing, or two things at once."""
+    for override in cfg.overrides if cfg.ckpt and cfg.compare else ():
+        if re.match(r"[+~]*(model|backbone|data\.image_size)\b", override):
+            raise RequestError(
+                f"{override}: compare= takes both detectors as they were trained; leave it out"
+            )
     if not cfg.ckpt and not cfg.predictions:
         raise RequestError(
             "ckpt= is required, or predictions=FILE to score another tool's detections (see "
@@ -203,11 +210,16 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
     return config
 
 
-def rival(config: Config) -> Config:
+def rival(config: Config, data: DataSet) -> Config:
     """The configuration of the checkpoint that another is compared with, on the same data.
 
+    Args:
+        config: In force.
+        data: To compare on.
+
     Raises:
-        RequestError: If it is no checkpoint, or one of other classes.
+        RequestError: If it is no checkpoint, one of other classes, or one that was trained on some
+            of these images.
     """
     key = f"compare={config.compare}"
     try:
@@ -225,8 +237,34 @@ def rival(config: Config) -> Config:
         saved = parse(ours["config"])
     except RequestError as error:
         raise RequestError(f"{key}: made by another version of detector ({error})") from error
-    data = replace(config.data, image_size=saved.data.image_size)
-    return replace(saved, ckpt=str(path), data=data, trainer=config.trainer)
+    channels = config.model.in_channels
+    if saved.model.in_channels != channels:
+        raise RequestError(
+            f"{key}: takes images of {saved.model.in_channels} channels, ckpt={config.ckpt} of "
+            f"{channels}"
+        )
+    _refuse_seen(key, path.parent.parent / "splits.json", data)
+    options = replace(config.data, image_size=saved.data.image_size)
+    return replace(saved, ckpt=str(path), data=options, trainer=config.trainer)
+
+
+def _refuse_seen(key: str, dealt: Path, data: DataSet) -> None:
+    """Refuse images that a run was trained on: it dealt them out by itself, with its own seed."""
+    if not dealt.is_file():
+        return
+    try:
+        content = json.loads(dealt.read_text(encoding="utf-8"))
+        root, trained = Path(content["root"]), set(content["splits"]["train"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"{key}: {dealt} cannot be read as splits") from error
+    ((split, files),) = data.files().items()
+    seen = trained.intersection(files) if root == data.root else set()
+    if seen:
+        raise RequestError(
+            f"{key}: was trained on {len(seen)} of the {len(files)} {split} images, such as "
+            f"{min(seen)}, which it dealt out otherwise (another seed?); train both with the same "
+            "data.split.file="
+        )
 
 
 def wanted_split(verb: str, config: Config) -> str | None:

@@ -87,6 +87,7 @@ def detect(
     from detector.progress import EvaluationBar
 
     trainer = build_trainer(config, folder, [EvaluationBar(split)])
+    data.trainer = trainer  # says which process this is
     started = time.perf_counter()
     try:
         trainer.test(task, data.loader(split, training=False), verbose=False)
@@ -136,7 +137,7 @@ def score(
 
 
 def judged(detections: Detections, truth: Truth, classes: int) -> Scores:
-    """COCO's scores by pycocotools; RuntimeError if hotcoco's, which validation has, are others."""
+    """COCO's scores by pycocotools; RuntimeError if one of hotcoco's twelve is another."""
     from detector.evaluation import reference
 
     ours, _ = coco_scores(detections, truth, classes)

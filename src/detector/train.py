@@ -6,20 +6,21 @@ import logging
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from detector import inputs, request
-from detector.checkpoint import checkpoint_path, load_checkpoint, read_best, read_progress
+from detector.checkpoint import SIDECAR, checkpoint_path, load_checkpoint, read_best, read_progress
 from detector.cli import run_verb
 from detector.config import Config, plain
 from detector.dry_run import print_phases
 from detector.finetune.schedule import Progress, Schedule
 from detector.finetune_config import frozen_at_random, read_schedule
 from detector.model_summary import summary_table
-from detector.output import write_json
+from detector.output import typed, write_json
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -101,6 +102,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
             build.load_weights(task, resumed)  # as `fit` will: proposals depend on them
         lines = summary_table(config, task.network, schedule.next_phase(stand), trainer)
         log.info("%s", "\n".join(lines))
+    if trainer.is_global_zero:
+        best.with_name(SIDECAR).unlink(missing_ok=True)  # it is of the weights so far
     with opened(logger, config, folder):
         try:
             trainer.fit(task, data, ckpt_path=resumed, weights_only=True)
@@ -119,9 +122,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
                 config.monitor,
             )
         build.load_weights(task, best)
-        typed = shlex.join(["python", "-m", "detector.train", *map(str, cfg.overrides)])
+        command = shlex.join(["python", "-m", "detector.train", *map(str, cfg.overrides)])
         final = evaluate_best(
-            config, task, data, data_set, folder, finetuning.progress, progress.seconds, typed
+            config, task, data, data_set, folder, finetuning.progress, progress.seconds, command
         )
         log_final(logger, final, folder, trainer.global_step)
     best_score = finetuning.progress.best
@@ -137,7 +140,7 @@ def evaluate_best(
     folder: Path,
     progress: Progress,
     seconds: float,
-    typed: str,
+    command: str,
 ) -> dict[str, float]:
     """Score the best checkpoint, choose its score thresholds, and write both.
 
@@ -151,7 +154,7 @@ def evaluate_best(
         folder: The run's.
         progress: What was done of the schedule.
         seconds: That training took.
-        typed: The command.
+        command: That was typed.
 
     Returns:
         The scores of the test split as `test/<name>`, where there is none of the validation split
@@ -163,20 +166,24 @@ def evaluate_best(
     from detector.scoring import detect, score
 
     split = "test" if "test" in data_set.splits else "val"
-    validated = detect(config, task, data, "val", folder)
-    found = validated if split == "val" else detect(config, task, data, split, folder)
+    found = detect(config, task, data, split, folder)
+    validated = found
+    if split != "val":
+        limits = replace(config.trainer, limit_test_batches=config.trainer.limit_val_batches)
+        validated = detect(replace(config, trainer=limits), task, data, "val", folder)
     if validated is None or found is None:
         return {}
     thresholds = thresholds_of(match(*validated[:2]), task.classes.names, "val")
-    write_json(folder / "checkpoints" / "thresholds.json", thresholds)
-    run = shlex.quote(str(folder))
+    thresholds["epoch"] = progress.best_epoch
+    write_json(folder / "checkpoints" / SIDECAR, thresholds)
+    run = typed("ckpt", folder)
     about = About(
         "train",
         config,
         [
-            ("Train it again", typed),
-            ("Score it again", f"python -m detector.evaluate ckpt={run}"),
-            ("Detect in other images", f"python -m detector.predict ckpt={run} source=FOLDER"),
+            ("Train it again", command),
+            ("Score it again", f"python -m detector.evaluate {run}"),
+            ("Detect in other images", f"python -m detector.predict {run} source=FOLDER"),
         ],
         data_set,
         read_training(folder, progress.best_epoch, config.monitor),

@@ -78,7 +78,8 @@ class DetectionMetric(Metric):
         # Process, batch and place in it as one number, exact in float64.
         visit = torch.arange(len(targets)) + (rank * 2**40 + len(self.images) * 2**20)
         image = torch.stack([target.image_id for target in targets])
-        heads = torch.stack([x.to(self.device, torch.float64) for x in (image, visit)], 1)
+        home = torch.device("cpu") if self.device.type == "mps" else self.device  # has no float64
+        heads = torch.stack([x.to(home).to(torch.float64) for x in (image, visit)], 1)
         self.images.append(heads)
         self.found.append(_rows(heads, predictions, [p.scores for p in predictions]))
         self.true.append(_rows(heads, targets, [t.ignore for t in targets]))
@@ -93,7 +94,8 @@ class DetectionMetric(Metric):
         seen = len(truth.images)
         if self.expected not in (None, seen):
             raise RuntimeError(f"{seen} images were evaluated, but the split has {self.expected}")
-        numbers = torch.empty(len(NAMES), dtype=torch.float64, device=self.device)
+        home = torch.device("cpu") if self.device.type == "mps" else self.device
+        numbers = torch.empty(len(NAMES), dtype=torch.float64, device=home)
         if not _together() or torch.distributed.get_rank() == 0:
             coco, per_class = coco_scores(detections, truth, self.classes)
             self.evaluation = Evaluation(detections, truth, coco, per_class)
@@ -149,5 +151,5 @@ def _rows(
         torch.cat([one.labels for one in batch])[:, None],
         torch.cat(list(last))[:, None],
     )
-    body = [column.to(heads.device, torch.float64) for column in columns]
+    body = [column.to(heads.device).to(torch.float64) for column in columns]
     return torch.cat((heads.repeat_interleave(counts, 0), *body), 1)

@@ -1,0 +1,88 @@
+"""The headline of a scored split on the terminal, and what to know of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from detector.output import log_table
+from detector.scoring import Scored
+
+log = logging.getLogger(__name__)
+
+TABLED = 40  # classes
+NAMED = 5  # classes in a remark
+
+
+def print_scores(scored: Scored, content: Mapping[str, Any], operating_point: str) -> None:
+    """Log the scores as a table.
+
+    Args:
+        scored: The split.
+        content: What metrics.json holds.
+        operating_point: What precision and recall are at, in words.
+    """
+    truth, per_class = scored.matches.truth, content["per_class"]
+    title = f"{scored.split}: {content['images']} images, percent"
+    table = Table(title=title, title_justify="left")
+    headings = ("boxes", "COCO AP", "95%", "AP50", "95%", "VOC AP50", "VOC07", "prec.", "recall")
+    for heading in ("", *headings):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, row in list(per_class.items())[:TABLED]:
+        table.add_row(
+            Text(name),
+            str(row["truths"]),
+            *(_percent(row["ap"]), _range(row["ap_interval"])),
+            *(_percent(row["ap_50"]), _range(row["ap_50_interval"])),
+            *(_percent(row["voc_ap_50"]), _percent(row["voc_ap_50_11point"])),
+            *(_percent(row["precision"]), _percent(row["recall"])),
+        )
+    if len(per_class) > TABLED:
+        table.add_row(f"... and {len(per_class) - TABLED} more")
+    table.add_section()
+    bounds = content["intervals"] or {"map": None, "map_50": None}
+    table.add_row(
+        "all",
+        str(int((~truth.ignore).sum())),
+        *(_percent(scored.coco["map"]), _range(bounds["map"])),
+        *(_percent(scored.coco["map_50"]), _range(bounds["map_50"])),
+        *(_percent(scored.voc["ap_50"]), _percent(scored.voc["ap_50_11point"])),
+    )
+    log_table(table, width=100)
+    log.info("precision and recall at %s", operating_point)
+    for line in _remarks(scored):
+        log.warning("%s", line)
+    if content["comparison"]:
+        log.info("A: %(a)s\nB: %(b)s\n%(sentence)s", content["comparison"])
+
+
+def _remarks(scored: Scored) -> list[str]:
+    """What explains undefined or bottomless scores."""
+    truth = scored.matches.truth
+    there = set(truth.labels[~truth.ignore].tolist())
+    absent = [n for k, n in enumerate(scored.classes.names, start=1) if k not in there]
+    lines = []
+    if not len(scored.matches.detections.labels):
+        lines.append("nothing was detected, so all scores are 0 or undefined")
+    if not there:
+        lines.append(f"there is no truth to find in {scored.split}: scores are undefined")
+    elif absent:
+        more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
+        names = ", ".join(absent[:NAMED])
+        lines.append(f"no truth to find of {names}{more}: left out of all means over classes")
+    return lines
+
+
+def _percent(value: float) -> str:
+    """A fraction as a percentage."""
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _range(bounds: Sequence[float] | None) -> str:
+    """An interval in percent."""
+    return "-" if bounds is None else f"{100 * bounds[0]:.0f}-{100 * bounds[1]:.0f}"
