@@ -17,6 +17,7 @@ from detector.checkpoint import load_checkpoint
 from detector.evaluate import evaluate
 from detector.evaluation.curves import GRID
 from detector.predict import predict
+from detector.report import run_page
 from detector.train import train
 from detector.types import RequestError
 
@@ -300,16 +301,82 @@ def test_scores_that_are_no_probabilities_still_have_curves(tmp_path):
     assert not (out / "thresholds.json").exists()
 
 
-def test_a_damaged_sidecar_is_refused_before_anything_is_written(runs, tmp_path):
+def test_a_damaged_sidecar_stops_predict_but_not_evaluate(runs, tmp_path, caplog):
     root, run, _ = runs
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run/checkpoints/thresholds.json").write_text("{}")
+    asked = ask("predict", f"ckpt={tmp_path / 'run'}", f"source={root}", out=tmp_path / "p")
+    with pytest.raises(RequestError, match=r"thresholds\.json: split is not a name; delete it"):
+        predict(asked)
+    assert not (tmp_path / "p").exists()
+    evaluate(ask("evaluate", f"ckpt={tmp_path / 'run'}", out=tmp_path / "e"))
+    assert "thresholds.json: split is not a name" in caplog.text
+    said = load(tmp_path / "e/analysis.json")["operating_point"]
+    assert said.endswith("chosen on this very split")
+
+
+def test_results_are_replaced_all_at_once(runs, tmp_path, monkeypatch):
+    _, run, _ = runs
     out = tmp_path / "out"
-    for verb, keys in (("evaluate", ()), ("predict", (f"source={root}",))):
-        work = {"evaluate": evaluate, "predict": predict}[verb]
-        with pytest.raises(RequestError, match=r"thresholds\.json: split is not a name"):
-            work(ask(verb, f"ckpt={tmp_path / 'run'}", *keys, out=out))
-        assert not out.exists()
+    evaluate(ask("evaluate", f"ckpt={run}", "split=val", out=out))
+    before = {p: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_page, "write_run_page", interrupted)
+    asked = ask("evaluate", f"ckpt={run}", "split=test", "logger=none", out=out)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(asked)
+    assert {p: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()} == before
+
+
+def test_results_of_another_evaluation_do_not_stay_behind(runs, tmp_path):
+    root, run, _ = runs
+    evaluate(ask("evaluate", f"ckpt={run}", out=tmp_path / "one"))
+    shutil.copy(tmp_path / "one/detections.json", tmp_path / "other.json")
+    keys = [f"predictions={tmp_path}/other.json", f"data.root={root}", "split=test"]
+    evaluate(ask("evaluate", *keys, out=tmp_path / "one"))
+    assert not (tmp_path / "one/detections.json").exists()
+
+
+def test_a_trainings_folder_is_not_evaluated_into(runs, tmp_path):
+    _, run, _ = runs
+    keys = [f"ckpt={run}", f"hydra.run.dir={run}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "detector.evaluate", *keys],
+        **{"capture_output": True, "text": True, "cwd": tmp_path},
+    )
+    assert done.returncode == 2
+    assert "a training's folder, whose figures would be replaced" in done.stderr
+
+
+def test_what_was_skipped_in_one_data_set_is_not_skipped_in_another(runs, tmp_path):
+    root, run, _ = runs
+    shutil.copytree(run, tmp_path / "run")
+    strange = write_voc(tmp_path / "voc", {"test": {"t": [("cat", (1, 1, 30, 30))]}})
+    keys = [*TINY, f"data.root={root}", "finetune=scratch", "trainer.max_epochs=1"]
+    train(ask("train", *keys, "data.on_bad=skip", out=tmp_path / "skipping"))
+    asked = ask("evaluate", f"ckpt={tmp_path}/skipping", f"data.root={strange}", out=tmp_path / "o")
+    with pytest.raises(RequestError, match="'cat'"):
+        evaluate(asked)
+    typed = ask(
+        *("evaluate", f"ckpt={tmp_path}/skipping", f"data.root={strange}", "data.on_bad=skip"),
+        out=tmp_path / "o",
+    )
+    with pytest.raises(RequestError, match=r"no boxes.*1 boxes of it were left out: .*'cat'"):
+        evaluate(typed)
+
+
+def test_a_split_cut_short_is_said_and_a_runs_own_limit_is_not_inherited(runs, tmp_path, caplog):
+    root, _, _ = runs
+    keys = [*TINY, f"data.root={root}", "finetune=scratch", "trainer.max_epochs=1"]
+    run = tmp_path / "run"
+    train(ask("train", *keys, "trainer.limit_test_batches=1", out=run))
+    assert "only 2 of the 5 images were evaluated" in caplog.text
+    assert load(run / "metrics.json")["images"] == 2
+    evaluate(ask("evaluate", f"ckpt={run}", out=tmp_path / "out"))
+    assert load(tmp_path / "out/metrics.json")["images"] == 5
 
 
 def test_nothing_detected_and_a_class_without_truth_are_said(runs, tmp_path, caplog):

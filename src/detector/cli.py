@@ -117,7 +117,7 @@ class CheckRequest(Callback):
 
                 print_phases(resolve(verb, request), sweep=mode == "sweep")
                 raise SystemExit(0)
-            _check_folder(f"hydra.{mode}.dir", str(config.hydra[mode].dir))
+            _check_folder(verb, f"hydra.{mode}.dir", str(config.hydra[mode].dir))
             check_request(verb, request)
         except RequestError as error:
             refuse(str(error))
@@ -142,12 +142,16 @@ def _first_trial(verb: str, config: DictConfig) -> DictConfig:
     return first
 
 
-def _check_folder(key: str, folder: str) -> None:
-    """Refuse a folder for outputs that cannot be made."""
+def _check_folder(verb: str, key: str, folder: str) -> None:
+    """Refuse a folder for outputs that cannot be made, or whose figures are a training's."""
     path = Path(folder).absolute()
     there = next(parent for parent in (path, *path.parents) if parent.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise RequestError(f"{key}={folder}: {there} is not a folder that can be written to")
+    if verb == "evaluate" and (path / "checkpoints").is_dir():
+        raise RequestError(
+            f"{key}={folder}: a training's folder, whose figures would be replaced; choose another"
+        )
 
 
 def refuse(message: str) -> NoReturn:

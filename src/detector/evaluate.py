@@ -7,7 +7,6 @@ better.
 from __future__ import annotations
 
 import logging
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,8 @@ from detector.checkpoint import (
 )
 from detector.cli import run_verb
 from detector.config import Config
-from detector.output import typed
+from detector.output import typed, typed_command
+from detector.types import RequestError
 
 if TYPE_CHECKING:
     from detector.data.read import DataSet
@@ -46,11 +46,11 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     """
     request.check_what_is_evaluated(cfg)
     config = request.resolve("evaluate", cfg)
-    command = shlex.join(["python", "-m", "detector.evaluate", *map(str, cfg.overrides)])
+    command = typed_command("evaluate", cfg.overrides)
     if config.predictions:
         return _score_predictions(config, cfg, command)
     path = checkpoint_path("evaluate", str(config.ckpt))
-    thresholds = read_sidecar(path, config.data.classes or [])
+    thresholds = _thresholds(path, config)
     data = inputs.usable_data(config, request.wanted_split("evaluate", config))
     rival = request.rival(config, data) if config.compare else None
 
@@ -63,6 +63,8 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         inputs.describe_data(data)
     else:
         logging.getLogger("detector").setLevel(logging.ERROR)  # one process speaks
+    if config.split is None and "val" in data.splits:
+        log.warning("there is no test split: these are the images that chose the checkpoint")
     logger = build_logger(config.logger, folder)
     with opened(logger, config, folder):
         scores = _score_checkpoint(config, rival, thresholds, data, folder, command)
@@ -77,6 +79,15 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     return scores
 
 
+def _thresholds(path: Path, config: Config) -> dict[str, Any] | None:
+    """Those that the training chose, if they are there and of use: scores do not depend on them."""
+    try:
+        return read_sidecar(path, config.data.classes or [])
+    except RequestError as error:
+        log.warning("thresholds are chosen on this very split: %s", error)
+        return None
+
+
 def _score_checkpoint(
     config: Config,
     rival: Config | None,
@@ -88,7 +99,6 @@ def _score_checkpoint(
     """Run a network over a split, and another one beside it if asked for."""
     from detector.evaluation.matching import match
     from detector.history import read_training
-    from detector.predictions import write_detections
     from detector.reporting import About, compared, write_results
     from detector.scoring import score
 
@@ -99,8 +109,6 @@ def _score_checkpoint(
     other = None if rival is None else _detect(rival, data, folder)
     if found is None:
         return {}
-    write_detections(folder / "detections.json", found[0], images, data.classes, data.root)
-    log.info("detections: %s", folder / "detections.json")
     scored = score(*found[:2], images, data.classes, split, config.resamples, found[2])
     comparison = None
     if other is not None:

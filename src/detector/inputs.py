@@ -95,6 +95,9 @@ def usable_data(config: Config, wanted: str | None = None, *, keep: bool = False
     place = f"{data.root / item.file}: " if item.file else ""
     more = sum(finding.count for finding in serious) - 1
     others = f" (and {more} more error{'s' * (more > 1)})" if more else ""
+    unknown = [finding for finding in errors if finding.kind == "unknown class"]
+    if serious[0].kind in FATAL and unknown:
+        others = f"; {unknown[0].count} boxes of it were left out: {unknown[0].items[0].message}"
     hopeless = skip or serious[0].kind in FATAL
     way_out = "" if hopeless else "data.on_bad=skip leaves such things out; "
     channels = config.model.in_channels

@@ -57,6 +57,12 @@ def typed(key: str, value: object) -> str:
     return shlex.quote(f"{key}='{text}'")
 
 
+def typed_command(verb: str, overrides: Sequence[object]) -> str:
+    """The command that was typed, to be typed again anywhere."""
+    words = ["python", "-m", f"detector.{verb}", *map(str, overrides)]
+    return f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(words)}"
+
+
 def hang(label: str, text: str) -> list[str]:
     """Wrap a text beside its label."""
     return textwrap.wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label))

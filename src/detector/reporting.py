@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -28,12 +29,18 @@ from detector.evaluation.curves import curves
 from detector.evaluation.matching import Matches
 from detector.evaluation.voc import PROTOCOL as VOC_PROTOCOL
 from detector.output import write_json
+from detector.predictions import write_detections
 from detector.scoreboard import print_scores
 from detector.scoring import LEVEL, Scored
 from detector.types import RequestError
 
 log = logging.getLogger(__name__)
 
+REPORT = Path("report", "index.html")
+FILES = (
+    *("metrics.json", "analysis.json", "suspects.csv", "thresholds.json", "detections.json"),
+    *("detections.png", REPORT),
+)
 PICTURED = 6  # images in detections.png
 BEST = "the score threshold of best F1 of each class,"
 WEAKEST = 0.05  # score of detections that the gallery has
@@ -70,13 +77,35 @@ class About:
 
 
 def write_results(scored: Scored, about: About, folder: Path) -> None:
-    """Write all files of a scored split into a folder, and print the summary.
+    """Write all files of a scored split into a folder at once, and print the summary.
+
+    An interrupted run leaves what was there before; what was there of another evaluation goes.
 
     Args:
         scored: The split.
         about: What else to say.
         folder: Is there.
     """
+    draft = folder / ".results"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        content, where = _write(scored, about, folder, draft)
+        for name in FILES:
+            if (draft / name).is_file():
+                (folder / name).parent.mkdir(exist_ok=True)
+                (draft / name).replace(folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    print_scores(scored, content, where)
+    log.info("metrics: %s", folder / "metrics.json")
+    log.info("report: %s", folder / REPORT)
+
+
+def _write(scored: Scored, about: About, folder: Path, draft: Path) -> tuple[dict[str, Any], str]:
+    """Write all files into a draft folder; what metrics.json holds, and where it is judged."""
     names = scored.classes.names
     points = about.thresholds
     chosen = None if points is None else operating_points.choose(points, names)
@@ -91,18 +120,20 @@ def write_results(scored: Scored, about: About, folder: Path) -> None:
     for suspect in analysis["suspects"]:
         suspect["file"] = files[suspect["image"]]
     content = _headline(scored, about, analysis.pop("per_class"))
-    write_json(folder / "metrics.json", content)
-    write_json(folder / "analysis.json", analysis)
-    _write_suspects(folder / "suspects.csv", analysis["suspects"])
+    write_json(draft / "metrics.json", content)
+    write_json(draft / "analysis.json", analysis)
+    _write_suspects(draft / "suspects.csv", analysis["suspects"])
+    if about.config.ckpt and about.data and about.verb == "evaluate":
+        rest = scored.matches.detections, scored.images, scored.classes, about.data.root
+        write_detections(draft / "detections.json", *rest)
     if about.verb == "evaluate" and probable:  # a training keeps them beside its checkpoints
         here = thresholds_of(scored.matches, names, scored.split)
-        write_json(folder / "thresholds.json", here)
+        write_json(draft / "thresholds.json", here)
     thresholds = [row["threshold"] for row in content["per_class"].values()]
-    _draw_some(scored, thresholds, folder / "detections.png")
-    report = _write_report(scored, about, content, analysis, gallery, files, folder)
-    print_scores(scored, content, where)
-    log.info("metrics: %s", folder / "metrics.json")
-    log.info("report: %s", report)
+    _draw_some(scored, thresholds, draft / "detections.png")
+    whole = _whole(scored, about, content, analysis, folder)
+    _write_report(draft / REPORT, whole, _pictures(scored, gallery, files))
+    return content, where
 
 
 def _operating_point(scored: Scored, about: About) -> str:
@@ -182,35 +213,37 @@ def _comparison(scored: Scored, about: About) -> dict[str, Any] | None:
 
 def _write_suspects(file: Path, suspects: Sequence[Mapping[str, Any]]) -> None:
     """A table of labels that may be wrong, the most suspicious first."""
-    columns = ("kind", "file", "class", "truth", "score", "x1", "y1", "x2", "y2")
-    draft = file.with_name(file.name + ".part")
-    with draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+    columns = ("kind", "file", "class", "truth", "suspicion", "x1", "y1", "x2", "y2")
+    with file.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)
         for one in suspects:
             words = [one["kind"], one["file"], one["class"], one.get("truth", "")]
             numbers = [round(one["score"], 4), *(round(x, 1) for x in one["box"])]
             writer.writerow([*words, *numbers])
-    draft.replace(file)
 
 
-def _write_report(
+def _write_report(file: Path, content: dict[str, Any], pictures: list[Any]) -> None:
+    """The page; see docs/evaluation.md."""
+    from detector.report.run_page import write_run_page
+
+    file.parent.mkdir(exist_ok=True)
+    write_run_page(file, content, pictures)
+
+
+def _whole(
     scored: Scored,
     about: About,
     content: Mapping[str, Any],
     analysis: Mapping[str, Any],
-    gallery: Sequence[Mapping[str, Any]],
-    files: Sequence[str],
     folder: Path,
-) -> Path:
-    """The page; see docs/evaluation.md."""
-    from detector.report.run_page import write_run_page
-
+) -> dict[str, Any]:
+    """What the report is made of."""
     truth, data = scored.matches.truth, about.data
     root = None if data is None else str(data.root)
     splits = {} if data is None else data.splits
     title = about.config.truth or root or about.config.name
-    whole = {
+    return {
         **content,
         **analysis,
         "verb": about.verb,
@@ -234,10 +267,6 @@ def _write_report(
         "config": OmegaConf.to_yaml(OmegaConf.create(plain(about.config))),
         "commands": [{"what": what, "command": command} for what, command in about.commands],
     }
-    file = folder / "report" / "index.html"
-    file.parent.mkdir(exist_ok=True)
-    write_run_page(file, whole, _pictures(scored, gallery, files))
-    return file
 
 
 def _pictures(

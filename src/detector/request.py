@@ -25,7 +25,6 @@ from detector.checkpoint import (
     read_best,
     read_checkpoint,
     read_progress,
-    read_sidecar,
     score_thresholds,
     weights_path,
 )
@@ -103,10 +102,8 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         _check_logger(config.logger)
     _check_compiler(config)
     data = usable_data(config, wanted_split(verb, config), keep=True)
-    if verb == "evaluate":
-        read_sidecar(checkpoint_path(verb, str(config.ckpt)), config.data.classes or [])
-        if config.compare:
-            rival(config, data)
+    if verb == "evaluate" and config.compare:
+        rival(config, data)
     if verb == "train":
         check_augmentation(config)
         if not config.ckpt:
@@ -115,6 +112,9 @@ def check_request(verb: str, cfg: DictConfig) -> None:
 
 def check_what_is_evaluated(cfg: DictConfig) -> None:
     """Refuse keys of evaluate that say nothing, or two things at once."""
+    for override in cfg.overrides:
+        if cfg.predictions and re.match(r"[+~]*logger\b", override):
+            raise RequestError(f"{override}: what predictions= says is not logged; leave it out")
     for override in cfg.overrides if cfg.ckpt and cfg.compare else ():
         if re.match(r"[+~]*(model|backbone|data\.image_size)\b", override):
             raise RequestError(
@@ -177,7 +177,8 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
     ours = read_checkpoint(path)
     saved = OmegaConf.create(ours["config"])
     # Groups before the keys in them, in whatever order they were typed.
-    anew = VERB_KEYS if verb == "train" else (*VERB_KEYS, "logger")
+    others = () if verb == "train" else ("logger", "trainer.limit_test_batches")
+    anew = (*VERB_KEYS, *others)
     for key in sorted({*anew, *typed}, key=lambda key: key.count(".")):
         if _has(values, key):
             OmegaConf.update(saved, key, OmegaConf.select(values, key), merge=False)
@@ -186,6 +187,8 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
     except RequestError as error:
         raise RequestError(f"ckpt={path}: made by another version of detector ({error})") from error
     config = parse(values if "experiment" in typed else saved)
+    if config.data.root != before.data.root and "data.on_bad" not in typed:
+        config.data.on_bad = "error"  # what was left out of one data set says nothing of another
     _refuse_changes(NETWORK_KEYS, config, before, path)
     if verb == "train":
         kept = [key for key in KEPT_KEYS if key != "optim.momentum" or config.optim.name == "sgd"]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -29,17 +30,16 @@ def print_scores(scored: Scored, content: Mapping[str, Any], operating_point: st
     """
     truth, per_class = scored.matches.truth, content["per_class"]
     title = f"{scored.split}: {content['images']} images, percent"
-    table = Table(title=title, title_justify="left")
-    headings = ("boxes", "COCO AP", "95%", "AP50", "95%", "VOC AP50", "VOC07", "prec.", "recall")
-    for heading in ("", *headings):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True, max_width=30)
+    for heading in ("boxes", "mAP", "95 %", "AP50", "95 %", "precision", "recall"):
+        table.add_column(heading, justify="right")
     for name, row in list(per_class.items())[:TABLED]:
         table.add_row(
             Text(name),
             str(row["truths"]),
             *(_percent(row["ap"]), _range(row["ap_interval"])),
             *(_percent(row["ap_50"]), _range(row["ap_50_interval"])),
-            *(_percent(row["voc_ap_50"]), _percent(row["voc_ap_50_11point"])),
             *(_percent(row["precision"]), _percent(row["recall"])),
         )
     if len(per_class) > TABLED:
@@ -51,14 +51,29 @@ def print_scores(scored: Scored, content: Mapping[str, Any], operating_point: st
         str(int((~truth.ignore).sum())),
         *(_percent(scored.coco["map"]), _range(bounds["map"])),
         *(_percent(scored.coco["map_50"]), _range(bounds["map_50"])),
-        *(_percent(scored.voc["ap_50"]), _percent(scored.voc["ap_50_11point"])),
     )
     log_table(table, width=100)
+    points = _percent(scored.voc["ap_50"]), _percent(scored.voc["ap_50_11point"])
+    log.info("PASCAL VOC's AP50: %s (area under the curve), %s (11 points)", *points)
     log.info("precision and recall at %s", operating_point)
     for line in _remarks(scored):
         log.warning("%s", line)
     if content["comparison"]:
-        log.info("A: %(a)s\nB: %(b)s\n%(sentence)s", content["comparison"])
+        _print_comparison(content["comparison"])
+
+
+def _print_comparison(comparison: Mapping[str, Any]) -> None:
+    """Log a comparison's headline."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for heading in ("A", "B", "B - A", "95 %"):
+        table.add_column(heading, justify="right")
+    for row in comparison["rows"][:2]:
+        numbers = [_percent(row[key]) for key in ("a", "b", "difference")]
+        table.add_row(row["name"], *numbers, _range(row["interval"]))
+    log.info("A: %(a)s\nB: %(b)s", comparison)
+    log_table(table, width=100)
+    log.info("%s", comparison["sentence"])
 
 
 def _remarks(scored: Scored) -> list[str]:
@@ -67,6 +82,11 @@ def _remarks(scored: Scored) -> list[str]:
     there = set(truth.labels[~truth.ignore].tolist())
     absent = [n for k, n in enumerate(scored.classes.names, start=1) if k not in there]
     lines = []
+    if len(truth.images) < len(scored.images):
+        lines.append(
+            f"only {len(truth.images)} of the {len(scored.images)} images were evaluated "
+            "(trainer.limit_test_batches)"
+        )
     if not len(scored.matches.detections.labels):
         lines.append("nothing was detected, so all scores are 0 or undefined")
     if not there:
@@ -85,4 +105,4 @@ def _percent(value: float) -> str:
 
 def _range(bounds: Sequence[float] | None) -> str:
     """An interval in percent."""
-    return "-" if bounds is None else f"{100 * bounds[0]:.0f}-{100 * bounds[1]:.0f}"
+    return "-" if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from detector.dry_run import print_phases
 from detector.finetune.schedule import Progress, Schedule
 from detector.finetune_config import frozen_at_random, read_schedule
 from detector.model_summary import summary_table
-from detector.output import typed, write_json
+from detector.output import typed, typed_command, write_json
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -122,7 +121,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
                 config.monitor,
             )
         build.load_weights(task, best)
-        command = shlex.join(["python", "-m", "detector.train", *map(str, cfg.overrides)])
+        command = typed_command("train", cfg.overrides)
         final = evaluate_best(
             config, task, data, data_set, folder, finetuning.progress, progress.seconds, command
         )

@@ -79,7 +79,9 @@ def write_run_page(file: Path, content: dict[str, Any], pictures: Sequence[Pictu
 
 def headline(run: Mapping[str, Any]) -> str:
     """The result in one line."""
-    images = charts.many(run["images"], f"{run['split']} image")
+    images = charts.many(run["images"], "image")
+    if run["split"] in ("train", "val", "test"):
+        images = charts.many(run["images"], f"{run['split']} image")
     ap_50 = run["coco"]["map_50"]
     if not run["truths"]:
         return f"No AP: there are no boxes to find in {images}"
