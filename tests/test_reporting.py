@@ -54,6 +54,8 @@ def test_thresholds_are_measured_on_the_validation_split_and_judge_the_test_spli
         assert tested[name]["threshold"] == row["best"]["threshold"]
     said = load(run / "analysis.json")["operating_point"]
     assert said.endswith("chosen on the training's val split")
+    page = (run / "report/index.html").read_text()
+    assert f"Threshold: {said}".replace("'", "&#39;") in page
     said = load(tmp_path / "analysis.json")["operating_point"]
     assert said.endswith("chosen on this very split")
 

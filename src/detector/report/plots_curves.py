@@ -107,6 +107,8 @@ def ranges(rows: Sequence[Mapping[str, Any]], title: str) -> Figure | None:
         "bargap": 0.3,
         "xaxis": {"title": {"text": title}, "type": "category", "showgrid": False},
         "yaxis": SHARE,
+        # Above, as the ranges' names stand aslant where there is little room.
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
     }
     return figure(traces, layout)
 
