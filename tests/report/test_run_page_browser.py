@@ -182,15 +182,17 @@ def test_the_page_and_its_plots_follow_the_system_into_the_dark_and_back(visit, 
     page = visit(report, color_scheme="light")
     ground = "getComputedStyle(document.body).backgroundColor"
     ink = "getComputedStyle(document.querySelector('#plot-scores .legendtext')).fill"
-    seen = []
+    colours = {
+        "light": ("rgb(250, 250, 248)", "rgb(28, 33, 38)"),
+        "dark": ("rgb(21, 24, 27)", "rgb(229, 231, 233)"),
+    }
     for scheme in ("light", "dark", "light"):
         page.emulate_media(color_scheme=scheme)
-        seen.append((page.evaluate(ground), page.evaluate(ink)))
-    light, dark = (
-        ("rgb(250, 250, 248)", "rgb(28, 33, 38)"),
-        ("rgb(21, 24, 27)", "rgb(229, 231, 233)"),
-    )
-    assert seen == [light, dark, light]
+        for _ in range(100):  # plots are drawn anew a moment later
+            if (seen := (page.evaluate(ground), page.evaluate(ink))) == colours[scheme]:
+                break
+            page.wait_for_timeout(50)
+        assert seen == colours[scheme]
 
 
 def test_the_gallery_is_walked_through_by_keyboard(visit, report):
