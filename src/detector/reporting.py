@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from detector import __version__
 from detector.config import Config, plain
 from detector.data.read import DataSet, files_of
 from detector.evaluation import operating_points
-from detector.evaluation.analysis import analyse
+from detector.evaluation.analysis import BEST, analyse
 from detector.evaluation.coco import protocol
 from detector.evaluation.comparison import Comparison, Difference, compare, sentence
 from detector.evaluation.curves import curves
@@ -34,6 +35,9 @@ from detector.scoreboard import print_scores
 from detector.scoring import LEVEL, Scored
 from detector.types import RequestError
 
+if TYPE_CHECKING:
+    from detector.report.draw import Boxes
+
 log = logging.getLogger(__name__)
 
 REPORT = Path("report", "index.html")
@@ -42,7 +46,6 @@ FILES = (
     *("detections.png", REPORT),
 )
 PICTURED = 6  # images in detections.png
-BEST = "the score threshold of best F1 of each class,"
 WEAKEST = 0.05  # score of detections that the gallery has
 PACKAGES = ("torch", "torchvision", "lightning", "hotcoco", "pycocotools", "albumentations")
 
@@ -140,8 +143,8 @@ def _operating_point(scored: Scored, about: About) -> str:
     """What precision and recall are at."""
     points = about.thresholds
     if points is None or (about.own and points["split"] == scored.split):
-        return f"{BEST} chosen on this very split"
-    return f"{BEST} chosen on the training's {points['split']} split"
+        return f"{BEST} this very split"
+    return f"{BEST} the training's {points['split']} split"
 
 
 def _with_probabilities(matches: Matches) -> tuple[Matches, bool]:
@@ -274,10 +277,9 @@ def _pictures(
 ) -> list[Any]:
     """The gallery's pictures, as far as images can be read."""
     from detector.data.images import read_image
-    from detector.report.draw import Boxes
     from detector.report.gallery import SIDE, Picture, shrink
 
-    truth, found = scored.matches.truth, scored.matches.detections
+    found = scored.matches.detections
     pictures = []
     for choice in gallery:
         index = choice["image"]
@@ -289,8 +291,7 @@ def _pictures(
         except RequestError as error:  # beside a truth, where nothing but pictures needs it
             log.warning("not pictured: %s", error)
             continue
-        there = truth.image == index
-        rows = (found.image == index) & (found.scores >= WEAKEST)
+        labels, boxes = _boxes(scored, index, found.scores >= WEAKEST)
         pictures.append(
             Picture(
                 index=index,
@@ -299,17 +300,29 @@ def _pictures(
                 note=choice["note"],
                 image=shrink(image, SIDE),
                 size=(image.shape[0], image.shape[1]),
-                truth=Boxes(truth.boxes[there], truth.labels[there], ignore=truth.ignore[there]),
-                found=Boxes(found.boxes[rows], found.labels[rows], found.scores[rows]),
+                truth=labels,
+                found=boxes,
             )
         )
     return pictures
 
 
+def _boxes(scored: Scored, index: int, kept: NDArray[np.bool_]) -> tuple[Boxes, Boxes]:
+    """The truth of an image, and those of its detections that are kept, to be drawn."""
+    from detector.report.draw import Boxes
+
+    truth, found = scored.matches.truth, scored.matches.detections
+    there, rows = truth.image == index, (found.image == index) & kept
+    return (
+        Boxes(truth.boxes[there], truth.labels[there], ignore=truth.ignore[there]),
+        Boxes(found.boxes[rows], found.labels[rows], found.scores[rows]),
+    )
+
+
 def _draw_some(scored: Scored, thresholds: Sequence[float], file: Path) -> None:
     """A picture of some images, truth beside detections; none where no image can be read."""
     from detector.data.images import read_image
-    from detector.report.draw import Boxes, Panel, draw_sheet
+    from detector.report.draw import Panel, draw_sheet
 
     truth, found = scored.matches.truth, scored.matches.detections
     seen = truth.images[scored.images.paths[truth.images] != ""]
@@ -317,9 +330,7 @@ def _draw_some(scored: Scored, thresholds: Sequence[float], file: Path) -> None:
     strong = found.scores >= np.array(thresholds)[found.labels - 1]
     panels = []
     for index in seen[chosen].tolist():
-        rows, there = (found.image == index) & strong, truth.image == index
-        boxes = Boxes(found.boxes[rows], found.labels[rows], found.scores[rows])
-        labels = Boxes(truth.boxes[there], truth.labels[there], ignore=truth.ignore[there])
+        labels, boxes = _boxes(scored, index, strong)
         path = Path(str(scored.images.paths[index]))
         try:
             panels.append(Panel(path.name, read_image(path), labels, boxes))

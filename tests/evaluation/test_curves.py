@@ -12,7 +12,6 @@ from detector.evaluation.arrays import Detections, Truth
 from detector.evaluation.coco import evaluated, scores
 from detector.evaluation.curves import (
     GRID,
-    RECALLS,
     Curve,
     best_threshold,
     curves,
@@ -20,7 +19,7 @@ from detector.evaluation.curves import (
     threshold_for,
     together,
 )
-from detector.evaluation.matching import match
+from detector.evaluation.matching import RECALLS, match
 from detector.evaluation.operating_points import (
     choose,
     read_thresholds,

@@ -13,19 +13,18 @@ from numpy.typing import NDArray
 from detector.evaluation import coco
 from detector.evaluation.curves import (
     GRID,
-    RECALLS,
     Curve,
     best_threshold,
     curves,
     recall_precision,
     together,
 )
-from detector.evaluation.matching import Matches
+from detector.evaluation.matching import RECALLS, Matches
 from detector.evaluation.ranking import by_image, gallery
 from detector.evaluation.strata import aspects, kept_at, sizes
 from detector.evaluation.suspects import Suspect, suspects
 
-BEST = "the score threshold of best F1 of each class, chosen on this very split"
+BEST = "the score threshold of best F1 of each class, chosen on"
 GIVEN = "score thresholds chosen elsewhere"
 
 
@@ -41,7 +40,7 @@ def analyse(
     """Analyse a split at IoU 0.5.
 
     Args:
-        matches: Of the split.
+        matches: Of the split; scores are in 0..1.
         names: Class names, in the order of their labels.
         thresholds: `(K,)` score thresholds of the operating point. Without, those of best F1 on
             this split, which makes precision and recall there look better than they are.
@@ -59,7 +58,7 @@ def analyse(
     classes = len(names)
     each = curves(matches, classes)
     if operating_point is None:
-        operating_point = BEST if thresholds is None else GIVEN
+        operating_point = f"{BEST} this very split" if thresholds is None else GIVEN
     if thresholds is None:
         thresholds = [best_threshold(curve) for curve in each]
     kept = kept_at(matches, thresholds)
@@ -84,21 +83,13 @@ def analyse(
             "matrix": coco.confusion(matches, kept, classes).tolist(),
         },
         "errors": coco.tide(matches, classes),
-        "calibration": _calibration(matches, classes),
+        "calibration": coco.calibration(coco.evaluated(matches.detections, matches.truth, classes)),
         "suspects": [_suspect(one, names) for one in found],
         "gallery": [
             {**asdict(choice), "reasons": list(choice.reasons)}
             for choice in gallery(by_image(matches, kept), (one.image for one in found), pictures)
         ],
     }
-
-
-def _calibration(matches: Matches, classes: int) -> dict[str, Any]:
-    """Undefined for scores that are no probabilities."""
-    scores = matches.detections.scores
-    if len(scores) and not (scores.min() >= 0 and scores.max() <= 1):
-        return {"d_ece": math.nan, "bins": []}
-    return coco.calibration(coco.evaluated(matches.detections, matches.truth, classes))
 
 
 def _per_class(

@@ -20,9 +20,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.evaluation.matching import THRESHOLDS, Matches
+from detector.evaluation.matching import RECALLS, THRESHOLDS, Matches
 
-RECALLS = np.linspace(0, 1, 101)  # as pycocotools writes them
 DEFINED = 0.9  # of the resamples; see `interval`
 SIZE = 2**20  # numbers in the largest arrays, which bounds the memory
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.evaluation.matching import Matches
+from detector.evaluation.matching import RECALLS, Matches
 
 GRID = np.arange(201) / 200  # score thresholds: a detection with that score or more is kept
-RECALLS = np.linspace(0, 1, 101)  # as pycocotools writes them
 UNKNOWN = 0.5  # the score threshold of a class that nothing is known of
 
 

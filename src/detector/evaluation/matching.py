@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from detector.evaluation.arrays import Detections, Truth, xywh
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU, as pycocotools writes them
+RECALLS = np.linspace(0, 1, 101)  # as pycocotools writes them
 MOST = 100  # detections of a class in an image; weaker ones do not count
 
 
@@ -86,10 +87,10 @@ def match(detections: Detections, truth: Truth) -> Matches:
             continue
         there = there[np.argsort(truth.ignore[there], kind="stable")]
         ignore = truth.ignore[there]
-        overlap = overlaps(boxes[rows[mine]], truths[there], ignore)
-        hopeful = np.flatnonzero(overlap.max(1) >= THRESHOLDS[0])
+        table = overlaps(boxes[rows[mine]], truths[there], ignore)
+        hopeful = np.flatnonzero(table.max(1) >= THRESHOLDS[0])
         for t, threshold in enumerate(THRESHOLDS.tolist()):
-            chosen = _assign(overlap[hopeful].tolist(), ignore.tolist(), threshold)
+            chosen = _assign(table[hopeful].tolist(), ignore.tolist(), threshold)
             found[t, mine[hopeful]] = [there[g] if g >= 0 else -1 for g in chosen]
     return Matches(detections, truth, rows, found)
 
@@ -118,34 +119,46 @@ def _groups(
 def overlaps(
     found: NDArray[np.float64], there: NDArray[np.float64], ignore: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
+    """`overlap` of every pair, `(D, G)`.
+
+    Args:
+        found: `(D, 4)` left, top, width and height.
+        there: `(G, 4)`, the same.
+        ignore: `(G,)`.
+    """
+    return overlap(found[:, None], there, ignore)
+
+
+def overlap(
+    found: NDArray[np.float64], there: NDArray[np.float64], ignore: NDArray[np.bool_]
+) -> NDArray[np.float64]:
     """IoU, and for ignored truth the share of the detection that lies in it.
 
     In the order of operations of pycocotools' bbIou, so that thresholds are met by the same pairs
     to the last bit.
 
     Args:
-        found: `(D, 4)` left, top, width and height.
-        there: `(G, 4)`, the same.
-        ignore: `(G,)`.
+        found: `(..., 4)` left, top, width and height.
+        there: `(..., 4)`, the same; the leading axes are broadcast.
+        ignore: `(...)`, of `there`.
 
     Returns:
-        `(D, G)`.
+        `(...)`.
     """
-    size, sizes = found[:, 2:], there[:, 2:]
-    end, ends = found[:, :2] + size, there[:, :2] + sizes
-    shared = np.minimum(end[:, None], ends) - np.maximum(found[:, None, :2], there[:, :2])
-    inside = np.clip(shared, 0, None).prod(2)
-    area, areas = size.prod(1)[:, None], sizes.prod(1)
+    size, sizes = found[..., 2:], there[..., 2:]
+    end, ends = found[..., :2] + size, there[..., :2] + sizes
+    shared = np.minimum(end, ends) - np.maximum(found[..., :2], there[..., :2])
+    inside, area, areas = np.clip(shared, 0, None).prod(-1), size.prod(-1), sizes.prod(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio: NDArray[np.float64] = inside / np.where(ignore, area, area + areas - inside)
     return np.nan_to_num(ratio)
 
 
-def _assign(overlap: Sequence[Sequence[float]], ignore: Sequence[bool], least: float) -> list[int]:
+def _assign(table: Sequence[Sequence[float]], ignore: Sequence[bool], least: float) -> list[int]:
     """For each detection, best first, the truth it takes, or -1; ignored truth stands last."""
     taken = [False] * len(ignore)
     chosen = []
-    for row in overlap:
+    for row in table:
         best, mine = min(least, 1 - 1e-10), -1
         for g, value in enumerate(row):
             if taken[g] and not ignore[g]:

@@ -19,19 +19,15 @@ from detector.types import Prediction, Target
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A scored split.
+    """A split that was scored.
 
     Attributes:
         detections: What was found.
         truth: What was there.
-        coco: COCO's twelve numbers; NaN where undefined.
-        per_class: For each class `ap` and `ap_50`.
     """
 
     detections: Detections
     truth: Truth
-    coco: dict[str, float]
-    per_class: list[dict[str, float]]
 
 
 class DetectionMetric(Metric):
@@ -78,8 +74,7 @@ class DetectionMetric(Metric):
         # Process, batch and place in it as one number, exact in float64.
         visit = torch.arange(len(targets)) + (rank * 2**40 + len(self.images) * 2**20)
         image = torch.stack([target.image_id for target in targets])
-        home = torch.device("cpu") if self.device.type == "mps" else self.device  # has no float64
-        heads = torch.stack([x.to(home).to(torch.float64) for x in (image, visit)], 1)
+        heads = torch.stack([x.to(self._home).to(torch.float64) for x in (image, visit)], 1)
         self.images.append(heads)
         self.found.append(_rows(heads, predictions, [p.scores for p in predictions]))
         self.true.append(_rows(heads, targets, [t.ignore for t in targets]))
@@ -94,15 +89,19 @@ class DetectionMetric(Metric):
         seen = len(truth.images)
         if self.expected not in (None, seen):
             raise RuntimeError(f"{seen} images were evaluated, but the split has {self.expected}")
-        home = torch.device("cpu") if self.device.type == "mps" else self.device
-        numbers = torch.empty(len(NAMES), dtype=torch.float64, device=home)
+        numbers = torch.empty(len(NAMES), dtype=torch.float64, device=self._home)
         if not _together() or torch.distributed.get_rank() == 0:
-            coco, per_class = coco_scores(detections, truth, self.classes)
-            self.evaluation = Evaluation(detections, truth, coco, per_class)
+            coco, _ = coco_scores(detections, truth, self.classes)
+            self.evaluation = Evaluation(detections, truth)
             numbers.copy_(torch.tensor([coco[name] for name in NAMES], dtype=torch.float64))
         if _together():
             torch.distributed.broadcast(numbers, src=0)
         return dict(zip(NAMES, numbers.tolist(), strict=True))
+
+    @property
+    def _home(self) -> torch.device:
+        """Where rows are kept: MPS has no float64."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device
 
     def arrays(self) -> tuple[Detections, Truth]:
         """Everything added, each image once, in the images' order however they were dealt out."""

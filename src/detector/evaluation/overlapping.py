@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.evaluation.arrays import Detections, Truth, xywh
+from detector.evaluation.matching import overlap
 
 PIECE = 1_000_000  # pairs that are compared at a time, for the memory
 
@@ -78,21 +79,8 @@ def overlapping(
         row = np.repeat(mine, many)
         within = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
         there = order[first[at[row]] + within]
-        iou = _iou(boxes[rows[row]], truths[there], truth.ignore[there])
+        iou = overlap(boxes[rows[row]], truths[there], truth.ignore[there])
         near = iou >= least
         pieces.append((row[near], there[near], iou[near]))
     row, there, iou = (np.concatenate(column) for column in zip(*pieces, strict=True))
     return Overlaps(row, there, iou)
-
-
-def _iou(
-    found: NDArray[np.float64], there: NDArray[np.float64], ignore: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """What `matching.overlaps` gives, to the last bit, of boxes in pairs: `(P, 4)` xywh each."""
-    size, sizes = found[:, 2:], there[:, 2:]
-    end, ends = found[:, :2] + size, there[:, :2] + sizes
-    shared = np.minimum(end, ends) - np.maximum(found[:, :2], there[:, :2])
-    inside, area, areas = np.clip(shared, 0, None).prod(1), size.prod(1), sizes.prod(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        iou: NDArray[np.float64] = inside / np.where(ignore, area, area + areas - inside)
-    return np.nan_to_num(iou)
