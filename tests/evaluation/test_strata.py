@@ -20,10 +20,10 @@ def test_recall_and_precision_of_each_size_are_those_counted_by_hand():
     )
     rows = sizes(matches, matches.scores >= 0.5)
     assert [row["range"] for row in rows] == [
-        *("16 to 32 px", "32 to 64 px", "64 to 96 px", "96 to 192 px")
+        *("16 to 32", "32 to 64", "64 to 96", "96 to 192")
     ]
     assert rows[0] == {
-        "range": "16 to 32 px",
+        "range": "16 to 32",
         "truths": 3,
         "detections": 1,
         "recall": pytest.approx(1 / 3),
@@ -57,7 +57,7 @@ def test_shape_is_height_over_width():
 def test_ignored_truth_and_what_is_found_on_it_is_in_no_range():
     matches = matched([(0.9, 1, box(20))], [(1, box(20), "ignored"), (1, box(40, 500))])
     (row,) = sizes(matches, np.ones(1, bool))
-    assert (row["range"], row["truths"], row["detections"]) == ("32 to 64 px", 1, 0)
+    assert (row["range"], row["truths"], row["detections"]) == ("32 to 64", 1, 0)
 
 
 def test_boxes_without_width_or_area_have_a_range():

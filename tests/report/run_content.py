@@ -47,7 +47,7 @@ def content(classes=("cat", "dog"), **parts):
             "recall": [0.0, 0.5, 1.0],
             "classes": {name: [1.0, 0.5, 0.0] for name in classes},
         },
-        "sizes": [{"range": "< 16 px", "precision": 0.4, **measures}],
+        "sizes": [{"range": "< 16", "precision": 0.4, **measures}],
         "aspects": [{"range": "1:2 to 1:1", "precision": 0.4, **measures}],
         "operating_point": "the score threshold of best F1 of each class",
         "confusion": {"iou": 0.5, "labels": [*classes, "background"], "matrix": matrix.tolist()},

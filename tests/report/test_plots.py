@@ -41,7 +41,7 @@ def test_bars_of_a_range_say_of_how_many():
     rows = content()["sizes"] + [{**content()["sizes"][0], "range": "a", "truths": 1}]
     any_score, recall, precision = plots_curves.ranges(rows, "size")["data"]
     assert (any_score["y"], recall["y"], precision["y"]) == ([0.9, 0.9], [0.5, 0.5], [0.4, 0.4])
-    assert recall["x"] == ["&lt; 16 px", "a"]
+    assert recall["x"] == ["&lt; 16", "a"]
     assert recall["customdata"] == ["3 boxes", "1 box"]
     assert precision["customdata"] == ["4 detections", "4 detections"]
 
@@ -90,8 +90,19 @@ def test_losses_have_the_total_in_front_and_end_with_their_epoch():
 def test_scores_have_the_monitored_one_in_front_and_mark_the_best_epoch():
     plot = plots_training.scores(training())
     assert [trace["name"] for trace in plot["data"]] == ["val/map", "val/map_50"]
+    assert [trace["visible"] for trace in plot["data"]] == [True, True]
     best = plot["layout"]["shapes"][-1]
     assert (best["type"], best["x0"], best["x1"]) == ("line", 3, 3)
+
+
+def test_scores_that_few_look_at_wait_in_the_legend():
+    rows = [{**row, "val/mar_1": 0.3, "val/map_small": 0.2} for row in training()["rows"]]
+    monitored = training() | {"rows": rows, "monitor": "val/mar_1"}
+    shown = {t["name"]: t["visible"] for t in plots_training.scores(monitored)["data"]}
+    assert shown == {
+        **{"val/mar_1": True, "val/map": True, "val/map_50": True},
+        "val/map_small": "legendonly",
+    }
 
 
 def test_phases_are_shaded_up_to_where_training_ended():

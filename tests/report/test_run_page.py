@@ -15,7 +15,7 @@ from test_page import HOSTILE, QUOTED, Reader
 from detector.report import charts
 from detector.report.draw import Boxes
 from detector.report.gallery import class_colors, describe, encode_pictures
-from detector.report.run_page import _best_threshold, _most_confused, headline, write_run_page
+from detector.report.run_page import _most_confused, _start, headline, write_run_page
 
 BREAKING = "</script><!-- <script>"
 DASH = charts.NONE
@@ -131,7 +131,7 @@ def test_parts_that_are_not_there_are_left_out_with_their_links(tmp_path):
     assert sections(full)[:3] == ["comparison", "scores", "training"]
     for page in (bare, full):
         assert re.findall(r'<a href="#(\w+)">', page) == sections(page)
-    assert "No pictures were kept." in bare
+    assert "No pictures: none were asked for" in bare
     assert "None: no confident detection stands alone" in bare
 
 
@@ -209,12 +209,27 @@ def test_the_most_frequent_confusions_come_first_and_the_background_is_none_of_t
 
 
 @pytest.mark.parametrize(
-    ("f1", "expected"),
-    [([0.1, 0.7, 0.2], 0.33), ([0.9, None, 0.2], 0.05), ([None] * 3, 0.5), ([0, 0, 0], 0.5)],
+    ("thresholds", "expected"),
+    [([0.615], 0.615), ([0.9, 0.2, 0.4], 0.4), ([0.9, 0.2], 0.2), ([0.0], 0.05), ([], 0.5)],
 )
-def test_the_gallery_starts_at_the_threshold_of_best_f1(f1, expected):
-    curves = {"thresholds": [0.0, 0.3333, 0.9], "all": {"f1": f1}}
-    assert _best_threshold(curves) == expected
+def test_the_gallery_starts_at_the_median_of_the_classes_thresholds(thresholds, expected):
+    rows = {str(i): class_row(threshold=t) for i, t in enumerate(thresholds)}
+    assert _start({**rows, "absent": class_row(truths=0, threshold=0.99)}) == expected
+
+
+def test_shapes_are_called_what_they_are_counted_by(tmp_path):
+    # evaluation/strata.py has 3:1 for what is three times as high as wide.
+    page = write(tmp_path)
+    assert embedded(page)["figures"]["aspects"]["layout"]["xaxis"]["title"]["text"] == "height : width"
+    assert "Height : width Boxes Recall" in words(section(page, "classes"))
+
+
+def test_without_a_data_set_there_is_no_table_of_its_splits(tmp_path):
+    data = {"root": "truth.json", "recognised": "", "splits": {}, "left_out": 0}
+    assert "Split Images Boxes" in words(section(write(tmp_path), "reproduce"))
+    part = words(section(write(tmp_path, data=data), "reproduce"))
+    assert part.startswith("Data and commands truth.json . ")
+    assert "Split" not in part
 
 
 def test_the_page_is_forbidden_everything_but_itself(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from run_content import class_row, comparison, content, picture, suspect, training
 from test_page import HOSTILE
 
+from detector.evaluation.strata import SIDE_NAMES
 from detector.report.draw import Boxes
 from detector.report.run_page import write_run_page
 
@@ -86,6 +87,27 @@ def test_every_plot_is_drawn_without_the_network_and_without_a_complaint(visit, 
     assert page.locator("#failed").is_hidden()
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_label_of_an_axis_lies_within_its_plot_and_beside_the_title(visit, tmp_path, width):
+    measures = {"truths": 3, "detections": 4, "recall": 0.5, "recall_any_score": 0.9}
+    sizes = [{"range": name, "precision": 0.4, **measures} for name in SIDE_NAMES]
+    rates = training(8)
+    for epoch, row in enumerate(rates["rows"]):
+        row["lr/stem"] = 1e-3 * 0.3**epoch  # many digits
+    write_run_page(tmp_path / "index.html", content(sizes=sizes, training=rates), [])
+    page = visit(tmp_path / "index.html", viewport={"width": width, "height": 900})
+    for name in ("sizes", "rates"):
+        plot = page.locator(f"#plot-{name}")
+        frame = plot.bounding_box()
+        title = plot.locator(".xtitle").bounding_box()
+        ticks = [tick.bounding_box() for tick in plot.locator(":is(.xtick, .ytick) text").all()]
+        assert len(ticks) >= 6
+        for tick in ticks:
+            assert tick["x"] >= frame["x"]
+            assert tick["x"] + tick["width"] <= frame["x"] + frame["width"]
+            assert tick["y"] + tick["height"] <= title["y"] + 1
+
+
 def test_the_threshold_draws_exactly_the_boxes_that_reach_it(visit, report):
     page = visit(report)
     assert drawn(page, "found") == 4  # at the best F1, 0.5: 0.9, 0.57, 0.8, 0.56
@@ -93,7 +115,7 @@ def test_the_threshold_draws_exactly_the_boxes_that_reach_it(visit, report):
     page.fill("#threshold", "0.57")
     assert drawn(page, "found") == 3
     page.focus("#threshold")
-    page.keyboard.press("ArrowRight")  # to 0.58
+    page.keyboard.press("ArrowRight")  # to 0.575
     assert drawn(page, "found") == 2
     assert page.inner_text("#drawn") == "2 detections and 3 true boxes drawn on 3 pictures."
     page.keyboard.press("Home")  # to 0.05

@@ -14,7 +14,7 @@ Ranges = Callable[[NDArray[np.float64]], NDArray[np.int64]]
 
 SIDES = (16.0, 32.0, 64.0, 96.0, 192.0)  # square root of the area, pixels of the original image
 SHAPES = (1 / 3, 1 / 2, 1.0, 2.0, 3.0)  # height over width
-SIDE_NAMES = ("< 16 px", "16 to 32 px", "32 to 64 px", "64 to 96 px", "96 to 192 px", ">= 192 px")
+SIDE_NAMES = ("< 16", "16 to 32", "32 to 64", "64 to 96", "96 to 192", ">= 192")
 SHAPE_NAMES = ("< 1:3", "1:3 to 1:2", "1:2 to 1:1", "1:1 to 2:1", "2:1 to 3:1", ">= 3:1")
 
 

@@ -13,6 +13,7 @@ from detector.report.plots import Figure, figure, label, line, rounded
 from detector.report.schedule import Curve, merge_curves
 
 LETTERS = 50  # that fit above a plot on a wide screen
+SHOWN = ("val/map", "val/map_50", "val/map_75")  # beside the monitored score
 
 
 def losses(training: Mapping[str, Any]) -> Figure | None:
@@ -23,10 +24,14 @@ def losses(training: Mapping[str, Any]) -> Figure | None:
 
 
 def scores(training: Mapping[str, Any]) -> Figure | None:
-    """The validation scores, the monitored one in front."""
+    """The validation scores, the monitored one in front; most wait in the legend to be shown."""
     keys = [k for k in _keys(training) if k.startswith("val/") and not k.startswith("val/loss")]
     axis = {"tickformat": ".0%", "rangemode": "tozero"}
-    return _over_epochs(training, _read(training, keys), training["monitor"], axis, "%{y:.1%}")
+    first = training["monitor"]
+    plot = _over_epochs(training, _read(training, keys), first, axis, "%{y:.1%}")
+    for trace in plot["data"] if plot else ():
+        trace["visible"] = True if trace["name"] in (first, *SHOWN) else "legendonly"
+    return plot
 
 
 def rates(training: Mapping[str, Any]) -> Figure | None:

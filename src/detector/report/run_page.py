@@ -7,6 +7,7 @@ import gzip
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 from detector.report import charts, plots_curves, plots_errors, plots_training
@@ -17,7 +18,8 @@ from detector.report.render import environment, tidy, write_page
 __all__ = ["Picture", "write_run_page"]
 
 CONFUSIONS = 10  # listed below the matrix
-START = 0.5  # the gallery's threshold where no F1 says a better one
+START = 0.5  # the gallery's threshold where no class says a better one
+LOWEST = 0.05  # that the slider goes to
 MORE_LINES = 12  # of a table, from which on it scrolls
 COCO_NAMES = {
     "map": "mAP, IoU 0.50 to 0.95",
@@ -63,7 +65,7 @@ def write_run_page(file: Path, content: dict[str, Any], pictures: Sequence[Pictu
             reasons={
                 reason: sum(reason in picture["reasons"] for picture in shown) for reason in REASONS
             },
-            threshold=_best_threshold(run["curves"]),
+            threshold=_start(run["per_class"]),
             long=MORE_LINES,
             script={
                 "figures": plots,
@@ -99,8 +101,8 @@ def _figures(run: Mapping[str, Any]) -> dict[str, Figure | None]:
         "recall_precision": plots_curves.recall_precision(
             run["recall_precision"], run["per_class"], names
         ),
-        "sizes": plots_curves.ranges(run["sizes"], "size"),
-        "aspects": plots_curves.ranges(run["aspects"], "aspect ratio (width : height)"),
+        "sizes": plots_curves.ranges(run["sizes"], "root of the area, pixels"),
+        "aspects": plots_curves.ranges(run["aspects"], "height : width"),
         "confusion": plots_errors.confusion(matrix["matrix"], matrix["labels"]),
         "errors": plots_errors.errors(run["errors"]["types"]),
         "calibration": plots_curves.calibration(run["calibration"]["bins"]),
@@ -151,11 +153,10 @@ def _most_confused(confusion: Mapping[str, Any]) -> list[tuple[str, str, int, fl
     return sorted(pairs, key=lambda pair: -pair[2])[:CONFUSIONS]
 
 
-def _best_threshold(curves: Mapping[str, Any]) -> float:
-    """The score threshold of best F1 over all classes, in hundredths."""
-    pairs = zip(curves["all"]["f1"], curves["thresholds"], strict=True)
-    f1, threshold = max(((f1, t) for f1, t in pairs if f1 is not None), default=(0, START))
-    return min(1.0, max(0.05, round(threshold, 2))) if f1 else START
+def _start(per_class: Mapping[str, Mapping[str, Any]]) -> float:
+    """Where the gallery's threshold begins: at that of the class, the median of several."""
+    thresholds = [row["threshold"] for row in per_class.values() if row["truths"]]
+    return max(LOWEST, median_low(thresholds)) if thresholds else START
 
 
 @cache

@@ -133,8 +133,9 @@ function startGallery() {
 
   function setThreshold(value) {
     state.threshold = Number(value);
+    const digits = state.threshold.toFixed(3).replace(/0$/, "");
     all(".threshold").forEach((slider) => { slider.value = value; });
-    all(".at").forEach((output) => { output.textContent = state.threshold.toFixed(2); });
+    all(".at").forEach((output) => { output.textContent = digits; });
     redraw();
   }
 

@@ -19,7 +19,8 @@ function colored(value, colors) {
 
 function laidOut(layout, colors) {
   const axis = { gridcolor: colors["--line"], zerolinecolor: colors["--line"], zeroline: false,
-    linecolor: colors["--line"], tickfont: { color: colors["--quiet"] }, fixedrange: true };
+    linecolor: colors["--line"], tickfont: { color: colors["--quiet"] }, fixedrange: true,
+    automargin: true };
   const family = getComputedStyle(document.body).fontFamily;
   const result = {
     autosize: true, height: 320, dragmode: false,
