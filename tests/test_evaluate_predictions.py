@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from test_cli import refused, run
 
-from detector import cli, predictions, request
+from detector import cli, predictions, request, scoring
 from detector.evaluate import evaluate
 from detector.evaluation.coco import NAMES, coco_scores
 from detector.evaluation.reference import pycocotools_scores
@@ -171,6 +171,18 @@ def test_no_detections_at_all_score_nothing(tmp_path):
         ask("evaluate", f"predictions={results}", f"truth={truth}", out=tmp_path / "o")
     )
     assert (found["map"], found["mar_100"], found["voc_ap_50"]) == (0, 0, 0)
+
+
+def test_a_long_scoring_says_what_it_waits_for(tmp_path, caplog, monkeypatch):
+    truth, results = write_case(tmp_path, 0)
+    caplog.set_level(logging.INFO)
+    keys = [f"predictions={results}", f"truth={truth}", "resamples=0"]
+    evaluate(ask("evaluate", *keys, out=tmp_path / "few"))
+    assert "takes longest" not in caplog.text
+    count = len(json.loads(results.read_text()))
+    monkeypatch.setattr(scoring, "MANY", count)
+    evaluate(ask("evaluate", *keys, out=tmp_path / "many"))
+    assert f"scoring {count} detections; the check by pycocotools takes longest" in caplog.text
 
 
 def test_images_without_anything_count_as_images(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
     from detector.data.datamodule import DetectionDataModule
     from detector.task import DetectionTask
 
+log = logging.getLogger(__name__)
+
 # Scores further from pycocotools' than rounding explains are wrong.
 TOLERANCE = 1e-9
 LEVEL = 0.95  # of intervals
+MANY = 50_000  # detections, from which on scoring takes some time
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,10 @@ class Scored:
         """The interval of a score: `map` or `map_50`, or of a class `ap` or `ap_50`."""
         if self.resampled is None:
             return None
-        values = getattr(self.resampled, score)
-        bounds = interval(values if label is None else values[:, label - 1], LEVEL)
+        values, point = getattr(self.resampled, score), getattr(self.resampled.point, score)
+        if label is not None:
+            values, point = values[:, label - 1], point[label - 1]
+        bounds = interval(values, float(point), LEVEL)
         return None if bounds is None else list(bounds)
 
 
@@ -124,6 +130,8 @@ def score(
         RuntimeError: If a number of COCO's is not pycocotools'.
     """
     started = time.perf_counter()
+    if (count := len(detections.labels)) >= MANY:
+        log.info("scoring %d detections; the check by pycocotools takes longest", count)
     voc, voc_classes = voc_scores(detections, truth, len(classes))
     coco, coco_classes = judged(detections, truth, len(classes))
     matches = match(detections, truth)

@@ -120,7 +120,7 @@ def test_the_spread_is_that_of_a_share():
     found = bootstrap(matches, 1, resamples=2000)
     error = np.sqrt(0.6 * 0.4 / 400)
     assert found.map.std() == pytest.approx(error, rel=0.06)
-    low, high = interval(found.map)
+    low, high = interval(found.map, float(found.point.map))
     assert low == pytest.approx(0.6 - 1.96 * error, abs=0.01)
     assert high == pytest.approx(0.6 + 1.96 * error, abs=0.01)
 
@@ -176,14 +176,14 @@ def test_without_truth_to_find_all_is_undefined(ignore):
     assert np.isnan(found.point.map)
     assert np.isnan(found.map).all()
     assert found.ap.shape == (10, 2)
-    assert interval(found.map) is None
+    assert interval(found.map, float(found.point.map)) is None
 
 
 def test_a_single_image_has_a_score_but_no_resamples():
     found = bootstrap(match(*one_each(1, [0])), 1, 10)
     assert found.point.map == 1
     assert np.isnan(found.map).all()
-    assert interval(found.map) is None
+    assert interval(found.map, float(found.point.map)) is None
 
 
 def test_no_images_have_no_score():
@@ -201,14 +201,31 @@ def test_of_many_classes_those_without_truth_stay_undefined():
 
 def test_an_interval_leaves_out_as_many_on_either_side():
     values = np.random.default_rng(0).permutation(1001) / 1000
-    assert interval(values) == pytest.approx((0.025, 0.975))
-    assert interval(values, 0.5) == pytest.approx((0.25, 0.75))
+    assert interval(values, 0.5) == pytest.approx((0.025, 0.975))
+    assert interval(values, 0.5, 0.5) == pytest.approx((0.25, 0.75))
+
+
+def test_an_interval_lies_about_the_score_and_not_about_resamples_that_score_higher():
+    values = 0.3 + np.random.default_rng(0).permutation(1001) / 10_000  # 0.3 to 0.4
+    assert interval(values, 0.32) == pytest.approx((0.2725, 0.3675))
+    assert interval(values, 0.02) == pytest.approx((0.0, 0.0675))
+    assert interval(values, 0.02, least=-1) == pytest.approx((-0.0275, 0.0675))
+    assert interval(values, 0.98) == pytest.approx((0.9325, 1.0))
+
+
+def test_of_many_classes_the_interval_holds_the_score():
+    # Nearly all resamples of many classes with few boxes each score higher.
+    found = bootstrap(match(*make_split(5, images=100, classes=40)), 40, 300)
+    point = float(found.point.map)
+    assert (found.map > point).mean() > 0.95
+    low, high = interval(found.map, point)
+    assert point - low == pytest.approx(high - point, rel=0.2)
 
 
 def test_an_interval_needs_nine_tenths_of_the_resamples():
-    values = np.arange(100.0)
+    values = np.arange(100.0) / 100
     values[:10] = np.nan
-    assert interval(values, 1.0) == (10, 99)
+    assert interval(values, 0.545, 1.0) == pytest.approx((0.1, 0.99))
     values[:11] = np.nan
-    assert interval(values) is None
-    assert interval(np.zeros(0)) is None
+    assert interval(values, 0.55) is None
+    assert interval(np.zeros(0), 0.5) is None

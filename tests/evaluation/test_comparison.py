@@ -40,12 +40,18 @@ def test_both_are_scored_on_the_same_resamples():
     found = compare(a, b, 2, resamples=80, seed=3, level=0.9)
     of_a, of_b = (bootstrap(one, 2, 80, 3) for one in (a, b))
     assert found.map.difference == of_b.point.map - of_a.point.map
-    assert found.map.interval == interval(of_b.map - of_a.map, 0.9)
-    assert found.map_50.interval == interval(of_b.map_50 - of_a.map_50, 0.9)
+    assert found.map.interval == interval(of_b.map - of_a.map, found.map.difference, 0.9, -1)
+    assert found.map_50.interval == interval(
+        of_b.map_50 - of_a.map_50, found.map_50.difference, 0.9, -1
+    )
     for k in range(2):
         assert (found.ap[k].a, found.ap[k].b) == (of_a.point.ap[k], of_b.point.ap[k])
-        assert found.ap[k].interval == interval(of_b.ap[:, k] - of_a.ap[:, k], 0.9)
-        assert found.ap_50[k].interval == interval(of_b.ap_50[:, k] - of_a.ap_50[:, k], 0.9)
+        assert found.ap[k].interval == interval(
+            of_b.ap[:, k] - of_a.ap[:, k], found.ap[k].difference, 0.9, -1
+        )
+        assert found.ap_50[k].interval == interval(
+            of_b.ap_50[:, k] - of_a.ap_50[:, k], found.ap_50[k].difference, 0.9, -1
+        )
     assert found.map.level == 0.9
 
 

@@ -19,9 +19,7 @@ def test_recall_and_precision_of_each_size_are_those_counted_by_hand():
         [(1, small), (1, small2), (1, large), (1, box(25, 2000))],
     )
     rows = sizes(matches, matches.scores >= 0.5)
-    assert [row["range"] for row in rows] == [
-        *("16 to 32", "32 to 64", "64 to 96", "96 to 192")
-    ]
+    assert [row["range"] for row in rows] == [*("16 to 32", "32 to 64", "64 to 96", "96 to 192")]
     assert rows[0] == {
         "range": "16 to 32",
         "truths": 3,

@@ -220,7 +220,8 @@ def test_the_gallery_starts_at_the_median_of_the_classes_thresholds(thresholds, 
 def test_shapes_are_called_what_they_are_counted_by(tmp_path):
     # evaluation/strata.py has 3:1 for what is three times as high as wide.
     page = write(tmp_path)
-    assert embedded(page)["figures"]["aspects"]["layout"]["xaxis"]["title"]["text"] == "height : width"
+    axis = embedded(page)["figures"]["aspects"]["layout"]["xaxis"]
+    assert axis["title"]["text"] == "height : width"
     assert "Height : width Boxes Recall" in words(section(page, "classes"))
 
 

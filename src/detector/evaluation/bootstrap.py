@@ -5,10 +5,11 @@ set that has each image as often as it was drawn. Matching happens within an ima
 once; only the counts along the curve of precision and recall are weighted anew.
 
 A class with few boxes scores a little higher in a resample than in the images themselves, since the
-curve's peaks count and copies make it rougher. In the difference of two detectors that cancels.
+curve's peaks count and copies make it rougher. Over many classes that adds up to more than the
+resamples vary, so intervals are moved back by it.
 
 Source of the score: `accumulate` of pycocotools' cocoeval.py. Of the intervals: B. Efron and R. J.
-Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13 (percentiles).
+Tibshirani, An Introduction to the Bootstrap, 1993, chapters 10 (bias) and 13 (percentiles).
 """
 
 from __future__ import annotations
@@ -140,12 +141,18 @@ def draws(images: int, resamples: int, seed: int) -> Iterator[Weights]:
         yield counts.astype(np.int32).reshape(rows, images)
 
 
-def interval(values: Floats, level: float = 0.95) -> tuple[float, float] | None:
-    """The percentile interval.
+def interval(
+    values: Floats, point: float, level: float = 0.95, least: float = 0.0
+) -> tuple[float, float] | None:
+    """The percentile interval, moved so that the resamples' mean is the score.
+
+    How far resamples lie from their mean is how far scores of other images lie from theirs.
 
     Args:
         values: `(R,)`, of the resamples.
+        point: Of the images as they are.
         level: Share of the resamples within.
+        least: The lowest that a value can be; the highest is 1.
 
     Returns:
         None if fewer than 0.9 of the resamples are defined. That is so for a class with truth in
@@ -156,7 +163,8 @@ def interval(values: Floats, level: float = 0.95) -> tuple[float, float] | None:
     defined = values[~np.isnan(values)]
     if len(defined) < max(1, DEFINED * len(values)):
         return None
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    bounds = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.clip(bounds + (point - defined.mean()), least, 1.0).tolist()
     return low, high
 
 

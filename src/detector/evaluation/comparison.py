@@ -126,7 +126,13 @@ def sentence(found: Difference, score: str = "mAP", names: tuple[str, str] = ("A
 
 def _difference(a: Floats, b: Floats, resampled: Floats, level: float) -> Difference:
     """Of one score: A's, B's, and `(R,)` how far B's is above A's in the resamples."""
-    return Difference(float(a), float(b), float(b - a), interval(resampled, level), level)
+    return Difference(
+        float(a),
+        float(b),
+        float(b - a),
+        interval(resampled, float(b - a), level, least=-1.0),
+        level,
+    )
 
 
 def _per_class(a: Floats, b: Floats, resampled: Floats, level: float) -> list[Difference]:

@@ -72,11 +72,13 @@ def precision_recall(
     by_image = dict(zip(images.tolist(), np.split(mine, first[1:]), strict=True))
     taken = np.zeros(len(truth.labels), dtype=bool)
     hits: list[bool] = []
-    for row in rows:
-        candidates = by_image.get(int(detections.image[row]), np.zeros(0, dtype=np.int64))
+    for row, image in zip(rows.tolist(), detections.image[rows].tolist(), strict=True):
+        if (candidates := by_image.get(image)) is None:
+            hits.append(False)
+            continue
         overlap = box_ops.iou(detections.boxes[row][None], truth.boxes[candidates], extra=1.0)[0]
-        best = int(overlap.argmax()) if len(overlap) else -1
-        if best < 0 or overlap[best] < threshold:
+        best = int(overlap.argmax())
+        if overlap[best] < threshold:
             hits.append(False)
             continue
         match = candidates[best]
