@@ -59,6 +59,8 @@ def _from_torchvision(weights: WeightsEnum, word: str) -> State:
     file = hub_folder() / weights.url.rsplit("/", 1)[-1]
     try:
         with _patience():
+            if not file.is_file():
+                _reach(weights.url)  # torch would first say that it downloads
             state: State = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except _NO_NETWORK as error:
         raise _cannot_fetch(word, file.name, file, error) from error
@@ -185,11 +187,11 @@ def _damaged(word: str, file: Path | str, error: Exception) -> RequestError:
 
 def _reason(error: Exception) -> str:
     """What happened, in a few words."""
-    return " ".join(str(error).split())[:100] or type(error).__name__
+    return " ".join(str(getattr(error, "reason", error)).split())[:100] or type(error).__name__
 
 
 def _reach(url: str) -> None:
-    """Fail at once where nobody answers: the hub's own client would try for 45 seconds."""
+    """Fail at once, and in silence, where nobody answers; the hub's client tries for 45 seconds."""
     with suppress(HTTPError):  # somebody answered
         urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()
 
