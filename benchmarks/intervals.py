@@ -3,8 +3,8 @@
     python benchmarks/intervals.py          # about a quarter of an hour; prints the table
 
 Many sets of images are drawn from one source and scored, each with its interval. An interval is
-right if it holds the mean score of such sets. Beside it the percentiles of the resamples as they
-are, which lie too high where classes are many (see evaluation/bootstrap.py).
+right if it holds the mean score of such sets. Beside it, percentiles that are not moved to the
+score, which lie too high where classes are many (see evaluation/bootstrap.py).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from detector.evaluation.matching import Matches, match
 
 RESAMPLES = 400
 COLUMNS = (
-    *("images", "classes", "mAP", "resamples above, points"),
-    *("holds: mAP", "AP50", "AP of a class", "mAP, percentiles as they are"),
+    *("images", "classes", "mAP of the detector", "resamples above it, points"),
+    *("mAP", "AP50", "AP of a class", "mAP, not moved"),
 )
 
 

@@ -60,6 +60,15 @@ def test_thresholds_are_measured_on_the_validation_split_and_judge_the_test_spli
     assert said.endswith("chosen on this very split")
 
 
+def test_thresholds_of_the_training_are_not_those_of_another_data_sets_split(runs, tmp_path):
+    root, run, _ = runs
+    shutil.copytree(root, tmp_path / "other")
+    keys = [f"ckpt={run}", f"data.root={tmp_path}/other", "split=val", "resamples=0"]
+    evaluate(ask("evaluate", *keys, out=tmp_path / "out"))
+    said = load(tmp_path / "out/analysis.json")["operating_point"]
+    assert said.endswith("chosen on the training's val split")
+
+
 def test_a_split_scored_again_has_the_same_intervals(runs, tmp_path):
     _, run, _ = runs
     evaluate(ask("evaluate", f"ckpt={run}", "resamples=200", out=tmp_path))
