@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 import torch
 from torchvision.ops import box_iou
 
@@ -31,9 +30,3 @@ def test_iou_equals_torchvisions():
     boxes = np.concatenate((corner, corner + rng.uniform(1, 40, (20, 2))), 1)
     expected = box_iou(torch.from_numpy(boxes[:8]), torch.from_numpy(boxes[8:]))
     np.testing.assert_allclose(box_ops.iou(boxes[:8], boxes[8:]), expected.numpy(), atol=1e-12)
-
-
-def test_iou_with_inclusive_pixels_counts_the_last_row_and_column():
-    # 0..1 and 1..2, inclusive: 2x2 pixels each, one shared, seven together.
-    a, b = np.array([[0.0, 0, 1, 1]]), np.array([[1.0, 1, 2, 2]])
-    assert box_ops.iou(a, b, extra=1.0)[0, 0] == pytest.approx(1 / 7)

@@ -35,22 +35,21 @@ def clip(boxes: Boxes, window: tuple[float, float, float, float]) -> Boxes:
     return np.clip(boxes, low, high).astype(np.float32)
 
 
-def iou(a: NDArray[np.float64], b: NDArray[np.float64], extra: float = 0.0) -> NDArray[np.float64]:
+def iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """Intersection over union of every pair.
 
     Args:
         a: `(N, 4)`.
         b: `(M, 4)`.
-        extra: Added to every width and height; 1 for VOC's inclusive pixels.
 
     Returns:
         `(N, M)` float64; 0 where both boxes are empty.
     """
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    inter = np.clip(high - low + extra, 0, None).prod(-1)
-    area_a = (a[:, 2:] - a[:, :2] + extra).prod(-1)
-    area_b = (b[:, 2:] - b[:, :2] + extra).prod(-1)
+    inter = np.clip(high - low, 0, None).prod(-1)
+    area_a = (a[:, 2:] - a[:, :2]).prod(-1)
+    area_b = (b[:, 2:] - b[:, :2]).prod(-1)
     union = area_a[:, None] + area_b[None, :] - inter
     ratio: NDArray[np.float64] = np.zeros_like(inter)
     np.divide(inter, union, out=ratio, where=union > 0)

@@ -6,11 +6,18 @@ import pytest
 from detector.evaluation.arrays import Detections, Truth
 from detector.evaluation.voc import voc_scores
 
+ONE = (np.ones(1, int),)
+
+
+def as_in_files(box: np.ndarray) -> np.ndarray:
+    """Half-open corners from 0 as the kit's files have them: inclusive, counted from 1."""
+    return box + np.array([1, 1, 0, 0])
+
 
 def devkit_ap(detections: Detections, truth: Truth, label: int) -> tuple[float, float]:
     """VOCevaldet.m and VOCap.m, followed literally; 11-point and area form."""
     objects = [
-        {"image": i, "box": b, "difficult": d, "taken": False}
+        {"image": i, "box": as_in_files(b), "difficult": d, "taken": False}
         for i, b, c, d in zip(truth.image, truth.boxes, truth.labels, truth.ignore, strict=True)
         if c == label
     ]
@@ -21,7 +28,7 @@ def devkit_ap(detections: Detections, truth: Truth, label: int) -> tuple[float, 
     rows.sort(key=lambda r: -detections.scores[r])
     tp, fp = [], []
     for r in rows:
-        bb = detections.boxes[r]
+        bb = as_in_files(detections.boxes[r])
         best, match = -np.inf, None
         for o in objects:
             if o["image"] != detections.image[r]:
@@ -91,6 +98,16 @@ def test_both_forms_equal_the_development_kits(seed):
     np.testing.assert_allclose(
         [means["ap_50_11point"], means["ap_50"]], np.nanmean(expected, 0), atol=1e-12
     )
+
+
+def test_a_box_is_as_wide_as_it_has_pixels():
+    # In the kit's files: 11,11,20,20, ten by ten pixels, and 13,14,20,22, eight by nine. They share
+    # eight by seven: 56 of 116, which is no hit; a pixel more on every side would be 0.51.
+    truth = Truth(*(np.zeros(1, int),) * 2, np.array([[10.0, 10, 20, 20]]), *ONE, np.zeros(1, bool))
+    detections = Detections(np.zeros(1, int), np.array([[12.0, 13, 20, 22]]), *ONE, np.ones(1))
+    assert voc_scores(detections, truth, 1)[0]["ap_50"] == 0
+    found = Detections(np.zeros(1, int), np.array([[12.0, 12, 20, 22]]), *ONE, np.ones(1))
+    assert voc_scores(found, truth, 1)[0]["ap_50"] == 1  # 64 of 116
 
 
 def test_a_detection_of_a_difficult_object_counts_neither_way():

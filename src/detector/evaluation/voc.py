@@ -1,8 +1,11 @@
 """PASCAL VOC average precision, in both of the development kit's forms.
 
-VOC 2007 averages the precision at 11 recalls; from 2010 on it is the area under the curve. Boxes
-are compared with inclusive pixels, difficult objects count neither for nor against, and a second
-detection of one object is wrong. Source: VOCevaldet.m and VOCap.m of the development kit.
+VOC 2007 averages the precision at 11 recalls; from 2010 on it is the area under the curve.
+Difficult objects count neither for nor against, and a second detection of one object is wrong.
+Source: VOCevaldet.m and VOCap.m of the development kit.
+
+The kit adds 1 to every width and height because its corners are inclusive. Ours are half-open, so
+that their differences are these very widths and heights.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 from detector import boxes as box_ops
 from detector.evaluation.arrays import Detections, Truth
 
-PROTOCOL = "PASCAL VOC: IoU >= 0.5 with inclusive pixels, difficult ignored, mean over classes"
+PROTOCOL = "PASCAL VOC: IoU >= 0.5 of boxes in whole pixels, difficult ignored, mean over classes"
 
 
 def voc_scores(
@@ -76,7 +79,7 @@ def precision_recall(
         if (candidates := by_image.get(image)) is None:
             hits.append(False)
             continue
-        overlap = box_ops.iou(detections.boxes[row][None], truth.boxes[candidates], extra=1.0)[0]
+        overlap = box_ops.iou(detections.boxes[row][None], truth.boxes[candidates])[0]
         best = int(overlap.argmax())
         if overlap[best] < threshold:
             hits.append(False)
