@@ -192,7 +192,7 @@ def test_help_lists_groups_and_keys_without_importing_torch(cwd, verb):
 def test_a_folder_for_outputs_that_cannot_be_made_is_refused(cwd, voc_root):
     (voc_root / "taken").write_text("")
     line = refused("train", f"data.root={voc_root}", f"hydra.run.dir={voc_root}/taken/x", cwd=cwd)
-    assert f"{voc_root}/taken is not a folder that can be written to" in line
+    assert f"{voc_root}/taken is a file, expected a folder" in line
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,14 @@ Exit codes: 0 done; 1 the work failed; 2 the request was wrong; 130 interrupted.
 from __future__ import annotations
 
 import difflib
+import errno
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,7 +29,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from detector.config import conf_folder
+from detector.output import harmless
 from detector.types import RequestError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing more can be written
 
 
 def run_verb(verb: str, work: Callable[[DictConfig], Any]) -> None:
@@ -42,18 +48,34 @@ def run_verb(verb: str, work: Callable[[DictConfig], Any]) -> None:
 
     def job(cfg: DictConfig) -> Any:
         run = HydraConfig.get()
-        return work(complete(cfg, run.runtime.output_dir, list(run.overrides.task)))
+        request = complete(cfg, run.runtime.output_dir, list(run.overrides.task))
+        if run.mode == RunMode.MULTIRUN:
+            return work(request)
+        with _exits(verb):  # before Hydra says a line of its own
+            return work(request)
 
-    try:
+    with _exits(verb):
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=verb)(job)()
+
+
+@contextmanager
+def _exits(verb: str) -> Iterator[None]:
+    """Turn what a user can mend, and interruptions, into a line and an exit code."""
+    try:
+        yield
     except RequestError as error:
         refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         refuse(_explain(verb, error))
     except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _fail(f"{error.filename or 'the folder for outputs'}: {error.strerror}")
     except KeyboardInterrupt:
+        if verb in ("evaluate", "check"):  # the others say how to go on
+            print("interrupted; results that were there before are kept", file=sys.stderr)
         sys.exit(130)
 
 
@@ -145,13 +167,30 @@ def _first_trial(verb: str, config: DictConfig) -> DictConfig:
 def _check_folder(verb: str, key: str, folder: str) -> None:
     """Refuse a folder for outputs that cannot be made, or whose figures are a training's."""
     path = Path(folder).absolute()
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise RequestError(f"{key}={folder}: {there} is not a folder that can be written to")
+    try:
+        there = next(parent for parent in (path, *path.parents) if parent.exists())
+        tempfile.TemporaryDirectory(dir=there).cleanup()  # permissions do not tell
+    except NotADirectoryError as error:
+        raise RequestError(f"{key}={folder}: {there} is a file, expected a folder") from error
+    except OSError as error:
+        raise RequestError(f"{key}={folder}: cannot be written to ({error.strerror})") from error
+    if verb == "evaluate" and path.is_dir():
+        from detector.reporting import FILES
+
+        for file in (path / name for name in FILES):
+            if file.is_dir() or (file.parent.exists() and not file.parent.is_dir()):
+                wrong = file if file.is_dir() else file.parent
+                raise RequestError(f"{key}={folder}: {wrong} is in the way of the results")
     if verb == "evaluate" and (path / "checkpoints").is_dir():
         raise RequestError(
             f"{key}={folder}: a training's folder, whose figures would be replaced; choose another"
         )
+
+
+def _fail(message: str) -> NoReturn:
+    """Say in one line what went wrong, and exit with 1."""
+    print(f"error: {harmless(message)}", file=sys.stderr)
+    sys.exit(1)
 
 
 def refuse(message: str) -> NoReturn:
@@ -159,7 +198,7 @@ def refuse(message: str) -> NoReturn:
     logging.shutdown()
     # Errors that crossed a process boundary carry a traceback; what was said is its last line.
     line = message.strip().splitlines()[-1] if "Traceback" in message else message
-    print("error: " + line.removeprefix("detector.types.RequestError: "), file=sys.stderr)
+    print("error: " + harmless(line.removeprefix("detector.types.RequestError: ")), file=sys.stderr)
     sys.exit(2)
 
 

@@ -8,8 +8,11 @@ import logging
 import math
 import re
 import shlex
+import signal
 import textwrap
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,36 @@ def write_json(file: Path, content: Any) -> None:
     draft = file.with_name(file.name + ".part")
     draft.write_text(json.dumps(clean(content), indent=2) + "\n", encoding="utf-8")
     draft.replace(file)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block."""
+    if threading.current_thread() is not threading.main_thread():  # which gets no signals
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        signal.raise_signal(signal.SIGINT)
+
+
+class PlainText(logging.Formatter):
+    """Shows characters that would steer a terminal, in names from files, as their codes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line."""
+        return harmless(super().format(record))
+
+
+def harmless(text: str) -> str:
+    """A text without control characters and changes of direction, but for tabs and lines' ends."""
+    steering = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+    return re.sub(steering, lambda found: ascii(found[0])[1:-1], text)
 
 
 def log_table(table: Table, width: int) -> None:

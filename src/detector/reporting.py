@@ -29,7 +29,7 @@ from detector.evaluation.comparison import Comparison, Difference, compare, sent
 from detector.evaluation.curves import curves
 from detector.evaluation.matching import Matches
 from detector.evaluation.voc import PROTOCOL as VOC_PROTOCOL
-from detector.output import write_json
+from detector.output import uninterrupted, write_json
 from detector.predictions import write_detections
 from detector.scoreboard import print_scores
 from detector.scoring import LEVEL, Scored
@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 REPORT = Path("report", "index.html")
 FILES = (
-    *("metrics.json", "analysis.json", "suspects.csv", "thresholds.json", "detections.json"),
-    *("detections.png", REPORT),
+    *("analysis.json", "suspects.csv", "thresholds.json", "detections.json", "detections.png"),
+    *(REPORT, "metrics.json"),
 )
 PICTURED = 6  # images in detections.png
 WEAKEST = 0.05  # score of detections that the gallery has
@@ -82,7 +82,8 @@ class About:
 def write_results(scored: Scored, about: About, folder: Path) -> None:
     """Write all files of a scored split into a folder at once, and print the summary.
 
-    An interrupted run leaves what was there before; what was there of another evaluation goes.
+    An interrupted run leaves what was there before; what was there of another evaluation goes. If
+    the process is killed while files are replaced, there is no metrics.json.
 
     Args:
         scored: The split.
@@ -94,12 +95,14 @@ def write_results(scored: Scored, about: About, folder: Path) -> None:
     draft.mkdir()
     try:
         content, where = _write(scored, about, folder, draft)
-        for name in FILES:
-            if (draft / name).is_file():
-                (folder / name).parent.mkdir(exist_ok=True)
-                (draft / name).replace(folder / name)
-            else:
-                (folder / name).unlink(missing_ok=True)
+        with uninterrupted():
+            (folder / FILES[-1]).unlink(missing_ok=True)
+            for name in FILES:
+                if (draft / name).is_file():
+                    (folder / name).parent.mkdir(exist_ok=True)
+                    (draft / name).replace(folder / name)
+                else:
+                    (folder / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     print_scores(scored, content, where)
