@@ -99,7 +99,7 @@ def test_a_wrong_override_is_refused(cwd, override, said):
         (lambda root: (root / "JPEGImages/test1.jpg").unlink(), "test1.xml: no image of that"),
         (
             lambda root: [p.write_bytes(b"") for p in (root / "JPEGImages").iterdir()],
-            "JPEGImages/train0.jpg: the file is empty (and 13 more errors); data.on_bad=skip",
+            "JPEGImages/train0.jpg: the file is empty (and 13 more errors); python -m",
         ),
         (lambda root: (root / "Annotations/val0.xml").write_text("<annotation"), "val0.xml: not a"),
         (
@@ -193,6 +193,16 @@ def test_a_folder_for_outputs_that_cannot_be_made_is_refused(cwd, voc_root):
     (voc_root / "taken").write_text("")
     line = refused("train", f"data.root={voc_root}", f"hydra.run.dir={voc_root}/taken/x", cwd=cwd)
     assert f"{voc_root}/taken is a file, expected a folder" in line
+    line = refused("train", f"data.root={voc_root}", f"hydra.run.dir={'x' * 300}", cwd=cwd)
+    assert line.endswith("x: cannot be written to (File name too long)")
+
+
+def test_a_class_name_cannot_steer_the_terminal(cwd, voc_root):
+    write_xml(voc_root / "Annotations/train0.xml", [("b\u202eird", (1, 1, 20, 20))])
+    code, out, _ = run("check", f"data.root={voc_root}", "hydra.run.dir=out", cwd=cwd)
+    assert code == 0
+    assert "b\\u202eird" in out
+    assert "\u202e" not in out
 
 
 @pytest.mark.parametrize(

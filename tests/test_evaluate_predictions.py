@@ -361,20 +361,24 @@ def test_files_that_are_not_there_are_refused(tmp_path):
         ({"bbox": [1, 2, None, 4]}, "annotations[0]: bbox is [1.0, 2.0, nan, 4.0], expected fini"),
         ({"image_id": 5}, "annotations[0]: there is no image_id 5"),
         ({"category_id": 5}, "annotations[0]: there is no category_id 5"),
-        ({"image_id": None}, "annotations[0]: image_id is missing or null, expected a number"),
-        ({"iscrowd": 1}, "no boxes to be found in it"),
+        ({"image_id": None}, "annotations[0]: image_id is missing, null or NaN, expected a number"),
+        ({"iscrowd": 1}, "no annotations of objects to be found"),
+        ({"iscrowd": "yes"}, "annotations[0]: iscrowd is 'yes', expected 0 or 1"),
+        ({"area": "big"}, "annotations[0]: area is no number, or a negative one"),
+        ({"area": -4}, "annotations[0]: area is no number, or a negative one"),
     ],
 )
 def test_what_cannot_be_used_of_a_truth_is_named(tmp_path, change, line):
     truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50])
     content = json.loads(truth.read_text())
     content["annotations"].insert(0, content["annotations"][0] | {"id": 2} | change)
-    if "iscrowd" in change:
+    crowd = change == {"iscrowd": 1}
+    if crowd:
         del content["annotations"][1]
     truth.write_text(json.dumps(content))
     these = f"predictions={results}", f"truth={truth}"
     assert wrong(*these).startswith(f"{truth}: {line}")
-    if "iscrowd" not in change:
+    if not crowd:
         one = contest(*these, "data.on_bad=skip")
         assert one.truth.boxes.tolist() == [[0, 0, 50, 50]]
 

@@ -6,6 +6,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
@@ -215,7 +216,8 @@ def test_predict_keeps_what_reaches_the_thresholds_measured(runs, tmp_path, monk
         ("min_precision=0.9",): "min_precision=0.9: no thresholds.json of this checkpoint",
         (f"thresholds={other}", "min_precision=0.95"): "class 'disc' reaches at most 0.9 on val",
         ("min_precision=0.5", "min_recall=0.5"): "min_precision= and min_recall=: expected one",
-        ("thresholds=nowhere.json",): "nowhere.json: cannot be read",
+        ("thresholds=nowhere.json",): "thresholds=nowhere.json: cannot be read",
+        (f"thresholds={run}/metrics.json",): "iou is not 0.5; expected a thresholds.json, as train",
     }.items():
         with pytest.raises(RequestError, match=message):
             scores(*keys)
@@ -351,15 +353,74 @@ def test_results_of_another_evaluation_do_not_stay_behind(runs, tmp_path):
     assert not (tmp_path / "one/detections.json").exists()
 
 
-def test_a_trainings_folder_is_not_evaluated_into(runs, tmp_path):
+def test_what_ends_while_files_are_replaced_leaves_no_scores_beside_other_files(
+    runs, tmp_path, monkeypatch
+):
     _, run, _ = runs
-    keys = [f"ckpt={run}", f"hydra.run.dir={run}"]
+    evaluate(ask("evaluate", f"ckpt={run}", "resamples=0", out=tmp_path))
+    replace = Path.replace
+
+    def end(self, target):
+        if self.name == "index.html":
+            raise RuntimeError("the power fails")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", end)
+    with pytest.raises(RuntimeError, match="the power fails"):
+        evaluate(ask("evaluate", f"ckpt={run}", "resamples=0", "split=val", out=tmp_path))
+    assert (tmp_path / "report/index.html").exists()  # the former one
+    assert not (tmp_path / "metrics.json").exists()
+    assert not (tmp_path / ".results").exists()
+
+
+def refused(folder, *keys):
+    """What evaluate says of a request that it refuses."""
     done = subprocess.run(
         [sys.executable, "-m", "detector.evaluate", *keys],
-        **{"capture_output": True, "text": True, "cwd": tmp_path},
+        **{"capture_output": True, "text": True, "cwd": folder},
     )
     assert done.returncode == 2
-    assert "a training's folder, whose figures would be replaced" in done.stderr
+    return done.stderr
+
+
+def test_a_trainings_folder_is_not_evaluated_into(runs, tmp_path):
+    _, run, _ = runs
+    line = refused(tmp_path, f"ckpt={run}", f"hydra.run.dir={run}")
+    assert "a training's folder, whose figures would be replaced" in line
+
+
+@pytest.mark.parametrize("there", ["metrics.json/", "report"])
+def test_what_is_in_the_way_of_the_results_is_named_before_the_work(runs, tmp_path, there):
+    _, run, _ = runs
+    (tmp_path / "out").mkdir()
+    place = tmp_path / "out" / there
+    place.mkdir() if there.endswith("/") else place.touch()
+    line = refused(tmp_path, f"ckpt={run}", "hydra.run.dir=out")
+    assert line == f"error: hydra.run.dir=out: {place} is in the way of the results\n"
+
+
+def test_a_key_of_another_command_is_called_so(runs, tmp_path):
+    line = refused(tmp_path, f"ckpt={runs[1]}", "min_precision=0.9")
+    assert line == "error: min_precision: no key of evaluate, but of python -m detector.predict\n"
+
+
+def test_leaving_out_is_not_advised_where_nothing_would_be_left(runs, tmp_path):
+    root = write_voc(tmp_path / "voc", {"test": {"a": [("cat", (1, 1, 20, 20))]}})
+    with pytest.raises(RequestError, match="'cat' is not among those that") as error:
+        evaluate(ask("evaluate", f"ckpt={runs[1]}", f"data.root={root}", out=tmp_path / "out"))
+    assert "on_bad" not in str(error.value)
+
+
+def test_classes_in_too_few_images_are_named(tmp_path, caplog):
+    places = {f"i{i}": [("disc", (1, 1, 20, 20))] for i in range(20)}
+    places["i0"] = [*places["i0"], ("square", (30, 30, 50, 50))]
+    truth = write_coco(tmp_path / "coco", {"test": places}) / "annotations/instances_test.json"
+    (tmp_path / "found.json").write_text("[]")
+    keys = [f"truth={truth}", f"predictions={tmp_path}/found.json"]
+    evaluate(ask("evaluate", *keys, out=tmp_path / "out"))
+    said = "in too few images for an interval: square; those of the means are rough"
+    assert said in caplog.text
+    assert said.capitalize() in (tmp_path / "out/report/index.html").read_text()
 
 
 def test_what_was_skipped_in_one_data_set_is_not_skipped_in_another(runs, tmp_path):

@@ -33,7 +33,8 @@ def checkpoint_path(verb: str, ckpt: str) -> Path:
     if not path.is_file():
         raise RequestError(f"ckpt={ckpt}: no such file or folder")
     if not zipfile.is_zipfile(path):
-        raise RequestError(f"ckpt={ckpt}: not a checkpoint: {path}")
+        which = "" if path == Path(ckpt) else f"{path} is "
+        raise RequestError(f"ckpt={ckpt}: {which}not a checkpoint of detector.train")
     return path
 
 
@@ -127,7 +128,10 @@ def read_sidecar(path: Path, names: Sequence[str]) -> dict[str, Any] | None:
     file = path.with_name(SIDECAR)
     if not file.is_file():
         return None
-    content = read_thresholds(file)
+    try:
+        content = read_thresholds(file)
+    except RequestError as error:
+        raise RequestError(f"{error}; delete it, or type score_threshold=") from error
     choose(content, names)
     return content if content.get("epoch") == load_checkpoint(path).get("epoch") else None
 
@@ -148,7 +152,12 @@ def score_thresholds(config: Config) -> tuple[list[float], str]:
         return [config.score_threshold] * len(names), "score_threshold"
     path = checkpoint_path("predict", str(config.ckpt))
     if config.thresholds:
-        content: dict[str, Any] | None = read_thresholds(Path(config.thresholds).expanduser())
+        try:
+            content: dict[str, Any] | None = read_thresholds(Path(config.thresholds).expanduser())
+        except RequestError as error:
+            raise RequestError(
+                f"thresholds={error}; expected a {SIDECAR}, as train and evaluate write it"
+            ) from error
     else:
         content = read_sidecar(path, names)
     if content is None:

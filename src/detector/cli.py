@@ -32,6 +32,7 @@ from detector.config import conf_folder
 from detector.output import harmless
 from detector.types import RequestError
 
+VERBS = ("train", "evaluate", "predict", "check")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing more can be written
 
 
@@ -228,6 +229,9 @@ def _explain(verb: str, error: Exception) -> str:
         )
     if (conf_folder() / key).is_dir():
         return f"{key}: this group is added, with a plus: +{key}=NAME"
+    for other in VERBS:
+        if key in _known_keys(other):
+            return f"{key}: no key of {verb}, but of python -m detector.{other}"
     close = difflib.get_close_matches(key, _known_keys(verb), n=1, cutoff=0.6)
     hint = f"; did you mean {close[0]}?" if close else f" (see python -m detector.{verb} --help)"
     return f"{key}: no such key{hint}"

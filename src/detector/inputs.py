@@ -98,13 +98,15 @@ def usable_data(config: Config, wanted: str | None = None, *, keep: bool = False
     unknown = [finding for finding in errors if finding.kind == "unknown class"]
     if serious[0].kind in FATAL and unknown:
         others = f"; {unknown[0].count} boxes of it were left out: {unknown[0].items[0].message}"
-    hopeless = skip or serious[0].kind in FATAL
+    nothing_left = not all(len(split.labels) for split in data.splits.values())
+    hopeless = skip or serious[0].kind in FATAL or nothing_left
     way_out = "" if hopeless else "data.on_bad=skip leaves such things out; "
     channels = config.model.in_channels
+    kind = "" if config.data.format == "trees" else f"data={config.data.format} "
     more_keys = "" if channels == 3 else f" model.in_channels={channels}"
     raise RequestError(
         f"{place}{item.message}{others}; {way_out}"
-        f"python -m detector.check data={config.data.format} "
+        f"python -m detector.check {kind}"
         f"{typed('data.root', data.root)}{more_keys} shows everything"
     )
 

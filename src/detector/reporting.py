@@ -31,7 +31,7 @@ from detector.evaluation.matching import Matches
 from detector.evaluation.voc import PROTOCOL as VOC_PROTOCOL
 from detector.output import uninterrupted, write_json
 from detector.predictions import write_detections
-from detector.scoreboard import print_scores
+from detector.scoreboard import print_scores, remarks
 from detector.scoring import LEVEL, Scored
 from detector.types import RequestError
 
@@ -225,7 +225,7 @@ def _write_suspects(file: Path, suspects: Sequence[Mapping[str, Any]]) -> None:
         writer.writerow(columns)
         for one in suspects:
             words = [one["kind"], one["file"], one["class"], one.get("truth", "")]
-            numbers = [round(one["score"], 4), *(round(x, 1) for x in one["box"])]
+            numbers = [round(one["suspicion"], 4), *(round(x, 1) for x in one["box"])]
             writer.writerow([*words, *numbers])
 
 
@@ -253,6 +253,7 @@ def _whole(
         **content,
         **analysis,
         "verb": about.verb,
+        "remarks": remarks(scored),
         "title": Path(title).name,
         "created": f"{datetime.now():%Y-%m-%d %H:%M}",
         "folder": str(folder),

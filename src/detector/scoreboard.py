@@ -29,7 +29,8 @@ def print_scores(scored: Scored, content: Mapping[str, Any], operating_point: st
         operating_point: What precision and recall are at, in words.
     """
     truth, per_class = scored.matches.truth, content["per_class"]
-    title = f"{scored.split}: {content['images']} images, percent"
+    images = f"{content['images']} image{'s' * (content['images'] != 1)}"
+    title = f"{scored.split}: {images}, percent"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True, max_width=30)
     for heading in ("boxes", "mAP", "95 %", "AP50", "95 %", "precision", "recall"):
@@ -56,7 +57,7 @@ def print_scores(scored: Scored, content: Mapping[str, Any], operating_point: st
     points = _percent(scored.voc["ap_50"]), _percent(scored.voc["ap_50_11point"])
     log.info("PASCAL VOC's AP50: %s (area under the curve), %s (11 points)", *points)
     log.info("precision and recall at %s", operating_point)
-    for line in _remarks(scored):
+    for line in remarks(scored):
         log.warning("%s", line)
     if content["comparison"]:
         _print_comparison(content["comparison"])
@@ -76,8 +77,8 @@ def _print_comparison(comparison: Mapping[str, Any]) -> None:
     log.info("%s", comparison["sentence"])
 
 
-def _remarks(scored: Scored) -> list[str]:
-    """What explains undefined or bottomless scores."""
+def remarks(scored: Scored) -> list[str]:
+    """What explains undefined or bottomless scores, a line each."""
     truth = scored.matches.truth
     there = set(truth.labels[~truth.ignore].tolist())
     absent = [n for k, n in enumerate(scored.classes.names, start=1) if k not in there]
@@ -92,10 +93,21 @@ def _remarks(scored: Scored) -> list[str]:
     if not there:
         lines.append(f"there is no truth to find in {scored.split}: scores are undefined")
     elif absent:
-        more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
-        names = ", ".join(absent[:NAMED])
-        lines.append(f"no truth to find of {names}{more}: left out of all means over classes")
+        lines.append(f"no truth to find of {_some(absent)}: left out of all means over classes")
+    if scored.resampled is not None:
+        rare = [n for k, n in enumerate(scored.classes.names, start=1) if k in there]
+        rare = [n for n in rare if scored.interval("ap", scored.classes.label(n)) is None]
+        if rare:
+            lines.append(
+                f"in too few images for an interval: {_some(rare)}; those of the means are rough"
+            )
     return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of the names."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _percent(value: float) -> str:

@@ -90,7 +90,10 @@ def test_entries_beyond_those_decoded_at_a_time_are_read_and_named(tmp_path, mon
         ({"predictions": []}, "not COCO results, [{image_id,"),
         (3, "not COCO results, [{image_id,"),
         ([entry(), 3], "entry[1]: is 3, expected an object: [{image_id,"),
-        ([entry(), {**entry(), "image_id": None}], "entry[1]: image_id is missing or null, expe"),
+        (
+            [entry(), {**entry(), "image_id": None}],
+            "entry[1]: image_id is missing, null or NaN, expe",
+        ),
         ([entry(True)], "entry[0]: image_id is True, expected a number or a name"),
         ([entry(1.5)], "entry[0]: image_id is 1.5, expected a number or a name"),
         ([entry(category_id="cat")], "entry[0]: category_id is 'cat', expected a whole number"),
@@ -101,10 +104,16 @@ def test_entries_beyond_those_decoded_at_a_time_are_read_and_named(tmp_path, mon
         ([entry(bbox=(1.7e308, 2, 1.7e308, 4))], "entry[0]: bbox is [1.7e+308, 2.0, 1.7e+308, 4"),
         ([entry(), entry(bbox=(1, 2, -3, 4))], "entry[1]: bbox is [1.0, 2.0, -3.0, 4.0], expecte"),
         ([entry(bbox=(1, 2, 3, -0.5))], "entry[0]: bbox is [1.0, 2.0, 3.0, -0.5], expected [x, y"),
-        ([entry(score=float("nan"))], "entry[0]: score is missing or null, expected a finite nu"),
+        (
+            [entry(score=float("nan"))],
+            "entry[0]: score is missing, null or NaN, expected a finite nu",
+        ),
         ([entry(score="0.5")], "entry[0]: score is '0.5', expected a finite number"),
         ([entry(score=True)], "entry[0]: score is True, expected a finite number"),
-        (f"[{json.dumps(entry(score=7)).replace('7}', '1e999}')}]", "entry[0]: Number out of"),
+        (
+            f"[{json.dumps(entry(score=7)).replace('7}', '1e999}')}]",
+            "entry[0]: cannot be decoded: Number out of range",
+        ),
         (f"[{json.dumps(entry(score=7)).replace('7}', '9' * 400 + '}')}]", "entry[0]: "),
     ],
 )

@@ -126,7 +126,7 @@ def test_suspects_are_named():
         "kind": "detection without truth",
         "image": 0,
         "class": "cat",
-        "score": pytest.approx(5 / 7),
+        "suspicion": pytest.approx(5 / 7),
         "box": A,
     }
     assert (second["kind"], second["class"], second["truth"]) == (

@@ -147,11 +147,12 @@ def nothing_found(**parts):
 
 
 def test_a_detector_that_found_nothing_has_a_page_that_says_so(tmp_path):
-    page = write(tmp_path, [picture(scores=())], **nothing_found())
+    remark = "nothing was detected, so <all> scores are 0"
+    page = write(tmp_path, [picture(scores=())], **nothing_found(), remarks=[remark])
     read = words(page)
     assert "Nothing was detected, so there is no curve." in read
     assert "Without detections there is no calibration." in read
-    assert "The detector found nothing at all" in read
+    assert "Nothing was detected, so &lt;all&gt; scores are 0.</p>" in page
     assert 'value="0.5"' in section(page, "gallery")
     for name in ("thresholds", "recall_precision", "calibration"):
         assert embedded(page)["figures"][name] is None
@@ -169,7 +170,6 @@ def test_a_split_without_boxes_has_a_page_that_says_so(tmp_path):
                  intervals=None, sizes=sizes, aspects=[], errors=errors, confusion=matrix,
                  **nothing_found())  # fmt: skip
     read = words(page)
-    assert "The test split has no boxes to find, so no score is defined." in read
     assert "Empty: there are neither boxes nor detections." in read
     assert "No cost is defined" in read
     assert set(embedded(page)["figures"].values()) == {None}

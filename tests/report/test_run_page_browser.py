@@ -26,7 +26,7 @@ PICTURES = [
 PARTS = {
     "training": training(),
     "comparison": comparison(),
-    "suspects": [suspect(image=1), suspect(image=9, score=0.99)],
+    "suspects": [suspect(image=1), suspect(image=9, suspicion=0.99)],
     "per_class": {"cat": class_row(ap=0.4), "dog": class_row(ap=None), "eel": class_row(ap=0.5)},
 }
 
@@ -244,7 +244,7 @@ def test_a_suspect_leads_to_its_picture_with_the_box_marked(visit, report):
     assert page.inner_text("#viewer-name") == "image_1.jpg"
     assert page.locator("#viewer-scene .suspect").count() == 1
     assert page.locator("#viewer-list li").all_inner_texts() == [
-        *("suspected: detection without truth, cat 0.93", "cat 0.80", "cat 0.56")
+        *("suspected: detection without truth, cat, suspicion 0.93", "cat 0.80", "cat 0.56")
     ]
     page.fill("#viewer-threshold", "0.7")
     assert page.locator("#viewer-scene .found:visible").count() == 1

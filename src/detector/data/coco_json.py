@@ -222,7 +222,11 @@ def _annotation(entry: Any, ids: dict[str, int]) -> tuple[tuple[int, int], Any, 
         if around is None:
             return f"bbox is {short(box)}, expected [x, y, width, height]"
         box = around
-    return (image, category), box, number(entry.get("iscrowd") or 0, {}) != 0
+    words: dict[str, int] = {}
+    crowd = number(entry.get("iscrowd") or 0, words)
+    if crowd is None or words:
+        return f"iscrowd is {short(entry['iscrowd'])}, expected 0 or 1"
+    return (image, category), box, crowd != 0
 
 
 def number(value: Any, words: dict[str, int]) -> int | None:
@@ -254,4 +258,4 @@ def _around(segmentation: Any) -> list[float] | None:
 
 def short(value: Any) -> str:
     """A value for a message."""
-    return "missing or null" if value is None else repr(value)[:40]
+    return "missing, null or NaN" if value is None else repr(value)[:40]

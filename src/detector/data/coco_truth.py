@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -52,7 +53,7 @@ class CocoTruth:
 
 class _Extra(msgspec.Struct, gc=False):
     id: int | float | str | None = None
-    area: float | None = None
+    area: float | None = None  # below 0: no number
 
 
 class _Extras(msgspec.Struct, gc=False):
@@ -75,16 +76,19 @@ def read_coco_truth(file: Path, root: Path | None) -> CocoTruth:
     classes = _read_classes(file, content.categories)
     faults = list(content.faults)
     images = _usable_images(content, faults)
+    if not images:
+        raise RequestError(f"{file}: {faults[0] if faults else 'images is empty'}")
     owner = look_up(content.image_ids, [image.id for image in images])
     label = look_up(content.category_ids, list(classes.ids)) + 1
-    good = content.good & _usable_boxes(content, owner, label, faults)
+    areas = np.array([np.nan if e.area is None else e.area for e in extras])
+    good = content.good & _usable_boxes(content, owner, label, areas, faults)
     usable = np.flatnonzero(good)
     order = usable[np.argsort(owner[usable], kind="stable")]
     boxes, crowd = content.boxes[order], content.crowd[order]
     if crowd.all():
-        raise RequestError(f"{file}: no boxes to be found in it")
-    areas = np.array([e.area if e.area is not None else np.nan for e in extras])[order]
-    areas = np.where(np.isnan(areas), boxes[:, 2:].prod(1), areas)
+        why = f" ({faults[0]})" if faults else ""
+        raise RequestError(f"{file}: no annotations of objects to be found{why}")
+    areas = np.where(np.isnan(areas[order]), boxes[:, 2:].prod(1), areas[order])
     counts = np.bincount(owner[order], minlength=len(images))
     packed = AnnotatedImages(
         paths=np.array(_find_files(images, file, root), dtype=np.str_),
@@ -109,11 +113,15 @@ def _decode_extras(raw: bytes) -> _Extras:
         entries = msgspec.json.decode(top["annotations"])
         entries = [e if isinstance(e, dict) else {} for e in entries]  # named by `decode`
         numbers = (int, float)
+
+        def area(value: Any) -> float | None:
+            return value if value is None or type(value) in numbers else -1.0
+
         return _Extras(
             [
                 _Extra(
                     e["id"] if type(e.get("id")) in (*numbers, str) else None,
-                    e["area"] if type(e.get("area")) in numbers else None,
+                    area(e.get("area")),
                 )
                 for e in entries
             ]
@@ -122,6 +130,8 @@ def _decode_extras(raw: bytes) -> _Extras:
 
 def _read_classes(file: Path, categories: Sequence[Category]) -> ClassMap:
     """All categories."""
+    if not categories:
+        raise RequestError(f"{file}: categories is empty, expected the classes by id and name")
     rows = sorted((c.name.strip(), c.id) for c in categories)
     for key, values in (("name", [n for n, _ in rows]), ("id", [i for _, i in rows])):
         value, times = Counter(values).most_common(1)[0] if values else ("", 0)
@@ -147,7 +157,11 @@ def _usable_images(content: Instances, faults: list[str]) -> list[Image]:
 
 
 def _usable_boxes(
-    content: Instances, owner: NDArray[np.int64], label: NDArray[np.int64], faults: list[str]
+    content: Instances,
+    owner: NDArray[np.int64],
+    label: NDArray[np.int64],
+    areas: NDArray[np.float64],
+    faults: list[str],
 ) -> NDArray[np.bool_]:
     """Which annotations can be used; those that cannot are named."""
     usable = np.ones(len(owner), dtype=bool)
@@ -159,6 +173,7 @@ def _usable_boxes(
         (label < 1, content.category_ids, "there is no category_id {}"),
         (~finite, content.boxes, "bbox is {}, expected finite numbers"),
         (negative, content.boxes, "bbox is {}, expected no negative width or height"),
+        (areas < 0, areas, "area is no number, or a negative one"),
     ):
         rows = np.flatnonzero(wrong & usable & content.good).tolist()
         faults += [f"annotations[{row}]: {why.format(values[row].tolist())}" for row in rows]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from detector.data.coco_json import CHUNK, number, read_json, short
 from detector.types import RequestError
 
+FARTHEST = 1e9  # pixels, of a corner from that of its image
 WANTED = "[{image_id, category_id, bbox: [x, y, width, height], score}, ...]"
 
 ImageKey = tuple[int | str, str | None]
@@ -122,7 +123,7 @@ def _pack(file: Path, part: str, rows: list[msgspec.Raw]) -> Results:
     with np.errstate(over="ignore"):
         ends = boxes[:, :2] + boxes[:, 2:]
     for wrong, wanted in (
-        (~np.isfinite(ends).all(1), "within what a number can hold"),
+        (~(np.abs(ends) < FARTHEST).all(1), f"corners nearer than {FARTHEST:g} pixels"),
         ((boxes[:, 2:] < 0).any(1), "[x, y, width, height] with no negative width or height"),
     ):
         if wrong.any():
@@ -150,7 +151,7 @@ def _look_at(row: msgspec.Raw) -> _Entry:
     try:
         entry = msgspec.json.decode(row)
     except msgspec.MsgspecError as error:
-        raise _Fault(str(error)) from error
+        raise _Fault(f"cannot be decoded: {str(error).partition(' - at')[0]}") from error
     if not isinstance(entry, dict):
         raise _Fault(f"is {short(entry)}, expected an object: {WANTED}")
     if "score" not in entry:

@@ -138,7 +138,7 @@ def _suspect(one: Suspect, names: Sequence[str]) -> dict[str, Any]:
         "kind": one.kind,
         "image": one.image,
         "class": names[one.label - 1],
-        "score": one.score,
+        "suspicion": one.score,
         "box": list(one.box),
     }
     return row if one.truth is None else {**row, "truth": names[one.truth - 1]}

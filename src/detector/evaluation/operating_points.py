@@ -68,7 +68,7 @@ def read_thresholds(file: Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or "no JSON"
         raise RequestError(f"{file}: cannot be read as score thresholds ({reason})") from error
     if fault := _fault(content):
-        raise RequestError(f"{file}: {fault}; delete it, or type score_threshold=")
+        raise RequestError(f"{file}: {fault}")
     assert isinstance(content, dict)
     return {**content, "file": str(file)}
 

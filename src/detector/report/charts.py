@@ -61,6 +61,8 @@ def percent(value: float | None) -> str:
     """A fraction as percent; neither 0% nor 100% unless it is."""
     if value is None or not math.isfinite(value):
         return NONE
+    if abs(value - round(value)) < 1e-9:  # but for rounding
+        value = round(value)
     if 0 < value < 0.0005:
         return "<0.1%"
     if 0.9995 <= value < 1:

@@ -81,7 +81,7 @@ def errors(types: Sequence[Mapping[str, Any]]) -> Figure | None:
             "tickformat": ".1%",
             "nticks": 6,
             # Room for the numbers beside the bars.
-            "range": [1.2 * min(0.0, *ends), 1.2 * max(1e-3, *ends)],
+            "range": [1.2 * min(0.0, *ends), 1.2 * max(0.01, *ends)],
         },
         "yaxis": _names_axis(),
     }

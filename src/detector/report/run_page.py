@@ -126,7 +126,7 @@ def _pictured(picture: Picture, number: int, run: Mapping[str, Any]) -> dict[str
             "name": picture.name,
             "note": picture.note,
             "reasons": list(picture.reasons),
-            "suspects": [[*s["box"], s["kind"], s["class"], s["score"]] for s in suspects],
+            "suspects": [[*s["box"], s["kind"], s["class"], s["suspicion"]] for s in suspects],
             **describe(picture),
         }
     )

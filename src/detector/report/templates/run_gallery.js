@@ -36,7 +36,7 @@ function fill(svg, picture) {
   boxes.sort((a, b) => area(b) - area(a));
   boxes.push(...picture.suspects.map(([x1, y1, x2, y2, kind, name, value]) => ({
     corners: [x1, y1, x2, y2], kind: "suspect", style: "suspect", color: "", score: value,
-    text: `suspected: ${kind}, ${name}${score(value)}`,
+    text: `suspected: ${kind}, ${name}, suspicion${score(value)}`,
   })));
   const marks = boxes.map((box) => ({ ...box, rect: rectangle(box) }));
   svg.replaceChildren(...marks.map((mark) => mark.rect));
