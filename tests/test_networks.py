@@ -49,7 +49,7 @@ def test_a_network_that_nobody_has_trained_says_so(voc_root, tmp_path, caplog):
         train(ask("train", *typed, "trainer.max_epochs=1", out=tmp_path))
     said = "model.weights=none (nobody has published any for zfnet): all layers start at random"
     assert said in caplog.messages
-    assert not any("learn nothing" in message for message in caplog.messages)
+    assert not any("learns nothing" in message for message in caplog.messages)
 
 
 def test_heads_and_versions_are_keys():
@@ -96,6 +96,16 @@ def test_a_small_network_takes_any_head_that_is_typed():
         (["backbone=alexnet", "model.weights=coco"], "only for resnet50"),
         (["model.head.hidden=[0]"], "model.head.hidden=[0]: expected a list of numbers in 1.."),
         (["model.head.dropout=1"], "model.head.dropout=1.0: expected 0 <= x < 1"),
+        (
+            ["model.head.conv_norm=batch"],
+            "model.head.conv_norm=batch: expected none, as model.head.convs=[] has nothing to norm",
+        ),
+        (
+            ["model/head=conv_average", "model.head.dropout=0.5"],
+            "model.head.dropout=0.5: expected 0",
+        ),
+        (["backbone=alexnet", "backbone.library=timm"], "torchvision's is backbone=alexnet"),
+        (["model.weights=null"], "model.weights=: expected imagenet, coco, none, or a path"),
         (["model.head.activation=tahn"], "model.head.activation=tahn: expected one of relu"),
         (["model.head.pool=max"], "model.head.pool=max: expected one of flatten, average"),
         (["model.neck_norm=group"], "model.neck_norm=group: expected one of none, batch"),

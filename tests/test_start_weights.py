@@ -11,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from detector import build, cli, request
 from detector.dry_run import phase_table
 from detector.evaluate import evaluate
-from detector.train import train
+from detector.models.load_report import GroupLoad, LoadReport
+from detector.train import log_weights, train
 from detector.types import ClassMap, RequestError
 
 ONE_EPOCH = [
@@ -113,10 +114,22 @@ def test_what_is_random_and_frozen_is_warned_of(overrides, frozen):
     config = request.resolve("train", ask("train", *lite, *overrides))
     text = " ".join(" ".join(phase_table(config)).split())
     if frozen is None:
-        assert "learn nothing" not in text
+        assert "learns nothing" not in text
     else:
-        assert f"model.weights=none, but phase {frozen}: layers that are random" in text
+        assert f"model.weights=none, but phase {frozen}: what is random there learns" in text
         assert "finetune=scratch trains all" in text
+
+
+def test_a_stem_that_does_not_fit_is_said_and_its_norms_are_not_blamed(caplog):
+    config = config_of("backbone=resnet18", "finetune=staged", "model.weights=none")
+    network = build.build_network(config, 1)
+    groups = dict.fromkeys(network.groups(), GroupLoad(100, 0, 0, ()))
+    groups["stem"] = GroupLoad(256, 9408, 0, ("backbone.stages.stem.conv1",))
+    log_weights(config, network, LoadReport("a.pth", groups, {}))
+    said, warned = caplog.messages[-2:]
+    assert said == "most of stem is of another shape in the file: random"
+    assert "phase heads freezes stem: what is random there learns nothing" in warned
+    assert warned.endswith("finetune=full trains all")
 
 
 @pytest.mark.parametrize(

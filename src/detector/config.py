@@ -171,6 +171,11 @@ class HeadConfig:
         one_of("model.head.pool", self.pool, ("flatten", "average"))
         require(0 <= self.dropout < 1, "model.head.dropout", self.dropout, "0 <= x < 1")
         one_of("model.head.activation", self.activation, ACTIVATIONS)
+        normed = self.conv_norm != "none"
+        wanted = "none, as model.head.convs=[] has nothing to norm"
+        require(bool(self.convs) or not normed, "model.head.conv_norm", self.conv_norm, wanted)
+        wanted = "0, as it acts on the layers of model.head.hidden, which is []"
+        require(bool(self.hidden) or not self.dropout, "model.head.dropout", self.dropout, wanted)
 
 
 @dataclass

@@ -191,7 +191,8 @@ def frozen_at_random(config: Config, random: Collection[str], batch_norms: bool)
     Args:
         config: The run's.
         random: The groups that start at random.
-        batch_norms: Whether the backbone has any, which may be frozen in groups that are trained.
+        batch_norms: Whether the backbone has any at random, which may be frozen in groups that are
+            trained.
     """
     first = read_schedule(config).phases[0]
     frozen = [name for name in GROUPS if name in random and name not in first.train]
@@ -201,8 +202,8 @@ def frozen_at_random(config: Config, random: Collection[str], batch_norms: bool)
         return None
     return (
         f"model.weights={config.model.weights}, but phase {first.name} freezes "
-        f"{', '.join(frozen)}: layers that are random and frozen learn nothing; finetune=scratch "
-        "trains all"
+        f"{', '.join(frozen)}: what is random there learns nothing; finetune="
+        f"{'scratch' if 'norm layers' in frozen else 'full'} trains all"
     )
 
 

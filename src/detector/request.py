@@ -169,7 +169,7 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         # A checkpoint must know its data from any folder.
         cfg.data.root = str(Path(cfg.data.root).expanduser().resolve())
     if cfg.model.weights not in WEIGHTS and ("model.weights" in typed or not cfg.ckpt):
-        cfg.model.weights = str(weights_path(str(cfg.model.weights)))
+        cfg.model.weights = str(weights_path(str(cfg.model.weights or "")))
     values = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in RUN_KEYS])
     if not values.ckpt:
         return parse(values)
@@ -323,6 +323,10 @@ def _check_compiler(config: Config) -> None:
 
 def _check_weights(config: Config) -> None:
     """Refuse weights that cannot be had or do not fit; they are kept nowhere."""
+    if config.model.weights not in WEIGHTS:
+        from detector.models.pretrained import read_weights  # sooner than a network is there
+
+        read_weights(Path(config.model.weights))
     if config.model.weights != "none":
         import torch
 

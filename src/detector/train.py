@@ -221,7 +221,13 @@ def log_weights(config: Config, network: FasterRCNN, loaded: LoadReport | None) 
         for line in loaded.lines():
             log.info("%s", line)
         random = [k for k, group in loaded.groups.items() if group.loaded < group.random]
-    if warning := frozen_at_random(config, random, network.backbone.has_batch_norms):
+        other = [k for k, group in loaded.groups.items() if group.replaced > group.loaded]
+        if other:
+            log.warning("most of %s is of another shape in the file: random", ", ".join(other))
+    norms = network.backbone.has_batch_norms and any(
+        loaded is None or not loaded.groups[k].loaded for k in random
+    )
+    if warning := frozen_at_random(config, random, norms):
         log.warning("%s", warning)
 
 

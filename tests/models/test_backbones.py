@@ -4,6 +4,7 @@ import copy
 from functools import lru_cache
 
 import pytest
+import timm
 import torch
 import torchvision.models as tv
 from torch import nn
@@ -282,6 +283,19 @@ def test_looking_at_a_timm_model_draws_no_random_numbers():
 def test_a_timm_model_that_carries_no_pyramid_is_refused(name, reason):
     with pytest.raises(RequestError, match=f"backbone.name={name}: .*{reason}"):
         backbone_spec(f"timm/{name}")
+
+
+def test_a_model_is_refused_by_its_outline_without_its_numbers(monkeypatch):
+    devices, create = [], timm.create_model
+
+    def watched(*args, **kwargs):
+        devices.append(torch.get_default_device().type)
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", watched)
+    with pytest.raises(RequestError, match="features have the strides 16"):
+        backbone_spec("timm/vit_small_patch16_224")
+    assert set(devices) == {"meta"}
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg16", "convnext_tiny", "swin_t"])

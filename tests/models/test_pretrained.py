@@ -1,13 +1,16 @@
 """Files of weights: read as data, whatever nest the tensors are in."""
 
+import hashlib
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision.models.detection as tv
 from safetensors.torch import save_file
 
-from detector.models.pretrained import read_weights
+from detector.models import pretrained
+from detector.models.pretrained import WITHOUT_EPS, read_weights
 from detector.types import RequestError
 
 STATE = {"a.weight": torch.arange(3.0), "a.bias": torch.zeros(1)}
@@ -36,10 +39,16 @@ def test_tensors_are_found_in_the_usual_nests(tmp_path, nest, zipped):
     assert found.norm_eps is None
 
 
-def test_safetensors_are_read(tmp_path):
-    save_file(STATE, tmp_path / "a.safetensors")
-    found = read_weights(tmp_path / "a.safetensors")
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+def test_safetensors_are_read_whatever_they_are_called(tmp_path, name):
+    save_file(STATE, tmp_path / name)
+    found = read_weights(tmp_path / name)
     assert torch.equal(found.state["a.weight"], STATE["a.weight"])
+
+
+def test_arrays_of_numpys_are_called_so(tmp_path):
+    with pytest.raises(RequestError, match="holds numpy's arrays; save tensors"):
+        read(tmp_path / "a.pth", {name: tensor.numpy() for name, tensor in STATE.items()})
 
 
 def test_a_checkpoint_of_ours_knows_its_classes(tmp_path):
@@ -51,6 +60,22 @@ def test_a_checkpoint_of_ours_knows_its_classes(tmp_path):
 def test_torchvisions_first_coco_files_are_known_by_name(tmp_path):
     assert read(tmp_path / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", STATE).norm_eps == 0
     assert read(tmp_path / "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth", STATE).norm_eps is None
+    for weights in (
+        tv.FasterRCNN_ResNet50_FPN_Weights,
+        tv.MaskRCNN_ResNet50_FPN_Weights,
+        tv.KeypointRCNN_ResNet50_FPN_Weights,
+    ):
+        file = weights.COCO_V1.url.rpartition("/")[2]
+        assert f"-{WITHOUT_EPS[file]}.pth" in file
+
+
+def test_and_by_their_content_under_another_name(tmp_path, monkeypatch):
+    state = STATE | {"roi_heads.box_predictor.cls_score.weight": torch.zeros(91, 4)}
+    file = tmp_path / "mine.pth"
+    assert read(file, state).norm_eps is None
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setitem(pretrained.WITHOUT_EPS, "theirs", digest[:8])
+    assert read_weights(file).norm_eps == 0
 
 
 class Touch:

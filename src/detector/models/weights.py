@@ -51,7 +51,9 @@ def torchvision_coco(backbone: str, *, v2: bool) -> Pretrained:
     weights = versions[0].COCO_V1 if v2 else versions[1].COCO_V1
     name = weights.url.rsplit("/", 1)[-1]
     state = _from_torchvision(weights, "coco")
-    return Pretrained(f"model.weights=coco ({name})", state, norm_eps=WITHOUT_EPS.get(name))
+    return Pretrained(
+        f"model.weights=coco ({name})", state, norm_eps=0.0 if name in WITHOUT_EPS else None
+    )
 
 
 def _from_torchvision(weights: WeightsEnum, word: str) -> State:
@@ -69,7 +71,7 @@ def _from_torchvision(weights: WeightsEnum, word: str) -> State:
     return state
 
 
-def timm_imagenet(name: str) -> Callable[[], State]:
+def timm_imagenet(name: str, remedy: str = "") -> Callable[[], State]:
     """How to get the weights of a network of timm's, through its own API.
 
     A file `<architecture>.<tag>.safetensors` (or `.pth`) in torch's folder comes first, such as
@@ -77,6 +79,7 @@ def timm_imagenet(name: str) -> Callable[[], State]:
 
     Args:
         name: With or without a tag.
+        remedy: What to type where nothing can be fetched.
     """
 
     def fetch() -> State:
@@ -100,7 +103,7 @@ def timm_imagenet(name: str) -> Callable[[], State]:
             if file is not None:
                 raise _damaged("imagenet", file, error) from error
             wanted = f"model.safetensors of huggingface.co/{hub}" if hub else url
-            raise _cannot_fetch("imagenet", wanted, place, error) from error
+            raise _cannot_fetch("imagenet", wanted, place, error, remedy) from error
         state: State = network.state_dict()
         return state
 
@@ -172,10 +175,13 @@ def hub_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _cannot_fetch(word: str, wanted: str, place: Path, error: Exception) -> RequestError:
+def _cannot_fetch(
+    word: str, wanted: str, place: Path, error: Exception, remedy: str = ""
+) -> RequestError:
     return RequestError(
-        f"model.weights={word}: cannot fetch {wanted} ({_reason(error)}); put it into "
-        f"{place.parent} as {place.name}, or choose model.weights=none"
+        f"model.weights={word}: cannot fetch {wanted} ({_reason(error)}); "
+        f"{remedy and remedy + ', or '}put it into {place.parent} as {place.name}, or choose "
+        "model.weights=none"
     )
 
 
