@@ -125,7 +125,7 @@ class CheckRequest(Callback):
         self._check(first, verb, "sweep")
 
     def _check(self, config: DictConfig, verb: str, mode: str) -> None:
-        from detector.request import check_request, resolve
+        from detector.request import check_backbone, check_request, resolve
 
         HydraConfig.instance().set_config(config)
         overrides = [str(o) for o in config.hydra.overrides.task]
@@ -138,7 +138,9 @@ class CheckRequest(Callback):
             if verb == "train" and request.dry_run:
                 from detector.dry_run import print_phases
 
-                print_phases(resolve(verb, request), sweep=mode == "sweep")
+                asked = resolve(verb, request)
+                check_backbone(asked)  # sooner than all that a dry run needs
+                print_phases(asked, sweep=mode == "sweep")
                 raise SystemExit(0)
             _check_folder(verb, f"hydra.{mode}.dir", str(config.hydra[mode].dir))
             check_request(verb, request)

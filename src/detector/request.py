@@ -74,10 +74,8 @@ def check_request(verb: str, cfg: DictConfig) -> None:
     if verb == "evaluate":
         check_what_is_evaluated(cfg)
     config = resolve(verb, cfg)
-    if verb in ("train", "check") and config.backbone.library == "timm":
-        from detector.models.backbones import backbone_spec
-
-        backbone_spec(config.backbone.key)  # the rows' own names are checked by BackboneConfig
+    if verb in ("train", "check"):
+        check_backbone(config)
     if config.dry_run:  # that of train ends before it comes here
         raise RequestError("dry_run=true: only train has a dry run")
     if verb != "train" and config.model.summary != "false":
@@ -108,6 +106,14 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         check_augmentation(config)
         if not config.ckpt:
             _check_weights(config)
+
+
+def check_backbone(config: Config) -> None:
+    """Refuse a model of timm's that is none, or of no use; the rows' names are checked before."""
+    if config.backbone.library == "timm":
+        from detector.models.backbones import backbone_spec
+
+        backbone_spec(config.backbone.key)
 
 
 def check_what_is_evaluated(cfg: DictConfig) -> None:
