@@ -106,7 +106,8 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
         raise inputs.nothing_read(str(source), failed)
     for line in failed:
         log.warning("not read: %s", line)
-    log.info("%d detections in %d images", len(results), len(files) - len(failed))
+    count = len(files) - len(failed)
+    log.info("%d detections in %d image%s", len(results), count, "s" * (count != 1))
     log.info("annotated images: %s", pictures)
     log.info("predictions: %s", folder / "predictions.json")
     return coco
