@@ -197,14 +197,6 @@ def test_a_folder_for_outputs_that_cannot_be_made_is_refused(cwd, voc_root):
     assert line.endswith("x: cannot be written to (File name too long)")
 
 
-def test_a_class_name_cannot_steer_the_terminal(cwd, voc_root):
-    write_xml(voc_root / "Annotations/train0.xml", [("b\u202eird", (1, 1, 20, 20))])
-    code, out, _ = run("check", f"data.root={voc_root}", "hydra.run.dir=out", cwd=cwd)
-    assert code == 0
-    assert "b\\u202eird" in out
-    assert "\u202e" not in out
-
-
 @pytest.mark.parametrize(
     ("override", "said"),
     [

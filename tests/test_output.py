@@ -2,9 +2,11 @@
 
 import errno
 import logging
+import logging.config
 import signal
 
 import pytest
+from omegaconf import OmegaConf
 
 from detector import cli
 from detector.output import PlainText, harmless, uninterrupted
@@ -43,6 +45,20 @@ def test_names_cannot_steer_a_terminal():
     assert harmless(hostile) == "a\\x1b[31mb\\x07\\r\\x9b2J\\u202ec\td\ne"
     record = logging.LogRecord("x", logging.INFO, "", 0, "class %s", ("\x1b[2J",), None)
     assert PlainText("%(message)s").format(record) == "class \\x1b[2J"
+
+
+def test_every_command_logs_in_plain_text(capsys):
+    options = OmegaConf.load(cli.conf_folder() / "hydra/detector.yaml").job_logging.formatters
+    config = {
+        "version": 1,
+        "formatters": OmegaConf.to_container(options),
+        "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "simple"}},
+        "loggers": {"test_output": {"handlers": ["console"]}},
+        "disable_existing_loggers": False,
+    }
+    logging.config.dictConfig(config)
+    logging.getLogger("test_output").warning("class %s", "b\u202eird")
+    assert capsys.readouterr().err == "class b\\u202eird\n"
 
 
 @pytest.mark.parametrize(

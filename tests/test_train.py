@@ -449,6 +449,8 @@ def test_ctrl_c_keeps_what_is_done_and_prints_the_line_to_go_on(voc_root, tmp_pa
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # A shell may have started these tests with SIGINT ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not (out / "checkpoints/last.ckpt").is_file() and time.monotonic() < deadline:
