@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, write_xml
+from hydra.errors import HydraException
 
-from detector.cli import run_folder
+from detector.cli import _explain, run_folder
 
 # Runs a verb as `python -m` does, and tells on exit whether torch was imported.
 RUN = """
@@ -257,3 +258,10 @@ def test_only_training_has_a_dry_run(cwd, voc_root):
 def test_a_sweep_is_checked_with_its_first_trials_values(cwd, voc_root, typed, said):
     sweep = ("-m", f"data.root={voc_root}", *typed)
     assert said in refused("train", *sweep, cwd=cwd, light=False)
+
+
+def test_a_key_of_the_command_itself_is_not_called_another_commands():
+    error = HydraException("Could not override 'seed'.")
+    assert _explain("train", error) == "seed: no such key; did you mean seed?"
+    error = HydraException("Could not override 'source'.")
+    assert _explain("train", error) == "source: no key of train, but of python -m detector.predict"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from detector.finetune.schedule import Schedule
     from detector.models.faster_rcnn import FasterRCNN, FasterRCNNOptions, SpeedOptions
     from detector.models.load_report import LoadReport
+    from detector.models.pretrained import Pretrained
     from detector.progress import RunProgress
     from detector.task import DetectionTask
 
@@ -90,7 +91,10 @@ def build_network(config: Config, classes: int, speed: SpeedOptions | None = Non
 
 
 def load_pretrained(
-    config: Config, network: FasterRCNN, classes: Sequence[str] = ()
+    config: Config,
+    network: FasterRCNN,
+    classes: Sequence[str] = (),
+    pretrained: Pretrained | None = None,
 ) -> LoadReport | None:
     """Put the weights that `model.weights` names into a network.
 
@@ -98,6 +102,7 @@ def load_pretrained(
         config: The run's.
         network: Changed in place; on torch's meta device it is only seen whether they fit.
         classes: Its classes.
+        pretrained: The weights, if they were read before.
 
     Returns:
         What was loaded; None if all weights are to be random.
@@ -109,7 +114,8 @@ def load_pretrained(
 
     if config.model.weights == "none":
         return None
-    pretrained = loading.find_pretrained(config.model.weights, config.backbone.key, network)
+    if pretrained is None:
+        pretrained = loading.find_pretrained(config.model.weights, config.backbone.key, network)
     return loading.load_pretrained(network, pretrained, classes)
 
 

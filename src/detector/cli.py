@@ -231,10 +231,11 @@ def _explain(verb: str, error: Exception) -> str:
         )
     if (conf_folder() / key).is_dir():
         return f"{key}: this group is added, with a plus: +{key}=NAME"
+    known = _known_keys(verb)
     for other in VERBS:
-        if key in _known_keys(other):
+        if key not in known and key in _known_keys(other):
             return f"{key}: no key of {verb}, but of python -m detector.{other}"
-    close = difflib.get_close_matches(key, _known_keys(verb), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     hint = f"; did you mean {close[0]}?" if close else f" (see python -m detector.{verb} --help)"
     return f"{key}: no such key{hint}"
 

@@ -96,7 +96,7 @@ def write_results(scored: Scored, about: About, folder: Path) -> None:
     try:
         content, where = _write(scored, about, folder, draft)
         with uninterrupted():
-            (folder / FILES[-1]).unlink(missing_ok=True)
+            (folder / "metrics.json").unlink(missing_ok=True)  # the last to come
             for name in FILES:
                 if (draft / name).is_file():
                     (folder / name).parent.mkdir(exist_ok=True)
@@ -253,7 +253,7 @@ def _whole(
         **content,
         **analysis,
         "verb": about.verb,
-        "remarks": remarks(scored),
+        "remarks": remarks(scored, content),
         "title": Path(title).name,
         "created": f"{datetime.now():%Y-%m-%d %H:%M}",
         "folder": str(folder),

@@ -329,10 +329,11 @@ def _check_compiler(config: Config) -> None:
 
 def _check_weights(config: Config) -> None:
     """Refuse weights that cannot be had or do not fit; they are kept nowhere."""
+    pretrained = None
     if config.model.weights not in WEIGHTS:
         from detector.models.pretrained import read_weights  # sooner than a network is there
 
-        read_weights(Path(config.model.weights))
+        pretrained = read_weights(Path(config.model.weights))
     if config.model.weights != "none":
         import torch
 
@@ -340,7 +341,7 @@ def _check_weights(config: Config) -> None:
 
         with torch.device("meta"):
             network = build.build_network(config, classes=1)
-        build.load_pretrained(config, network)
+        build.load_pretrained(config, network, pretrained=pretrained)
 
 
 def _refuse_changes(keys: Collection[str], config: Config, saved: Config, path: Path) -> None:

@@ -57,7 +57,7 @@ def print_scores(scored: Scored, content: Mapping[str, Any], operating_point: st
     points = _percent(scored.voc["ap_50"]), _percent(scored.voc["ap_50_11point"])
     log.info("PASCAL VOC's AP50: %s (area under the curve), %s (11 points)", *points)
     log.info("precision and recall at %s", operating_point)
-    for line in remarks(scored):
+    for line in remarks(scored, content):
         log.warning("%s", line)
     if content["comparison"]:
         _print_comparison(content["comparison"])
@@ -77,8 +77,13 @@ def _print_comparison(comparison: Mapping[str, Any]) -> None:
     log.info("%s", comparison["sentence"])
 
 
-def remarks(scored: Scored) -> list[str]:
-    """What explains undefined or bottomless scores, a line each."""
+def remarks(scored: Scored, content: Mapping[str, Any]) -> list[str]:
+    """What explains undefined, bottomless and rough scores, a line each.
+
+    Args:
+        scored: The split.
+        content: What metrics.json holds.
+    """
     truth = scored.matches.truth
     there = set(truth.labels[~truth.ignore].tolist())
     absent = [n for k, n in enumerate(scored.classes.names, start=1) if k not in there]
@@ -94,9 +99,9 @@ def remarks(scored: Scored) -> list[str]:
         lines.append(f"there is no truth to find in {scored.split}: scores are undefined")
     elif absent:
         lines.append(f"no truth to find of {_some(absent)}: left out of all means over classes")
-    if scored.resampled is not None:
-        rare = [n for k, n in enumerate(scored.classes.names, start=1) if k in there]
-        rare = [n for n in rare if scored.interval("ap", scored.classes.label(n)) is None]
+    if content["intervals"]:
+        rows = content["per_class"]
+        rare = [n for n in rows if n not in absent and rows[n]["ap_interval"] is None]
         if rare:
             lines.append(
                 f"in too few images for an interval: {_some(rare)}; those of the means are rough"
