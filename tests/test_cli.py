@@ -1,5 +1,7 @@
 """Wrong requests: one line, exit code 2, before torch is imported or a file made."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -9,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, write_xml
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 
+from detector import __version__
 from detector.cli import _explain, run_folder
 
 # Runs a verb as `python -m` does, and tells on exit whether torch was imported.
@@ -265,3 +268,142 @@ def test_a_key_of_the_command_itself_is_not_called_another_commands():
     assert _explain("train", error) == "seed: no such key; did you mean seed?"
     error = HydraException("Could not override 'source'.")
     assert _explain("train", error) == "source: no key of train, but of python -m detector.predict"
+
+
+# A command whose work is the given line; scoring files of detections needs no torch.
+STUB = """
+import logging, os, signal, sys
+from datetime import datetime
+from pathlib import Path
+import detector.cli as cli
+import detector.request
+
+class Now(datetime):
+    @classmethod
+    def now(cls):
+        return cls(2026, 1, 2, 3, 4, 5)
+
+cli.datetime = Now
+log = logging.getLogger("detector")
+
+def work(cfg):
+    {work}
+
+{before}
+cli.run_verb("evaluate", work)
+"""
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """Keys of a request that is right, and is checked quickly."""
+    image = {"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "area": 25, "iscrowd": 0}
+    truth = {"images": [image], "annotations": [box], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "found.json").write_text(json.dumps([{**box, "score": 0.5}]))
+    return [f"truth={tmp_path / 'truth.json'}", f"predictions={tmp_path / 'found.json'}"]
+
+
+def stub(cwd, keys, work="pass", before="", **options):
+    """Start a command whose work is given; its output is text."""
+    script = STUB.format(work=work, before=before)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    return subprocess.Popen([sys.executable, "-c", script, *keys], cwd=cwd, **pipes)
+
+
+def ended(process):
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+def test_commands_of_one_second_write_into_folders_of_their_own(cwd, scored):
+    both = [stub(cwd, scored, "print(cfg.output_dir)") for _ in range(2)]
+    folders = {Path(ended(process)[1].strip()).name for process in both}
+    assert folders == {"2026-01-02_03-04-05", "2026-01-02_03-04-05_2"}
+    assert {p.name for p in (cwd / "outputs/evaluate").iterdir()} == folders
+
+
+def test_a_sweep_gets_a_folder_of_its_own_too(cwd, scored):
+    sweep = ["-m", *scored, "resamples=0,100"]
+    for _ in range(2):
+        code, _, err = ended(stub(cwd, sweep, "print(cfg.output_dir)"))
+        assert code == 0, err
+    there = cwd / "outputs/evaluate/multirun"
+    assert len(list(there.glob("*/1/.hydra"))) == 2
+    # typed again in the folder of the first
+    folder = min(there.iterdir())
+    (folder / "0/metrics.json").write_text("{}")
+    code, _, err = ended(stub(cwd, [*sweep, f"hydra.sweep.dir={folder}"]))
+    assert code == 2
+    assert err.startswith(f"error: hydra.sweep.dir={folder}/0: has the results of an earlier run")
+
+
+def test_a_run_into_a_used_folder_is_refused_before_anything_is_written(cwd, scored):
+    (cwd / "out").mkdir()
+    (cwd / "out/metrics.csv").write_text("epoch")
+    code, _, err = ended(stub(cwd, [*scored, "hydra.run.dir=out"]))
+    assert code == 2
+    assert err.startswith("error: hydra.run.dir=out: has the results of an earlier run")
+    assert [p.name for p in (cwd / "out").iterdir()] == ["metrics.csv"]
+
+
+def test_an_internal_error_of_the_check_says_so_and_leaves_no_folder(cwd, scored, tmp_path):
+    before = "detector.request.check_request = lambda *_: {}['lost']"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    code, _, err = ended(stub(cwd, scored, before=before, env=environment))
+    assert code == 1
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: internal error of detector {__version__}, which is no fault")
+    assert "KeyError: 'lost'" in line
+    kept = Path(line.partition("traceback in ")[2].rstrip(")"))
+    assert "in <lambda>" in kept.read_text()
+    assert list(cwd.iterdir()) == []
+
+
+def test_an_internal_error_of_the_work_is_in_the_runs_log(cwd, scored):
+    code, _, err = ended(stub(cwd, [*scored, "hydra.run.dir=out"], "{}['lost']"))
+    assert code == 1
+    (line,) = err.splitlines()
+    assert line.endswith(f"KeyError: 'lost' (traceback in {cwd}/out/evaluate.log)")
+    assert "in work" in (cwd / "out/evaluate.log").read_text()
+
+
+def test_sigterm_is_said_and_has_an_exit_code_of_its_own(cwd, scored):
+    code, _, err = ended(stub(cwd, scored, "os.kill(os.getpid(), signal.SIGTERM)"))
+    assert code == 143
+    assert err.splitlines()[-1] == "terminated by SIGTERM"
+
+
+def test_a_terminal_without_utf8_and_the_log_show_the_same_table(cwd, scored):
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    work = "log.info('\\u2501 caf\\xe9 \\u65e5')"
+    process = stub(cwd, [*scored, "hydra.run.dir=out"], work, env=environment, encoding="latin-1")
+    code, out, err = ended(process)
+    assert (code, out, err) == (0, "- café \\u65e5\n", "")
+    assert (cwd / "out/evaluate.log").read_text(encoding="utf-8") == "━ café 日\n"
+
+
+def test_work_goes_on_in_silence_when_nobody_reads_what_it_prints(cwd, scored):
+    reading, writing = os.pipe()
+    os.close(reading)
+    work = "[log.info('line %d', i) for i in range(3)]"
+    process = stub(cwd, [*scored, "hydra.run.dir=out"], work, stdout=writing)
+    os.close(writing)
+    code, _, err = ended(process)
+    assert (code, err) == (0, "")
+    assert (cwd / "out/evaluate.log").read_text() == "line 0\nline 1\nline 2\n"
+
+
+def test_a_sweep_without_m_is_refused(cwd):
+    line = refused("train", "+sweep=lr", cwd=cwd)
+    assert line.startswith("+sweep=lr: searches only with -m: python -m detector.train -m")
+
+
+@pytest.mark.parametrize("place", ["/no/such/data.yaml", "my/data", "data.yaml"])
+def test_a_place_given_as_a_format_says_which_key_is_meant(place):
+    options = ["auto", "voc"]
+    error = MissingConfigException("", f"data/{place}", options)
+    line = _explain("train", error)
+    assert line.startswith(f"data={place}: no such choice; the place of your data is named by")
+    assert f"data.root={place}" in line

@@ -3,13 +3,15 @@
 import errno
 import logging
 import logging.config
+import shlex
 import signal
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from detector import cli
-from detector.output import PlainText, harmless, uninterrupted
+from detector.output import PlainText, harmless, show_what_can_be_shown, typed, uninterrupted
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +80,49 @@ def test_what_a_user_can_mend_is_one_line(error, code, said, capsys):
     assert line.count("\n") == 1
 
 
-def test_other_errors_of_files_keep_their_traceback():
-    with pytest.raises(PermissionError), cli._exits("evaluate"):
-        raise PermissionError(errno.EACCES, "no", "file")
+def test_a_file_that_cannot_be_read_is_the_requests_fault_while_that_is_checked(capsys):
+    with pytest.raises(SystemExit) as ended, cli._exits("check", checking=True):
+        raise PermissionError(errno.EACCES, "Permission denied", "data/a.xml")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: data/a.xml: Permission denied\n"
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's is called."""
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OutOfMemoryError("GPU 0")])
+def test_no_memory_left_is_one_line_that_says_what_needs_less(error, capsys):
+    with pytest.raises(SystemExit) as ended, cli._exits("train"):
+        raise error
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("error: out of memory; a smaller data.batch_size=")
+
+
+@pytest.mark.parametrize("text", ["a b", "it's", "x\\'y", "end\\", "a\\b", "Ü", "''", "a,b", "{a}"])
+def test_what_is_typed_for_a_user_means_to_hydra_what_it_says(text):
+    word = typed("key", text, shell=False)
+    assert OverridesParser.create().parse_override(word).value() == text
+    assert shlex.split(typed("key", text)) == [word]
+
+
+def test_characters_that_a_terminal_has_not_are_replaced():
+    text = "┏━┓\n│é│ 日"
+    show_what_can_be_shown()  # registers the replacement
+    assert text.encode("latin-1", "detector") == b"+-+\n|\xe9| \\u65e5"
+    assert text.encode("ascii", "detector") == b"+-+\n|\\xe9| \\u65e5"
+
+
+@pytest.mark.parametrize(
+    ("argument", "quoted"),
+    [
+        ("data.root=/home/jörg/Bilder", "data.root='/home/jörg/Bilder'"),
+        ("+x/y@z=ä b", "+x/y@z='ä b'"),
+        ("data.root='/home/jörg'", "data.root='/home/jörg'"),
+        ("data.classes=[Bär,Löwe]", "data.classes=[Bär,Löwe]"),
+        ("seed=0,1", "seed=0,1"),
+        ("-m", "-m"),
+    ],
+)
+def test_values_with_letters_beyond_ascii_are_quoted_for_hydra(argument, quoted):
+    assert cli.quote_letters(argument) == quoted

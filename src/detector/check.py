@@ -35,19 +35,19 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         RequestError: If there is nothing to check; faults are part of the answer.
     """
     config = request.resolve("check", cfg)
-    folder = request.output_folder(cfg)
-    key = inspection.fingerprint(config)
-    content = inspection.reuse(key, folder)
-    if content is None:
-        content = _check_anew(config, folder)
-        inspection.keep(key, folder)
-    else:
-        log.info("nothing has changed since the last check: this is what it found")
-    _print(content)
-    if config.preview:
-        log.info("preview: %s", _write_preview(config, folder))
-    log.info("all of it: %s", folder / "check.json")
-    log.info("page: %s", folder / "check.html")
+    with request.output_folder("check", cfg) as folder:
+        key = inspection.fingerprint(config)
+        content = inspection.reuse(key, folder)
+        if content is None:
+            content = _check_anew(config, folder)
+            inspection.keep(key, folder)
+        else:
+            log.info("nothing has changed since the last check: this is what it found")
+        _print(content)
+        if config.preview:
+            log.info("preview: %s", _write_preview(config, folder))
+        log.info("all of it: %s", folder / "check.json")
+        log.info("page: %s", folder / "check.html")
     return content
 
 

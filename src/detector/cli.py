@@ -1,17 +1,18 @@
 """The command line of every verb: Hydra around it, clear refusals, exit codes.
 
-Exit codes: 0 done; 1 the work failed; 2 the request was wrong; 130 interrupted.
+Exit codes: 0 done; 1 the work failed; 2 the request was wrong; 130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
 
 import difflib
-import errno
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -25,15 +26,19 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from detector import __version__, runs
 from detector.config import conf_folder
-from detector.output import harmless
-from detector.types import RequestError
+from detector.output import harmless, show_what_can_be_shown, stop_showing, typed
+from detector.types import RequestError, WorkError
 
 VERBS = ("train", "evaluate", "predict", "check")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing more can be written
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM): everything that Ctrl-C keeps is kept."""
 
 
 def run_verb(verb: str, work: Callable[[DictConfig], Any]) -> None:
@@ -44,6 +49,9 @@ def run_verb(verb: str, work: Callable[[DictConfig], Any]) -> None:
         work: Takes the composed configuration, completed with `output_dir` and `overrides`.
     """
     _register_resolvers()
+    show_what_can_be_shown()
+    _end_on_sigterm()
+    sys.argv[1:] = map(quote_letters, sys.argv[1:])
     # Errors are to reach the handlers below instead of being printed and swallowed by Hydra.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
@@ -55,29 +63,112 @@ def run_verb(verb: str, work: Callable[[DictConfig], Any]) -> None:
         with _exits(verb):  # before Hydra says a line of its own
             return work(request)
 
-    with _exits(verb):
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=verb)(job)()
+    try:
+        with _exits(verb):
+            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=verb)(job)()
+    finally:
+        stop_showing()
 
 
 @contextmanager
-def _exits(verb: str) -> Iterator[None]:
-    """Turn what a user can mend, and interruptions, into a line and an exit code."""
+def _exits(verb: str, *, checking: bool = False) -> Iterator[None]:
+    """Turn everything that ends a command into a line and an exit code.
+
+    Args:
+        verb: The command.
+        checking: The request is being checked: what cannot be read is what was asked for.
+    """
     try:
         yield
     except RequestError as error:
         refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         refuse(_explain(verb, error))
-    except FloatingPointError as error:
+    except (WorkError, FloatingPointError) as error:
         _fail(str(error))
+    except BrokenPipeError:  # nobody reads what is printed, as after `| head`
+        stop_showing()
+        sys.exit(1)
     except OSError as error:
-        if error.errno not in FULL:
-            raise
-        _fail(f"{error.filename or 'the folder for outputs'}: {error.strerror}")
-    except KeyboardInterrupt:
+        line = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        if checking:
+            refuse(line)
+        _log_traceback(error)
+        _fail(line)
+    except KeyboardInterrupt as interruption:
         if verb in ("evaluate", "check"):  # the others say how to go on
             print("interrupted; results that were there before are kept", file=sys.stderr)
+        if isinstance(interruption, Terminated) or _terminated:
+            print("terminated by SIGTERM", file=sys.stderr)
+            sys.exit(128 + signal.SIGTERM)
         sys.exit(130)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            _log_traceback(error)
+            _fail("out of memory; a smaller data.batch_size= or data.image_size= needs less")
+        log = _log_traceback(error) or _keep_traceback(error)
+        reason = " ".join(str(error).split())[:300]
+        _fail(
+            f"internal error of detector {__version__}, which is no fault of the request: "
+            f"{type(error).__name__}: {reason} (traceback in {log})"
+        )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, the system's allocator or a GPU's had no memory left."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(
+        error
+    )
+
+
+def _log_traceback(error: Exception) -> Path | None:
+    """Write a traceback into the run's log alone; the log's path, None if there is none yet."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            what = (type(error), error, error.__traceback__)
+            line = ("detector", logging.ERROR, __file__, 0, "the command failed", (), what)
+            handler.emit(logging.LogRecord(*line))
+            return Path(handler.baseFilename)
+    return None
+
+
+def _keep_traceback(error: Exception) -> str:
+    """Write a traceback into a file of its own: before a run begins there is no log."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="detector-error-", suffix=".log", delete=False, encoding="utf-8"
+    ) as file:
+        traceback.print_exception(error, file=file)
+    return file.name
+
+
+_terminated: list[bool] = []
+
+
+def _end_on_sigterm() -> None:
+    """Have SIGTERM end a command as Ctrl-C does; by default it ends in silence."""
+    own = os.getpid()
+
+    def end(number: int, _: Any) -> None:
+        if os.getpid() != own:  # a loader's process, which has nothing to keep
+            os._exit(128 + number)
+        _terminated.append(True)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def quote_letters(argument: str) -> str:
+    """Quote a value that has letters other than ASCII's, which Hydra's grammar takes only so.
+
+    Args:
+        argument: As typed; returned as it is where quotes of one's own or lists would be meant.
+    """
+    key, equals, value = argument.partition("=")
+    plain = not set(value) & set("'\"[]{}(),$\\")
+    if equals and plain and not value.isascii() and re.fullmatch(r"[+~]*[\w./@-]+", key):
+        return f"{key}='{value}'"
+    return argument
 
 
 def compose(verb: str, overrides: Sequence[str], output_dir: Path | None = None) -> DictConfig:
@@ -113,18 +204,33 @@ class CheckRequest(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a single run."""
-        self._check(config, str(kwargs["config_name"]), "run")
+        verb = str(kwargs["config_name"])
+        # Hydra turns an exception of a callback into a warning, but lets SystemExit through.
+        with _exits(verb, checking=True):
+            for typed_key in map(str, config.hydra.overrides.task):
+                if typed_key.startswith("+sweep="):
+                    raise RequestError(
+                        f"{typed_key}: searches only with -m: python -m detector.{verb} -m ..."
+                    )
+            self._check(config, verb, "run")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the first trial of a sweep; another one may still be wrong where it differs."""
         verb = str(kwargs["config_name"])
-        try:
-            first = _first_trial(verb, config)
-        except HydraException:
-            first = config  # the sweeper says what is wrong
-        self._check(first, verb, "sweep")
+        with _exits(verb, checking=True):
+            try:
+                first = _first_trial(verb, config)
+            except HydraException:
+                first = config  # the sweeper says what is wrong
+            self._check(first, verb, "sweep")
+            folder = str(first.hydra.sweep.dir)
+            with read_write(config.hydra), open_dict(config.hydra):
+                config.hydra.sweep.dir = folder
+                # What the configurations of the trials are composed with.
+                config.hydra.overrides.hydra.append(typed("hydra.sweep.dir", folder, shell=False))
 
     def _check(self, config: DictConfig, verb: str, mode: str) -> None:
+        """Check a request, and take a folder for it."""
         from detector.request import check_backbone, check_request, resolve
 
         HydraConfig.instance().set_config(config)
@@ -132,22 +238,29 @@ class CheckRequest(Callback):
         cfg = config.copy()
         with open_dict(cfg):
             del cfg["hydra"]
-        # Hydra turns an exception of a callback into a warning, but lets SystemExit through.
-        try:
-            request = complete(cfg, None, overrides)
-            if verb == "train" and request.dry_run:
-                from detector.dry_run import print_phases
+        request = complete(cfg, None, overrides)
+        if verb == "train" and request.dry_run:
+            from detector.dry_run import print_phases
 
-                asked = resolve(verb, request)
-                check_backbone(asked)  # sooner than all that a dry run needs
-                print_phases(asked, sweep=mode == "sweep")
-                raise SystemExit(0)
-            _check_folder(verb, f"hydra.{mode}.dir", str(config.hydra[mode].dir))
-            check_request(verb, request)
-        except RequestError as error:
-            refuse(str(error))
-        except OmegaConfBaseException as error:
-            refuse(_explain(verb, error))
+            asked = resolve(verb, request)
+            check_backbone(asked)  # sooner than all that a dry run needs
+            print_phases(asked, sweep=mode == "sweep")
+            raise SystemExit(0)
+        key, folder = f"hydra.{mode}.dir", Path(str(config.hydra[mode].dir))
+        _check_folder(key, folder)
+        if runs.is_first_process():
+            trial = folder / str(config.hydra.sweep.subdir) if mode == "sweep" else folder
+            ckpt = request.ckpt if mode == "run" else None
+            runs.check_unused(verb, key, trial, ckpt)
+        check_request(verb, request)
+        if runs.is_first_process():
+            chosen = any(str(o).startswith(f"{key}=") for o in config.hydra.overrides.hydra)
+            resumed = request.ckpt is not None and runs.is_resumed(folder, request.ckpt)
+            if not chosen and not resumed:
+                folder = runs.make_folder(folder)
+                with read_write(config.hydra), open_dict(config.hydra):
+                    config.hydra[mode].dir = str(folder)
+            runs.claim(folder, key)
 
 
 def _first_trial(verb: str, config: DictConfig) -> DictConfig:
@@ -164,12 +277,14 @@ def _first_trial(verb: str, config: DictConfig) -> DictConfig:
     overrides = [*map(str, config.hydra.overrides.hydra), *typed]
     first = hydra_.compose_config(verb, overrides, RunMode.MULTIRUN, with_log_configuration=False)
     assert isinstance(first, DictConfig)
+    with read_write(first.hydra), open_dict(first.hydra):
+        first.hydra.job.num, first.hydra.job.id = 0, "0"
     return first
 
 
-def _check_folder(verb: str, key: str, folder: str) -> None:
-    """Refuse a folder for outputs that cannot be made, or whose figures are a training's."""
-    path = Path(folder).absolute()
+def _check_folder(key: str, folder: Path) -> None:
+    """Refuse a folder for outputs that cannot be made or written to."""
+    path = folder.absolute()
     try:
         there = next(parent for parent in (path, *path.parents) if parent.exists())
         tempfile.TemporaryDirectory(dir=there).cleanup()  # permissions do not tell
@@ -177,17 +292,6 @@ def _check_folder(verb: str, key: str, folder: str) -> None:
         raise RequestError(f"{key}={folder}: {there} is a file, expected a folder") from error
     except OSError as error:
         raise RequestError(f"{key}={folder}: cannot be written to ({error.strerror})") from error
-    if verb == "evaluate" and path.is_dir():
-        from detector.reporting import FILES
-
-        for file in (path / name for name in FILES):
-            if file.is_dir() or (file.parent.exists() and not file.parent.is_dir()):
-                wrong = file if file.is_dir() else file.parent
-                raise RequestError(f"{key}={folder}: {wrong} is in the way of the results")
-    if verb == "evaluate" and (path / "checkpoints").is_dir():
-        raise RequestError(
-            f"{key}={folder}: a training's folder, whose figures would be replaced; choose another"
-        )
 
 
 def _fail(message: str) -> NoReturn:
@@ -208,9 +312,11 @@ def refuse(message: str) -> NoReturn:
 def _explain(verb: str, error: Exception) -> str:
     """A message of Hydra's or OmegaConf's as one line, with the key that may have been meant."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
+        group, choice = _split_choice(error.missing_cfg_file)
         close = difflib.get_close_matches(choice, error.options, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}? " if close else ""
+        if group == "data" and (set(choice) & set("/\\.~") or Path(choice).exists()):
+            hint = f"the place of your data is named by {typed('data.root', choice)}; "
         there = ", ".join(sorted(error.options))
         return f"{group}={choice}: no such choice; {hint}there are {there}"
     text = " ".join(str(error).split())
@@ -238,6 +344,13 @@ def _explain(verb: str, error: Exception) -> str:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     hint = f"; did you mean {close[0]}?" if close else f" (see python -m detector.{verb} --help)"
     return f"{key}: no such key{hint}"
+
+
+def _split_choice(file: str) -> tuple[str, str]:
+    """The group and what was chosen of it, which may be a path, of a file that is not in conf/."""
+    folders = [p.relative_to(conf_folder()).as_posix() for p in conf_folder().rglob("*/")]
+    group = max((f for f in folders if file.startswith(f"{f}/")), key=len)
+    return group, file.removeprefix(f"{group}/")
 
 
 def _known_keys(verb: str) -> list[str]:

@@ -53,12 +53,26 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     thresholds = _thresholds(path, config)
     data = inputs.usable_data(config, request.wanted_split("evaluate", config))
     rival = request.rival(config, data) if config.compare else None
+    (split,) = data.splits
+    seen = inputs.seen_in_training(data, path)
+    inputs.note_seen(data, split, seen, f"ckpt={config.ckpt}")
+    with request.output_folder("evaluate", cfg) as folder:
+        return _evaluate(config, rival, thresholds, data, folder, command)
 
+
+def _evaluate(
+    config: Config,
+    rival: Config | None,
+    thresholds: dict[str, Any] | None,
+    data: DataSet,
+    folder: Path,
+    command: str,
+) -> dict[str, float]:
+    """Evaluate a checkpoint into a folder; the arguments have been checked."""
     from lightning.pytorch.utilities import rank_zero_only
 
     from detector.logger import build_logger, opened
 
-    folder = request.output_folder(cfg)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
         inputs.describe_data(data)
     else:
@@ -72,6 +86,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
             from detector.data.images import read_image
             from detector.logger import log_results
 
+            path = checkpoint_path("evaluate", str(config.ckpt))
             step = int(load_checkpoint(path)["global_step"])
             named = {f"{next(iter(data.splits))}/{name}": value for name, value in scores.items()}
             pictures = {p.stem: read_image(p) for p in folder.glob("detections.png")}
@@ -147,12 +162,18 @@ def _detect(config: Config, data: DataSet, folder: Path) -> tuple[Detections, Tr
 def _score_predictions(config: Config, cfg: DictConfig, command: str) -> dict[str, float]:
     """Score a file of detections; no network is needed, nor torch."""
     contest = predictions.read_contest(config)
+    with request.output_folder("evaluate", cfg) as folder:
+        return _score_contest(config, contest, folder, command)
 
+
+def _score_contest(
+    config: Config, contest: predictions.Contest, folder: Path, command: str
+) -> dict[str, float]:
+    """Score a file of detections into a folder."""
     from detector.evaluation.matching import match
     from detector.reporting import About, compared, write_results
     from detector.scoring import score
 
-    folder = request.output_folder(cfg)
     predictions.describe_contest(config, contest)
     rest = contest.truth, contest.images, contest.classes, contest.split
     scored = score(contest.detections, *rest, config.resamples)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from detector.checkpoint import read_trained_on
 from detector.config import Config
 from detector.data import trees
-from detector.data.facts import FactsCache
+from detector.data.facts import FactsCache, look_at
+from detector.data.findings import Item
 from detector.data.folder import SUFFIXES, cache_folder
 from detector.data.headers import misfit, read_header
 from detector.data.read import SPLITS, DataSet, Source, read
@@ -132,6 +134,41 @@ def describe_data(data: DataSet) -> None:
     warnings = [f"{f.count} x {f.kind}" for f in data.findings.of("warning")]
     if warnings:
         log.info("worth a look (python -m detector.check): %s", ", ".join(warnings))
+
+
+def digests(data: DataSet, split: str) -> dict[str, str]:
+    """Digests of the content of a split's images, by relative path; empty ones are left out."""
+    files = data.files()[split]
+    with closing(open_cache()) as cache:
+        facts = look_at(data.root, files, cache, closely=True)
+    return {file: facts[file].digest for file in files if facts[file].digest}
+
+
+def seen_in_training(data: DataSet, path: Path) -> set[str]:
+    """The images of the one split of the data that a checkpoint was trained on, by their content.
+
+    Args:
+        data: Of one split.
+        path: The checkpoint; one that has no record of its images counts as trained on others.
+    """
+    (split,) = data.splits
+    record = read_trained_on(path)
+    if not record:
+        return set()
+    return {file for file, digest in digests(data, split).items() if digest in record}
+
+
+def note_seen(data: DataSet, split: str, seen: Collection[str], by: str) -> None:
+    """Add a finding for each image of a split that a detector was trained on.
+
+    Args:
+        data: Gets the findings.
+        split: Its name.
+        seen: Relative paths.
+        by: What was trained on them, for messages.
+    """
+    for file in sorted(seen):
+        data.findings.add("seen in training", Item(split, file, f"{by} was trained on it", file))
 
 
 def open_cache() -> FactsCache:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import logging
 import math
+import os
 import re
 import shlex
 import signal
+import sys
 import textwrap
 import threading
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,18 +45,68 @@ def write_json(file: Path, content: Any) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of the block."""
+    """Let Ctrl-C and SIGTERM wait for the end of the block."""
     if threading.current_thread() is not threading.main_thread():  # which gets no signals
         yield
         return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    came: list[int] = []
+    waiting = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda n, _: came.append(n)) for number in waiting]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        signal.raise_signal(signal.SIGINT)
+        for number, handler in zip(waiting, before, strict=True):
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
+class Terminal(logging.StreamHandler[Any]):
+    """Hydra's handler for the terminal, which goes on in silence when nobody reads any more."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Do not print a traceback where a pipe was closed, as by `| head`."""
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            stop_showing()
+        else:
+            super().handleError(record)
+
+
+def show_what_can_be_shown() -> None:
+    """Have characters that the terminal has not replaced: lines of tables by ASCII, others by code.
+
+    Else a table of scores would end in an error on a terminal that is not UTF-8.
+    """
+    codecs.register_error("detector", _replace)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="detector")
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    """What to write instead of characters that an encoding has not."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = ""
+    for character in error.object[error.start : error.end]:
+        name = unicodedata.name(character, "")
+        if name.startswith("BOX DRAWINGS"):
+            words = name.split()
+            text += "-" if words[-1] == "HORIZONTAL" else "|" if words[-1] == "VERTICAL" else "+"
+        else:
+            text += ascii(character)[1:-1]
+    return text, error.end
+
+
+def stop_showing() -> None:
+    """Write what is still to be printed; where nobody reads it any more, drop it in silence."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 class PlainText(logging.Formatter):
@@ -82,12 +136,14 @@ def percent(share: float) -> str:
     return f"{value:.1f} %" if 0 < value < 1 or 99 < value < 100 else f"{value:.0f} %"
 
 
-def typed(key: str, value: object) -> str:
-    """`key=value` as it is typed: quoted for Hydra and for the shell where it needs to be."""
+def typed(key: str, value: object, *, shell: bool = True) -> str:
+    """`key=value` as it is typed: quoted for Hydra, and for the shell, where it needs to be."""
     text = str(value)
-    if re.fullmatch(r"[\w./:-]+", text):
+    if re.fullmatch(r"[\w./:-]+", text, re.ASCII):
         return f"{key}={text}"
-    return shlex.quote(f"{key}='{text}'")
+    # Hydra takes a backslash as it is, but for those before a quote.
+    quoted = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
+    return shlex.quote(f"{key}='{quoted}'") if shell else f"{key}='{quoted}'"
 
 
 def typed_command(verb: str, overrides: Sequence[object]) -> str:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from detector import inputs, request
 from detector.checkpoint import score_thresholds
 from detector.cli import run_verb
+from detector.config import Config
 from detector.output import write_json
 from detector.types import RequestError
 
@@ -40,23 +41,30 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
         RequestError: If the request is wrong; a file that cannot be read is only named.
     """
     config = request.resolve("predict", cfg)
-    source = Path(config.source or "")
-    side, channels = config.data.image_size, config.model.in_channels
-    files = inputs.source_files(str(source), channels)
+    files = inputs.source_files(config.source or "", config.model.in_channels)
     chosen, why = score_thresholds(config)
     thresholds = dict(zip(config.data.classes or (), chosen, strict=True))
 
+    with request.output_folder("predict", cfg) as folder:
+        return _predict(config, files, thresholds, why, folder)
+
+
+def _predict(
+    config: Config, files: list[Path], thresholds: Mapping[str, float], why: str, folder: Path
+) -> list[dict[str, Any]]:
+    """Detect into a folder; the arguments have been checked."""
     import torch
 
     from detector import build
     from detector.data.dataset import to_tensor
     from detector.data.images import read_resized
 
+    source = Path(config.source or "")
+    side, channels = config.data.image_size, config.model.in_channels
     task = build.load_task("predict", config)
-    folder = request.output_folder(cfg)
     lowest = ", ".join(f"{name} {score:.3g}" for name, score in thresholds.items())
     log.info("lowest scores (%s): %s", why, lowest)
-    if min(chosen) < config.model.score_threshold:
+    if min(thresholds.values()) < config.model.score_threshold:
         log.warning(
             "the network itself drops scores below model.score_threshold=%g",
             config.model.score_threshold,

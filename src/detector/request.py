@@ -7,11 +7,11 @@ refused before.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from detector import runs
 from detector.checkpoint import (
     checkpoint_classes,
     checkpoint_path,
@@ -30,8 +31,9 @@ from detector.checkpoint import (
 )
 from detector.config import WEIGHTS, Config, HeadConfig, LoggerConfig, parse, plain
 from detector.data.read import DataSet
-from detector.finetune_config import read_schedule
-from detector.inputs import read_data, source_files, usable_data
+from detector.finetune.schedule import Schedule
+from detector.finetune_config import GROUPS, read_schedule
+from detector.inputs import read_data, seen_in_training, source_files, usable_data
 from detector.predictions import read_contest
 from detector.types import RequestError, require
 
@@ -178,7 +180,10 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         cfg.model.weights = str(weights_path(str(cfg.model.weights or "")))
     values = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in RUN_KEYS])
     if not values.ckpt:
-        return parse(values)
+        config = parse(values)
+        if verb == "train" and "trainer.max_epochs" in typed:
+            _check_epochs(config)
+        return config
     path = checkpoint_path(verb, values.ckpt)
     ours = read_checkpoint(path)
     saved = OmegaConf.create(ours["config"])
@@ -206,6 +211,8 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         done, cap = read_progress(path).done, config.trainer.max_epochs
         wanted = f"at least {done}, which {path} has done"
         require(cap is None or cap >= done, "trainer.max_epochs", cap, wanted)
+        if "trainer.max_epochs" in typed:
+            _check_epochs(config, path)
     names = list(checkpoint_classes(ours).names)
     if config.data.classes not in (None, names):
         raise RequestError(
@@ -252,28 +259,22 @@ def rival(config: Config, data: DataSet) -> Config:
             f"{key}: takes images of {saved.model.in_channels} channels, ckpt={config.ckpt} of "
             f"{channels}"
         )
-    _refuse_seen(key, path.parent.parent / "splits.json", data)
+    _refuse_unequal(key, path, config, data)
     options = replace(config.data, image_size=saved.data.image_size)
     return replace(saved, ckpt=str(path), data=options, trainer=config.trainer)
 
 
-def _refuse_seen(key: str, dealt: Path, data: DataSet) -> None:
-    """Refuse images that a run was trained on: it dealt them out by itself, with its own seed."""
-    if not dealt.is_file():
-        return
-    try:
-        content = json.loads(dealt.read_text(encoding="utf-8"))
-        root, trained = Path(content["root"]), set(content["splits"]["train"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{key}: {dealt} cannot be read as splits") from error
+def _refuse_unequal(key: str, path: Path, config: Config, data: DataSet) -> None:
+    """Refuse images of which one of two detectors was trained on more than the other."""
+    ours = seen_in_training(data, checkpoint_path("evaluate", str(config.ckpt)))
+    theirs = seen_in_training(data, path)
     ((split, files),) = data.files().items()
-    seen = trained.intersection(files) if root == data.root else set()
-    if seen:
-        raise RequestError(
-            f"{key}: was trained on {len(seen)} of the {len(files)} {split} images, such as "
-            f"{min(seen)}, which it dealt out otherwise (another seed?); train both with the same "
-            "data.split.file="
-        )
+    for who, seen in ((key, theirs - ours), (f"ckpt={config.ckpt}", ours - theirs)):
+        if seen:
+            raise RequestError(
+                f"{who}: was trained on {len(seen)} of the {len(files)} {split} images, such as "
+                f"{min(seen)}, and the other was not; train both with the same data.split.file="
+            )
 
 
 def wanted_split(verb: str, config: Config) -> str | None:
@@ -352,6 +353,31 @@ def _refuse_changes(keys: Collection[str], config: Config, saved: Config, path: 
             raise RequestError(f"{key}={_typed(new)}: {path} was trained with {_typed(old)}")
 
 
+def _check_epochs(config: Config, path: Path | None = None) -> None:
+    """Refuse more epochs than the schedule has, of which the rest would be left out silently."""
+    asked = config.trainer.max_epochs
+    if asked is None:
+        return
+    schedule = read_schedule(config)
+    whole = Schedule(schedule.phases, GROUPS)
+    progress = whole.start() if path is None else whole.adopt(read_progress(path))
+    ended = path is not None and whole.finished(progress)
+    most = progress.done if ended else whole.total(progress)
+    if asked <= most:
+        return
+    parts = ", ".join(f"{phase.name} {phase.max_epochs}" for phase in whole.phases)
+    longer = f"finetune.phases.{len(whole.phases) - 1}.until.max_epochs=N"
+    if config.finetune.phases == "auto":
+        longer = "finetune.auto.max_epochs=N"
+    if path is not None:
+        longer += " with finetune.allow_changed=true"
+    said = f"{path}: its schedule has ended after" if ended else "the schedule has at most"
+    raise RequestError(
+        f"trainer.max_epochs={asked}: {said} {most} epochs ({parts}), and this key only stops it "
+        f"sooner; longer phases: {longer}"
+    )
+
+
 def _check_schedule(config: Config, saved: Config, path: Path) -> None:
     """Refuse another schedule than a checkpoint was trained with, by the first key that differs."""
     both = config, saved
@@ -394,10 +420,21 @@ def _has(values: DictConfig, key: str) -> bool:
     return OmegaConf.select(values, key, default=missing) is not missing
 
 
-def output_folder(cfg: DictConfig) -> Path:
-    """The folder for the run's outputs, made if need be."""
+@contextmanager
+def output_folder(verb: str, cfg: DictConfig) -> Iterator[Path]:
+    """The folder for the run's outputs, made if need be, and no other process's meanwhile.
+
+    Args:
+        verb: `train`, `evaluate`, `predict` or `check`.
+        cfg: As composed, with `output_dir`.
+
+    Raises:
+        RequestError: If it has an earlier run's results, or another process writes into it.
+    """
     if cfg.output_dir is None:
         raise RequestError("output_dir= is required: the folder for the run's outputs")
     folder = Path(cfg.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    if runs.is_first_process():  # the others find what the first has written
+        runs.check_unused(verb, "output_dir", folder, cfg.ckpt)
+    with runs.locked(folder, "output_dir"):
+        yield folder

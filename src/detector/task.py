@@ -54,6 +54,11 @@ class DetectionTask(pl.LightningModule):
         optimiser: The optimiser; learning rates come from `finetune.StagedFinetuning`.
         config: The run's configuration as plain data, kept in checkpoints.
         seed: Of the sampling of anchors and proposals in training.
+
+    Attributes:
+        trained_on: Digests of the training images (`detector.checkpoint.pack_digests`), also of
+            those that its first weights were trained on; kept in checkpoints, so that an evaluation
+            on such images is noticed.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class DetectionTask(pl.LightningModule):
         self.config = config
         self.seed = seed
         self.metric = DetectionMetric(len(classes))
+        self.trained_on: Tensor | None = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Key the randomness by seed, epoch, step and process: a resumed run is the same run."""
@@ -160,9 +166,10 @@ class DetectionTask(pl.LightningModule):
         """
         loss = self.trainer.callback_metrics.get("train/loss")  # of all processes
         if loss is not None and not torch.isfinite(loss):
+            kept = "the checkpoints are those of the epoch before"
             raise FloatingPointError(
                 f"the loss became {float(loss)} in epoch {self.current_epoch + 1}: a lower "
-                "optim.lr may help; the checkpoints are those of the epoch before"
+                f"optim.lr may help; {kept if self.current_epoch else 'no epoch was finished'}"
             )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -205,6 +212,7 @@ class DetectionTask(pl.LightningModule):
         checkpoint[CHECKPOINT_KEY] = {
             "config": self.config,
             "classes": {"names": list(self.classes.names), "ids": list(self.classes.ids)},
+            "trained_on": self.trained_on,
         }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,17 +13,27 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from detector import inputs, request
-from detector.checkpoint import SIDECAR, checkpoint_path, load_checkpoint, read_best, read_progress
+from detector.checkpoint import (
+    SIDECAR,
+    checkpoint_path,
+    load_checkpoint,
+    pack_digests,
+    read_best,
+    read_progress,
+    read_trained_on,
+)
 from detector.cli import run_verb
-from detector.config import Config, plain
+from detector.config import WEIGHTS, Config, plain
 from detector.dry_run import print_phases
 from detector.finetune.schedule import Progress, Schedule
 from detector.finetune_config import frozen_at_random, read_schedule
 from detector.model_summary import summary_table
 from detector.output import typed, typed_command, write_json
+from detector.types import RequestError
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
+    from torch import Tensor
 
     from detector.data.datamodule import DetectionDataModule
     from detector.data.read import DataSet
@@ -52,9 +63,14 @@ def train(cfg: DictConfig) -> dict[str, float]:
         return {}
     schedule = read_schedule(config)
     data_set = inputs.usable_data(config)
-    resumed = checkpoint_path("train", config.ckpt) if config.ckpt else None
-    folder = request.output_folder(cfg)
+    with request.output_folder("train", cfg) as folder:
+        return _train(config, schedule, data_set, folder, typed_command("train", cfg.overrides))
 
+
+def _train(
+    config: Config, schedule: Schedule, data_set: DataSet, folder: Path, command: str
+) -> dict[str, float]:
+    """Train into a folder, and evaluate; the arguments have been checked."""
     import lightning.pytorch as pl
 
     from detector import build
@@ -62,8 +78,10 @@ def train(cfg: DictConfig) -> dict[str, float]:
     from detector.logger import build_logger, opened
     from detector.run_checkpoints import link_or_copy
 
+    resumed = checkpoint_path("train", config.ckpt) if config.ckpt else None
     pl.seed_everything(config.seed, workers=True, verbose=False)
     task = build.build_task(config, data_set.classes)
+    task.trained_on = record_images(config, data_set, resumed)
     loaded = None
     if resumed is None:
         loaded = build.load_pretrained(config, task.network, data_set.classes.names)
@@ -101,8 +119,6 @@ def train(cfg: DictConfig) -> dict[str, float]:
             build.load_weights(task, resumed)  # as `fit` will: proposals depend on them
         lines = summary_table(config, task.network, schedule.next_phase(stand), trainer)
         log.info("%s", "\n".join(lines))
-    if trainer.is_global_zero:
-        best.with_name(SIDECAR).unlink(missing_ok=True)  # it is of the weights so far
     with opened(logger, config, folder):
         try:
             trainer.fit(task, data, ckpt_path=resumed, weights_only=True)
@@ -121,7 +137,6 @@ def train(cfg: DictConfig) -> dict[str, float]:
                 config.monitor,
             )
         build.load_weights(task, best)
-        command = typed_command("train", cfg.overrides)
         final = evaluate_best(
             config, task, data, data_set, folder, finetuning.progress, progress.seconds, command
         )
@@ -193,6 +208,30 @@ def evaluate_best(
     scored = score(*found[:2], images, task.classes, split, resamples, found[2])
     write_results(scored, about, folder)
     return {f"{split}/{name}": value for name, value in scored.flat.items()}
+
+
+def record_images(config: Config, data_set: DataSet, resumed: Path | None) -> Tensor:
+    """Digests of all images that the weights are trained on, in this run and before it.
+
+    Images of the split that is scored at the end, on which the first weights were trained, are
+    added to the findings.
+
+    Args:
+        config: The run's.
+        data_set: Its training split is recorded.
+        resumed: The checkpoint that training goes on from, if any.
+    """
+    earlier: frozenset[str] = frozenset()
+    source = resumed or (None if config.model.weights in WEIGHTS else Path(config.model.weights))
+    if source is not None:
+        with suppress(RequestError):  # weights of another program
+            earlier = read_trained_on(source)
+    if earlier and resumed is None:
+        split = "test" if "test" in data_set.splits else "val"
+        files = inputs.digests(data_set, split).items()
+        seen = [file for file, digest in files if digest in earlier]
+        inputs.note_seen(data_set, split, seen, f"model.weights={config.model.weights}")
+    return pack_digests(earlier.union(inputs.digests(data_set, "train").values()))
 
 
 def log_final(logger: Logger | None, final: dict[str, float], folder: Path, step: int) -> None:

@@ -1,0 +1,181 @@
+"""A run's folder: never one with an earlier run's results, never two processes at once."""
+
+import hashlib
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import TINY, read_set, three_splits, write_voc
+
+from detector import inputs, request, runs
+from detector.checkpoint import pack_digests, read_trained_on
+from detector.cli import compose
+from detector.train import record_images
+from detector.types import RequestError
+
+
+def write(file):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("{}")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        *("checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.csv"),
+        *("metrics.json", "predictions.json", "check.json"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "check"])
+def test_a_new_run_is_refused_where_an_earlier_one_left_results(tmp_path, command, result):
+    write(tmp_path / "run" / result)
+    if command == "check" and result == "check.json":
+        runs.check_unused(command, "hydra.run.dir", tmp_path / "run", None)
+        return
+    with pytest.raises(RequestError, match="has the results of an earlier run") as refusal:
+        runs.check_unused(command, "hydra.run.dir", tmp_path / "run", None)
+    assert str(refusal.value).startswith(f"hydra.run.dir={tmp_path / 'run'}: ")
+    assert (f"ckpt={tmp_path / 'run'} goes on" in str(refusal.value)) == ("ckpt" in result)
+
+
+def test_a_folder_without_results_can_be_used_again(tmp_path):
+    write(tmp_path / "train.log")  # of a run that ended before its first epoch did
+    write(tmp_path / "splits.json")
+    runs.check_unused("train", "hydra.run.dir", tmp_path, None)
+
+
+def test_a_training_goes_on_in_its_own_folder_and_in_no_other_runs(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / name / "checkpoints/last.ckpt")
+        write(tmp_path / name / "checkpoints/best.ckpt")
+    a, b = tmp_path / "a", tmp_path / "b"
+    for ckpt in (a, a / "checkpoints/last.ckpt"):
+        runs.check_unused("train", "hydra.run.dir", a, str(ckpt))
+    for ckpt in (b, a / "checkpoints/best.ckpt", tmp_path / "missing"):  # epochs would be lost
+        with pytest.raises(RequestError, match="earlier run"):
+            runs.check_unused("train", "hydra.run.dir", a, str(ckpt))
+    with pytest.raises(RequestError, match="earlier run"):
+        runs.check_unused("evaluate", "hydra.run.dir", a, str(a))
+
+
+def test_the_work_itself_refuses_a_used_folder_too(tmp_path):
+    write(tmp_path / "metrics.csv")
+    cfg = compose("train", ["data=trees"], tmp_path)
+    with pytest.raises(RequestError, match="earlier run"), request.output_folder("train", cfg):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_a_folder_that_is_taken_gets_a_number(tmp_path):
+    wanted = tmp_path / "outputs" / "today"
+    made = [runs.make_folder(wanted) for _ in range(3)]
+    assert made == [wanted, wanted.with_name("today_2"), wanted.with_name("today_3")]
+    assert all(folder.is_dir() for folder in made)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from detector.runs import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_one_processs_until_that_ends_however_it_ends(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as other:  # type: ignore[call-overload]
+        assert other.stdout.read(4) == b"held"
+        with pytest.raises(RequestError, match="another process is writing into it"):
+            runs.claim(tmp_path, "hydra.run.dir")
+        other.kill()
+    with runs.locked(tmp_path), runs.locked(tmp_path):  # this process may ask again
+        pass
+
+
+def test_processes_of_one_training_share_its_folder(tmp_path, monkeypatch):
+    write(tmp_path / "metrics.csv")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with request.output_folder("train", compose("train", ["data=trees"], tmp_path)) as folder:
+        assert not (folder / runs.LOCK).exists()
+
+
+@pytest.fixture
+def data(tmp_path):
+    return read_set(write_voc(tmp_path / "voc", three_splits()), "voc")
+
+
+def digest(path):
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def save_record(path, digests):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"detector": {"trained_on": pack_digests(digests)}}, path)
+    return path
+
+
+def test_digests_are_kept_in_a_checkpoint(tmp_path):
+    record = {f"{i:032x}" for i in (1, 255, 2**100)}
+    assert read_trained_on(save_record(tmp_path / "a.ckpt", [*record, f"{1:032x}"])) == record
+    assert read_trained_on(save_record(tmp_path / "b.ckpt", [])) == frozenset()
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    assert read_trained_on(tmp_path / "other.pth") == frozenset()
+
+
+def test_images_seen_in_training_are_known_under_any_name(tmp_path, data):
+    images = tmp_path / "voc" / "JPEGImages"
+    record = [digest(images / "test1.jpg"), digest(images / "train0.jpg")]
+    path = save_record(tmp_path / "a.ckpt", record)
+    (images / "test1.jpg").rename(images / "test9.jpg")
+    (tmp_path / "voc/Annotations/test1.xml").rename(tmp_path / "voc/Annotations/test9.xml")
+    (tmp_path / "voc/ImageSets/Main/test.txt").write_text("test0\ntest2\ntest9\n")
+    test = read_set(tmp_path / "voc", "voc", "test")
+    seen = inputs.seen_in_training(test, path)
+    assert seen == {"JPEGImages/test9.jpg"}
+    inputs.note_seen(test, "test", seen, "ckpt=a")
+    (leak,) = test.findings.of("leakage")
+    assert (leak.kind, leak.count) == ("seen in training", 1)
+    assert str(leak.items[0]) == "JPEGImages/test9.jpg: ckpt=a was trained on it"
+
+
+def test_a_training_records_its_images_and_those_of_its_first_weights(tmp_path, data):
+    images = tmp_path / "voc" / "JPEGImages"
+    weights = save_record(tmp_path / "first.ckpt", [digest(images / "test0.jpg"), f"{7:032x}"])
+    config = request.resolve("train", compose("train", [*TINY, f"data.root={data.root}"]))
+    config.model.weights = str(weights)
+    record = record_images(config, data, None)
+    own = {digest(data.root / file) for file in data.files()["train"]}
+    path = tmp_path / "second.ckpt"
+    torch.save({"detector": {"trained_on": record}}, path)
+    assert read_trained_on(path) == own | {digest(images / "test0.jpg"), f"{7:032x}"}
+    (leak,) = data.findings.of("leakage")
+    assert [item.file for item in leak.items] == ["JPEGImages/test0.jpg"]
+
+
+def refusal(*overrides):
+    with pytest.raises(RequestError) as error:
+        request.resolve("train", compose("train", ["data=trees", *overrides]))
+    return str(error.value)
+
+
+def test_more_epochs_than_the_schedule_has_are_refused():
+    line = refusal("finetune=feature_extraction", "trainer.max_epochs=50")
+    assert line.startswith("trainer.max_epochs=50: the schedule has at most 10 epochs (heads 10)")
+    assert "finetune.phases.0.until.max_epochs=N" in line
+    assert "finetune.auto.max_epochs=N" in refusal("finetune=auto", "trainer.max_epochs=500")
+    most = ["data=trees", "finetune=feature_extraction", "trainer.max_epochs=10"]
+    assert request.resolve("train", compose("train", most)).trainer.max_epochs == 10
+
+
+def test_a_cap_that_an_experiment_brings_is_none_that_was_typed():
+    typed = [
+        "+experiment=trees",
+        "finetune=feature_extraction",
+        "finetune.phases.0.until.max_epochs=2",
+    ]
+    config = request.resolve("train", compose("train", typed))
+    assert config.trainer.max_epochs == 8
