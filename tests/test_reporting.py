@@ -1,6 +1,7 @@
 """What evaluate and train write beside the scores: intervals, thresholds, comparison, report."""
 
 import csv
+import itertools
 import json
 import logging
 import shutil
@@ -183,8 +184,10 @@ def test_predict_keeps_what_reaches_the_thresholds_measured(runs, tmp_path, monk
     shutil.copytree(run, copy)
     sidecar = copy / "checkpoints/thresholds.json"
 
+    outs = (tmp_path / f"p{i}" for i in itertools.count())
+
     def scores(*keys):
-        found = predict(ask("predict", f"ckpt={copy}", f"source={root}", *keys, out=tmp_path / "p"))
+        found = predict(ask("predict", f"ckpt={copy}", f"source={root}", *keys, out=next(outs)))
         return {
             name: sorted(row["score"] for row in found if row["category"] == name)
             for name in ("disc", "square")
@@ -386,7 +389,7 @@ def refused(folder, *keys):
 def test_a_trainings_folder_is_not_evaluated_into(runs, tmp_path):
     _, run, _ = runs
     line = refused(tmp_path, f"ckpt={run}", f"hydra.run.dir={run}")
-    assert "a training's folder, whose figures would be replaced" in line
+    assert "has the results of an earlier run (checkpoints/last.ckpt), which would be lost" in line
 
 
 @pytest.mark.parametrize("there", ["metrics.json/", "report"])

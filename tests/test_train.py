@@ -70,6 +70,7 @@ def test_a_run_writes_all_its_files(run):
     assert events
     files -= events
     assert files == {
+        ".lock",
         "config.yaml",
         "metrics.csv",
         *("metrics.json", "analysis.json", "suspects.csv", "report/index.html"),

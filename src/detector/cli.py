@@ -247,7 +247,7 @@ class CheckRequest(Callback):
             print_phases(asked, sweep=mode == "sweep")
             raise SystemExit(0)
         key, folder = f"hydra.{mode}.dir", Path(str(config.hydra[mode].dir))
-        _check_folder(key, folder)
+        _check_folder(verb, key, folder)
         if runs.is_first_process():
             trial = folder / str(config.hydra.sweep.subdir) if mode == "sweep" else folder
             ckpt = request.ckpt if mode == "run" else None
@@ -282,8 +282,8 @@ def _first_trial(verb: str, config: DictConfig) -> DictConfig:
     return first
 
 
-def _check_folder(key: str, folder: Path) -> None:
-    """Refuse a folder for outputs that cannot be made or written to."""
+def _check_folder(verb: str, key: str, folder: Path) -> None:
+    """Refuse a folder for outputs that cannot be made, written to, or given the results."""
     path = folder.absolute()
     try:
         there = next(parent for parent in (path, *path.parents) if parent.exists())
@@ -292,6 +292,13 @@ def _check_folder(key: str, folder: Path) -> None:
         raise RequestError(f"{key}={folder}: {there} is a file, expected a folder") from error
     except OSError as error:
         raise RequestError(f"{key}={folder}: cannot be written to ({error.strerror})") from error
+    if verb == "evaluate" and path.is_dir():
+        from detector.reporting import FILES
+
+        for file in (path / name for name in FILES):
+            if file.is_dir() or (file.parent.exists() and not file.parent.is_dir()):
+                wrong = file if file.is_dir() else file.parent
+                raise RequestError(f"{key}={folder}: {wrong} is in the way of the results")
 
 
 def _fail(message: str) -> NoReturn:

@@ -44,7 +44,7 @@ def check_unused(command: str, key: str, folder: Path, ckpt: str | None) -> None
     if command == "train" and ckpt is not None and is_resumed(folder, ckpt):
         return
     for owner, names in RESULTS.items():
-        there = next((name for name in names if (folder / name).exists()), None)
+        there = next((name for name in names if (folder / name).is_file()), None)
         if there is not None and not owner == command == "check":
             goes_on = f"ckpt={folder} goes on with it, " if "ckpt" in there else ""
             raise RequestError(
