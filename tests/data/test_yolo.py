@@ -103,7 +103,16 @@ def test_a_polygon_becomes_the_box_around_it(root):
     [
         ("0 0.5 0.5 0.1", "malformed annotation", "line 1 has 4 numbers, expected 5"),
         ("0 0.5 0.5 0.1 0.1\n0 a b c d", "malformed annotation", "line 2 is '0 a b c d'"),
-        ("0 0.5 0.5 0.1 0.1 0.9", "malformed annotation", "line 1 has 6 numbers"),
+        (
+            "0 0.5 0.5 0.1 0.1 0.9",
+            "malformed annotation",
+            "line 1 has 6 numbers, expected 5 (class, centre x and y, width, height) or a class "
+            "and a polygon; a box with a confidence, ",
+        ),
+        ("0 0.1 0.2 0.3 0.4 0.5 0.6 2", "malformed annotation", "line 1 has 8 numbers"),
+        ("0 0.5 0.5 0.1 0.1 0.9 17", "malformed annotation", "of which 17 is no fraction of"),
+        ("0 .5 .5 .1 .1 .5 .5 2 .5 .4 2", "malformed annotation", "of which 2 is no fraction of"),
+        ("0 10 20 30 20 30 40 10 40", "malformed annotation", "of which 10 is no fraction of"),
         ("2 0.5 0.5 0.1 0.1", "unknown class", "line 1: no class 2; data.yaml has 0 to 1"),
         ("-1 0.5 0.5 0.1 0.1", "unknown class", "line 1: no class -1"),
         ("0.5 0.5 0.5 0.1 0.1", "unknown class", "line 1: no class 0.5"),
@@ -120,6 +129,152 @@ def test_a_faulty_line_is_named(root, text, kind, said):
     (line,) = found(read_set(root))[kind]
     assert line.startswith("train/labels/train0.txt: ")
     assert said in line
+
+
+BOX = "0.5 0.4 0.4 0.2"  # 24, 18, 56, 30 of 80x60 pixels
+
+
+def relabel(root, *lines, yaml=""):
+    """All labels of the training split, one line each, in turn."""
+    for i, name in enumerate(["train0", "train1", "train2", "train3", "both"]):
+        label(root, lines[i % len(lines)], name)
+    with (root / "data.yaml").open("a") as stream:
+        stream.write(yaml)
+
+
+def boxes_of(data):
+    return np.round(data.splits["train"].boxes, 3).tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "points"),
+    [
+        ("[2, 2]", "0.4 0.35 0.6 0.45"),
+        ("[3, 2]", "0.5 0.4 0.52 0.42 0.48 0.4"),
+        ("[2, 3]", "0.4 0.35 2 0 0 0"),
+        ('["1", 3]', "0.9 0.9 1"),
+        ("\n- 1\n- 2", "0.4 0.35"),
+    ],
+)
+def test_with_keypoints_the_box_is_columns_two_to_five(root, shape, points):
+    relabel(root, f"0 {BOX} {points}", yaml=f"kpt_shape: {shape}\n")
+    (root / "valid/labels/val0.txt").write_text("")
+    for folder in ("valid", "test"):
+        for file in (root / folder / "labels").iterdir():
+            file.write_text(f"1 {BOX} {points}")
+    data = read_set(root)
+    assert boxes_of(data) == [[24, 18, 56, 30]] * 5
+    assert not {"unusual columns", "malformed annotation"} & found(data).keys()
+
+
+def test_a_number_of_columns_that_contradicts_the_keypoints_is_named(root):
+    relabel(root, f"0 {BOX}", yaml="kpt_shape: [3, 2]\n")
+    label(root, f"0 {BOX} 0.5 0.5 0.6 0.6", "train1")
+    lines = found(read_set(root))
+    assert lines["malformed annotation"] == [
+        "train/labels/train1.txt: line 1 has 9 numbers, expected 11: a box (class, centre x and y, "
+        "width, height) and keypoints (kpt_shape: [3, 2] in data.yaml)"
+    ]
+    assert (
+        "train/labels/both.txt: line 1 has 5 numbers: a box without its keypoints "
+        "(kpt_shape: [3, 2] in data.yaml)"
+    ) in lines["unusual columns"]
+    assert boxes_of(read_set(root)) == [[24, 18, 56, 30]] * 4
+
+
+@pytest.mark.parametrize("shape", ["5", "[17]", "[17, 4]", "[-3, 2]", "[a, 2]", "[3, 2, 1]", "{}"])
+def test_a_malformed_shape_of_keypoints_is_named(root, shape):
+    relabel(root, "", yaml=f"kpt_shape: {shape}\n")
+    with pytest.raises(RequestError, match=r"data\.yaml: kpt_shape: expected the number of keyp"):
+        read_set(root)
+
+
+@pytest.mark.parametrize(
+    ("points", "count"),
+    [
+        ("0.34 0.32 0.66 0.48", 9),  # two corners: they fill the box
+        ("0.5 0.4 0.52 0.42 0.48 0.4", 11),  # near its centre, width and height are apart
+        ("0.35 0.35 1 0.65 0.45 0", 11),  # with visibility
+    ],
+)
+def test_boxes_with_points_that_data_yaml_says_nothing_of_are_read_as_such_and_named(
+    root, points, count
+):
+    relabel(root, f"0 {BOX} {points}")
+    data = read_set(root)
+    assert boxes_of(data) == [[24, 18, 56, 30]] * 5
+    lines = found(data)["unusual columns"]
+    assert len(lines) == 5
+    assert f"both.txt: line 1 has {count} numbers: read as a box and points in it" in lines[0]
+
+
+def test_a_box_before_its_polygon_is_read_as_the_box(root):
+    triangle = "0.3 0.3 0.7 0.3 0.5 0.5"  # 24..56 and 18..30 pixels
+    pentagon = "0.3 0.4 0.4 0.3 0.7 0.35 0.65 0.5 0.5 0.45"
+    relabel(root, f"0 {BOX} {triangle}", f"1 {BOX} {pentagon}")
+    data = read_set(root)
+    assert boxes_of(data) == [[24, 18, 56, 30]] * 5
+    assert len(found(data)["unusual columns"]) == 5
+
+
+@pytest.mark.parametrize("ids", [(1, 1, 1, 1, 1), (0, 1, 0, 1, 0)])
+def test_detections_with_confidence_and_track_are_no_labels(root, ids):
+    relabel(root, *[f"0 {BOX} 0.83 {i}" for i in ids])
+    lines = found(read_set(root))["malformed annotation"]
+    assert len(lines) == 5
+    assert "line 1 has 7 numbers, a box with a confidence and a track" in lines[0]
+
+
+def test_a_triangle_that_touches_the_border_is_one_among_other_polygons(root):
+    quad = "0 0.1 0.1 0.3 0.1 0.3 0.3 0.1 0.3"
+    relabel(root, quad, quad, quad, quad, "0 0.9 0.9 1 0.9 1 1")
+    data = read_set(root)
+    assert boxes_of(data) == [[72, 54, 80, 60]] + [[8, 6, 24, 18]] * 4
+    assert "unusual columns" not in found(data)
+
+
+def test_small_polygons_in_the_middle_of_the_image_are_no_boxes_with_points(root):
+    # As centre and size, the first two points would be a box that holds the others.
+    relabel(root, "0 0.45 0.45 0.55 0.45 0.55 0.55 0.45 0.55", "0 .5 .4 .6 .5 .5 .6 .4 .5 .45 .45")
+    data = read_set(root)
+    quad, pentagon = [36, 27, 44, 33], [32, 24, 48, 36]
+    assert boxes_of(data) == [quad, quad, pentagon, quad, pentagon]  # `both` comes first
+    assert "unusual columns" not in found(data)
+
+
+def test_corners_of_turned_boxes_become_the_boxes_around_them(root):
+    relabel(root, "0 0.2 0.1 0.3 0.2 0.2 0.3 0.1 0.2")
+    assert boxes_of(read_set(root)) == [[8, 6, 24, 18]] * 5
+
+
+def test_polygons_among_boxes_are_read_and_counted(root):
+    relabel(root, f"0 {BOX}\n1 0.1 0.1 0.2 0.1 0.2 0.2", *[f"0 {BOX}"] * 4)
+    data = read_set(root)
+    assert sum(len(s.boxes) for s in data.splits.values()) > 6
+    assert found(data)["unusual columns"] == [
+        "train/labels/train0.txt: line 2 has 7 numbers: a polygon, but most lines of the split "
+        "are boxes"
+    ]
+    relabel(root, f"0 {BOX}", *["1 0.1 0.1 0.2 0.1 0.2 0.2"] * 4)
+    assert found(read_set(root))["unusual columns"] == [
+        "train/labels/train0.txt: line 1 has 5 numbers: a box, but most lines of the split are "
+        "polygons"
+    ]
+
+
+@pytest.mark.parametrize("file", ["classes.txt", "train/labels/classes.txt", "obj.names"])
+def test_a_list_of_classes_that_contradicts_data_yaml_is_named(root, file):
+    (root / file).write_text("disc\nsquare\n")
+    assert "class lists disagree" not in found(read_set(root))
+    (root / file).write_text("square\ndisc\nmore\n")
+    data = read_set(root)
+    assert data.classes.names == ("disc", "square")
+    assert data.classes.ids == (0, 1)
+    assert found(data)["class lists disagree"] == [
+        f"{file}: class 0 is 'square', but 'disc' in data.yaml, which is used",
+        f"{file}: class 1 is 'disc', but 'square' in data.yaml, which is used",
+        f"{file}: class 2 is 'more', but no class in data.yaml, which is used",
+    ]
 
 
 def test_a_list_of_names_that_is_no_text_is_named(root):

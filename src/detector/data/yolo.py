@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,7 +17,11 @@ import yaml
 from detector.data.findings import Item
 from detector.data.folder import Folder, in_split_folder, relative
 from detector.data.raw import POOL, RawBuilder, RawSplit, show
+from detector.data.yolo_lines import Lines, read_keypoints, read_lines, understand
 from detector.types import RequestError
+
+# Files that list class names, in lower case: of LabelImg and Label Studio, Darknet, Roboflow.
+NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels")
 
 
 class YoloReader:
@@ -54,6 +59,8 @@ class YoloReader:
                     "names, and perhaps train, val and test"
                 )
             self.names = _check_names(folder.require_text(self.yaml).split("\n"), root / self.yaml)
+        self._other_names = _compare_names(folder, self.names, self.yaml)
+        self._keypoints = read_keypoints(says.get("kpt_shape"), str(self.yaml), root)
         self.groups: set[str] = set()
         self.ids: list[int] | None = list(range(len(self.names)))
         said = {"train": says.get("train"), "val": says.get("val", says.get("valid"))}
@@ -116,24 +123,57 @@ class YoloReader:
     def read(self, split: str) -> RawSplit:
         """Read the labels of one split."""
         builder = RawBuilder()
+        findings = builder.findings
+        findings.add_many("class lists disagree", self._other_names, lambda item: item)
+        self._other_names = []  # of all splits: named once
+        labels: list[tuple[str, str, Lines | None]] = []
         for image in show(self._images[split], split, "txt"):
             if not self.folder.has(image):
                 item = Item(split, image, f"no such file below {self.root}, but a list has it")
-                builder.findings.add("missing image", item)
+                findings.add("missing image", item)
                 continue
             label = self._label_file(image)
-            if label is None:
-                builder.add(image, image, (0, 0), [], [], [], [])
-                continue
             try:
-                boxes, names, rows = self._read_lines(label, split, builder)
+                lines = label and read_lines(self.folder.read_text(label), self._keypoints)
             except RequestError as error:
-                builder.findings.add("malformed annotation", Item(split, label, str(error)))
+                findings.add("malformed annotation", Item(split, str(label), str(error)))
                 continue
-            builder.add(image, label, (0, 0), boxes, names, [False] * len(names), rows)
+            labels.append((image, label or image, lines or None))
+        meaning = understand([lines for _, _, lines in labels if lines], self._keypoints)
+        for image, label, lines in labels:
+            if lines is None:
+                builder.add(image, label, (0, 0), [], [], [], [])
+            elif fault := meaning.fault(lines):
+                findings.add("malformed annotation", Item(split, label, fault))
+            else:
+                remarks = [Item(split, label, m, image) for m in meaning.remarks(lines)]
+                findings.add_many("unusual columns", remarks, lambda item: item)
+                self._add(image, label, split, lines, meaning.boxes(lines), builder)
         raw = builder.build()
         self._find_orphans(split, raw)
         return raw
+
+    def _add(
+        self,
+        image: str,
+        label: str,
+        split: str,
+        lines: Lines,
+        boxes: Sequence[Sequence[float]],
+        builder: RawBuilder,
+    ) -> None:
+        """Add an image with those of its boxes whose class there is."""
+        known = []
+        for i, (number, row) in enumerate(zip(lines.classes, lines.rows, strict=True)):
+            if number in range(len(self.names)):
+                known.append(i)
+                continue
+            message = f"line {row}: no class {number:g}; {self.yaml} has 0 to"
+            item = Item(split, label, f"{message} {len(self.names) - 1}")
+            builder.findings.add("unknown class", item)
+        names, rows = ([int(column[i]) for i in known] for column in (lines.classes, lines.rows))
+        boxes = [boxes[i] for i in known]
+        builder.add(image, label, (0, 0), boxes, names, [False] * len(names), rows)
 
     def _find_orphans(self, split: str, raw: RawSplit) -> None:
         """Name label files, beside those in use, that no image is there for."""
@@ -163,42 +203,6 @@ class YoloReader:
         files = [f"{place}{suffix}" for place in places for suffix in (".txt", ".TXT")]
         return next((file for file in files if self.folder.has(file)), None)
 
-    def _read_lines(
-        self, label: str, split: str, builder: RawBuilder
-    ) -> tuple[list[list[float]], list[int], list[int]]:
-        """Boxes as x1, y1, x2, y2 in fractions, class numbers, and line numbers."""
-        boxes, names, rows = [], [], []
-        lines = self.folder.read_text(label).split("\n")
-        for row, line in enumerate(lines, start=1):
-            words = line.split()
-            if not words:
-                continue
-            try:
-                first, *values = map(float, words)
-            except ValueError as error:
-                raise RequestError(
-                    f"line {row} is {line.strip()[:60]!r}, expected numbers"
-                ) from error
-            if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-                raise RequestError(
-                    f"line {row} has {len(words)} numbers, expected 5 "
-                    "(class, centre x and y, width, height) or a class and a polygon"
-                )
-            if first != first // 1 or not 0 <= first < len(self.names):
-                message = f"line {row}: no class {words[0][:20]}; {self.yaml} has 0 to"
-                item = Item(split, label, f"{message} {len(self.names) - 1}")
-                builder.findings.add("unknown class", item)
-                continue
-            if len(values) == 4:
-                x, y, w, h = values
-                boxes.append([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
-            else:
-                xs, ys = values[::2], values[1::2]
-                boxes.append([min(xs), min(ys), max(xs), max(ys)])
-            names.append(int(first))
-            rows.append(row)
-        return boxes, names, rows
-
 
 def find_yaml(folder: Folder) -> str | None:
     """The YAML file at the top that has class names."""
@@ -218,6 +222,25 @@ def find_names(folder: Folder) -> str | None:
     """The list of class names that some tools write instead of data.yaml."""
     names = ("classes.txt", "labels/classes.txt", "obj.names")
     return next((f for f in names if folder.has(f)), None)
+
+
+def _compare_names(folder: Folder, names: Sequence[str], used: str) -> list[Item]:
+    """Where lists of class names say something else than the file that is used."""
+    items = []
+    for file in folder.with_suffix(".txt", ".names", ".labels"):
+        if file.rpartition("/")[2].lower() not in NAME_LISTS:
+            continue
+        try:
+            lines = folder.read_text(file).split("\n")
+        except RequestError:
+            continue
+        listed = [line.strip() for line in lines if line.strip()]
+        for number, (theirs, ours) in enumerate(zip_longest(listed, names)):
+            if theirs != ours:
+                here, there = (repr(n) if n is not None else "no class" for n in (theirs, ours))
+                message = f"class {number} is {here}, but {there} in {used}, which is used"
+                items.append(Item("", file, message))
+    return items
 
 
 def _read_yaml(folder: Folder, file: str) -> Mapping[str, Any]:

@@ -1,0 +1,268 @@
+"""What the lines of YOLO's text files mean: boxes, polygons, or boxes with keypoints.
+
+A line is a class and numbers, and only their count tells what they are. That is not always enough:
+seven numbers are a class and a triangle, a box with a keypoint, or a box with the confidence and
+the track that a detector found. So a split's lines are looked at together.
+
+Formats: https://docs.ultralytics.com/datasets (detect, segment, obb and pose), and what
+Ultralytics' `save_txt` writes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.types import RequestError
+
+# A split's lines are boxes with points if so many of them look like that: of keypoints 85 % and more
+# do, drawn at random, of polygons up to 15 %.
+MOST = 0.6
+SLACK = 0.1  # of a box's sides; keypoints may lie so far outside
+LABEL = "class, centre x and y, width, height"
+
+
+class Lines(NamedTuple):
+    """The lines of one file that are not empty.
+
+    Attributes:
+        rows: Number of each line in the file, from 1.
+        classes: The number that it begins with.
+        counts: `(n,)` numbers after that.
+        boxes: `(n, 4)` xyxy fractions: the first four numbers as centre, width and height.
+        around: `(n, 4)` xyxy fractions: around all numbers as points; that of `boxes` where there
+            are only four.
+        with_points: `(n,)` whether the first four numbers can only be a box, by what follows.
+        tracks: `(n,)` whether a box can be followed by a confidence and the number of a track.
+    """
+
+    rows: list[int]
+    classes: list[float]
+    counts: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    around: NDArray[np.float64]
+    with_points: NDArray[np.bool_]
+    tracks: NDArray[np.bool_]
+
+
+class Keypoints(NamedTuple):
+    """What data.yaml says of keypoints.
+
+    Attributes:
+        text: `kpt_shape`, for messages.
+        count: Numbers that follow the box.
+    """
+
+    text: str
+    count: int
+
+
+def read_keypoints(shape: object, file: str, root: Path) -> Keypoints | None:
+    """What `kpt_shape` in data.yaml says; None where boxes have no keypoints.
+
+    Args:
+        shape: Its value, scalars as texts.
+        file: The YAML file, relative to the root.
+        root: Of the data set, for messages.
+
+    Raises:
+        RequestError: If it is malformed.
+    """
+    if shape is None:
+        return None
+    texts = shape if isinstance(shape, list) else []
+    numbers = [int(n) for n in texts if isinstance(n, str) and re.fullmatch("[0-9]{1,5}", n)]
+    if not len(texts) == len(numbers) == 2 or numbers[1] not in (2, 3):
+        raise RequestError(
+            f"{root / file}: kpt_shape: expected the number of keypoints and 2 or 3 numbers for "
+            "each, such as [17, 3]"
+        )
+    count = numbers[0] * numbers[1]
+    return Keypoints(f"kpt_shape: {numbers} in {file}", count) if count else None
+
+
+def read_lines(text: str, keypoints: Keypoints | None) -> Lines:
+    """Read a text file's lines.
+
+    Args:
+        text: Its content.
+        keypoints: Follow every box.
+
+    Raises:
+        RequestError: If a line can mean nothing; the message leaves the file's name out.
+    """
+    rows, classes, counts, boxes, around, with_points, tracks = [], [], [], [], [], [], []
+    for row, line in enumerate(text.split("\n"), start=1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            first, *values = map(float, words)
+        except ValueError as error:
+            raise RequestError(f"line {row} is {line.strip()[:60]!r}, expected numbers") from error
+        if fault := _misfit(values, keypoints):
+            raise RequestError(f"line {row} has {fault}")
+        x, y, w, h = values[:4]
+        boxes.append((x - w / 2, y - h / 2, x + w / 2, y + h / 2))
+        more = len(values) > 4 and keypoints is None
+        around.append(_around(values) if more else boxes[-1])
+        with_points.append(more and _has_points(boxes[-1], values))
+        tracks.append(more and len(values) == 6 and words[-1].isdecimal())
+        rows.append(row)
+        classes.append(first)
+        counts.append(len(values))
+    return Lines(
+        rows,
+        classes,
+        np.array(counts, np.int64),
+        np.array(boxes, np.float64).reshape(-1, 4),
+        np.array(around, np.float64).reshape(-1, 4),
+        np.array(with_points, np.bool_),
+        np.array(tracks, np.bool_),
+    )
+
+
+def _misfit(values: Sequence[float], keypoints: Keypoints | None) -> str:
+    """Why so many numbers can mean nothing; empty if they can."""
+    count = len(values)
+    if count == 4:
+        return ""
+    if keypoints is not None:
+        if count == 4 + keypoints.count:
+            return ""
+        return (
+            f"{count + 1} numbers, expected {5 + keypoints.count}: a box ({LABEL}) and keypoints "
+            f"({keypoints.text})"
+        )
+    if count < 6 or count % 2:
+        found = f"{count + 1} numbers, expected 5 ({LABEL}) or a class and a polygon"
+        if count > 4:
+            found += "; a box with a confidence, a track or an angle is no label, and one with "
+            found += "keypoints needs kpt_shape in data.yaml"
+        return found
+    far = next((v for v in values if v <= -1 or v >= 2), None)
+    if far is None:
+        return ""
+    return (
+        f"{count + 1} numbers, of which {far:g} is no fraction of the image's sides, so that they "
+        f"are no class and polygon; expected 5 ({LABEL}), or kpt_shape in data.yaml if keypoints "
+        "follow the box"
+    )
+
+
+def _around(values: Sequence[float]) -> tuple[float, float, float, float]:
+    """The box around points."""
+    xs, ys = values[::2], values[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _has_points(box: tuple[float, float, float, float], values: Sequence[float]) -> bool:
+    """Whether the first four numbers can only be a box, and those that follow points in it.
+
+    The box must lie on the image and hold the points. So may a small polygon in the middle of the
+    image; but its points fill no such box, and its second one, which would be width and height,
+    lies near the others.
+    """
+    x1, y1, x2, y2 = box
+    w, h = values[2:4]
+    if min(x1, y1) < -0.01 or max(x2, y2) > 1.01 or min(w, h) <= 0:
+        return False
+    rest = values[4:]
+    for step in (2, 3):  # x and y; or also visibility
+        if len(rest) % step:
+            continue
+        points = [(x, y) for x, y in zip(rest[::step], rest[1::step], strict=True) if x or y]
+        if not points:  # none is visible
+            return True
+        left, top, right, bottom = _around([v for point in points for v in point])
+        over = max((x1 - left) / w, (right - x2) / w, (y1 - top) / h, (bottom - y2) / h)
+        if over > SLACK:
+            continue
+        if step == 3 and set(rest[2::3]) <= {0, 1}:
+            return True
+        # A polygon lies to one side of its first point, which would be the centre of the box.
+        if (right - left) / w > 0.5 + SLACK and (bottom - top) / h > 0.5 + SLACK:
+            return True
+        left, right = min(left, values[0]), max(right, values[0])
+        top, bottom = min(top, values[1]), max(bottom, values[1])
+        if max(left - w, w - right, top - h, h - bottom) > max(right - left, bottom - top) / 2:
+            return True
+    return False
+
+
+class Meaning(NamedTuple):
+    """How the lines of a split are understood.
+
+    Attributes:
+        keypoints: Those that data.yaml says follow every box.
+        with_points: The first four numbers are a box, whatever follows.
+        tracks: Seven numbers are a class, a box, a confidence and a track.
+        polygons: Most lines are polygons.
+        mixed: There are polygons and boxes.
+    """
+
+    keypoints: Keypoints | None
+    with_points: bool
+    tracks: bool
+    polygons: bool
+    mixed: bool
+
+    def fault(self, lines: Lines) -> str:
+        """Why a file cannot be used; empty if it can."""
+        if not (self.tracks and (lines.counts == 6).any()):
+            return ""
+        row = lines.rows[int((lines.counts == 6).argmax())]
+        return (
+            f"line {row} has 7 numbers, a box with a confidence and a track, as detectors write "
+            f"them; expected labels of 5 numbers ({LABEL})"
+        )
+
+    def boxes(self, lines: Lines) -> list[list[float]]:
+        """The boxes, xyxy fractions."""
+        found: list[list[float]] = (lines.boxes if self.with_points else lines.around).tolist()
+        return found
+
+    def remarks(self, lines: Lines) -> list[str]:
+        """What is to be known of single lines."""
+        odd = lines.counts > 4
+        if self.keypoints is not None:
+            odd, why = ~odd, f"a box without its keypoints ({self.keypoints.text})"
+        elif self.with_points:
+            why = "read as a box and points in it, not as a polygon; kpt_shape in data.yaml says so"
+        elif not self.mixed:
+            return []
+        elif self.polygons:
+            odd, why = ~odd, "a box, but most lines of the split are polygons"
+        else:
+            why = "a polygon, but most lines of the split are boxes"
+        rows = np.flatnonzero(odd).tolist()
+        return [f"line {lines.rows[i]} has {lines.counts[i] + 1} numbers: {why}" for i in rows]
+
+
+def understand(files: Sequence[Lines], keypoints: Keypoints | None) -> Meaning:
+    """What the lines of a split are, judged by all of them.
+
+    Args:
+        files: The lines of every file.
+        keypoints: Those that data.yaml says follow every box.
+    """
+    if not files:
+        return Meaning(keypoints, False, False, False, False)
+    counts = np.concatenate([lines.counts for lines in files])
+    long = counts > 4
+    seven = counts == 6
+    tracks = np.concatenate([lines.tracks for lines in files])[seven]
+    points = np.concatenate([lines.with_points for lines in files])[long]
+    return Meaning(
+        keypoints,
+        with_points=long.mean() > 0.5 and points.mean() >= MOST,
+        # Among other polygons it is a triangle that touches the border.
+        tracks=bool(tracks.size) and bool(tracks.all()) and seven.sum() >= MOST * long.sum(),
+        polygons=long.mean() > 0.5,
+        mixed=bool(long.any()) and not long.all(),
+    )
