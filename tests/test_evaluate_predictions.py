@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from test_cli import refused, run
 
 from detector import cli, predictions, request, scoring
+from detector.data.coco_truth import read_coco_truth
 from detector.evaluate import evaluate
 from detector.evaluation.coco import NAMES, coco_scores
 from detector.evaluation.reference import pycocotools_scores
@@ -363,7 +364,7 @@ def test_files_that_are_not_there_are_refused(tmp_path):
         ({"category_id": 5}, "annotations[0]: there is no category_id 5"),
         ({"image_id": None}, "annotations[0]: image_id is missing, null or NaN, expected a number"),
         ({"iscrowd": 1}, "no annotations of objects to be found"),
-        ({"iscrowd": "yes"}, "annotations[0]: iscrowd is 'yes', expected 0 or 1"),
+        ({"iscrowd": "some"}, "annotations[0]: iscrowd is 'some', expected 0 or 1"),
         ({"area": "big"}, "annotations[0]: area is no number, or a negative one"),
         ({"area": -4}, "annotations[0]: area is no number, or a negative one"),
     ],
@@ -456,3 +457,38 @@ def test_what_predict_writes_is_scored_against_folder_and_file(run_folder, tmp_p
         a, b = (getattr(c.detections, name)[o] for c, o in zip((folder, exact), order, strict=True))
         if name != "boxes":  # equal scores, as rounded, may change places
             np.testing.assert_allclose(a, b, atol=tolerance)
+
+
+def test_turned_boxes_of_a_truth_are_taken_as_pycocotools_takes_them_and_counted(tmp_path):
+    truth, results = write_one(tmp_path, [10, 0, 50, 20], [10, 0, 50, 20])
+    content = json.loads(truth.read_text())
+    content["annotations"][0]["attributes"] = {"rotation": 30.0}
+    truth.write_text(json.dumps(content))
+    notes = contest(f"predictions={results}", f"truth={truth}").notes
+    assert [n for n in notes if n.startswith("1 boxes of the truth are turned by attributes.rot")]
+    assert read_coco_truth(truth, None).boxes.tolist() == [[10, 0, 50, 20]]
+
+
+def test_boxes_of_a_truth_that_contradict_their_polygons_are_counted(tmp_path):
+    truth, results = write_one(tmp_path, [10, 0, 50, 20], [10, 0, 50, 20])
+    content = json.loads(truth.read_text())
+    content["annotations"][0]["segmentation"] = [[10, 0, 50, 0, 50, 20, 10, 20]]
+    truth.write_text(json.dumps(content))
+    assert not [
+        n for n in contest(f"predictions={results}", f"truth={truth}").notes if "otherwise" in n
+    ]
+    content["annotations"][0]["bbox"] = [40, 30, 50, 20]
+    truth.write_text(json.dumps(content))
+    (note,) = (
+        n for n in contest(f"predictions={results}", f"truth={truth}").notes if "otherwise" in n
+    )
+    assert note.startswith("1 boxes of the truth are given otherwise too; bbox is used: annotat")
+
+
+def test_a_root_category_of_a_classs_name_in_a_truth_is_left_out(tmp_path):
+    truth, _ = write_one(tmp_path, [10, 0, 50, 20], [10, 0, 50, 20])
+    content = json.loads(truth.read_text())
+    (category,) = content["categories"]
+    content["categories"].insert(0, {"id": 1 + category["id"], "name": category["name"]})
+    truth.write_text(json.dumps(content))
+    assert read_coco_truth(truth, None).classes.ids == (category["id"],)

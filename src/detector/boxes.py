@@ -35,6 +35,22 @@ def clip(boxes: Boxes, window: tuple[float, float, float, float]) -> Boxes:
     return np.clip(boxes, low, high).astype(np.float32)
 
 
+def around_turned(boxes: NDArray[np.float64], radians: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The upright boxes around boxes that are turned about their centres.
+
+    Args:
+        boxes: `(N, 4)`, before the turn.
+        radians: `(N,)`; clockwise or not is all the same.
+
+    Returns:
+        `(N, 4)`, a new array.
+    """
+    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    cos, sin = np.abs(np.cos(radians))[:, None], np.abs(np.sin(radians))[:, None]
+    halves = (sides * cos + sides[:, ::-1] * sin) / 2
+    return np.concatenate((centres - halves, centres + halves), axis=1)
+
+
 def iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """Intersection over union of every pair.
 

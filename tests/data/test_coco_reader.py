@@ -5,6 +5,7 @@ import pytest
 from conftest import USUAL, found, read_set, three_splits, write_coco, write_image
 from pycocotools.coco import COCO
 
+from detector.data import coco_fields
 from detector.types import RequestError
 
 
@@ -103,6 +104,171 @@ def test_a_category_that_only_groups_others_is_no_class(root):
     for split in ("train", "val", "test"):
         edit(root, group, split)
     assert read_set(root).classes.names == ("disc", "square")
+
+
+def test_a_category_that_is_only_its_own_group_is_a_class(root):
+    def own(content):
+        content["categories"].append({"id": 3, "name": "rod", "supercategory": "rod"})
+
+    for split in ("train", "val", "test"):
+        edit(root, own, split)
+    classes = read_set(root).classes
+    assert classes.names == ("disc", "rod", "square")
+    assert classes.ids == (40, 3, 7)
+
+
+@pytest.mark.parametrize("empty", [(), ("train",), ("train", "val", "test")])
+@pytest.mark.parametrize("above", ["none", None, "square"])
+def test_of_two_categories_of_one_name_that_without_boxes_is_left_out(root, empty, above):
+    def root_of_all(content):
+        content["categories"].insert(0, {"id": 0, "name": "square", "supercategory": above})
+        for category in content["categories"][1:]:
+            category["supercategory"] = "square"
+
+    def drop(content):
+        content["annotations"] = [a for a in content["annotations"] if a["category_id"] != 7]
+
+    for split in ("train", "val", "test"):
+        edit(root, root_of_all, split)
+    for split in empty:
+        edit(root, drop, split)
+    classes = read_set(root).classes
+    assert classes.names == ("disc", "square")
+    assert classes.ids == (40, 7)
+
+
+def test_two_categories_of_one_name_that_both_have_boxes_are_refused(root):
+    def double(content):
+        content["categories"].append({"id": 8, "name": "square"})
+        notes = [a for a in content["annotations"] if a["category_id"] == 7]
+        notes[0]["category_id"] = 8
+
+    edit(root, double)
+    with pytest.raises(RequestError, match="the category 8 is 'square', which contradicts"):
+        read_set(root)
+
+
+@pytest.mark.parametrize("degrees", [90.0, 90, "90.0", -90, 270, 450])
+@pytest.mark.parametrize("odd", [False, True], ids=["at once", "entry by entry"])
+def test_a_turned_box_becomes_the_upright_one_around_it(root, degrees, odd):
+    def rotate(content):
+        content["annotations"] = content["annotations"][:2]
+        for note, angle in zip(content["annotations"], (degrees, 0.0), strict=True):
+            note["bbox"], note["image_id"] = [10, 20, 40, 12], 100
+            note["attributes"] = {"occluded": False, "rotation": angle}
+        if odd:
+            content["images"][0]["width"] = None
+
+    edit(root, rotate)
+    data = read_set(root)
+    # About 30, 26: 12 wide and 40 high.
+    assert data.splits["train"].boxes.tolist() == [[24, 6, 36, 46], [10, 20, 50, 32]]
+    (line,) = found(data)["rotated box"]
+    assert "instances_train.json: annotations[0] of train0.jpg: turned by " in line
+
+
+def test_the_box_around_a_box_turned_by_thirty_degrees(root):
+    edit(root, put({"rotation": 30}, "annotations", 0, "attributes"))
+    edit(root, put([20, 20, 20, 10], "annotations", 0, "bbox"))
+    boxes = read_set(root).splits["train"].boxes
+    # Half sides: 10 cos + 5 sin, and 10 sin + 5 cos, about 30, 25.
+    half = 10 * 0.8660254 + 2.5, 5 + 5 * 0.8660254
+    expected = [30 - half[0], 25 - half[1], 30 + half[0], 25 + half[1]]
+    assert np.abs(boxes - expected).max(1).min() < 1e-5
+
+
+@pytest.mark.parametrize("attributes", [None, [], {"rotation": "left"}, {"rotation": 180}, {}])
+def test_other_attributes_turn_nothing(root, attributes):
+    before = read_set(root).splits["train"].boxes.tolist()
+    edit(root, put(attributes, "annotations", 0, "attributes"))
+    data = read_set(root)
+    assert data.splits["train"].boxes.tolist() == before
+    assert "rotated box" not in found(data)
+
+
+@pytest.mark.parametrize("word", [True, "True", "true", "yes", "1", "1.0", 1.0])
+def test_a_crowd_is_one_whatever_the_word(root, word):
+    edit(root, put(word, "annotations", 1, "iscrowd"))
+    assert read_set(root).splits["train"].ignore.sum() == 1
+
+
+@pytest.mark.parametrize("word", [False, "False", "no", "0", "0.0", None, ""])
+def test_no_crowd_is_none_whatever_the_word(root, word):
+    edit(root, put(word, "annotations", 1, "iscrowd"))
+    data = read_set(root)
+    assert data.splits["train"].ignore.sum() == 0
+    assert not data.findings.of("error")
+
+
+def test_a_crowd_in_a_word_that_is_neither_is_named(root):
+    edit(root, put("some", "annotations", 1, "iscrowd"))
+    (line,) = found(read_set(root))["malformed annotation"]
+    assert line.endswith("annotations[1]: iscrowd is 'some', expected 0 or 1")
+
+
+def outline(content):
+    """Give every annotation the polygon of its box."""
+    for note in content["annotations"]:
+        x, y, w, h = note["bbox"]
+        note["segmentation"] = [[x, y, x + w, y], [x + w, y + h, x, y + h]]
+
+
+@pytest.mark.parametrize("at_first", [20_000, 3])
+def test_boxes_that_contradict_their_polygons_are_counted(root, at_first, monkeypatch):
+    monkeypatch.setattr(coco_fields, "LOOKED_AT", at_first)  # 3: the first, fifth and ninth
+    edit(root, outline)
+    assert "box given otherwise too" not in found(read_set(root))
+
+    def corners(content):
+        for i in (1, 4, 6):
+            content["annotations"][i]["segmentation"] = [[10, 10, 30, 10, 30, 30, 10, 30]]
+            content["annotations"][i]["bbox"] = [10, 10, 30, 30]  # overlap: 400 of 900
+        content["annotations"][6]["bbox"] = [12, 11, 20, 20]
+
+    edit(root, corners)
+    lines = found(read_set(root))["box given otherwise too"]
+    assert [line.partition(" of ")[0].rpartition(" ")[2] for line in lines] == [
+        "annotations[1]",
+        "annotations[4]",
+    ]
+    assert "bbox is 10, 10, 30, 30, but the box of its polygons is 10, 10, 20, 20" in lines[0]
+
+
+def test_boxes_whose_areas_are_those_of_two_corners_are_counted(root):
+    def corners(content):
+        for note in content["annotations"]:
+            x, y, w, h = note["bbox"]
+            note["bbox"] = [x, y, x + w, y + h]
+
+    edit(root, corners)
+    content = json.loads((root / "annotations/instances_train.json").read_text())
+    lines = found(read_set(root))["box given otherwise too"]
+    assert len(lines) == len(content["annotations"])
+    assert "is that of two corners, x1, y1, x2, y2; expected x, y, width, height" in lines[0]
+
+
+def test_a_polygon_beyond_the_border_does_not_contradict_a_box_that_ends_there(root):
+    edit(root, put([60, 10, 20, 20], "annotations", 0, "bbox"))
+    polygon = [[60, 10, 120, 10, 120, 30, 60, 30]]
+    edit(root, put(polygon, "annotations", 0, "segmentation"))
+    assert "box given otherwise too" not in found(read_set(root))
+
+
+def test_an_image_of_another_suffix_than_the_file_name_says_is_named(root):
+    edit(root, put("train0.png", "images", 0, "file_name"))
+    assert found(read_set(root))["file name disagrees"] == [
+        "annotations/instances_train.json: images[0]: file_name is 'train0.png'; "
+        "train/train0.jpg is used"
+    ]
+
+
+@pytest.mark.parametrize("side", ["width", "height"])
+def test_a_size_is_compared_even_if_only_one_side_is_said(root, side):
+    edit(root, put(0, "images", 0, side))
+    assert "size contradicts annotation" not in found(read_set(root))
+    other = {"width": "height", "height": "width"}[side]
+    edit(root, put(77, "images", 0, other))
+    assert len(found(read_set(root))["size contradicts annotation"]) == 1
 
 
 def test_files_for_each_split_can_be_named(root):

@@ -144,7 +144,98 @@ def test_the_image_is_found_by_the_annotations_name_not_by_what_it_claims(tmp_pa
     xml = root / "Annotations/a.xml"
     xml.write_text(xml.read_text().replace("<size>", FILENAME.format(claim)))
     assert Path(str(read_one(root).paths[0])) == root / "JPEGImages/a.jpg"
-    assert set(faults(root)) == set()
+    says = [f"Annotations/a.xml: <filename> says {claim!r}; JPEGImages/a.jpg is used"]
+    assert faults(root) == ({"file name disagrees": says} if claim else {})
+
+
+@pytest.mark.parametrize("claim", ["a.jpg", "a.JPG", "a", "a.bmp", "C:\\x\\a.jpg"])
+def test_a_claim_of_the_same_name_is_none_that_disagrees(tmp_path, claim):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    xml = root / "Annotations/a.xml"
+    xml.write_text(xml.read_text().replace("<size>", FILENAME.format(claim)))
+    assert faults(root) == {}
+
+
+@pytest.mark.parametrize("claim", ["a.jpg", "a.png", "A.PNG", "a.bmp"])
+def test_of_several_images_of_one_stem_the_one_that_is_named_is_used(tmp_path, claim):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    for suffix in ("png", "bmp"):
+        write_image(root / f"JPEGImages/a.{suffix}", [])
+    xml = root / "Annotations/a.xml"
+    xml.write_text(xml.read_text().replace("<size>", FILENAME.format(claim)))
+    assert Path(str(read_one(root).paths[0])).name == claim.lower()
+
+
+def add_to_object(root, text):
+    xml = root / "Annotations/a.xml"
+    xml.write_text(xml.read_text().replace("<bndbox>", f"{text}<bndbox>"))
+
+
+def attribute(name, value):
+    said = f"<name>{name}</name><value>{value}</value>"
+    other = "<attribute><name>occluded</name><value>False</value></attribute>"
+    return f"<attributes>{other}<attribute>{said}</attribute></attributes>"
+
+
+@pytest.mark.parametrize("degrees", ["90.0", "270", "-90"])
+def test_a_turned_box_becomes_the_upright_one_around_it(tmp_path, degrees):
+    root = one_image(tmp_path, [("square", (11, 21, 50, 32))])  # 10, 20, 50, 32 from 0
+    add_to_object(root, attribute("rotation", degrees))
+    assert read_one(root).boxes.tolist() == [[24, 6, 36, 46]]
+    (line,) = faults(root)["rotated box"]
+    assert line == "Annotations/a.xml: object 1: turned by 90 degrees"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("rotation", "0.0"), ("rotation", "180"), ("rotation", "?"), ("pose", "90")]
+)
+def test_other_attributes_turn_nothing(tmp_path, name, value):
+    root = one_image(tmp_path, [("square", (11.1, 21, 50, 32))])
+    before = read_one(root).boxes.tolist()
+    add_to_object(root, attribute(name, value))
+    assert read_one(root).boxes.tolist() == before
+    assert faults(root) == {}
+
+
+def test_rolabelimgs_turned_boxes_are_read(tmp_path):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    xml = root / "Annotations/a.xml"
+    box = "<cx>30</cx><cy>26</cy><w>40</w><h>12</h><angle>1.5707963</angle>"
+    new = re.sub("<bndbox>.*</bndbox>", f"<robndbox>{box}</robndbox>", xml.read_text())
+    xml.write_text(new)
+    np.testing.assert_allclose(read_one(root).boxes, [[24, 6, 36, 46]], atol=1e-4)
+    assert "turned by 90 degrees" in faults(root)["rotated box"][0]
+
+
+def difficult(root, word):
+    xml = root / "Annotations/a.xml"
+    text = f"<difficult>{word}</difficult>"
+    xml.write_text(xml.read_text().replace("<difficult>0</difficult>", text))
+
+
+@pytest.mark.parametrize("word", ["1", " 1 ", "1.0", "True", "true", "yes", "T", "Y"])
+def test_a_difficult_object_is_one_whatever_the_word(tmp_path, word):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    difficult(root, word)
+    assert read_one(root).ignore.tolist() == [True]
+
+
+@pytest.mark.parametrize("word", ["0", "0.0", "False", "no", "", "n"])
+def test_an_easy_object_is_one_whatever_the_word(tmp_path, word):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    difficult(root, word)
+    assert read_one(root).ignore.tolist() == [False]
+    assert faults(root) == {}
+
+
+@pytest.mark.parametrize("word", ["Unspecified", "nan", "maybe"])
+def test_a_word_that_is_neither_is_named(tmp_path, word):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    difficult(root, word)
+    assert read_one(root).ignore.tolist() == [False]
+    assert faults(root)["flag not understood"] == [
+        f"Annotations/a.xml: object 1: <difficult> is {word!r}, expected 0 or 1"
+    ]
 
 
 def test_a_claimed_image_that_is_there_too_is_named(tmp_path):

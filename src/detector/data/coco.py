@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.data.coco_fields import contradictions, groups_of, upright, without_roots
 from detector.data.coco_json import Category, Image, decode
 from detector.data.findings import Findings, Item
 from detector.data.folder import Folder, last_part, relative, split_of
@@ -111,7 +112,8 @@ class CocoReader:
         content = decode(self.root / file)
         findings = Findings()
         findings.add_many("malformed annotation", content.faults, lambda m: Item(split, file, m))
-        numbers = self._number_categories(content.categories, file)
+        used = set(np.unique(content.category_ids[content.good]).tolist())
+        numbers = self._number_categories(content.categories, used, file)
         known = {image.id for image in content.images.values()}
         images = self._locate(content.images, file, split, findings)
         owner = look_up(content.image_ids, [image.id for image in images])
@@ -125,12 +127,24 @@ class CocoReader:
             findings.add("malformed annotation", Item(split, file, message))
         usable = np.flatnonzero((owner >= 0) & (names >= 0) & content.good)
         order = usable[np.argsort(owner[usable], kind="stable")]
+        sizes = np.array([(i.height, i.width) for i in images], dtype=np.int32).reshape(-1, 2)
         boxes = content.boxes[order]
         boxes[:, 2:] += boxes[:, :2]
+        boxes, turned = upright(boxes, content.radians[order])
+        degrees = np.degrees(content.radians)
+        remarks = [
+            ("rotated box", [(r, f"turned by {degrees[r]:g} degrees") for r in order[turned]]),
+            ("box given otherwise too", contradictions(content, order, sizes[owner[order]])),
+        ]
+        for kind, rows in remarks:
+            for row, message in rows:
+                image = images[owner[row]].file_name
+                where = self.where.format(row, last_part(image))
+                findings.add(kind, Item(split, file, f"{where}: {message}", image))
         return RawSplit(
             [image.file_name for image in images],
             [file] * len(images),
-            np.array([(i.height, i.width) for i in images], dtype=np.int32).reshape(-1, 2),
+            sizes,
             np.bincount(owner[order], minlength=len(images)).astype(np.int64),
             boxes,
             np.array(list(numbers.values()), dtype=np.int64)[names[order]],
@@ -140,14 +154,17 @@ class CocoReader:
             _own_ids([image.id for image in images]),
         )
 
-    def _number_categories(self, categories: Sequence[Category], file: str) -> dict[int, int]:
+    def _number_categories(
+        self, categories: Sequence[Category], used: Collection[int], file: str
+    ) -> dict[int, int]:
         """Category id -> number in `names`; the same in all files."""
         assert self.ids is not None
         numbers: dict[int, int] = {}
         doubled = [i for i, n in Counter(c.id for c in categories).items() if n > 1]
         if doubled:
             raise RequestError(f"{self.root / file}: the category id {doubled[0]} is there twice")
-        for category in sorted(categories, key=lambda c: c.id):
+        kept = without_roots(categories, used, {*zip(self.ids, self.names, strict=True)})
+        for category in sorted(kept, key=lambda c: c.id):
             name = category.name.strip()
             if not name:
                 raise RequestError(f"{self.root / file}: the category {category.id} has no name")
@@ -163,7 +180,7 @@ class CocoReader:
                 self.names.append(name)
                 self.ids.append(category.id)
             numbers[category.id] = self.names.index(name)
-            self.groups.add(category.supercategory or "")
+        self.groups |= groups_of(categories)
         self._origin = self._origin or str(self.root / file)
         return numbers
 
@@ -198,6 +215,9 @@ class CocoReader:
                 findings.add(kind, Item(split, file, f"images[{i}]: {message}"))
                 continue
             assert path is not None
+            if last_part(path).casefold() != last_part(image.file_name).casefold():
+                message = f"images[{i}]: file_name is {image.file_name!r}; {path} is used"
+                findings.add("file name disagrees", Item(split, file, message, path))
             paths.add(path)
             image.file_name = path
             located.append(image)

@@ -18,12 +18,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.data.raw import flag, turn
 from detector.types import RequestError
 
 CHUNK = 20_000  # boxes turned into numbers at a time, so that they are never all Python objects
 LIMIT = 2**63
 T = TypeVar("T")
 Id = Annotated[int, msgspec.Meta(ge=-LIMIT, le=LIMIT - 1)]
+
+
+_NOTHING = msgspec.Raw(b"null")
 
 
 class Image(msgspec.Struct, gc=False):
@@ -48,6 +52,9 @@ class _Note(msgspec.Struct, gc=False):
     category_id: Id
     bbox: msgspec.Raw  # its text; a tuple of floats would take four times the memory
     iscrowd: int | bool = 0
+    area: float | None = None
+    segmentation: msgspec.Raw = _NOTHING
+    attributes: msgspec.Raw = _NOTHING
 
 
 class _Regular(msgspec.Struct, gc=False):
@@ -73,6 +80,10 @@ class Instances:
         category_ids: `(m,)` int64.
         boxes: `(m, 4)` float64: x, y, width, height.
         crowd: `(m,)` bool.
+        radians: `(m,)` float64: how far each box is turned about its centre, as CVAT writes it in
+            `attributes.rotation`; below half a turn.
+        areas: `(m,)` float64: `area`; NaN where there is none.
+        segmentations: Of every annotation, as text or decoded.
         good: `(m,)` bool; what is not is named in `faults`.
         faults: What is wrong with single entries, one line each.
         words: The numbers that stand for images' ids which are words.
@@ -84,9 +95,29 @@ class Instances:
     category_ids: NDArray[np.int64]
     boxes: NDArray[np.float64]
     crowd: NDArray[np.bool_]
+    radians: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    segmentations: Sequence[Any]
     good: NDArray[np.bool_]
     faults: list[str]
     words: dict[str, int] = field(default_factory=dict)
+
+    def outlines(self, rows: Sequence[int]) -> NDArray[np.float64]:
+        """The boxes around the polygons of some annotations.
+
+        Args:
+            rows: Which ones.
+
+        Returns:
+            `(len(rows), 4)` x, y, width, height; NaN where there are no polygons.
+        """
+        found = np.full((len(rows), 4), np.nan)
+        for i, row in enumerate(rows):
+            value = self.segmentations[row]
+            if isinstance(value, msgspec.Raw):
+                value = msgspec.json.decode(value)
+            found[i] = _around(value) or np.nan
+        return found
 
 
 _Box = tuple[float | None, float | None, float | None, float | None]
@@ -151,6 +182,9 @@ def _decode(raw: bytes) -> Instances:
         np.fromiter((a.category_id for a in notes), np.int64, count),
         boxes,
         np.fromiter((a.iscrowd != 0 for a in notes), np.bool_, count),
+        _read_turns([a.attributes for a in notes]),
+        np.array([a.area for a in notes], np.float64),  # NaN for null
+        [a.segmentation for a in notes],
         np.ones(count, dtype=bool),
         [],
     )
@@ -181,16 +215,46 @@ def _decode_odd(raw: bytes) -> Instances:
     numbers = np.zeros((count, 2), dtype=np.int64)
     boxes = np.full((count, 4), np.nan)
     crowd, good = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+    radians, areas = np.zeros(count), np.full(count, np.nan)
+    segmentations: list[Any] = [None] * count
     for i, entry in enumerate(content.annotations):
         note = _annotation(entry, ids)
         if isinstance(note, str):
             faults.append(f"annotations[{i}]: {note}")
             continue
         numbers[i], boxes[i], crowd[i] = note
+        radians[i] = _turn(entry.get("attributes"))
+        areas[i] = entry["area"] if type(entry.get("area")) in (int, float) else np.nan
+        segmentations[i] = entry.get("segmentation")
         good[i] = True
     return Instances(
-        images, content.categories, numbers[:, 0], numbers[:, 1], boxes, crowd, good, faults, ids
+        images,
+        content.categories,
+        numbers[:, 0],
+        numbers[:, 1],
+        boxes,
+        crowd,
+        radians,
+        areas,
+        segmentations,
+        good,
+        faults,
+        ids,
     )
+
+
+def _read_turns(attributes: Sequence[msgspec.Raw]) -> NDArray[np.float64]:
+    """`_turn` of every text; only those that have the word are decoded."""
+    radians = np.zeros(len(attributes))
+    for i, raw in enumerate(attributes):
+        if raw is not _NOTHING and b'"rotation"' in bytes(raw):
+            radians[i] = _turn(msgspec.json.decode(raw))
+    return radians
+
+
+def _turn(attributes: Any) -> float:
+    """By how many radians a box is turned, by its attributes."""
+    return turn(attributes.get("rotation")) if isinstance(attributes, dict) else 0.0
 
 
 def _image(entry: Any, ids: dict[str, int]) -> Image | str:
@@ -222,11 +286,10 @@ def _annotation(entry: Any, ids: dict[str, int]) -> tuple[tuple[int, int], Any, 
         if around is None:
             return f"bbox is {short(box)}, expected [x, y, width, height]"
         box = around
-    words: dict[str, int] = {}
-    crowd = number(entry.get("iscrowd") or 0, words)
-    if crowd is None or words:
+    crowd = flag(entry.get("iscrowd"))
+    if crowd is None:
         return f"iscrowd is {short(entry['iscrowd'])}, expected 0 or 1"
-    return (image, category), box, crowd != 0
+    return (image, category), box, crowd
 
 
 def number(value: Any, words: dict[str, int]) -> int | None:

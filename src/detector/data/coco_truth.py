@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.data.coco import look_up
+from detector.data.coco_fields import contradictions, upright, without_roots
 from detector.data.coco_json import Category, Image, Instances, decode, read_json
 from detector.data.folder import Folder, last_part, relative, split_of
 from detector.types import AnnotatedImages, ClassMap, RequestError
@@ -73,7 +74,8 @@ def read_coco_truth(file: Path, root: Path | None) -> CocoTruth:
     """
     content = decode(file)
     extras = read_json(file, _decode_extras, "COCO instances").annotations
-    classes = _read_classes(file, content.categories)
+    used = set(np.unique(content.category_ids[content.good]).tolist())
+    classes = _read_classes(file, without_roots(content.categories, used))
     faults = list(content.faults)
     images = _usable_images(content, faults)
     if not images:
@@ -101,6 +103,18 @@ def read_coco_truth(file: Path, root: Path | None) -> CocoTruth:
     )
     names = [image.file_name for image in images]
     notes = _odd_things(boxes, [e.id for e in extras])
+    _, turned = upright(packed.boxes.astype(np.float64), content.radians[order])
+    if len(turned):
+        notes.append(
+            f"{len(turned)} boxes of the truth are turned by attributes.rotation, as CVAT has it: "
+            "as pycocotools does, they are taken as they were before the turn"
+        )
+    if others := contradictions(content, order, packed.sizes[owner[order]]):
+        row, message = others[0]
+        notes.append(
+            f"{len(others)} boxes of the truth are given otherwise too; bbox is used: "
+            f"annotations[{row}]: {message}"
+        )
     return CocoTruth(file, packed, names, boxes, areas, classes, content.words, faults, notes)
 
 

@@ -156,7 +156,7 @@ class Folder:
             possible = [f for f in found or () if _may_belong(f, annotation)]
             akin = [f for f in possible if self._home(f) == self._home(annotation)]
             if akin:
-                return max(akin, key=lambda f: _preference(f, path.stem))
+                return max(akin, key=lambda f: _preference(f, path.stem, named))
             if len(possible) == 1 and alone:
                 return possible[0]
         return None
@@ -211,12 +211,13 @@ def _may_belong(image: str, annotation: str) -> bool:
     return not ours or not theirs or ours == theirs
 
 
-def _preference(image: str, stem: str) -> tuple[bool, bool, int]:
-    """Of several images of one home: spelt alike, beside others of their kind, by suffix."""
+def _preference(image: str, stem: str, named: str) -> tuple[bool, bool, bool, int]:
+    """Of several images of one home: named, spelt alike, beside others of their kind, by suffix."""
     folder = image.split("/")[-2:-1]
     for_images = bool(folder) and folder[0].lower() in KINDS_OF_FILES
     rank = SUFFIXES.index(image[image.rfind(".") :].lower())
-    return PurePosixPath(image).stem == stem, for_images, -rank
+    is_named = image.rpartition("/")[2].casefold() == named
+    return is_named, PurePosixPath(image).stem == stem, for_images, -rank
 
 
 def in_split_folder(file: str, split: str) -> bool:

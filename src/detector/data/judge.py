@@ -140,7 +140,7 @@ class Judge:
             elif fault := misfit(fact.bands, self.channels):
                 good[i] = False
                 findings.add("bands do not fit", Item(split, image, fault, image))
-            elif all(claimed) and claimed != (fact.height, fact.width):
+            elif any(c and c != s for c, s in zip(claimed, (fact.height, fact.width), strict=True)):
                 good[i] = False
                 message = (
                     f"the image is {fact.width}x{fact.height} when upright, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +131,33 @@ class Reader(Protocol):
 
 
 POOL = "pool"
+_YES = frozenset(("true", "yes", "t", "y"))
+_NO = frozenset(("false", "no", "f", "n", "", "none", "null"))
 T = TypeVar("T")
+
+
+def flag(value: object) -> bool | None:
+    """Yes or no, as any tool writes it: a number, a word, nothing; None if it is neither."""
+    word = "" if value is None else str(value).strip().casefold()
+    if word in _YES or word in _NO:
+        return word in _YES
+    try:
+        number = float(word)
+    except ValueError:
+        return None
+    return None if math.isnan(number) else number != 0
+
+
+def turn(degrees: object) -> float:
+    """By how many radians a box is turned, of CVAT's attribute `rotation`.
+
+    Half turns change no box: for them, and for what is no number, it is 0.
+    """
+    try:
+        value = float(degrees) if isinstance(degrees, int | float | str) else 0.0
+    except (ValueError, OverflowError):
+        return 0.0  # an attribute of that name that means something else
+    return math.radians(value % 180) if math.isfinite(value) else 0.0
 
 
 def show(what: Iterable[T], split: str, unit: str) -> Iterable[T]:

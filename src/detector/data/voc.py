@@ -5,12 +5,16 @@ Format: the VOC development kit (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, parse
 
+import numpy as np
+
+from detector.boxes import around_turned
 from detector.data.findings import Item
 from detector.data.folder import (
     SUFFIXES,
@@ -20,7 +24,7 @@ from detector.data.folder import (
     relative,
     split_of,
 )
-from detector.data.raw import POOL, RawBuilder, RawSplit, show
+from detector.data.raw import POOL, RawBuilder, RawSplit, flag, show, turn
 from detector.types import RequestError
 
 LISTS = "ImageSets/Main/"
@@ -142,15 +146,24 @@ class VocReader:
         size = side(root, "size/height"), side(root, "size/width")
         objects = root.findall("object")
         boxes, names, ignore = [], [], []
+        remarks: list[tuple[str, str]] = []
         for i, node in enumerate(objects, start=1):
             name = (node.findtext("name") or "").strip()
             if not name:
                 raise RequestError(f"object {i} has no <name>")
-            boxes.append([number(node, f"bndbox/{key}", f"object {i}: ") for key in CORNERS])
+            box, degrees = _read_box(node, f"object {i}: ")
+            boxes.append(box)
+            if degrees:
+                remarks.append(("rotated box", f"object {i}: turned by {degrees:g} degrees"))
             names.append(self._numbers.setdefault(name, len(self._numbers)))
             if len(self.names) < len(self._numbers):
                 self.names.append(name)
-            ignore.append((node.findtext("difficult") or "0").strip() == "1")
+            text = node.findtext("difficult")
+            difficult = flag(text)
+            ignore.append(bool(difficult))
+            if difficult is None:
+                message = f"object {i}: <difficult> is {str(text).strip()[:40]!r}, expected 0 or 1"
+                remarks.append(("flag not understood", message))
         written = (root.findtext("filename") or "").strip()
         image = self.folder.image_for(xml, written)
         if image is None:
@@ -158,11 +171,41 @@ class VocReader:
             item = Item(split, xml, f"no image of that name{called}")
             builder.findings.add("missing image", item)
             return
-        other = written and self.folder.unique(last_part(written))
-        if other and Path(written).stem != Path(image).stem:
-            message = f"<filename> says {written!r}, which is there too; {image} is used"
-            builder.findings.add("file name disagrees", Item(split, xml, message))
+        if written and not _same_name(last_part(written), image):
+            there = ", which is there too" if self.folder.unique(last_part(written)) else ""
+            message = f"<filename> says {written!r}{there}; {image} is used"
+            remarks.append(("file name disagrees", message))
+        for kind, message in remarks:
+            builder.findings.add(kind, Item(split, xml, message, image))
         builder.add(image, xml, size, boxes, names, ignore, range(1, len(objects) + 1))
+
+
+def _same_name(written: str, image: str) -> bool:
+    """Whether a name is that of an image, whatever the suffix and the case."""
+    stem = Path(image).stem.casefold()
+    return stem in (written.casefold(), Path(written).stem.casefold())
+
+
+def _read_box(node: Element, where: str) -> tuple[list[float], float]:
+    """An object's corners as the format has them, and by how many degrees its box is turned.
+
+    CVAT writes the box before the turn, and the angle as an attribute; roLabelImg has a box of its
+    own for that, by centre and sides in pixels from 0, and radians.
+    """
+    if node.find("robndbox") is not None and node.find("bndbox") is None:
+        keys = ("cx", "cy", "w", "h", "angle")
+        x, y, w, h, radians = (number(node, f"robndbox/{key}", where) for key in keys)
+        before = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+    else:
+        corners = [number(node, f"bndbox/{key}", where) for key in CORNERS]
+        attributes = node.iterfind("attributes/attribute")
+        said = {(a.findtext("name") or "").strip(): a.findtext("value") for a in attributes}
+        radians = turn(said.get("rotation"))
+        if not radians:
+            return corners, 0
+        before = [corners[0] - 1, corners[1] - 1, *corners[2:]]
+    x1, y1, x2, y2 = around_turned(np.array([before]), np.array([radians]))[0].tolist()
+    return [x1 + 1, y1 + 1, x2, y2], math.degrees(radians)
 
 
 def _find_devkit(folder: Folder) -> Folder:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from detector.types import RequestError
 
-# A split's lines are boxes with points if so many of them look like that: of keypoints 85 % and more
-# do, drawn at random, of polygons up to 15 %.
+# A split's lines are boxes with points if so many of them look like that. Drawn at random, 85 % and
+# more of those with keypoints do, and up to 15 % of polygons.
 MOST = 0.6
 SLACK = 0.1  # of a box's sides; keypoints may lie so far outside
 LABEL = "class, centre x and y, width, height"
@@ -55,11 +55,11 @@ class Keypoints(NamedTuple):
 
     Attributes:
         text: `kpt_shape`, for messages.
-        count: Numbers that follow the box.
+        numbers: How many follow the box.
     """
 
     text: str
-    count: int
+    numbers: int
 
 
 def read_keypoints(shape: object, file: str, root: Path) -> Keypoints | None:
@@ -133,10 +133,10 @@ def _misfit(values: Sequence[float], keypoints: Keypoints | None) -> str:
     if count == 4:
         return ""
     if keypoints is not None:
-        if count == 4 + keypoints.count:
+        if count == 4 + keypoints.numbers:
             return ""
         return (
-            f"{count + 1} numbers, expected {5 + keypoints.count}: a box ({LABEL}) and keypoints "
+            f"{count + 1} numbers, expected {5 + keypoints.numbers}: a box ({LABEL}) and keypoints "
             f"({keypoints.text})"
         )
     if count < 6 or count % 2:
