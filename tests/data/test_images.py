@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import write_image
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from detector.data.images import (
     MAX_PIXELS,
@@ -96,6 +96,88 @@ def test_sixteen_bits_are_scaled_to_eight_not_clipped(tmp_path, suffix):
     image = read_image(tmp_path / f"a.{suffix}")
     for channel in range(3):
         np.testing.assert_allclose(image[..., channel], grey / 257, atol=1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("colours", [False, True], ids=["grey", "colours"])
+@pytest.mark.parametrize(
+    ("largest", "bits"), [(255, 8), (256, 10), (4095, 12), (4096, 14), (16384, 16), (65535, 16)]
+)
+def test_the_bits_in_use_of_sixteen_become_eight(tmp_path, suffix, colours, largest, bits):
+    shape = (20, 30, 3) if colours else (20, 30)
+    stored = np.random.default_rng(0).integers(0, largest, shape).astype(np.uint16)
+    stored[3, 4] = largest
+    assert cv2.imwrite(str(tmp_path / f"a.{suffix}"), stored)
+    expected = np.atleast_3d(stored)[..., ::-1] // 2 ** (bits - 8)
+    for channels in (1, 3) if not colours else (3,):
+        image = read_image(tmp_path / f"a.{suffix}", channels=channels)
+        assert image.dtype == np.uint8
+        assert np.array_equal(image, np.broadcast_to(expected, (20, 30, channels)))
+
+
+def test_colours_of_twelve_bits_beside_full_transparency_are_not_black(tmp_path):
+    stored = np.random.default_rng(0).integers(0, 4096, (20, 30, 4)).astype(np.uint16)
+    stored[0, 0, 0], stored[..., 3] = 4095, 65535
+    assert cv2.imwrite(str(tmp_path / "a.png"), stored)
+    colours = stored[..., 2::-1] // 16
+    assert np.array_equal(read_image(tmp_path / "a.png"), colours)
+    image = read_image(tmp_path / "a.png", channels=4)
+    assert np.array_equal(image[..., :3], colours)
+    assert (image[..., 3] == 255).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sixteen_bits_in_colours_are_turned_as_eight(tmp_path, orientation):
+    for name, pixels in (("a", smooth()), ("b", smooth() * np.uint16(256))):
+        content = cv2.imencode(".tif", pixels, [cv2.IMWRITE_TIFF_COMPRESSION, 1])[1].tobytes()
+        start = struct.unpack("<I", content[4:8])[0]
+        number = struct.unpack("<H", content[start : start + 2])[0]
+        tags = content[start + 2 : start + 2 + 12 * number]
+        entries = [tags[i : i + 12] for i in range(0, len(tags), 12)]
+        entries.append(struct.pack("<HHIHH", 274, 3, 1, orientation, 0))
+        entries.sort(key=lambda entry: struct.unpack("<H", entry[:2]))
+        head = content[:4] + struct.pack("<I", len(content)) + content[8:]
+        more = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+        (tmp_path / f"{name}.tif").write_bytes(head + more)
+    assert read_header(tmp_path / "b.tif").orientation == orientation
+    assert np.array_equal(read_image(tmp_path / "a.tif"), read_image(tmp_path / "b.tif"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [
+        (np.float32, "32-bit floating-point"),
+        (np.float64, "64-bit floating-point"),
+        (np.int32, "32-bit signed"),
+        (np.int16, "16-bit signed"),
+        (np.int8, "8-bit signed"),
+    ],
+)
+@pytest.mark.parametrize("bands", [1, 3])
+def test_a_tiff_of_other_samples_is_refused_with_the_reason(tmp_path, dtype, said, bands):
+    pixels = np.zeros((20, 30, bands), dtype)
+    assert cv2.imwrite(str(tmp_path / "a.tif"), pixels[..., 0] if bands == 1 else pixels)
+    for reader in READERS:
+        with pytest.raises(RequestError, match=rf"a\.tif: not a readable image \(a TIFF of {said}"):
+            reader(tmp_path / "a.tif")
+
+
+def test_a_tiff_in_cielab_is_refused_with_the_reason(tmp_path):
+    ends = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+    ImageCms.applyTransform(PICTURE, ImageCms.buildTransform(*ends, "RGB", "LAB")).save(
+        tmp_path / "a.tif"
+    )
+    for reader in READERS:
+        with pytest.raises(RequestError, match="CIELAB colours; expected grey or RGB"):
+            reader(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "CMYK"])
+def test_every_kind_of_tiff_becomes_the_rgb_that_pillow_sees(tmp_path, mode):
+    PICTURE.convert(mode).save(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as again:
+        assert again.mode == mode
+        assert difference(read_image(tmp_path / "a.tif"), again.convert("RGB")) <= 1
 
 
 @pytest.mark.parametrize("adobe", [True, False], ids=["inverted", "plain"])

@@ -36,7 +36,7 @@ CGROUP = Path("/sys/fs/cgroup")
 # Of a file of `DiskCache`: checksum of the rest, original height and width, height and width.
 HEAD = struct.Struct("<5I")
 # Entries of another rule of resizing, or of another decoder, are not found.
-VERSION = f"1 {cv2.__version__}".encode()[: hashlib.blake2b.PERSON_SIZE]
+VERSION = f"2 {cv2.__version__}".encode()[: hashlib.blake2b.PERSON_SIZE]
 
 
 def make_sources(

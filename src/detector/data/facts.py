@@ -23,7 +23,7 @@ from tqdm import tqdm
 from detector.data.images import read_header, read_image
 from detector.types import RequestError
 
-VERSION = 2  # of what is kept; another one is thrown away
+VERSION = 3  # of what is kept; another one is thrown away
 COMMIT_EVERY = 500  # files; what Ctrl-C can lose
 
 

@@ -27,7 +27,10 @@ MAX_PIXELS = 178_956_970
 # Where a JPEG or a PNG says that it is over; some programs write a little after it.
 TAIL = 4096
 ORIENTATION = 274  # EXIF 2.32, table 4
-SAMPLES, EXTRA_SAMPLES = 277, 338  # TIFF 6.0, sections 8 and 18
+# TIFF 6.0, sections 8, 18 and 19.
+BITS, PHOTOMETRIC, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 277, 338, 339
+PALETTE = 3  # of PHOTOMETRIC
+_SAMPLES = {1: "unsigned", 2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 MOST_BANDS = 4  # that OpenCV decodes
 # Where Pillow counts otherwise than what is decoded: palettes and inks become red, green, blue.
 _BANDS = {"P": 3, "PA": 3, "CMYK": 3}
@@ -134,6 +137,7 @@ def _file_size(path: Path) -> int:
 def _inspect(stream: IO[bytes], path: Path) -> Header:
     """The header, by Pillow, which reads no further than it must."""
     samples = tiff_short(stream, SAMPLES)
+    fault = _odd_samples(stream)
     stream.seek(0)
     unread = f"none of {_KNOWN}"
     if samples:
@@ -141,6 +145,8 @@ def _inspect(stream: IO[bytes], path: Path) -> Header:
         unread += "pixel by pixel"
         if samples[1] > MOST_BANDS:
             raise RequestError(f"{path}: not a readable image ({unread})")
+    if fault:
+        raise RequestError(f"{path}: not a readable image ({fault})")
     try:
         with _lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -149,6 +155,8 @@ def _inspect(stream: IO[bytes], path: Path) -> Header:
                 orientation = _orientation(image)
                 width, height = image.size
                 bands = _BANDS.get(image.mode, len(image.getbands()))
+                if image.mode == "LAB":
+                    raise ValueError("a TIFF in CIELAB colours; expected grey or RGB")
                 if image.mode == "RGB" and samples:  # Pillow passes over the fourth
                     bands = samples[1]
                 # A phone's MPO holds a second picture or a depth map beside the photograph.
@@ -170,8 +178,36 @@ def _inspect(stream: IO[bytes], path: Path) -> Header:
     return Header(width, height, orientation, "JPEG" if kind == "MPO" else str(kind), bands)
 
 
+def _odd_samples(stream: IO[bytes]) -> str:
+    """What samples a TIFF has that do not become 8 bits as they are; empty if they do."""
+
+    def ask(tag: int, default: int) -> int:
+        stream.seek(0)
+        found = tiff_short(stream, tag)
+        return default if found is None else found[1]
+
+    bits, form = ask(BITS, 8), ask(SAMPLE_FORMAT, 1)
+    kind = _SAMPLES.get(form, "unsigned")
+    if kind == "unsigned" and (bits in (1, 8, 16) or (bits, ask(PHOTOMETRIC, 0)) == (4, PALETTE)):
+        return ""
+    return f"a TIFF of {bits}-bit {kind} samples; expected unsigned ones of 8 or 16 bits"
+
+
+def bit_depth(content: bytes, kind: str) -> int:
+    """Bits of a sample in a PNG or a TIFF; 8 for other formats, which have no more.
+
+    Args:
+        content: The file's.
+        kind: `Header.format`.
+    """
+    if kind == "PNG":
+        return content[24]  # of IHDR, which comes first (PNG, section 11.2.1)
+    found = tiff_short(io.BytesIO(content), BITS) if kind == "TIFF" else None
+    return 8 if found is None else found[1]
+
+
 def tiff_short(stream: IO[bytes], tag: int) -> tuple[int, int] | None:
-    """A number of two bytes that a TIFF says of its first picture.
+    """A number of two bytes that a TIFF says of its first picture; the first where it has several.
 
     Args:
         stream: At the beginning of the file; it is left anywhere.
@@ -193,10 +229,13 @@ def tiff_short(stream: IO[bytes], tag: int) -> tuple[int, int] | None:
         stream.seek(place)
         stream.seek(*take(address))
         for _ in range(min(*take(number), _MOST_TAGS)):
-            *said, values = take(entry)
-            if said == [tag, _SHORT, 1]:
+            key, kind, count, values = take(entry)
+            if (key, kind) == (tag, _SHORT) and count:
                 start = stream.tell() - len(values)
-                return start, int.from_bytes(values[:2], "little" if order == "<" else "big")
+                if 2 * count > len(values):  # they stand elsewhere
+                    (start,) = struct.unpack(order + address, values)
+                stream.seek(start)
+                return start, *take("H")
     except (KeyError, struct.error, OSError, ValueError, OverflowError):
         pass  # damaged, which its decoder says
     return None

@@ -18,6 +18,7 @@ from detector.data.headers import (
     EXTRA_SAMPLES,
     MAX_PIXELS,
     Header,
+    bit_depth,
     inspect,
     misfit,
     read_bytes,
@@ -45,8 +46,16 @@ REDUCED = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
 }
+# What there is in files of 16 bits: the fewest that hold the largest value are taken.
+DEPTHS = (8, 10, 12, 14, 16)
 # By the number of channels wanted.
 MODES = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR_RGB, 4: cv2.IMREAD_UNCHANGED}
+# For 16 bits; from blue to red, since OpenCV 5.0 gives noise for TIFFs asked for in RGB.
+DEEP_MODES = {
+    1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH,
+    3: cv2.IMREAD_COLOR_BGR | cv2.IMREAD_ANYDEPTH,
+    4: cv2.IMREAD_UNCHANGED,
+}
 
 # A file that OpenCV refuses is named by a RequestError; its own lines would only repeat that.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -158,7 +167,9 @@ def _decode(
     if longest and header.format == "JPEG":
         factor = next((f for f in REDUCED if longer >= f * longest), 1)
     # Turned below, by the header's own reading, so that the two never disagree.
-    flags = MODES[channels] | cv2.IMREAD_IGNORE_ORIENTATION | REDUCED.get(factor, 0)
+    deep = bit_depth(content, header.format) > 8
+    mode = (DEEP_MODES if deep else MODES)[channels]
+    flags = mode | cv2.IMREAD_IGNORE_ORIENTATION | REDUCED.get(factor, 0)
     stored = _name_no_alpha(content) if channels == 4 and header.format == "TIFF" else content
     try:
         image: Any = cv2.imdecode(np.frombuffer(stored, np.uint8), flags)
@@ -172,10 +183,27 @@ def _decode(
     expected = (-(-header.height // factor), -(-header.width // factor), channels)
     if image is None or np.atleast_3d(image).shape != expected:
         raise RequestError(f"{path}: not a readable image")
-    if channels == 4:  # unchanged is also in 16 bits, and from blue to red
+    if channels == 4:  # unchanged is also from blue to red
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
-        image = image >> 8 if image.dtype == np.uint16 else image
+    elif deep and channels == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if image.dtype == np.uint16:
+        image = _in_eight_bits(image.reshape(expected))
     return np.asarray(image, dtype=np.uint8).reshape(expected)
+
+
+def _in_eight_bits(image: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """The upper 8 of the bits in use: a sensor's 12 bits, say, lie at the lower end of the 16.
+
+    The fourth band may use more than the colours do, as transparency does, but never fewer.
+    """
+    depth = 8
+    parts = []
+    for part in (image[..., :3], image[..., 3:]):
+        largest = int(part.max(initial=0))
+        depth = next(bits for bits in DEPTHS if bits >= depth and largest < 1 << bits)
+        parts.append((part >> (depth - 8)).astype(np.uint8))
+    return np.concatenate(parts, axis=2)
 
 
 def _name_no_alpha(content: bytes) -> bytes:
