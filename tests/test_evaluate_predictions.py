@@ -492,3 +492,36 @@ def test_a_root_category_of_a_classs_name_in_a_truth_is_left_out(tmp_path):
     content["categories"].insert(0, {"id": 1 + category["id"], "name": category["name"]})
     truth.write_text(json.dumps(content))
     assert read_coco_truth(truth, None).classes.ids == (category["id"],)
+
+
+def grouped(tmp_path, above: str) -> tuple[Path, Path]:
+    """A COCO tree with a category without boxes, and results that name it."""
+    root = write_coco(tmp_path / "coco", three_splits())
+    for file in (root / "annotations").iterdir():
+        content = json.loads(file.read_text())
+        for category in content["categories"]:
+            category["supercategory"] = above
+        content["categories"].insert(0, {"id": 0, "name": "rod", "supercategory": "rod"})
+        file.write_text(json.dumps(content))
+    results = tmp_path / "results.json"
+    entry = {"image_id": 100, "bbox": [1, 2, 30, 40], "score": 0.5}
+    results.write_text(json.dumps([entry | {"category_id": key} for key in (7, 0, 0)]))
+    return root, results
+
+
+def test_detections_of_a_group_of_categories_are_refused_as_that(tmp_path):
+    root, results = grouped(tmp_path, "rod")
+    these = f"predictions={results}", f"data.root={root}"
+    assert wrong(*these).startswith(
+        f"{results}: entry[1]: category_id 0 is 'rod' in {root} or data.classes, which only groups "
+        "other categories and has no boxes (2 entries); leave it out, or name it in data.classes"
+    )
+    named = contest(*these, "data.classes=[square,disc,rod]")
+    assert named.detections.labels.tolist() == [1, 3, 3]
+
+
+def test_detections_of_a_class_without_boxes_that_is_its_own_group_are_taken(tmp_path):
+    root, results = grouped(tmp_path, "thing")
+    found = contest(f"predictions={results}", f"data.root={root}")
+    assert found.classes.names == ("disc", "rod", "square")
+    assert found.detections.labels.tolist() == [3, 2, 2]

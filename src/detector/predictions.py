@@ -138,7 +138,8 @@ def _of_folder(config: Config, results: Sequence[Results]) -> Contest:
     notes: list[str] = []
     found = []
     for one in results:
-        labels = match_classes(one, data.classes, f"{data.root} or data.classes")
+        where = f"{data.root} or data.classes"
+        labels = match_classes(one, data.classes, where, data.groups)
         found.append(_pack(one, match_folder(one, images, data.root), labels, notes))
     compare = found[1] if len(found) > 1 else None
     truth = truth_of(images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -22,7 +22,9 @@ SHOWN = 5  # of what there is, in a message
 K = TypeVar("K", bound=Hashable)
 
 
-def match_classes(results: Results, classes: ClassMap, where: str) -> NDArray[np.int64]:
+def match_classes(
+    results: Results, classes: ClassMap, where: str, groups: Mapping[int, str] | None = None
+) -> NDArray[np.int64]:
     """The label of every entry: by its category's id, as pycocotools does.
 
     Where that cannot be meant, because an id is unknown or is another class than the entry's
@@ -32,6 +34,7 @@ def match_classes(results: Results, classes: ClassMap, where: str) -> NDArray[np
         results: Their categories are looked up.
         classes: Those there are.
         where: The classes come from, for messages.
+        groups: Categories by id that are no classes, for messages.
 
     Returns:
         `(D,)` labels, 1..K.
@@ -61,6 +64,12 @@ def match_classes(results: Results, classes: ClassMap, where: str) -> NDArray[np
             f"category_id {key} is {classes.name(by_id[key])!r} in {where}, but category {name!r}"
         )
         raise results.error(row, f"{what}{more}")
+    if groups and key in groups:
+        raise results.error(
+            row,
+            f"category_id {key} is {groups[key]!r} in {where}, which only groups other categories "
+            f"and has no boxes{more}; leave it out, or name it in data.classes",
+        )
     there = _listed(
         [f"{key} ({name})" for name, key in zip(classes.names, classes.ids, strict=True)]
     )

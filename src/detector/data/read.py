@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,7 @@ class DataSet:
         classes: Its classes.
         findings: What is wrong with it.
         divided: Whether images were dealt out by ratio, so that the split is worth keeping.
+        groups: Categories by id that only group others, and are no classes.
     """
 
     root: Path
@@ -79,6 +80,7 @@ class DataSet:
     classes: ClassMap
     findings: Findings
     divided: bool
+    groups: Mapping[int, str] = field(default_factory=dict)
 
     def files(self) -> dict[str, list[str]]:
         """Relative paths of every split's images; in a splits.json, to divide the same again."""
@@ -155,7 +157,9 @@ def read(source: Source, cache: FactsCache, wanted: str | None = None) -> DataSe
     if wanted is None:
         _find_unused(reader.folder, files, findings)
     divided = divides and wanted is None
-    return DataSet(reader.root, kind, reader.recognised, splits, classes, findings, divided)
+    categories = zip(reader.ids or (), reader.names, strict=False)
+    groups = {i: name for i, name in categories if not source.classes and name not in classes.names}
+    return DataSet(reader.root, kind, reader.recognised, splits, classes, findings, divided, groups)
 
 
 def _needed(there: Sequence[str], wanted: str | None) -> Sequence[str]:
