@@ -134,7 +134,10 @@ class CocoReader:
         degrees = np.degrees(content.radians)
         remarks = [
             ("rotated box", [(r, f"turned by {degrees[r]:g} degrees") for r in order[turned]]),
-            ("box given otherwise too", contradictions(content, order, sizes[owner[order]])),
+            (
+                "box given otherwise too",
+                contradictions(self.root / file, content, order, sizes[owner[order]]),
+            ),
         ]
         for kind, rows in remarks:
             for row, message in rows:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.boxes import around_turned
-from detector.data.coco_json import Category, Instances
+from detector.data.coco_json import LOOKED_AT, Category, Instances, decode
 
-LOOKED_AT = 20_000  # polygons of a file, at first
 # A box is another one than its polygons' if it is off by more pixels, and they overlap by less.
 FEW, ALIKE = 3, 0.6
 
@@ -62,31 +62,29 @@ def upright(
 
 
 def contradictions(
-    content: Instances, rows: NDArray[np.int64], sizes: NDArray[np.int32]
+    file: Path, content: Instances, rows: NDArray[np.int64], sizes: NDArray[np.int32]
 ) -> list[tuple[int, str]]:
     """Annotations whose `bbox` is another box than that of their polygons, or of their `area`.
 
-    Polygons take long to decode: of a large file they are looked at evenly spread, and all of them
-    only where one of those contradicts.
-
     Args:
-        content: The file's.
+        file: Is read again, closely, where one of the polygons looked at contradicts.
+        content: What it says.
         rows: The annotations that are used.
         sizes: Height and width of each one's image, pixels; 0 where the file has none.
 
     Returns:
         Row and message of each.
     """
-    rows, places = rows[content.radians[rows] == 0], np.flatnonzero(content.radians[rows] == 0)
-    step = max(1, len(rows) // LOOKED_AT)
-    found = _unlike_outline(content, rows[::step], sizes[places[::step]])
-    if step > 1 and found:
-        found = _unlike_outline(content, rows, sizes[places])
+    plain = content.radians[rows] == 0
+    rows, sizes = rows[plain], sizes[plain]
+    found = _unlike_outline(content, rows, sizes)
+    if found and len(content.outlines) > LOOKED_AT:
+        found = _unlike_outline(decode(file, len(content.outlines)), rows, sizes)
     x, y, w, h = content.boxes[rows].T
     area, named = content.areas[rows], {row for row, _ in found}
     with np.errstate(over="ignore", invalid="ignore"):
-        near = np.isclose(area, (w - x) * (h - y), rtol=1e-3) & ~np.isclose(area, w * h, rtol=0.05)
-        near &= (w > x) & (h > y)
+        near = (np.abs((w - x) * (h - y) - area) < 1e-3 * area) & (w > x) & (h > y)
+        near &= np.abs(w * h - area) > 0.05 * area
     if near.sum() * 2 > len(rows):  # a few fit by chance
         why = "area {:g} is that of two corners, x1, y1, x2, y2; expected x, y, width, height"
         found += [(r, why.format(content.areas[r])) for r in rows[near].tolist() if r not in named]
@@ -97,20 +95,22 @@ def _unlike_outline(
     content: Instances, rows: NDArray[np.int64], sizes: NDArray[np.int32]
 ) -> list[tuple[int, str]]:
     """Annotations whose box is not that of their polygons; arguments as of `contradictions`."""
-    theirs = content.outlines(rows.tolist())
-    limits = np.where(sizes > 0, sizes, np.inf)[:, [1, 0, 1, 0]]
+    known = ~np.isnan(content.outlines[rows, 0])
+    rows, limits = rows[known], np.where(sizes > 0, sizes, np.inf)[known][:, [1, 0, 1, 0]]
     with np.errstate(over="ignore", invalid="ignore"):
         a, b = (
             np.clip(np.concatenate((one[:, :2], one[:, :2] + one[:, 2:]), 1), 0, limits)
-            for one in (content.boxes[rows], theirs)
+            for one in (content.boxes[rows], content.outlines[rows])
         )
         sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
         both = np.clip(sides, 0, None).prod(1)
         union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - both
-        wrong = (np.abs(a - b).max(1) > FEW) & (both < ALIKE * union)
+        wrong = (np.abs(a - b).max(1, initial=0) > FEW) & (both < ALIKE * union)
     messages = []
-    for i in np.flatnonzero(wrong).tolist():
-        around = ", ".join(f"{v:.6g}" for v in theirs[i].tolist())
-        box = ", ".join(f"{v:.6g}" for v in content.boxes[rows[i]].tolist())
-        messages.append((int(rows[i]), f"bbox is {box}, but the box of its polygons is {around}"))
+    for row in rows[wrong].tolist():
+        box, around = (
+            ", ".join(f"{v:.6g}" for v in boxes[row].tolist())
+            for boxes in (content.boxes, content.outlines)
+        )
+        messages.append((row, f"bbox is {box}, but the box of its polygons is {around}"))
     return messages

@@ -22,6 +22,7 @@ from detector.data.raw import flag, turn
 from detector.types import RequestError
 
 CHUNK = 20_000  # boxes turned into numbers at a time, so that they are never all Python objects
+LOOKED_AT = 5_000
 LIMIT = 2**63
 T = TypeVar("T")
 Id = Annotated[int, msgspec.Meta(ge=-LIMIT, le=LIMIT - 1)]
@@ -83,7 +84,8 @@ class Instances:
         radians: `(m,)` float64: how far each box is turned about its centre, as CVAT writes it in
             `attributes.rotation`; below half a turn.
         areas: `(m,)` float64: `area`; NaN where there is none.
-        segmentations: Of every annotation, as text or decoded.
+        outlines: `(m, 4)` float64: x, y, width, height around the polygons in `segmentation`; NaN
+            where there are none, or they were not looked at.
         good: `(m,)` bool; what is not is named in `faults`.
         faults: What is wrong with single entries, one line each.
         words: The numbers that stand for images' ids which are words.
@@ -97,40 +99,28 @@ class Instances:
     crowd: NDArray[np.bool_]
     radians: NDArray[np.float64]
     areas: NDArray[np.float64]
-    segmentations: Sequence[Any]
+    outlines: NDArray[np.float64]
     good: NDArray[np.bool_]
     faults: list[str]
     words: dict[str, int] = field(default_factory=dict)
-
-    def outlines(self, rows: Sequence[int]) -> NDArray[np.float64]:
-        """The boxes around the polygons of some annotations.
-
-        Args:
-            rows: Which ones.
-
-        Returns:
-            `(len(rows), 4)` x, y, width, height; NaN where there are no polygons.
-        """
-        found = np.full((len(rows), 4), np.nan)
-        for i, row in enumerate(rows):
-            value = self.segmentations[row]
-            if isinstance(value, msgspec.Raw):
-                value = msgspec.json.decode(value)
-            found[i] = _around(value) or np.nan
-        return found
 
 
 _Box = tuple[float | None, float | None, float | None, float | None]
 _BOXES = msgspec.json.Decoder(list[_Box])
 
 
-def decode(file: Path) -> Instances:
+def decode(file: Path, outlines: int = LOOKED_AT) -> Instances:
     """Decode an instances JSON.
+
+    Args:
+        file: Which one.
+        outlines: Of how many annotations, or a few more, the polygons are looked at, evenly spread;
+            they take long to decode.
 
     Raises:
         RequestError: If it is none.
     """
-    return read_json(file, _decode, "COCO instances")
+    return read_json(file, lambda raw: _decode(raw, outlines), "COCO instances")
 
 
 def read_json(file: Path, decoder: Callable[[bytes], T], what: str) -> T:
@@ -167,7 +157,7 @@ def read_json(file: Path, decoder: Callable[[bytes], T], what: str) -> T:
         raise RequestError(f"{file}: {error.strerror or error}") from error
 
 
-def _decode(raw: bytes) -> Instances:
+def _decode(raw: bytes, outlines: int) -> Instances:
     try:
         content = msgspec.json.decode(raw, type=_Regular)
         notes = content.annotations
@@ -175,6 +165,10 @@ def _decode(raw: bytes) -> Instances:
     except msgspec.ValidationError:
         return _decode_odd(raw)
     count = len(notes)
+    step = max(1, count // outlines)
+    around = np.full((count, 4), np.nan)
+    for i in range(0, count, step):
+        around[i] = _around(msgspec.json.decode(notes[i].segmentation)) or np.nan
     return Instances(
         dict(enumerate(content.images)),
         content.categories,
@@ -184,7 +178,7 @@ def _decode(raw: bytes) -> Instances:
         np.fromiter((a.iscrowd != 0 for a in notes), np.bool_, count),
         _read_turns([a.attributes for a in notes]),
         np.array([a.area for a in notes], np.float64),  # NaN for null
-        [a.segmentation for a in notes],
+        around,
         np.ones(count, dtype=bool),
         [],
     )
@@ -216,7 +210,7 @@ def _decode_odd(raw: bytes) -> Instances:
     boxes = np.full((count, 4), np.nan)
     crowd, good = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
     radians, areas = np.zeros(count), np.full(count, np.nan)
-    segmentations: list[Any] = [None] * count
+    outlines = np.full((count, 4), np.nan)
     for i, entry in enumerate(content.annotations):
         note = _annotation(entry, ids)
         if isinstance(note, str):
@@ -225,7 +219,7 @@ def _decode_odd(raw: bytes) -> Instances:
         numbers[i], boxes[i], crowd[i] = note
         radians[i] = _turn(entry.get("attributes"))
         areas[i] = entry["area"] if type(entry.get("area")) in (int, float) else np.nan
-        segmentations[i] = entry.get("segmentation")
+        outlines[i] = _around(entry.get("segmentation")) or np.nan
         good[i] = True
     return Instances(
         images,
@@ -236,7 +230,7 @@ def _decode_odd(raw: bytes) -> Instances:
         crowd,
         radians,
         areas,
-        segmentations,
+        outlines,
         good,
         faults,
         ids,

@@ -109,7 +109,7 @@ def read_coco_truth(file: Path, root: Path | None) -> CocoTruth:
             f"{len(turned)} boxes of the truth are turned by attributes.rotation, as CVAT has it: "
             "as pycocotools does, they are taken as they were before the turn"
         )
-    if others := contradictions(content, order, packed.sizes[owner[order]]):
+    if others := contradictions(file, content, order, packed.sizes[owner[order]]):
         row, message = others[0]
         notes.append(
             f"{len(others)} boxes of the truth are given otherwise too; bbox is used: "

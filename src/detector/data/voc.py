@@ -297,8 +297,8 @@ def side(node: Element, path: str) -> int:
 
 def number(node: Element, path: str, where: str = "", default: float | None = None) -> float:
     """The number in a child element; RequestError if there is none."""
-    text = node.findtext(path)
-    if text is None:
+    text = (node.findtext(path) or "").strip()
+    if not text:
         if default is None:
             raise RequestError(f"{where}<{path}> is missing")
         return default

@@ -11,12 +11,9 @@ Ultralytics' `save_txt` writes.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from detector.types import RequestError
 
@@ -27,27 +24,40 @@ SLACK = 0.1  # of a box's sides; keypoints may lie so far outside
 LABEL = "class, centre x and y, width, height"
 
 
+Corners = tuple[float, float, float, float]
+
+
+class More(NamedTuple):
+    """What a line says with more than four numbers after the class.
+
+    Attributes:
+        numbers: How many there are.
+        around: The box around them as points, xyxy fractions; the line's box where data.yaml says
+            that they are one and keypoints.
+        with_points: Whether the first four can only be a box, by what follows.
+        track: Whether they may be a box, a confidence and the number of a track.
+    """
+
+    numbers: int
+    around: Corners
+    with_points: bool = False
+    track: bool = False
+
+
 class Lines(NamedTuple):
     """The lines of one file that are not empty.
 
     Attributes:
         rows: Number of each line in the file, from 1.
         classes: The number that it begins with.
-        counts: `(n,)` numbers after that.
-        boxes: `(n, 4)` xyxy fractions: the first four numbers as centre, width and height.
-        around: `(n, 4)` xyxy fractions: around all numbers as points; that of `boxes` where there
-            are only four.
-        with_points: `(n,)` whether the first four numbers can only be a box, by what follows.
-        tracks: `(n,)` whether a box can be followed by a confidence and the number of a track.
+        boxes: xyxy fractions: the first four numbers after that as centre, width and height.
+        more: Of the lines with further numbers, by their place in these lists.
     """
 
     rows: list[int]
     classes: list[float]
-    counts: NDArray[np.int64]
-    boxes: NDArray[np.float64]
-    around: NDArray[np.float64]
-    with_points: NDArray[np.bool_]
-    tracks: NDArray[np.bool_]
+    boxes: list[Corners]
+    more: dict[int, More]
 
 
 class Keypoints(NamedTuple):
@@ -96,7 +106,7 @@ def read_lines(text: str, keypoints: Keypoints | None) -> Lines:
     Raises:
         RequestError: If a line can mean nothing; the message leaves the file's name out.
     """
-    rows, classes, counts, boxes, around, with_points, tracks = [], [], [], [], [], [], []
+    lines = Lines([], [], [], {})
     for row, line in enumerate(text.split("\n"), start=1):
         words = line.split()
         if not words:
@@ -105,33 +115,26 @@ def read_lines(text: str, keypoints: Keypoints | None) -> Lines:
             first, *values = map(float, words)
         except ValueError as error:
             raise RequestError(f"line {row} is {line.strip()[:60]!r}, expected numbers") from error
-        if fault := _misfit(values, keypoints):
+        if len(values) != 4 and (fault := _misfit(values, keypoints)):
             raise RequestError(f"line {row} has {fault}")
         x, y, w, h = values[:4]
-        boxes.append((x - w / 2, y - h / 2, x + w / 2, y + h / 2))
-        more = len(values) > 4 and keypoints is None
-        around.append(_around(values) if more else boxes[-1])
-        with_points.append(more and _has_points(boxes[-1], values))
-        tracks.append(more and len(values) == 6 and words[-1].isdecimal())
-        rows.append(row)
-        classes.append(first)
-        counts.append(len(values))
-    return Lines(
-        rows,
-        classes,
-        np.array(counts, np.int64),
-        np.array(boxes, np.float64).reshape(-1, 4),
-        np.array(around, np.float64).reshape(-1, 4),
-        np.array(with_points, np.bool_),
-        np.array(tracks, np.bool_),
-    )
+        box = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+        count = len(values)
+        if count > 4:
+            more = More(count, box)
+            if keypoints is None:
+                track = count == 6 and words[-1].isdecimal()
+                more = More(count, _around(values), _has_points(box, values), track)
+            lines.more[len(lines.rows)] = more
+        lines.rows.append(row)
+        lines.classes.append(first)
+        lines.boxes.append(box)
+    return lines
 
 
 def _misfit(values: Sequence[float], keypoints: Keypoints | None) -> str:
-    """Why so many numbers can mean nothing; empty if they can."""
+    """Why so many numbers, which are not four, can mean nothing; empty if they can."""
     count = len(values)
-    if count == 4:
-        return ""
     if keypoints is not None:
         if count == 4 + keypoints.numbers:
             return ""
@@ -155,13 +158,13 @@ def _misfit(values: Sequence[float], keypoints: Keypoints | None) -> str:
     )
 
 
-def _around(values: Sequence[float]) -> tuple[float, float, float, float]:
+def _around(values: Sequence[float]) -> Corners:
     """The box around points."""
     xs, ys = values[::2], values[1::2]
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def _has_points(box: tuple[float, float, float, float], values: Sequence[float]) -> bool:
+def _has_points(box: Corners, values: Sequence[float]) -> bool:
     """Whether the first four numbers can only be a box, and those that follow points in it.
 
     The box must lie on the image and hold the points. So may a small polygon in the middle of the
@@ -214,34 +217,41 @@ class Meaning(NamedTuple):
 
     def fault(self, lines: Lines) -> str:
         """Why a file cannot be used; empty if it can."""
-        if not (self.tracks and (lines.counts == 6).any()):
+        row = next((lines.rows[i] for i, more in lines.more.items() if more.numbers == 6), None)
+        if row is None or not self.tracks:
             return ""
-        row = lines.rows[int((lines.counts == 6).argmax())]
         return (
             f"line {row} has 7 numbers, a box with a confidence and a track, as detectors write "
             f"them; expected labels of 5 numbers ({LABEL})"
         )
 
-    def boxes(self, lines: Lines) -> list[list[float]]:
+    def boxes(self, lines: Lines) -> list[Corners]:
         """The boxes, xyxy fractions."""
-        found: list[list[float]] = (lines.boxes if self.with_points else lines.around).tolist()
-        return found
+        boxes = list(lines.boxes)
+        if not self.with_points:
+            for i, more in lines.more.items():
+                boxes[i] = more.around
+        return boxes
 
     def remarks(self, lines: Lines) -> list[str]:
         """What is to be known of single lines."""
-        odd = lines.counts > 4
+        odd: Iterable[int] = lines.more
+        short = (i for i in range(len(lines.rows)) if i not in lines.more)
         if self.keypoints is not None:
-            odd, why = ~odd, f"a box without its keypoints ({self.keypoints.text})"
+            odd, why = short, f"a box without its keypoints ({self.keypoints.text})"
         elif self.with_points:
             why = "read as a box and points in it, not as a polygon; kpt_shape in data.yaml says so"
         elif not self.mixed:
             return []
         elif self.polygons:
-            odd, why = ~odd, "a box, but most lines of the split are polygons"
+            odd, why = short, "a box, but most lines of the split are polygons"
         else:
             why = "a polygon, but most lines of the split are boxes"
-        rows = np.flatnonzero(odd).tolist()
-        return [f"line {lines.rows[i]} has {lines.counts[i] + 1} numbers: {why}" for i in rows]
+        return [
+            f"line {lines.rows[i]} has {lines.more[i].numbers + 1 if i in lines.more else 5} "
+            f"numbers: {why}"
+            for i in odd
+        ]
 
 
 def understand(files: Sequence[Lines], keypoints: Keypoints | None) -> Meaning:
@@ -251,18 +261,15 @@ def understand(files: Sequence[Lines], keypoints: Keypoints | None) -> Meaning:
         files: The lines of every file.
         keypoints: Those that data.yaml says follow every box.
     """
-    if not files:
-        return Meaning(keypoints, False, False, False, False)
-    counts = np.concatenate([lines.counts for lines in files])
-    long = counts > 4
-    seven = counts == 6
-    tracks = np.concatenate([lines.tracks for lines in files])[seven]
-    points = np.concatenate([lines.with_points for lines in files])[long]
+    total = sum(len(lines.rows) for lines in files)
+    long = [more for lines in files for more in lines.more.values()]
+    tracks = [more.track for more in long if more.numbers == 6]
+    polygons = 2 * len(long) > total
     return Meaning(
         keypoints,
-        with_points=long.mean() > 0.5 and points.mean() >= MOST,
+        with_points=polygons and sum(m.with_points for m in long) >= MOST * len(long),
         # Among other polygons it is a triangle that touches the border.
-        tracks=bool(tracks.size) and bool(tracks.all()) and seven.sum() >= MOST * long.sum(),
-        polygons=long.mean() > 0.5,
-        mixed=bool(long.any()) and not long.all(),
+        tracks=bool(tracks) and all(tracks) and len(tracks) >= MOST * len(long),
+        polygons=polygons,
+        mixed=0 < len(long) < total,
     )
