@@ -491,3 +491,13 @@ def test_an_empty_list_is_an_error(tmp_path):
     root = one_image(tmp_path, [])
     (root / "ImageSets/Main/train.txt").write_text("\n")
     assert faults(root)["empty split"] == ["the split 'train' has no usable image"]
+
+
+def test_an_empty_size_says_nothing_and_one_side_is_compared_alone(tmp_path):
+    root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    xml = root / "Annotations/a.xml"
+    text = xml.read_text()
+    xml.write_text(text.replace("<width>80</width>", "<width> </width>"))
+    assert faults(root) == {}
+    xml.write_text(text.replace("<width>80</width>", "<width>0</width>").replace(">60<", ">61<"))
+    assert len(faults(root)["size contradicts annotation"]) == 1
