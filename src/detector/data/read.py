@@ -18,7 +18,7 @@ from detector.data.judge import Judge, choose_classes
 from detector.data.raw import POOL, RawSplit, Reader
 from detector.data.split import stratified_split
 from detector.data.voc import VocReader
-from detector.data.yolo import YoloReader, find_names, find_yaml
+from detector.data.yolo import YoloReader, find_names, find_yamls, hint
 from detector.types import AnnotatedImages, ClassMap, RequestError
 
 SPLITS = ("train", "val", "test")
@@ -93,7 +93,7 @@ def recognise(folder: Folder) -> str:
     """
     root = folder.root
     signs = {
-        "yolo": find_yaml(folder) is not None,
+        "yolo": bool(find_yamls(folder)),
         "coco": bool(find_instances(folder)),
         "voc": bool(folder.with_suffix(".xml")),
     }
