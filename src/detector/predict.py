@@ -15,6 +15,7 @@ from tqdm import tqdm
 from detector import inputs, request
 from detector.checkpoint import score_thresholds
 from detector.cli import run_verb
+from detector.data.folder import Folder
 from detector.output import write_json
 from detector.types import RequestError
 
@@ -106,6 +107,8 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
         raise inputs.nothing_read(str(source), failed)
     for line in failed:
         log.warning("not read: %s", line)
+    if source.is_dir() and (unread := inputs.unread_pictures(Folder(source, "source"))):
+        log.warning("passed over: %s", unread)
     count = len(files) - len(failed)
     log.info("%d detections in %d image%s", len(results), count, "s" * (count != 1))
     log.info("annotated images: %s", pictures)

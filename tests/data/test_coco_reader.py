@@ -290,11 +290,12 @@ def test_a_split_by_ratio_does_not_depend_on_the_order_of_entries(root):
     assert {name: s.paths.tolist() for name, s in read_set(root).splits.items()} == before
 
 
-def test_images_beside_those_listed_are_named(root):
+def test_images_that_are_not_listed_are_named_wherever_they_are(root):
     write_image(root / "train/extra.jpg", [])
-    write_image(root / "figures/chart.png", [])
+    write_image(root / "images2/a.png", [])
     assert found(read_set(root))["image not used"] == [
-        "train/extra.jpg: no annotation or list has it"
+        "images2/a.png: no annotation or list has it",
+        "train/extra.jpg: no annotation or list has it",
     ]
 
 

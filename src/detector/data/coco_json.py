@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.data.folder import encoding_of
 from detector.types import RequestError
 
 CHUNK = 20_000  # boxes turned into numbers at a time, so that they are never all Python objects
@@ -115,6 +116,10 @@ def read_json(file: Path, decoder: Callable[[bytes], T], what: str) -> T:
     """
     try:
         raw = file.read_bytes()
+        if encoding := encoding_of(raw):
+            raise RequestError(f"{file}: not {what}: {encoding} text, expected UTF-8")
+        if raw.startswith(b"\x1f\x8b"):
+            raise RequestError(f"{file}: not {what}: compressed by gzip; unpack it")
         if raw.startswith(b"\xef\xbb\xbf"):  # a byte-order mark
             raw = raw[3:]
         try:

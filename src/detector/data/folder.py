@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from detector.types import RequestError
 
 # What is read, and of several files of one name which one is rather the photograph.
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".bmp", ".dib", ".tif")
-SUFFIXES += (".tiff", ".webp", ".gif", ".avif")
+_JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo")
+SUFFIXES = (*_JPEGS, ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".avif")
 # Pictures that are not read, so that nobody wonders where they went.
 UNREAD = frozenset((".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".svg"))
 UNREAD |= {".psd", ".xcf", ".ai", ".eps", ".tga", ".ico", ".pcx", ".pbm", ".pgm", ".ppm", ".pnm"}
@@ -31,7 +31,7 @@ LABEL_WORDS |= {"labels", "label", "txts", "txt", "bboxes", "bbox"}
 KINDS_OF_FILES = IMAGE_WORDS | LABEL_WORDS
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte-order marks
 # VOC's folders of pixel masks, which are no pictures.
-_MASKS = frozenset(("segmentationclass", "segmentationobject"))
+MASKS = frozenset(("segmentationclass", "segmentationobject"))
 
 _SPLIT_NAMES = {
     "train": ("train", "training", "trainval", "trn"),
@@ -255,6 +255,12 @@ class Folder:
         # In another case it may be that of another image, which is spelt the same.
         alike = alike or [f for f in akin if self.image_for(f) == image]
         return sorted(alike, key=lambda f: f.split("/")[-2:-1] and not _tells(f, LABEL_WORDS))
+
+    def unique_annotation(self, name: str, suffix: str, below: str = "") -> str | None:
+        """The only annotation file of a name without suffix; None if there is none or several."""
+        there = self._annotations(suffix).get(fold(name), ())
+        found = [f for f in there if f.startswith(below)]
+        return found[0] if len(found) == 1 else None
 
     def _akin(self, those: Sequence[str], file: str, suffix: str) -> list[str]:
         """Of some files, those in the folder that corresponds to a file's."""

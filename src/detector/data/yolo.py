@@ -23,7 +23,7 @@ from detector.data.folder import (
     split_named,
     split_of,
 )
-from detector.data.raw import POOL, RawBuilder, RawSplit, show
+from detector.data.raw import POOL, RawBuilder, RawSplit, add_unclear, show
 from detector.types import RequestError
 
 
@@ -50,7 +50,8 @@ class YoloReader:
         self.folder = folder
         self.root = root = folder.root
         said: dict[str, list[str]] = {}
-        self.yaml, says = None, {}
+        says: Mapping[str, Any] = {}
+        self.yaml: str | None = None
         found = find_yamls(folder)
         if found:
             self.yaml = _choose(folder, found)
@@ -96,6 +97,8 @@ class YoloReader:
         divide the images otherwise.
         """
         images: dict[str, list[str]] = {}
+        # Nothing but the names of folders says what the splits are.
+        self._by_name = not said and not any(wanted.values()) and wanted.get("val") is None
         for split, given in wanted.items():
             named = given if given is not None else said.get(split) or []
             found = []
@@ -201,7 +204,7 @@ class YoloReader:
         return raw
 
     def _compare(self, image: str, split: str, findings: Findings) -> None:
-        """Name other label files of an image, which say something else than the one that is used."""
+        """Name other label files of an image that contradict the one that is used."""
         first, *others = self._labels[image]
         for other in others:
             try:
@@ -215,6 +218,7 @@ class YoloReader:
     def _find_orphans(self, findings: Findings) -> None:
         """Name label files that no image of any split has."""
         used = {f for images in self._images.values() for i in images for f in self._find(i)}
+        unsorted = []
         homes = {file.rpartition("/")[0] for file in used}
         for file in self.folder.with_suffix(".txt"):
             if file in used or not self._is_label(file):
@@ -223,10 +227,13 @@ class YoloReader:
             home = file.rpartition("/")[0]
             if image is not None:
                 findings.add("annotation not used", Item("", file, f"of {image}, in no split"))
+                unsorted.append(image)
             elif home in homes or any(split_of(part) for part in home.split("/")):
                 findings.add("missing image", Item("", file, "no image of that name"))
             else:
                 findings.add("annotation not used", Item("", file, "no image of that name"))
+        if self._by_name and "train" in self._images and "val" not in self._images:
+            add_unclear(findings, unsorted)
 
     def _is_label(self, file: str) -> bool:
         """Whether a text file has boxes rather than something else, as classes.txt does."""
@@ -345,8 +352,12 @@ def _read_yaml(folder: Folder, file: str) -> Mapping[str, Any]:
         raise RequestError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(content, dict):
         raise RequestError(f"{path}: expected keys such as names, train, val")
-    nothing = ("", "null", "~")
-    return {key: v for key, v in content.items() if not (isinstance(v, str) and v.lower() in nothing)}
+    return {key: value for key, value in content.items() if not _is_nothing(value)}
+
+
+def _is_nothing(value: object) -> bool:
+    """Whether a value in YAML is null."""
+    return isinstance(value, str) and value.lower() in ("", "null", "~")
 
 
 def _read_splits(says: Mapping[str, Any], file: Path) -> dict[str, list[str]]:
@@ -360,7 +371,7 @@ def _read_splits(says: Mapping[str, Any], file: Path) -> dict[str, list[str]]:
         if not isinstance(listed, list) or not all(isinstance(p, str) for p in listed):
             raise RequestError(f"{file}: {key}: expected a folder or a list of them")
         if listed and said.setdefault(split, (str(key), listed))[1] != listed:
-            raise RequestError(f"{file}: {said[split][0]} and {key} are one split; keep one of them")
+            raise RequestError(f"{file}: {said[split][0]} and {key} are one split: keep only one")
     return {split: listed for split, (_, listed) in said.items()}
 
 
@@ -427,5 +438,4 @@ def _parts(path: str) -> tuple[bool, list[str]]:
     """The parts of a path of any system, and whether it may be one of another machine."""
     plain = re.sub(r"^file:/*(?=/|[A-Za-z]:)", "", path.strip().replace("\\", "/"))
     foreign = re.match(r"/|[A-Za-z]:|~|\$|%|\.\.", plain) is not None
-    drop = ("", ".", "..", "~")
-    return foreign, [p for p in plain.split("/") if p not in drop and not re.fullmatch("[A-Za-z]:", p)]
+    return foreign, [p for p in plain.split("/") if not re.fullmatch(r"|\.|\.\.|~|[A-Za-z]:", p)]
