@@ -49,7 +49,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "image not used": ("warning", "No annotation or list has it; an empty one marks background."),
     "unsupported image": ("warning", "Convert it to PNG or JPEG: its format is not read."),
     "split not there": ("warning", "What is named for it is missing: add it, or take it out."),
-    "folder read once": ("warning", "A link to it is not followed: it is read by its own name."),
+    "folder read once": (
+        "warning",
+        "Nothing is read twice: what a link is called says nothing of a split.",
+    ),
     "file name disagrees": ("warning", "The image of the annotation's own name is used."),
     "image turned by EXIF": ("warning", "Boxes are taken to be on the upright picture."),
     "class absent from a split": ("warning", "Nothing can be learnt or measured of it there."),

@@ -21,7 +21,7 @@ UNREAD = frozenset((".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".
 UNREAD |= {".psd", ".xcf", ".ai", ".eps", ".tga", ".ico", ".pcx", ".pbm", ".pgm", ".ppm", ".pnm"}
 UNREAD |= {".pfm", ".exr", ".hdr", ".dds", ".dcm", ".nii", ".fits", ".apng", ".raw", ".dng"}
 UNREAD |= {".arw", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw"}
-CONVERT = "convert it to PNG or JPEG"
+CONVERT = "convert to PNG or JPEG"
 
 TEXT_LIMIT = 10_000_000  # bytes
 # Words that, in a folder's name, only say what kind of files are in it.
@@ -255,6 +255,12 @@ class Folder:
         # In another case it may be that of another image, which is spelt the same.
         alike = alike or [f for f in akin if self.image_for(f) == image]
         return sorted(alike, key=lambda f: f.split("/")[-2:-1] and not _tells(f, LABEL_WORDS))
+
+    def namesakes(self, annotation: str) -> list[str]:
+        """The images of an annotation's name, wherever they are but in another split."""
+        stem = _stem(annotation)
+        found = [*self._by_stem.get(stem, ()), *self._by_name.get(stem, ())]
+        return [f for f in found if _may_belong(f, annotation)]
 
     def unique_annotation(self, name: str, suffix: str, below: str = "") -> str | None:
         """The only annotation file of a name without suffix; None if there is none or several."""

@@ -243,7 +243,8 @@ def _find_unused(folder: Folder, used: Collection[str], findings: Findings) -> N
     unused = "no annotation or list has it"
     findings.add_many("image not used", rest, lambda f: Item("", f, unused, f))
     findings.add_many("unsupported image", folder.unread, lambda f: Item("", f, CONVERT))
-    findings.add_many("folder read once", folder.again, lambda f: Item("", f, "a link"))
+    once = "a link to a folder that is read by its own name"
+    findings.add_many("folder read once", folder.again, lambda f: Item("", f, once))
 
 
 def _judge_splits(

@@ -198,8 +198,8 @@ class YoloReader:
                 missing,
                 lambda f: Item(split, f, "no text file: background", f),
             )
+        self._find_orphans(split, raw.findings)
         if split == self.splits[0]:
-            self._find_orphans(raw.findings)
             raw.findings.update(self._findings)
         return raw
 
@@ -215,24 +215,36 @@ class YoloReader:
                 message = f"its image, {image}, is also that of {first}, which says otherwise"
                 findings.add("duplicate image", Item(split, other, message, image))
 
-    def _find_orphans(self, findings: Findings) -> None:
-        """Name label files that no image of any split has."""
-        used = {f for images in self._images.values() for i in images for f in self._find(i)}
+    def _find_orphans(self, split: str, findings: Findings) -> None:
+        """Name label files that no image has, beside those of a split; with the first, all others.
+
+        Args:
+            split: The split.
+            findings: Gets them.
+        """
+        homes: dict[str, str] = {}
+        used = set()
+        sorted_out = {image for images in self._images.values() for image in images}
+        for name, images in self._images.items():
+            for label in (label for image in images for label in self._find(image)):
+                used.add(label)
+                homes.setdefault(label.rpartition("/")[0], name)
         unsorted = []
-        homes = {file.rpartition("/")[0] for file in used}
         for file in self.folder.with_suffix(".txt"):
-            if file in used or not self._is_label(file):
-                continue
-            image = self.folder.image_for(file)
             home = file.rpartition("/")[0]
-            if image is not None:
-                findings.add("annotation not used", Item("", file, f"of {image}, in no split"))
-                unsorted.append(image)
-            elif home in homes or any(split_of(part) for part in home.split("/")):
-                findings.add("missing image", Item("", file, "no image of that name"))
-            else:
-                findings.add("annotation not used", Item("", file, "no image of that name"))
-        if self._by_name and "train" in self._images and "val" not in self._images:
+            if file in used or homes.get(home, self.splits[0]) != split or not self._is_label(file):
+                continue
+            images = self.folder.namesakes(file)
+            beside = home in homes and self.folder.image_for(file) is None
+            if beside or (not images and any(map(split_of, home.split("/")))):
+                findings.add("missing image", Item(split, file, "no image of that name"))
+                continue
+            message = f"{images[0]} has other labels" if images else "no image of that name"
+            if images and not sorted_out.issuperset(images):
+                message = f"{images[0]} is in no split"
+                unsorted += images
+            findings.add("annotation not used", Item("", file, message))
+        if self._by_name and split == "train" and "val" not in self._images:
             add_unclear(findings, unsorted)
 
     def _is_label(self, file: str) -> bool:
