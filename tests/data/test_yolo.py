@@ -237,7 +237,7 @@ WHOLE = {"train": 5, "val": 3, "test": 3}
 @pytest.mark.parametrize(
     "text",
     [
-        "train: C:\\Users\\me\\set\\train\\images\nval: D:/set/valid/images\ntest: c:/test/images\n",
+        "train: C:\\Users\\me\\set\\train\\images\nval: D:/set/valid/images\ntest: c:/test\n",
         "train: /content/set/train/images\nval: /content/set/valid/images\ntest: /c/test/images\n",
         "train: ~/set/train/images\nval: $HOME/set/valid\ntest: '%USERPROFILE%\\set\\test'\n",
         "train: file:///a/train/images\nval: file:///C:/a/valid/images\ntest: file:/a/test\n",

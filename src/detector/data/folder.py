@@ -57,6 +57,8 @@ def fold(name: str) -> str:
 
     macOS writes an accent as a character of its own (NFD), most others do not (NFC).
     """
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
