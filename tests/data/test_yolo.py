@@ -409,3 +409,12 @@ def test_a_data_yaml_in_another_encoding_is_named(root):
     (root / "data.yaml").write_bytes((root / "data.yaml").read_text().encode("utf-16"))
     with pytest.raises(RequestError, match=r"data\.yaml: UTF-16 text, expected UTF-8"):
         read_set(root)
+
+
+@pytest.mark.parametrize("start", ["C:\\Users\\me\\", "/content/", "file:///C:/", "~/", "../../"])
+def test_folders_of_any_name_are_found_by_the_end_of_their_path(root, start):
+    (root / "train").rename(root / "part1")
+    (root / "valid").rename(root / "part2")
+    (root / "test").rename(root / ".test")
+    say(root, f"train: {start}set/part1/images\nval: {start}set/part2/images\n")
+    assert sizes(read_set(root)) == {"train": 5, "val": 3}

@@ -110,11 +110,13 @@ def recognise(folder: Folder) -> str:
         raise RequestError(
             f"data.root={root}: could be {' or '.join(found)}; say which, such as data={found[0]}"
         )
+    if further := hint(folder):
+        raise RequestError(f"data.root={root}: no data set in it itself{further}")
     raise RequestError(
         f"data.root={root}: no data set recognised among its {len(folder.files)} files "
         f"({len(folder.images)} images); expected VOC (*.xml), COCO (a JSON file with images, "
         "annotations and categories) or YOLO (data.yaml with names); other formats, such as "
-        f"LabelMe's, must be exported as one of these{hint(folder)}"
+        "LabelMe's, must be exported as one of these"
     )
 
 
