@@ -236,7 +236,7 @@ def test_an_image_that_does_not_decode_costs_the_picture_alone(tmp_path):
     written = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
     assert written == {
         *("metrics.json", "analysis.json", "suspects.csv", "thresholds.json"),
-        "report/index.html",
+        *("report/index.html", ".lock"),
     }
 
 

@@ -13,7 +13,7 @@ from detector.config import Config
 from detector.data import trees
 from detector.data.facts import FactsCache, look_at
 from detector.data.findings import Item
-from detector.data.folder import SUFFIXES, cache_folder
+from detector.data.folder import CONVERT, SUFFIXES, Folder, cache_folder
 from detector.data.headers import misfit, read_header
 from detector.data.read import SPLITS, DataSet, Source, read
 from detector.output import typed
@@ -238,11 +238,13 @@ def source_files(source: str, channels: int) -> list[Path]:
     path = Path(source)
     if not path.exists():
         raise RequestError(f"source={source}: no such file or folder")
-    files = [path]
+    files, unread = [path], ""
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        folder = Folder(path, "source")
+        files = [path / file for file in folder.images]
+        unread = unread_pictures(folder)
     if not files:
-        raise RequestError(f"source={source}: no images in it ({', '.join(SUFFIXES)})")
+        raise RequestError(f"source={source}: no images in it ({unread or ', '.join(SUFFIXES)})")
     faults = []
     for file in files:
         try:
@@ -254,6 +256,15 @@ def source_files(source: str, channels: int) -> list[Path]:
             return files  # what is wrong with others is said when their turn comes
         faults.append(f"{file}: {fault}")
     raise nothing_read(source, faults)
+
+
+def unread_pictures(folder: Folder) -> str:
+    """How many pictures of kinds that are not read a folder has, in words; empty if none."""
+    if not folder.unread:
+        return ""
+    kinds = ", ".join(sorted({Path(file).suffix.lower() for file in folder.unread}))
+    count = len(folder.unread)
+    return f"{count} file{'s' * (count > 1)} of kinds that are not read, {kinds}: {CONVERT}"
 
 
 def nothing_read(source: str, faults: Sequence[str]) -> RequestError:

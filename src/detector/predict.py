@@ -16,6 +16,7 @@ from detector import inputs, request
 from detector.checkpoint import score_thresholds
 from detector.cli import run_verb
 from detector.config import Config
+from detector.data.folder import Folder
 from detector.output import write_json
 from detector.types import RequestError
 
@@ -114,6 +115,8 @@ def _predict(
         raise inputs.nothing_read(str(source), failed)
     for line in failed:
         log.warning("not read: %s", line)
+    if source.is_dir() and (unread := inputs.unread_pictures(Folder(source, "source"))):
+        log.warning("passed over: %s", unread)
     count = len(files) - len(failed)
     log.info("%d detections in %d image%s", len(results), count, "s" * (count != 1))
     log.info("annotated images: %s", pictures)

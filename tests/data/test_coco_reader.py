@@ -1,4 +1,6 @@
+import gzip
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -458,11 +460,12 @@ def test_a_split_by_ratio_does_not_depend_on_the_order_of_entries(root):
     assert {name: s.paths.tolist() for name, s in read_set(root).splits.items()} == before
 
 
-def test_images_beside_those_listed_are_named(root):
+def test_images_that_are_not_listed_are_named_wherever_they_are(root):
     write_image(root / "train/extra.jpg", [])
-    write_image(root / "figures/chart.png", [])
+    write_image(root / "images2/a.png", [])
     assert found(read_set(root))["image not used"] == [
-        "train/extra.jpg: no annotation or list has it"
+        "images2/a.png: no annotation or list has it",
+        "train/extra.jpg: no annotation or list has it",
     ]
 
 
@@ -482,3 +485,119 @@ def test_images_may_lie_anywhere_below_the_root_under_a_unique_name(root):
     assert not data.findings.of("error")
     write_image(root / "another/train0.jpg", [])
     assert "missing image" in found(read_set(root))
+
+
+def three_files(root):
+    return {
+        split: root / f"annotations/instances_{split}.json" for split in ("train", "val", "test")
+    }
+
+
+def plain_names(root):
+    """train.json, val.json and test.json, which say nothing of what is in them."""
+    for split, file in three_files(root).items():
+        file.rename(root / f"annotations/{split}.json")
+    return root / "annotations"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: text.replace(b'"iscrowd": 0', b'"iscrowd": 0, "quality": NaN', 1),
+        lambda text: b"\xef\xbb\xbf" + text.replace(b'"iscrowd": 0', b'"iscrowd": 0, "a": NaN', 1),
+    ],
+)
+def test_a_split_is_recognised_by_what_its_file_says(root, change):
+    file = plain_names(root) / "train.json"
+    file.write_bytes(change(file.read_bytes()))
+    assert [len(s) for s in read_set(root).splits.values()] == [5, 3, 3]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.decode().encode("utf-16"), "UTF-16 text, expected UTF-8"),
+        (lambda text: text.decode().encode("utf-16-le"), "UTF-16 text, expected UTF-8"),
+        (lambda text: text.decode().encode("utf-32"), "UTF-32 text, expected UTF-8"),
+        (gzip.compress, "compressed by gzip"),
+        (lambda text: text[:-100], "not COCO instances"),
+        (lambda text: text + b"\n" + text, "not COCO instances"),
+        (lambda text: b"", "not COCO instances"),
+        (lambda text: text.replace(b"annotations", b"labels"), "it has no annotations"),
+        (lambda text: b"[]", "it has no annotations, categories, images"),
+    ],
+)
+def test_a_split_whose_file_cannot_be_used_is_never_passed_over(root, split, change, said):
+    file = plain_names(root) / f"{split}.json"
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(RequestError, match=rf"{split}\.json: .*{said}"):
+        read_set(root)
+
+
+def test_a_single_file_that_cannot_be_read_is_named(tmp_path):
+    write_image(tmp_path / "a.jpg", [])
+    (tmp_path / "result.json").write_bytes("{}".encode("utf-16"))
+    with pytest.raises(RequestError, match=r"result\.json: .*UTF-16 text, expected UTF-8"):
+        read_set(tmp_path)
+
+
+def test_a_split_by_the_name_of_its_folder_is_never_passed_over(root, tmp_path):
+    for split, file in three_files(root).items():
+        file.rename(root / split / "labels.json")
+    file = root / "val/labels.json"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(RequestError, match=r"val/labels\.json: not COCO instances"):
+        read_set(root)
+
+
+@pytest.mark.parametrize("name", ["val.jsonl", "val.json.gz", "instances_val.json.zip"])
+def test_a_split_that_is_packed_is_refused(root, name):
+    (root / "annotations/instances_val.json").rename(root / f"annotations/{name}")
+    with pytest.raises(RequestError, match=rf"{name}: expected a plain \.json file"):
+        read_set(root)
+
+
+def test_packed_files_beside_unpacked_ones_are_left_alone(root):
+    (root / "annotations/val.json.gz").write_bytes(b"")
+    assert len(read_set(root).splits["val"]) == 3
+
+
+def test_instances_whose_name_speaks_of_no_split_are_named(root):
+    shutil.copy(root / "annotations/instances_val.json", root / "annotations/extra.json")
+    assert found(read_set(root))["annotation not used"] == [
+        "annotations/extra.json: COCO instances, but its name speaks of no split"
+    ]
+    (root / "annotations/instances_val.json").unlink()  # so that it could be that one
+    with pytest.raises(RequestError, match=r"which JSON file is for val\?.*extra\.json"):
+        read_set(root)
+    assert len(read_set(root, "coco", splits={**USUAL, "val": []}).splits["train"]) == 4
+
+
+def test_a_validation_file_alone_is_not_trained_on(root):
+    for split in ("train", "test"):
+        three_files(root)[split].unlink()
+    with pytest.raises(RequestError, match=r"no training images; there is only val: say data\."):
+        read_set(root)
+    assert len(read_set(root, wanted="val").splits["val"]) == 3
+
+
+def test_names_of_images_are_matched_however_accents_are_encoded(root):
+    (root / "train/train0.jpg").rename(root / "train/caf\u00e9.jpg")
+    (root / "a").mkdir()
+    shutil.copy(root / "train/train1.jpg", root / "a/cafe\u0301.jpg")  # not unique by name alone
+    edit(root, put("cafe\u0301.JPG", "images", 0, "file_name"))
+    data = read_set(root)
+    assert not data.findings.of("error")
+    assert f"{root}/train/caf\u00e9.jpg" in data.splits["train"].paths.tolist()
+
+
+def test_classes_that_differ_only_in_the_encoding_of_accents_are_one_finding(root):
+    edit(root, put("caf\u00e9", "categories", 0, "name"))
+    edit(root, put("cafe\u0301", "categories", 1, "name"))
+    for split in ("val", "test"):
+        edit(root, put("caf\u00e9", "categories", 0, "name"), split)
+        edit(root, put("cafe\u0301", "categories", 1, "name"), split)
+    (line,) = found(read_set(root))["class spelt differently"]
+    assert line.endswith("differ only in how accents are encoded (Unicode's NFC and NFD)")

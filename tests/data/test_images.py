@@ -244,7 +244,7 @@ def test_a_phones_jpeg_with_several_pictures_is_a_photograph(tmp_path):
     assert read_image(path).shape == (60, 90, 3)
 
 
-@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif", "avif"])
 @pytest.mark.parametrize("read", READERS)
 def test_an_animation_is_refused(tmp_path, suffix, read):
     frames = [Image.fromarray(smooth(seed=seed)) for seed in range(3)]
@@ -253,7 +253,7 @@ def test_an_animation_is_refused(tmp_path, suffix, read):
         read(tmp_path / f"a.{suffix}")
 
 
-@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif", "bmp"])
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif", "bmp", "avif"])
 def test_a_single_picture_of_any_format_is_read(tmp_path, suffix):
     PICTURE.save(tmp_path / f"a.{suffix}")
     header = read_header(tmp_path / f"a.{suffix}")
@@ -401,7 +401,7 @@ def test_pixels_that_contradict_the_header_are_refused(tmp_path, monkeypatch, re
         read(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF"])
 def test_damaged_files_give_a_picture_or_a_refusal_and_nothing_else(tmp_path, kind):
     PICTURE.resize((30, 20)).save(tmp_path / "whole", format=kind)
     whole = (tmp_path / "whole").read_bytes()

@@ -501,3 +501,103 @@ def test_an_empty_size_says_nothing_and_one_side_is_compared_alone(tmp_path):
     assert faults(root) == {}
     xml.write_text(text.replace("<width>80</width>", "<width>0</width>").replace(">60<", ">61<"))
     assert len(faults(root)["size contradicts annotation"]) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}\r",
+        "{}.jpg",
+        "{}.JPEG",
+        "{}.xml",
+        "JPEGImages/{}.jpg",
+        "JPEGImages\\{}.jpg",
+        "{} 1",
+        "{} -1",
+    ],
+)
+def test_lists_may_name_an_image_as_other_tools_do(voc_root, line):
+    for file in (voc_root / "ImageSets/Main").iterdir():
+        file.write_text("".join(line.format(i) + "\n" for i in file.read_text().split()))
+    data = read_set(voc_root)
+    assert [len(s) for s in data.splits.values()] == [5, 3, 3]
+    assert not data.findings.of("error")
+
+
+@pytest.mark.parametrize("place", ["imagesets/main", "ImageSets", "."])
+@pytest.mark.parametrize("line", ["{}", "./JPEGImages/{}.jpg ./Annotations/{}.xml"])
+def test_lists_are_found_where_other_tools_put_them(voc_root, place, line):
+    texts = {f.name: f.read_text().split() for f in (voc_root / "ImageSets/Main").iterdir()}
+    shutil.rmtree(voc_root / "ImageSets")
+    for name, ids in texts.items():
+        (voc_root / place).mkdir(parents=True, exist_ok=True)
+        (voc_root / place / name).write_text("\n".join(line.format(i, i) for i in ids))
+    (voc_root / "test_notes.txt").write_text("nothing of the kind\n")
+    assert [len(s) for s in read_set(voc_root).splits.values()] == [5, 3, 3]
+
+
+def test_lists_with_an_underscore_count_where_there_are_no_others(voc_root):
+    for file in (voc_root / "ImageSets/Main").iterdir():
+        file.rename(file.with_name(f"{file.stem}_list.txt"))
+    assert [len(s) for s in read_set(voc_root).splits.values()] == [5, 3, 3]
+
+
+def test_lists_and_files_may_differ_in_case(voc_root):
+    for file in (voc_root / "Annotations").iterdir():
+        file.rename(file.with_name(file.stem.upper() + ".XML"))
+    (voc_root / "Annotations").rename(voc_root / "annotations")
+    data = read_set(voc_root)
+    assert [len(s) for s in data.splits.values()] == [5, 3, 3]
+    assert not data.findings.of("error")
+
+
+def test_lists_tell_images_of_one_name_apart_by_their_folders(tmp_path):
+    boxes = [("square", (1, 1, 9, 9))]
+    for day in ("day1", "day2"):
+        write_xml(tmp_path / f"Annotations/{day}/a.xml", boxes)
+        write_image(tmp_path / f"JPEGImages/{day}/a.jpg", boxes)
+    lists = tmp_path / "ImageSets/Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("day1/a\n")
+    (lists / "val.txt").write_text("day2/a\n")
+    splits = read_set(tmp_path).splits
+    assert [s.paths.tolist() for s in splits.values()] == [
+        [f"{tmp_path}/JPEGImages/day1/a.jpg"],
+        [f"{tmp_path}/JPEGImages/day2/a.jpg"],
+    ]
+
+
+def test_folders_that_could_be_the_validation_split_are_refused(tmp_path):
+    for folder in ("train", "setB"):
+        for name, boxes in random_split(folder, 3).items():
+            write_xml(tmp_path / f"{folder}/{name}.xml", boxes)
+            write_image(tmp_path / f"{folder}/{name}.jpg", boxes)
+    (line,) = found(read_set(tmp_path))["unclear split"]
+    assert line.startswith("setB: annotated images, but the name speaks of no split")
+    assert "data.splits.val=[setB]" in line
+    named = {**USUAL, "train": ["train"], "val": ["setB"]}
+    data = read_set(tmp_path, splits=named)
+    assert [len(s) for s in data.splits.values()] == [3, 3]
+    assert "unclear split" not in found(data)
+
+
+def test_a_validation_folder_without_one_for_training_is_not_dealt_out(tmp_path):
+    for folder in ("mine", "val"):
+        write_xml(tmp_path / f"{folder}/{folder}.xml", [("square", (1, 1, 9, 9))])
+        write_image(tmp_path / f"{folder}/{folder}.jpg", [])
+    with pytest.raises(RequestError, match=r"no training images; there is only val: say data"):
+        read_set(tmp_path)
+
+
+def test_pictures_that_are_not_read_are_named_and_masks_are_not(voc_root):
+    (voc_root / "JPEGImages/x.HEIC").touch()
+    (voc_root / "raw").mkdir()
+    (voc_root / "raw/y.dng").touch()
+    write_image(voc_root / "SegmentationClass/train0.png", [])
+    lines = found(read_set(voc_root))
+    assert lines == {
+        "unsupported image": [
+            "JPEGImages/x.HEIC: convert to PNG or JPEG",
+            "raw/y.dng: convert to PNG or JPEG",
+        ]
+    }

@@ -1,8 +1,9 @@
 import itertools
+import shutil
 
 import numpy as np
 import pytest
-from conftest import found, read_set, three_splits, write_voc, write_yolo
+from conftest import USUAL, found, read_set, three_splits, write_voc, write_yolo
 
 from detector.data import folder as folder_module
 from detector.types import RequestError
@@ -280,7 +281,7 @@ def test_a_list_of_classes_that_contradicts_data_yaml_is_named(root, file):
 def test_a_list_of_names_that_is_no_text_is_named(root):
     (root / "data.yaml").unlink()
     (root / "classes.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(RequestError, match=r"yolo/classes\.txt: not UTF-8 text"):
+    with pytest.raises(RequestError, match=r"yolo/classes\.txt: UTF-16 text, expected UTF-8"):
         read_set(root)
 
 
@@ -365,8 +366,8 @@ def test_data_yaml_cannot_lead_out_of_the_root(root, tmp_path, place):
     (tmp_path / "secret/images").mkdir(parents=True)
     (root / "train/images/train0.jpg").rename(tmp_path / "secret/images/a.jpg")
     (root / "data.yaml").write_text(f"train: {place}\nval: valid/images\nnames: [disc, square]\n")
-    for images in read_set(root).splits.values():
-        assert all(str(root) in path for path in images.paths.tolist())
+    with pytest.raises(RequestError, match=rf"data\.yaml: train: '{place}' is not there"):
+        read_set(root)
 
 
 def test_a_list_that_names_an_image_that_is_not_there_is_an_error(root):
@@ -375,3 +376,200 @@ def test_a_list_that_names_an_image_that_is_not_there_is_an_error(root):
     (root / "data.yaml").write_text(text)
     (line,) = found(read_set(root))["missing image"]
     assert line.startswith("../../etc/passwd: no such file below")
+
+
+def say(root, text):
+    (root / "data.yaml").write_text(f"names: [disc, square]\n{text}")
+
+
+def sizes(data):
+    return {name: len(images) for name, images in data.splits.items()}
+
+
+WHOLE = {"train": 5, "val": 3, "test": 3}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train: C:\\Users\\me\\set\\train\\images\nval: D:/set/valid/images\ntest: c:/test\n",
+        "train: /content/set/train/images\nval: /content/set/valid/images\ntest: /c/test/images\n",
+        "train: ~/set/train/images\nval: $HOME/set/valid\ntest: '%USERPROFILE%\\set\\test'\n",
+        "train: file:///a/train/images\nval: file:///C:/a/valid/images\ntest: file:/a/test\n",
+        "path: /content/gone\ntrain: train/images\nval: valid/images\ntest: test/images\n",
+        "path: ../gone/set\ntrain: train\nval: [valid]\ntest: ./test/images/\n",
+        "path: C:\\gone\ntrain: train\\images\nval: valid\\images\ntest: test\\images\n",
+        "train: ../gone/train/images\nval: ../gone/valid/images\ntest: ../../test/images\n",
+        "Train: Train/Images\nvalidation: VALID/images\ntest: Test/images\n",
+        "train: train/images\nvalid: valid/images\nval: NULL\ntest: test/images\n",
+        "",
+    ],
+)
+def test_paths_of_another_machine_mean_the_longest_end_that_is_here(root, text):
+    say(root, text)
+    data = read_set(root)
+    assert sizes(data) == WHOLE
+    assert not data.findings.of("error")
+
+
+def test_a_path_may_lie_below_a_folder_that_path_names(root, tmp_path):
+    (tmp_path / "above").mkdir()
+    root.rename(tmp_path / "above/yolo")
+    say(tmp_path / "above", "path: /home/me/yolo\ntrain: train\nval: valid\ntest: test\n")
+    assert sizes(read_set(tmp_path / "above")) == WHOLE
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "val: setB/imagse",
+        "val: [valid/images, setB]",
+        "val: /data/set/eval/images",
+        "val: valid/labels",
+        "val: gone.txt",
+        "train: gone\nval: valid/images",
+        "test: tset/images",  # though there is a folder for it
+    ],
+)
+def test_an_entry_that_leads_nowhere_is_refused(root, entry):
+    (root / "images").mkdir()
+    (root / "train/images/both.jpg").rename(root / "images/both.jpg")  # not what eval/images means
+    say(root, f"{'' if 'train' in entry else 'train: train/images'}\n{entry}\n")
+    with pytest.raises(RequestError, match=r"data\.yaml: \w+: '.*' is not there: .*data\.splits\."):
+        read_set(root)
+    key = entry.split(":")[0]
+    assert read_set(root, splits={**USUAL, "train": ["train"], "val": [], key: ["valid"]}).splits
+
+
+def test_a_test_split_that_is_not_there_is_named(root):
+    (root / "test").rename(root / "hidden")
+    say(root, "train: train/images\nval: valid/images\ntest: ../test/images\n")
+    data = read_set(root)
+    assert sizes(data) == {"train": 5, "val": 3}
+    (line,) = found(data)["split not there"]
+    assert line.startswith("data.yaml: test: '../test/images' is not there")
+
+
+def test_two_keys_for_one_split_are_refused(root):
+    say(root, "train: train\nval: valid\nvalid: test\n")
+    with pytest.raises(RequestError, match=r"data\.yaml: val and valid are one split"):
+        read_set(root)
+
+
+def test_lists_called_after_splits_say_what_the_splits_are(root):
+    for kind in ("images", "labels"):
+        (root / "all" / kind).mkdir(parents=True)
+        for folder in ("train", "valid", "test"):
+            for file in (root / folder / kind).iterdir():
+                file.rename(root / "all" / kind / file.name)
+    images = sorted(p.name for p in (root / "all/images").iterdir())
+    for name, chosen in (("train", images[:6]), ("valid", images[6:9]), ("test", images[9:])):
+        (root / f"{name}.txt").write_text("".join(f"data/obj/all/images/{i}\r\n" for i in chosen))
+    say(root, "")
+    assert sizes(read_set(root)) == {"train": 6, "val": 3, "test": 2}
+
+
+def test_a_validation_split_without_training_images_is_not_dealt_out(root):
+    (root / "train").rename(root / "mine")
+    say(root, "")
+    with pytest.raises(RequestError, match=r"no training images; .* say data\.splits\.train="):
+        read_set(root)
+
+
+def test_labelled_images_of_no_split_are_named_and_refused_as_validation_images(root):
+    (root / "valid").rename(root / "setB")
+    say(root, "")
+    lines = found(read_set(root))
+    assert len(lines["annotation not used"]) == 3
+    assert lines["unclear split"][0].startswith("setB/images: annotated images, but the name")
+    assert "unclear split" not in found(read_set(root, splits={**USUAL, "val": []}))
+    assert "unclear split" not in found(read_set(root, splits={**USUAL, "val": ["setB"]}))
+    say(root, "train: train\n")  # which is the user's own word
+    lines = found(read_set(root))
+    assert len(lines["annotation not used"]) == 3
+    assert "unclear split" not in lines
+
+
+def test_a_split_without_any_labels_is_an_error(root):
+    for file in (root / "valid/labels").iterdir():
+        file.unlink()
+    (line,) = found(read_set(root))["missing annotation"]
+    assert line.startswith("valid/images: none of the 3 images has labels")
+
+
+def test_a_set_without_any_labels_is_refused(root):
+    for file in root.rglob("labels/*.txt"):
+        file.unlink()
+    for folder in ("train", "valid", "test"):
+        (root / folder).rename(root / folder[:2])
+    say(root, "")
+    with pytest.raises(RequestError, match="none of 11 images has a text file of its own name"):
+        read_set(root)
+
+
+def test_images_whose_labels_are_missing_are_named(root):
+    (root / "train/labels/train0.txt").unlink()
+    label(root, "", "train1")
+    assert found(read_set(root))["image without labels"] == [
+        "train/images/train0.jpg: no text file: background"
+    ]
+
+
+def test_labels_that_nobody_uses_are_named_by_folder_and_all(root):
+    (root / "train/labels_old").mkdir()
+    for i in range(3):
+        (root / f"train/labels_old/train{i}.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    (root / "labels2").mkdir()
+    (root / "labels2/a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    (root / "labels2/notes.txt").write_text("to do\n")
+    lines = found(read_set(root))["annotation not used"]
+    assert [line.partition(":")[0] for line in lines] == [
+        "labels2/a.txt",
+        *(f"train/labels_old/train{i}.txt" for i in range(3)),
+    ]
+
+
+def test_labels_of_a_split_whose_images_are_not_there_are_an_error(root):
+    shutil.rmtree(root / "valid/images")
+    say(root, "")
+    assert len(found(read_set(root))["missing image"]) == 3
+
+
+def test_two_label_files_of_an_image_that_contradict_each_other_are_an_error(root):
+    text = (root / "train/labels/train0.txt").read_text()
+    (root / "train/images/train0.txt").write_text(text + "\n")
+    assert "duplicate image" not in found(read_set(root))
+    (root / "train/images/train0.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    (root / "train/images/train1.txt").write_text("a caption\n")
+    (line,) = found(read_set(root))["duplicate image"]
+    assert line.startswith("train/images/train0.txt: its image, train/images/train0.jpg, is also")
+
+
+def test_of_several_yaml_files_data_yaml_counts_and_else_they_are_refused(root):
+    (root / "other.yaml").write_text("names: [x]\n")
+    data = read_set(root)
+    assert sizes(data) == WHOLE
+    assert "YOLO by data.yaml (not other.yaml)" in data.recognised
+    (root / "data.yaml").rename(root / "mine.yaml")
+    with pytest.raises(RequestError, match=r"which of mine\.yaml, other\.yaml is meant\?"):
+        read_set(root)
+
+
+def test_a_data_yaml_further_down_is_pointed_to(root):
+    with pytest.raises(RequestError, match=rf"yolo/data\.yaml is there: say data\.root={root}$"):
+        read_set(root.parent)
+
+
+def test_a_data_yaml_in_another_encoding_is_named(root):
+    (root / "data.yaml").write_bytes((root / "data.yaml").read_text().encode("utf-16"))
+    with pytest.raises(RequestError, match=r"data\.yaml: UTF-16 text, expected UTF-8"):
+        read_set(root)
+
+
+@pytest.mark.parametrize("start", ["C:\\Users\\me\\", "/content/", "file:///C:/", "~/", "../../"])
+def test_folders_of_any_name_are_found_by_the_end_of_their_path(root, start):
+    (root / "train").rename(root / "part1")
+    (root / "valid").rename(root / "part2")
+    (root / "test").rename(root / ".test")
+    say(root, f"train: {start}set/part1/images\nval: {start}set/part2/images\n")
+    assert sizes(read_set(root)) == {"train": 5, "val": 3}

@@ -7,19 +7,25 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.data.coco_fields import contradictions, groups_of, upright, without_roots
-from detector.data.coco_json import Category, Image, decode
+from detector.data.coco_json import Category, Image, decode, read_json
 from detector.data.findings import Findings, Item
-from detector.data.folder import Folder, last_part, relative, split_of
+from detector.data.folder import Folder, fold, last_part, relative, split_named, split_of
 from detector.data.raw import POOL, RawSplit, show
 from detector.types import RequestError
 
 SNIFFED = 100  # JSON files that are opened to see whether they are COCO's
+PARTS = frozenset(("images", "annotations", "categories"))
+# What COCO's own files beside instances are called.
+OTHERS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+PACKED = (".jsonl", ".ndjson", ".gz", ".zip", ".bz2", ".xz")
+_TOP: msgspec.json.Decoder[Any] = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw])
 
 
 class CocoReader:
@@ -45,6 +51,7 @@ class CocoReader:
         self.groups: set[str] = set()
         self.ids: list[int] | None = []
         self._origin = ""
+        self._unsorted: list[str] = []  # whose names speak of no split, though others do
         self._jsons = self._choose(wanted)
         self.splits = tuple(self._jsons)
         listed = "; ".join(f"{split} = {' + '.join(files)}" for split, files in self._jsons.items())
@@ -56,39 +63,49 @@ class CocoReader:
         if any(wanted.values()):
             for split, files in wanted.items():
                 for file in files or ():
-                    if not self.folder.has(file):
+                    named = self.folder.find(file)
+                    if named is None:
                         there = ", ".join(self.folder.with_suffix(".json")[:10]) or "no JSON files"
                         raise RequestError(
                             f"data.splits.{split}: no file {file} in {self.root}; there: {there}"
                         )
-                    chosen.setdefault(split, []).append(file)
+                    chosen.setdefault(split, []).append(named)
             return chosen
-        files = find_instances(self.folder)
+        files, passed_over = find_jsons(self.folder)
+        by_split: dict[str | None, list[str]] = {}
+        for file in files:
+            by_split.setdefault(_split_of(file), []).append(file)
+        for file, fault in passed_over.items():
+            # Without it the images would be divided otherwise than the files say.
+            if not files or fault.unreadable or _split_of(file) not in by_split:
+                raise RequestError(fault.message)
         if not files:
             raise RequestError(
                 f"data.root={self.root}: no COCO instances in it; expected a JSON file with "
                 "images, annotations and categories, such as annotations/instances_train.json"
             )
-        by_split: dict[str | None, list[str]] = {}
-        for file in files:
-            path = PurePosixPath(file)
-            by_split.setdefault(split_of(path.stem) or split_of(path.parent.name), []).append(file)
+        unsorted = by_split.pop(None, [])
         if len(files) == 1:
-            return {"train" if "train" in by_split else POOL: files}
+            return {next((name for name in by_split if name), POOL): files}
         for split in ("train", "val", "test"):
             found = by_split.get(split, [])
-            if (len(found) > 1 or (split == "train" and not found)) and wanted[split] is None:
+            unclear = not found and (split == "train" or (split == "val" and unsorted))
+            if (len(found) > 1 or unclear) and wanted[split] is None:
                 raise RequestError(
                     f"data.root={self.root}: which JSON file is for {split}? There are "
                     f"{', '.join(found or files)}; say data.splits.{split}=[FILE]"
                 )
             if found and wanted[split] is None:
                 chosen[split] = found
+        self._unsorted = unsorted
         return chosen
 
     def read(self, split: str) -> RawSplit:
         """Read the JSON files of one split."""
         parts = [self._read_one(file, split) for file in show(self._jsons[split], split, "json")]
+        for file in self._unsorted if split == "train" else ():
+            item = Item("", file, "COCO instances, but its name speaks of no split")
+            parts[0].findings.add("annotation not used", item)
         if len(parts) == 1:
             return parts[0]
         findings = Findings()
@@ -192,17 +209,17 @@ class CocoReader:
     ) -> list[Image]:
         """The images that are there, each once, with the path below the root as `file_name`."""
         base = self._image_folder(list(images.values()), file)
-        names = Counter(last_part(image.file_name) for image in images.values())
+        names = Counter(fold(last_part(image.file_name)) for image in images.values())
         ids: set[int] = set()
         paths: set[str] = set()
         located: list[Image] = []
         for i, image in images.items():
             name = relative(image.file_name)
-            path: str | None = f"{base}{name}"
-            if name is None or not self.folder.has(f"{base}{name}"):
+            path = None if name is None else self.folder.find(f"{base}{name}")
+            if path is None:
                 # Paths of the machine that wrote them: the last part says it, if only one has it.
                 last = last_part(image.file_name)
-                path = self.folder.unique(last) if names[last] == 1 else None
+                path = self.folder.unique(last) if names[fold(last)] == 1 else None
             kind, message = "", ""
             if image.id in ids:
                 kind, message = "duplicate image", f"the id {image.id} is there twice"
@@ -234,33 +251,83 @@ class CocoReader:
         homes += [split_of(name) or ".", f"images/{split_of(name)}"]
         prefixes = ["" if h == "." else f"{h}/" for h in dict.fromkeys(homes)]
         first = [n for n in (relative(image.file_name) for image in images[:20]) if n]
-        return max(prefixes, key=lambda p: sum(self.folder.has(p + n) for n in first))
+        return max(prefixes, key=lambda p: sum(self.folder.find(p + n) is not None for n in first))
 
 
-def find_instances(folder: Folder) -> list[str]:
-    """The JSON files that hold instances; those named after them, where there are such."""
+class Fault(NamedTuple):
+    """Why a JSON file that seems to be meant for a split holds no instances.
+
+    Attributes:
+        message: In one line, with the file's name.
+        unreadable: Nothing is known of what is in it.
+        called: Whether its name says that it is COCO's.
+    """
+
+    message: str
+    unreadable: bool
+    called: bool
+
+
+def find_jsons(folder: Folder) -> tuple[list[str], dict[str, Fault]]:
+    """The JSON files that hold instances, and those that seem to be meant to but do not.
+
+    Files named after instances are taken as they are: reading them says what is wrong.
+    """
     jsons = folder.with_suffix(".json")
-    named = [f for f in jsons if f.rpartition("/")[2].startswith("instances_")]
-    if len(jsons) > SNIFFED:  # one for each image: another tool's
-        jsons = [f for f in jsons if f.count("/") < 2 and "annotations" in f.lower()][:SNIFFED]
-    return named or [f for f in jsons if _looks_like_instances(folder.root / f)]
+    found = [f for f in jsons if _name(f).startswith("instances_")]
+    others = [f for f in jsons if f not in found]
+    if found:  # COCO's own files lie beside them
+        others = [f for f in others if not _name(f).startswith(OTHERS)]
+    if len(others) > SNIFFED:  # one for each image: another tool's
+        others = [f for f in others if folder.unique(PurePosixPath(f).stem) is None]
+        others.sort(key=lambda f: (f.count("/"), "annotations" not in f.lower(), f))
+    faults, unclear = dict[str, Fault](), dict[str, Fault]()
+    for file in others[:SNIFFED]:
+        path = folder.root / file
+        stat = path.stat()
+        keys = _sniff(path, stat.st_size, stat.st_mtime_ns)
+        called = "coco" in file.lower() or "instances" in file.lower()
+        if isinstance(keys, str):
+            fault = Fault(keys, True, called)
+            if called or _split_of(file):
+                faults[file] = fault
+            elif folder.unique(path.stem) is None:  # else perhaps of that image alone
+                unclear[file] = fault
+        elif keys >= PARTS:
+            found.append(file)
+        elif split_of(path.stem) and (_is_split(path.stem) or keys & {"images", "annotations"}):
+            lacks = ", ".join(sorted(PARTS - keys))
+            faults[file] = Fault(f"{path}: not COCO instances: it has no {lacks}", False, called)
+    for file in folder.with_suffix(*PACKED):
+        if _split_of(file) and "json" in file.lower():
+            message = f"{folder.root / file}: expected a plain .json file: unpack or convert it"
+            faults[file] = Fault(message, False, False)
+    return sorted(found), faults if found else {**faults, **unclear}
 
 
-def _looks_like_instances(file: Path) -> bool:
-    """Whether a JSON file has what instances have, at its top."""
-    stat = file.stat()
-    return _sniff(file, stat.st_size, stat.st_mtime_ns)
+def _is_split(stem: str) -> bool:
+    """Whether a name says nothing but a split, as `val2017`."""
+    return all(map(split_named, re.findall("[a-z]+", stem.lower())))
+
+
+def _name(file: str) -> str:
+    return file.rpartition("/")[2]
+
+
+def _split_of(file: str) -> str | None:
+    """The split that a JSON file's name speaks of, or else its folder's."""
+    path = PurePosixPath(file)
+    return split_of(path.stem) or split_of(path.parent.name)
 
 
 @lru_cache(maxsize=SNIFFED)  # a format that is recognised is read right after
-def _sniff(file: Path, size: int, time: int) -> bool:
-    """Whether a file, as long as it has this size and time, has what instances have."""
+def _sniff(file: Path, size: int, time: int) -> frozenset[str] | str:
+    """The keys at the top of a file, as long as it has this size and time; or what is wrong."""
     try:
-        top = msgspec.json.decode(file.read_bytes(), type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, OSError, ValueError, RecursionError):
-        # Broken, but perhaps what was meant: reading it will say what is wrong.
-        return "coco" in file.name.lower() or "instances" in file.name.lower()
-    return {"images", "annotations", "categories"} <= set(top)
+        top = read_json(file, _TOP.decode, "COCO instances")
+    except RequestError as error:
+        return str(error)
+    return frozenset(top) if isinstance(top, dict) else frozenset()
 
 
 def _own_ids(ids: Sequence[int]) -> NDArray[np.int64] | None:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.data.folder import encoding_of
 from detector.data.raw import flag, turn
 from detector.types import RequestError
 
@@ -136,6 +137,10 @@ def read_json(file: Path, decoder: Callable[[bytes], T], what: str) -> T:
     """
     try:
         raw = file.read_bytes()
+        if encoding := encoding_of(raw):
+            raise RequestError(f"{file}: not {what}: {encoding} text, expected UTF-8")
+        if raw.startswith(b"\x1f\x8b"):
+            raise RequestError(f"{file}: not {what}: compressed by gzip; unpack it")
         if raw.startswith(b"\xef\xbb\xbf"):  # a byte-order mark
             raw = raw[3:]
         try:

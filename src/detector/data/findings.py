@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "inverted box": ("error", "The second corner must lie to the lower right of the first."),
     "box without area": ("error", "Draw it again: it has no width or no height."),
     "box outside the image": ("error", "Draw it again: no part of it is on the image."),
+    "unclear split": ("error", "Say data.splits.train=[FOLDER] and data.splits.val=[FOLDER]."),
     "empty split": ("error", "Every split needs images."),
     "split without boxes": ("error", "Every split needs boxes to learn from or to find."),
     "picture in two splits": (
@@ -41,11 +42,18 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "tiny box": ("warning", "Sides of under 3 pixels are slips of the mouse, or hard to learn."),
     "duplicate box": ("warning", "The same object twice teaches nothing and costs precision."),
     "image without boxes": ("warning", "Right for background images; else boxes are missing."),
+    "image without labels": ("warning", "Right for background images; else the file is missing."),
     "annotation not used": (
         "warning",
         "Folders name splits: move it, or say data.splits.train=[.]",
     ),
     "image not used": ("warning", "No annotation or list has it; an empty one marks background."),
+    "unsupported image": ("warning", "Convert it to PNG or JPEG: its format is not read."),
+    "split not there": ("warning", "What is named for it is missing: add it, or take it out."),
+    "folder read once": (
+        "warning",
+        "Nothing is read twice: what a link is called says nothing of a split.",
+    ),
     "file name disagrees": ("warning", "The file says another name than that of its image."),
     "class lists disagree": ("warning", "Take one list away, or make them the same."),
     "rotated box": ("warning", "The upright box around it is used; its angle is not."),

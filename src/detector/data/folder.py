@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 from detector.types import RequestError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# What is read, and of several files of one name which one is rather the photograph.
+_JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo")
+SUFFIXES = (*_JPEGS, ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".avif")
+# Pictures that are not read, so that nobody wonders where they went.
+UNREAD = frozenset((".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".svg"))
+UNREAD |= {".psd", ".xcf", ".ai", ".eps", ".tga", ".ico", ".pcx", ".pbm", ".pgm", ".ppm", ".pnm"}
+UNREAD |= {".pfm", ".exr", ".hdr", ".dds", ".dcm", ".nii", ".fits", ".apng", ".raw", ".dng"}
+UNREAD |= {".arw", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw"}
+CONVERT = "convert to PNG or JPEG"
 
 TEXT_LIMIT = 10_000_000  # bytes
-# Folders that only say what kind of files are in them.
-KINDS_OF_FILES = frozenset(("annotations", "annotation", "anns", "ann", "xmls", "xml", "labels"))
-KINDS_OF_FILES |= {"label", "jpegimages", "images", "image", "imgs", "img"}
+# Words that, in a folder's name, only say what kind of files are in it.
+IMAGE_WORDS = frozenset(("jpegimages", "images", "image", "imgs", "img", "pictures", "photos"))
+LABEL_WORDS = frozenset(("annotations", "annotation", "anns", "ann", "annots", "xmls", "xml"))
+LABEL_WORDS |= {"labels", "label", "txts", "txt", "bboxes", "bbox"}
+KINDS_OF_FILES = IMAGE_WORDS | LABEL_WORDS
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte-order marks
+# VOC's folders of pixel masks, which are no pictures.
+MASKS = frozenset(("segmentationclass", "segmentationobject"))
 
 _SPLIT_NAMES = {
-    "train": ("train", "training", "trainval"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
+    "train": ("train", "training", "trainval", "trn"),
+    "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "tst", "holdout"),
 }
 
 
@@ -30,6 +45,31 @@ def split_of(name: str) -> str | None:
     words = re.findall("[a-z]+", name.lower())
     found = [split for split, names in _SPLIT_NAMES.items() if set(names) & set(words)]
     return found[0] if len(found) == 1 else None
+
+
+def split_named(key: str) -> str | None:
+    """The split that a word is the name of; None if it is of none, or says more."""
+    return next((split for split, names in _SPLIT_NAMES.items() if key.lower() in names), None)
+
+
+def fold(name: str) -> str:
+    """A name as it is looked up: whatever its case, and however its accents are encoded.
+
+    macOS writes an accent as a character of its own (NFD), most others do not (NFC).
+    """
+    if name.isascii():
+        return name.lower()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def encoding_of(content: bytes) -> str:
+    """UTF-16 or UTF-32, where the first bytes of a text say so; else empty."""
+    for name, marks in (("UTF-32", (b"\xff\xfe\0\0", b"\0\0\xfe\xff")), ("UTF-16", _UTF_16)):
+        if content.startswith(marks):
+            return name
+    # Without a mark: of ASCII's characters, every second byte is zero.
+    pair = content[:2]
+    return "UTF-16" if len(pair) == 2 and (pair[0] == 0) != (pair[1] == 0) else ""
 
 
 def cache_folder() -> Path:
@@ -41,49 +81,75 @@ def cache_folder() -> Path:
 class Folder:
     """All regular files below a root; hidden ones are left alone, links are followed.
 
+    A folder that can be reached in several ways counts once, by its own name rather than a link's.
+
     Args:
-        root: The folder, which messages call `data.root`.
+        root: The folder.
+        key: What messages call it.
 
     Raises:
         RequestError: If there is no such folder.
     """
 
-    def __init__(self, root: Path) -> None:
-        if not root.is_dir():
-            raise RequestError(f"data.root={root}: no such folder")
+    def __init__(self, root: Path, key: str = "data.root") -> None:
+        try:
+            is_file, is_folder = root.is_file(), root.is_dir()
+        except OSError as error:
+            raise RequestError(f"{key}={root}: {error.strerror}") from error
+        if is_file:
+            home = root.parent
+            if home.name.lower() in KINDS_OF_FILES:  # annotations/instances.json
+                home = home.parent
+            raise RequestError(f"{key}={root}: a file, expected the data's folder: {key}={home}")
+        if not is_folder:
+            raise RequestError(f"{key}={root}: no such folder")
         self.root = root
+        self.again: list[str] = []  # links to folders that are read already, once `files` are known
 
     @cached_property
     def files(self) -> list[str]:
         """Relative POSIX paths of all files, sorted; pipes and devices are none."""
-        return sorted(self._walk("", set()))
-
-    def _walk(self, prefix: str, seen: set[str]) -> Iterator[str]:
-        here = os.path.join(self.root, prefix)  # noqa: PTH118 - a Path for each file is slow
-        real = os.path.realpath(here)
-        if real in seen:  # a link back up
-            return
-        seen.add(real)
-        try:
-            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
-        except OSError as error:  # to skip it would lose images silently
-            raise RequestError(f"{here}: {error.strerror}") from error
-        for entry in entries:
-            if entry.name.startswith("."):
+        files: list[str] = []
+        seen: set[str] = set()
+        folders, links = [""], list[str]()
+        while folders or links:
+            linked = not folders
+            prefix = links.pop(0) if linked else folders.pop()
+            here = os.path.join(self.root, prefix)  # noqa: PTH118 - a Path for each file is slow
+            real = os.path.realpath(here)
+            if real in seen:
+                if not f"{os.path.realpath(os.path.dirname(here[:-1]))}/".startswith(f"{real}/"):  # noqa: PTH120
+                    self.again.append(prefix.rstrip("/"))  # else a link back up
                 continue
-            if entry.is_dir():
-                yield from self._walk(f"{prefix}{entry.name}/", seen)
-            elif entry.is_file():
-                yield prefix + entry.name
+            seen.add(real)
+            try:
+                with os.scandir(here) as entries:
+                    for entry in entries:
+                        kind = _kind(entry)
+                        if kind == "file":
+                            files.append(prefix + entry.name)
+                        elif kind:
+                            found = f"{prefix}{entry.name}/"
+                            (links if kind == "link" else folders).append(found)
+            except OSError as error:  # to skip it would lose images silently
+                raise RequestError(f"{error.filename or here}: {error.strerror}") from error
+            links.sort()
+        return sorted(files)
 
     def with_suffix(self, *suffixes: str) -> list[str]:
         """The files of some suffixes, in lower case and with their dot, sorted."""
-        return [f for f in self.files if f[f.rfind(".") :].lower() in suffixes]
+        wanted = frozenset(suffixes)
+        return [f for f in self.files if f[f.rfind(".") :].lower() in wanted]
 
     @cached_property
     def images(self) -> list[str]:
         """The image files, sorted."""
         return self.with_suffix(*SUFFIXES)
+
+    @cached_property
+    def unread(self) -> list[str]:
+        """Pictures of kinds that are not read, sorted."""
+        return self.with_suffix(*UNREAD)
 
     def small(self, file: str) -> Path:
         """The path of a file that is not too large for an annotation or a list.
@@ -103,7 +169,11 @@ class Folder:
             RequestError: If it is none; the message leaves the file's name out.
         """
         try:
-            return self.small(file).read_text(encoding="utf-8-sig")
+            content = self.small(file).read_bytes()
+            if encoding := encoding_of(content):
+                raise RequestError(f"{encoding} text, expected UTF-8")
+            text = content.decode("utf-8-sig")
+            return text.replace("\r\n", "\n").replace("\r", "\n")
         except OSError as error:
             raise RequestError(error.strerror or str(error)) from error
         except UnicodeDecodeError as error:
@@ -122,18 +192,23 @@ class Folder:
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
-        return _index(self.images, lambda file: file.rpartition("/")[2].casefold())
+        return _index(self.images, lambda file: fold(_name(file)))
+
+    def _annotations(self, suffix: str) -> dict[str, list[str]]:
+        """The files of a suffix by their stems."""
+        if suffix not in self._by_suffix:
+            self._by_suffix[suffix] = _index(self.with_suffix(suffix), _stem)
+        return self._by_suffix[suffix]
 
     @cached_property
-    def _namesakes(self) -> Counter[str]:
-        """How many annotation files there are of a stem."""
-        return Counter(map(_stem, self.with_suffix(".xml", ".txt")))
+    def _by_suffix(self) -> dict[str, dict[str, list[str]]]:
+        return {}
 
     def image_for(self, annotation: str, file_name: str = "") -> str | None:
         """The image that an annotation file is about.
 
         The one of the annotation's own name, else of the name in it, in the same folder but for
-        folders that tell images from annotations; or anywhere, where the name leaves no doubt.
+        words that tell images from annotations; or anywhere, where the name leaves no doubt.
 
         Args:
             annotation: Relative path of the annotation.
@@ -142,38 +217,86 @@ class Folder:
         Returns:
             Its relative path; None if there is none.
         """
-        path = PurePosixPath(annotation)
-        named = last_part(file_name).casefold()
-        alone = self._namesakes[_stem(annotation)] <= 1
+        stem = _stem(annotation)
+        named = fold(last_part(file_name))
+        alone = len(self._annotations(_suffix(annotation)).get(stem, ())) <= 1
         # Some tools keep the image's suffix: a.jpg.xml.
         for found in (
-            self._by_stem.get(_stem(annotation)),
-            self._by_name.get(path.stem.casefold()),
+            self._by_stem.get(stem),
+            self._by_name.get(stem),
             self._by_name.get(named),
             self._by_stem.get(_stem(named)),
         ):
             # What another split or year has is another image of the same name.
             possible = [f for f in found or () if _may_belong(f, annotation)]
-            akin = [f for f in possible if self._home(f) == self._home(annotation)]
+            akin = self._akin(possible, annotation, _suffix(annotation))
             if akin:
-                return max(akin, key=lambda f: _preference(f, path.stem, named))
+                return max(akin, key=lambda f: _preference(f, _bare(annotation), named))
             if len(possible) == 1 and alone:
                 return possible[0]
         return None
 
-    def _home(self, file: str) -> list[str]:
-        """The folders of a path, without those that only tell images from annotations."""
-        parts = file.split("/")[:-1]
-        if parts[:1] and parts[0] in self._pure:
-            parts = parts[1:]
-        return [part for part in parts if part.lower() not in KINDS_OF_FILES]
+    def annotations_for(self, image: str, suffix: str) -> list[str]:
+        """The annotation files of a suffix that are about an image: `image_for` the other way.
+
+        Only those of its own name, in the same folder but for words that tell images from
+        annotations.
+
+        Args:
+            image: Relative path of the image.
+            suffix: Theirs, in lower case, with its dot.
+
+        Returns:
+            Their relative paths, the likeliest first.
+        """
+        there = self._annotations(suffix)
+        found = [*there.get(fold(_name(image)), ()), *there.get(_stem(image), ())]
+        akin = self._akin([f for f in found if _may_belong(image, f)], image, suffix)
+        own = (_name(image), _bare(image))
+        alike = [f for f in akin if _bare(f) in own]
+        # In another case it may be that of another image, which is spelt the same.
+        alike = alike or [f for f in akin if self.image_for(f) == image]
+        return sorted(alike, key=lambda f: f.split("/")[-2:-1] and not _tells(f, LABEL_WORDS))
+
+    def namesakes(self, annotation: str) -> list[str]:
+        """The images of an annotation's name, wherever they are but in another split."""
+        stem = _stem(annotation)
+        found = [*self._by_stem.get(stem, ()), *self._by_name.get(stem, ())]
+        return [f for f in found if _may_belong(f, annotation)]
+
+    def unique_annotation(self, name: str, suffix: str, below: str = "") -> str | None:
+        """The only annotation file of a name without suffix; None if there is none or several."""
+        there = self._annotations(suffix).get(fold(name), ())
+        found = [f for f in there if f.startswith(below)]
+        return found[0] if len(found) == 1 else None
+
+    def _akin(self, those: Sequence[str], file: str, suffix: str) -> list[str]:
+        """Of some files, those in the folder that corresponds to a file's."""
+        home = _home(file)
+        akin = [f for f in those if _home(f) == home]
+        if not akin and those:
+            pure = self._pure(suffix)
+            home = _home(_without(file, pure))
+            akin = [f for f in those if _home(_without(f, pure)) == home]
+        return akin
+
+    def _pure(self, suffix: str) -> frozenset[str]:
+        """Folders at the top that have images or annotations only, whatever they are called."""
+        if suffix not in self._pures:
+            images = {file.partition("/")[0] for file in self.images}
+            stems = self._by_stem.keys() | self._by_name.keys()
+            there = self._annotations(suffix).items()
+            homes = {f.partition("/")[0] for stem, files in there if stem in stems for f in files}
+            unknown = {h for h in homes - images if h.lower() not in KINDS_OF_FILES}
+            if len(homes - images) > 1:  # labels_old beside labels
+                homes -= unknown
+                images -= unknown
+            self._pures[suffix] = frozenset(images ^ homes)
+        return self._pures[suffix]
 
     @cached_property
-    def _pure(self) -> frozenset[str]:
-        """Folders at the top that have images or annotations only, whatever they are called."""
-        images = {file.partition("/")[0] for file in self.images}
-        annotations = {f.partition("/")[0] for f in self.with_suffix(".xml", ".txt")}
-        return frozenset(images ^ annotations)
+    def _pures(self) -> dict[str, frozenset[str]]:
+        return {}
 
     def has(self, file: str) -> bool:
         """Whether a relative path is one of the files."""
@@ -183,31 +306,115 @@ class Folder:
     def _set(self) -> frozenset[str]:
         return frozenset(self.files)
 
+    def find(self, path: str) -> str | None:
+        """The file of a relative path, also in another case or encoding if only one is meant."""
+        if path in self._set:
+            return path
+        found = self._folded.get(fold(path), [])
+        return found[0] if len(found) == 1 else None
+
+    @cached_property
+    def _folded(self) -> dict[str, list[str]]:
+        return _index(self.files, fold)
+
+    def below(self, folder: str) -> list[str]:
+        """The images below a folder, `.` for the root; its name is looked up as in `find`."""
+        if folder == ".":
+            return self.images
+        found = [f for f in self.images if f.startswith(f"{folder}/")]
+        if not found:
+            depth, wanted = folder.count("/") + 1, fold(folder)
+            homes = {"/".join(f.split("/")[:depth]) for f in self.images if f.count("/") >= depth}
+            alike = [home for home in homes if fold(home) == wanted]
+            if len(alike) == 1:
+                found = [f for f in self.images if f.startswith(f"{alike[0]}/")]
+        return found
+
     def unique(self, name: str) -> str | None:
         """The only image of a file name, wherever it is; None if there is none or several."""
-        found = self._by_name.get(name.casefold()) or self._by_stem.get(_stem(name), [])
+        found = self._by_name.get(fold(name)) or self._by_stem.get(_stem(name), [])
         return found[0] if len(found) == 1 else None
 
 
+def _kind(entry: os.DirEntry[str]) -> str:
+    """`file`, `folder` or `link` to a folder; empty for what is left alone."""
+    if entry.name.startswith("."):
+        return ""
+    try:
+        if entry.is_dir():
+            return "link" if entry.is_symlink() else "folder"
+        return "file" if entry.is_file() else ""
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):  # as a link to nowhere
+            return ""
+        raise
+
+
+def _name(file: str) -> str:
+    """The last part of a relative path."""
+    return file.rpartition("/")[2]
+
+
+def _bare(file: str) -> str:
+    """A file's name without folders and suffix."""
+    name = _name(file)
+    return name.rpartition(".")[0] or name
+
+
+def _suffix(file: str) -> str:
+    return file[file.rfind(".") :].lower()
+
+
 def _stem(file: str) -> str:
-    """A file's name without folders and suffix, in one case."""
-    return PurePosixPath(file).stem.casefold()
+    """A file's name without folders and suffix, as it is looked up."""
+    return fold(_bare(file))
 
 
 def _index(files: Sequence[str], key: Callable[[str], str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for file in files:
         found[key(file)].append(file)
-    return found
+    return dict(found)
 
 
-def _marks(file: str) -> set[str]:
-    """The folders of a path that speak of a split or a year of VOC."""
-    return {p for p in file.split("/")[:-1] if split_of(p) or re.fullmatch(r"VOC\d{4}", p)}
+def _home(file: str) -> tuple[str, ...]:
+    """The folders of a path, without words that only tell images from annotations."""
+    return _home_of(file.rpartition("/")[0])
+
+
+@lru_cache(maxsize=10_000)
+def _home_of(folder: str) -> tuple[str, ...]:
+    return tuple(filter(None, map(_without_kind, folder.split("/"))))
+
+
+def _without_kind(name: str) -> str:
+    """`train_images` and `train_labels` are both `train`, `images` and `labels` both nothing."""
+    words = re.findall(r"[^\W\d_]+|\d+", fold(name))
+    rest = [word for word in words if word not in KINDS_OF_FILES]
+    return fold(name) if len(rest) == len(words) else "".join(rest)
+
+
+def _without(file: str, tops: Collection[str]) -> str:
+    """A path without its first folder, if that is one of some."""
+    top, _, rest = file.partition("/")
+    return rest if top in tops else file
+
+
+def _tells(file: str, words: Collection[str]) -> bool:
+    """Whether a file's folder, or one above it, is called by one of some words."""
+    return any(part.lower() in words for part in file.split("/")[:-1])
+
+
+@lru_cache(maxsize=10_000)
+def _marks(folder: str) -> frozenset[str]:
+    """What the folders of a path speak of: splits, and years of VOC."""
+    parts = folder.split("/")
+    years = {part for part in parts if re.fullmatch(r"VOC\d{4}", part)}
+    return frozenset(filter(None, map(split_of, parts))) | years
 
 
 def _may_belong(image: str, annotation: str) -> bool:
-    ours, theirs = _marks(annotation), _marks(image)
+    ours, theirs = _marks(annotation.rpartition("/")[0]), _marks(image.rpartition("/")[0])
     return not ours or not theirs or ours == theirs
 
 

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from detector.types import RequestError
 
 # Of what Pillow reads, what OpenCV reads too; fewer decoders are also fewer ways in.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 _KNOWN = ", ".join(FORMATS)
 # Pillow's own limit. A small file can claim any size, and would fill the memory when decoded.
 MAX_PIXELS = 178_956_970
@@ -51,7 +51,7 @@ class Header:
         width: Pixels, upright.
         height: Pixels, upright.
         orientation: EXIF's, 1 to 8; 1 is upright.
-        format: Pillow's name: JPEG, PNG, WEBP, TIFF, BMP or GIF.
+        format: Pillow's name: JPEG, PNG, WEBP, TIFF, BMP, GIF or AVIF.
         bands: 1 is grey, 2 grey and transparency, 3 RGB, 4 RGB and one more.
     """
 

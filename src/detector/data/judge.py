@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from detector.data.facts import Facts
 from detector.data.findings import Findings, Item
+from detector.data.folder import fold
 from detector.data.headers import misfit
 from detector.data.raw import RawSplit, Reader
 from detector.types import AnnotatedImages, ClassMap
@@ -61,7 +62,7 @@ def choose_classes(
     # Of several spellings, the most frequent is the class.
     spelt: dict[str, str] = {}
     for name, _ in sorted(used.items(), key=lambda pair: (-pair[1], pair[0])):
-        spelt.setdefault(name.casefold(), name)
+        spelt.setdefault(fold(name), name)
     return ClassMap.from_names(sorted(spelt.values()))
 
 
@@ -162,11 +163,11 @@ class Judge:
         known_labels = {name: i for i, name in enumerate(classes.names, start=1)}
         table = np.array([known_labels.get(name, 0) for name in names] or [0], dtype=np.int64)
         labels: NDArray[np.int64] = table[raw.names]
-        spelt = {name.casefold(): name for name in classes.names}
+        spelt = {fold(name): name for name in classes.names}
         known = ", ".join(classes.names[:20]) + (", ..." if len(classes) > 20 else "")
         for number in np.unique(raw.names[(labels == 0) & good]).tolist():
             name = names[number]
-            other = spelt.get(name.casefold())
+            other = spelt.get(fold(name))
             kind = "class spelt differently" if other else "unknown class"
             why = f"the class {name!r} is not among {self.classes_from}: {known}"
             if other:

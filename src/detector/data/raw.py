@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from detector.data.findings import Findings
+from detector.data.findings import Findings, Item
 from detector.data.folder import Folder
 
 
@@ -47,6 +47,21 @@ class RawSplit:
     def owners(self) -> NDArray[np.int64]:
         """The image that each box belongs to, `(m,)`."""
         return np.repeat(np.arange(len(self.images)), self.counts)
+
+
+def add_unclear(findings: Findings, files: Sequence[str]) -> None:
+    """Name folders that could be the validation split, where training images are held out else.
+
+    Args:
+        findings: Gets them.
+        files: What lies in no split, though others do.
+    """
+    for home in dict.fromkeys(file.rpartition("/")[0] or "." for file in files):
+        message = (
+            "annotated images, but the name speaks of no split, and nothing else is for val: say "
+            f"data.splits.train=[FOLDER] and data.splits.val=[{home}], or [] to hold images out"
+        )
+        findings.add("unclear split", Item("", home, message))
 
 
 class RawBuilder:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from detector.data.coco import CocoReader, find_instances
+from detector.data.coco import CocoReader, find_jsons
 from detector.data.facts import FactsCache, look_at
 from detector.data.findings import Findings, Item
-from detector.data.folder import Folder
+from detector.data.folder import CONVERT, MASKS, Folder, fold
 from detector.data.judge import Judge, choose_classes
 from detector.data.raw import POOL, RawSplit, Reader
 from detector.data.split import stratified_split
 from detector.data.voc import VocReader
-from detector.data.yolo import YoloReader, find_names, find_yaml
+from detector.data.yolo import YoloReader, find_names, find_yamls, hint
 from detector.types import AnnotatedImages, ClassMap, RequestError
 
 SPLITS = ("train", "val", "test")
@@ -94,20 +94,26 @@ def recognise(folder: Folder) -> str:
         RequestError: If it is none, or several.
     """
     root = folder.root
+    jsons, faults = find_jsons(folder)
     signs = {
-        "yolo": find_yaml(folder) is not None,
-        "coco": bool(find_instances(folder)),
+        "yolo": bool(find_yamls(folder)),
+        "coco": bool(jsons) or any(f.unreadable and f.called for f in faults.values()),
         "voc": bool(folder.with_suffix(".xml")),
     }
     found = [name for name, there in signs.items() if there]
+    # Weaker signs, which are none beside others.
     if not found and find_names(folder) is not None:
-        found = ["yolo"]  # a list of class names is no sign beside others
+        found = ["yolo"]
+    if not found and faults:
+        found = ["coco"]
     if len(found) == 1:
         return found[0]
     if found:
         raise RequestError(
             f"data.root={root}: could be {' or '.join(found)}; say which, such as data={found[0]}"
         )
+    if further := hint(folder):
+        raise RequestError(f"data.root={root}: no data set in it itself{further}")
     raise RequestError(
         f"data.root={root}: no data set recognised among its {len(folder.files)} files "
         f"({len(folder.images)} images); expected VOC (*.xml), COCO (a JSON file with images, "
@@ -181,7 +187,10 @@ def _only(
     chosen = _resolve(wanted, splits)
     if chosen is None:
         if "train" not in splits:
-            raise RequestError(f"data.root={root}: no training images; there is only {there}")
+            raise RequestError(
+                f"data.root={root}: no training images; there is only {there}: say "
+                "data.splits.train=[FOLDER], or a list or JSON file"
+            )
         return splits
     if chosen not in splits:
         raise RequestError(f"split={chosen}: {root} has no such split; there are {there}")
@@ -234,12 +243,14 @@ def files_of(images: AnnotatedImages, root: Path) -> list[str]:
 
 
 def _find_unused(folder: Folder, used: Collection[str], findings: Findings) -> None:
-    """Name images, beside those in use, that no annotation or list has."""
+    """Name pictures that no annotation or list has, or that are not read at all."""
     known = set(used)
-    homes = {file.rpartition("/")[0] for file in known}
-    for file in folder.images:
-        if file not in known and file.rpartition("/")[0] in homes:
-            findings.add("image not used", Item("", file, "no annotation or list has it", file))
+    rest = [f for f in folder.images if f not in known and not MASKS & {*f.lower().split("/")}]
+    unused = "no annotation or list has it"
+    findings.add_many("image not used", rest, lambda f: Item("", f, unused, f))
+    findings.add_many("unsupported image", folder.unread, lambda f: Item("", f, CONVERT))
+    once = "a link to a folder that is read by its own name"
+    findings.add_many("folder read once", folder.again, lambda f: Item("", f, once))
 
 
 def _judge_splits(
@@ -254,9 +265,11 @@ def _judge_splits(
             findings.add("split without boxes", Item(name, "", message))
     spelt: dict[str, str] = {}
     for name in classes.names:
-        first = spelt.setdefault(name.casefold(), name)
+        first = spelt.setdefault(fold(name), name)
         if first != name:
-            message = f"the classes {first!r} and {name!r} differ only in case"
+            alike = first.casefold() != name.casefold()
+            how = "how accents are encoded (Unicode's NFC and NFD)" if alike else "case"
+            message = f"the classes {first!r} and {name!r} differ only in {how}"
             findings.add("class spelt differently", Item("", "", message))
     files = {name: set(files_of(images, root)) for name, images in splits.items()}
     for a, b in itertools.combinations(splits, 2):

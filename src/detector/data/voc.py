@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, parse
 
@@ -18,16 +18,18 @@ from detector.boxes import around_turned
 from detector.data.findings import Item
 from detector.data.folder import (
     SUFFIXES,
+    UNREAD,
     Folder,
     in_split_folder,
     last_part,
     relative,
     split_of,
 )
-from detector.data.raw import POOL, RawBuilder, RawSplit, flag, show, turn
+from detector.data.raw import POOL, RawBuilder, RawSplit, add_unclear, flag, show, turn
 from detector.types import RequestError
 
 LISTS = "ImageSets/Main/"
+PEEKED = 50  # lines, to see whether a text file is a list
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -61,53 +63,82 @@ class VocReader:
         self._xmls: dict[str, list[str]] = {}  # of every split
         self._missing: dict[str, list[Item]] = {}
         self._unsorted: list[str] = []  # in no folder of a split
-        listings = [f for f in self.folder.with_suffix(".txt") if LISTS in f]
-        # `VOC2007/trainval` is VOC2007/ImageSets/Main/trainval.txt.
-        self._lists = {f.replace(LISTS, "").removesuffix(".txt"): f for f in listings}
+        self._unclear = False  # whether these could be the validation split
+        self._lists = self._find_lists()
         if self._lists:
             self._from_lists(_usual_lists(sorted(self._lists), wanted))
         else:
             self._from_folders(wanted)
         self.splits = tuple(self._xmls)
 
+    def _find_lists(self) -> dict[str, str]:
+        """Lists of images: `VOC2007/trainval` is VOC2007/ImageSets/Main/trainval.txt.
+
+        Where there are none in ImageSets/Main, those that lie one folder up, or at the top.
+        """
+        texts = self.folder.with_suffix(".txt")
+        for place in (r"(|.*/)imagesets/main/", r"(|.*/)imagesets/", "()"):
+            named = [(re.fullmatch(rf"(?i){place}([^/]+)\.txt", file), file) for file in texts]
+            found = {match[1] + match[2]: file for match, file in named if match}
+            if place == "()":
+                found = {name: file for name, file in found.items() if self._is_list(file)}
+            if found:
+                return found
+        return {}
+
+    def _is_list(self, file: str) -> bool:
+        """Whether a text file at the top is called after a split and names annotations."""
+        if split_of(PurePosixPath(file).stem) is None:
+            return False
+        try:
+            lines = self.folder.read_text(file).split("\n")[:PEEKED]
+        except RequestError:
+            return True  # which is said when it is read
+        return any(self._xml_of("", _image_id(line)) for line in lines)
+
     def _from_lists(self, parts: dict[str, list[str]]) -> None:
-        """Splits by `ImageSets/Main/*.txt`."""
-        xmls = frozenset(self.folder.with_suffix(".xml"))
+        """Splits by lists."""
         for split, names in parts.items():
-            found, missing = [], []
+            found, missing = dict[str, None](), []
             for folder, listing, image_id in self._list_ids(names):
-                # Some lists have file names where ids belong.
-                stem = Path(image_id)
-                is_file = stem.suffix.lower() in SUFFIXES
-                xml = f"{folder}Annotations/{stem.stem if is_file else image_id}.xml"
-                if xml in xmls:
-                    found.append(xml)
+                xml = self._xml_of(folder, image_id)
+                if xml is not None:
+                    found[xml] = None
                 else:
-                    missing.append(Item(split, xml, f"no such file, but {listing} lists it"))
-            self._xmls[split], self._missing[split] = found, missing
+                    named = f"{folder}Annotations/{image_id}.xml"
+                    missing.append(Item(split, named, f"no such file, but {listing} lists it"))
+            self._xmls[split], self._missing[split] = list(found), missing
         listed = "; ".join(f"{split} = {' + '.join(names)}" for split, names in parts.items())
-        self.recognised = f"VOC with lists in ImageSets/Main ({listed})"
+        where = next(iter(self._lists.values())).rpartition("/")[0] or "the folder itself"
+        self.recognised = f"VOC with lists in {where} ({listed})"
 
     def _list_ids(self, parts: Sequence[str]) -> list[tuple[str, str, str]]:
-        """Folder, list and image id of everything that the lists name, each image once."""
+        """Folder, list and image id of everything that the lists name, each once."""
         found: dict[tuple[str, str], str] = {}
         for part in parts:
             year, slash, name = part.rpartition("/")
-            file = f"{year}{slash}{LISTS}{name}.txt"
-            path = self.root / file
             if part not in self._lists:
+                path = self.root / f"{year}{slash}{LISTS}{name}.txt"
                 there = [name for name in self._lists if "_" not in name.rpartition("/")[2]]
                 raise RequestError(
                     f"no split file {path}; there: {', '.join(there) or 'none'} (set data.splits)"
                 )
+            file = self._lists[part]
             lines = self.folder.require_text(file).split("\n")
             for line in filter(None, map(str.strip, lines)):
-                # Per-class lists carry a second column: 1, 0 or -1.
-                image_id = re.sub(r"\s+-?[01]$", "", line)
-                if relative(image_id) is None or image_id == ".":
-                    raise RequestError(f"{path}: {image_id!r} is not a plain file name")
-                found.setdefault((f"{year}{slash}", image_id.rpartition("/")[2]), file)
+                image_id = _image_id(line)
+                if relative(image_id) is None or image_id in (".", ""):
+                    raise RequestError(f"{self.root / file}: {line!r} is not a plain file name")
+                found.setdefault((f"{year}{slash}", image_id), file)
         return [(folder, listing, image_id) for (folder, image_id), listing in found.items()]
+
+    def _xml_of(self, folder: str, image_id: str) -> str | None:
+        """The annotation that a list means by an id or a path."""
+        path = (relative(image_id) or "").removesuffix("/")
+        for name in dict.fromkeys((path, last_part(path))):
+            if name and (xml := self.folder.find(f"{folder}Annotations/{name}.xml")):
+                return xml
+        return self.folder.unique_annotation(last_part(path), ".xml", folder)
 
     def _from_folders(self, wanted: dict[str, Sequence[str] | None]) -> None:
         """Splits by folder, or none."""
@@ -122,6 +153,7 @@ class VocReader:
         if splits and not any(wanted.values()):
             sorted_out = {xml for found in splits.values() for xml in found}
             self._unsorted = [xml for xml in xmls if xml not in sorted_out]
+            self._unclear = wanted["val"] is None and "val" not in splits
         self._xmls = splits or {POOL: xmls}
         where = f"in folders for {', '.join(splits)}" if splits else "without lists of splits"
         self.recognised = f"VOC: {len(xmls)} XML files {where}"
@@ -133,6 +165,8 @@ class VocReader:
         for xml in self._unsorted if split == "train" else ():
             item = Item("", xml, "lies in no folder of a split")
             builder.findings.add("annotation not used", item)
+        if self._unclear and split == "train":
+            add_unclear(builder.findings, self._unsorted)
         for xml in show(self._xmls[split], split, "xml"):
             try:
                 self._read_one(xml, split, builder)
@@ -220,8 +254,12 @@ def _usual_lists(
 ) -> dict[str, list[str]]:
     """The lists of every split: those wanted, else the usual names in every year there is."""
     parts: dict[str, list[str]] = {}
+    # With an underscore, lists are those of single classes, if there are others.
+    plain = [n for n in names if "_" not in n.rpartition("/")[2]]
+    if not any(split_of(n.rpartition("/")[2]) for n in plain):
+        plain = list(names)
     for split, given in wanted.items():
-        usual = [n for n in names if "_" not in n and split_of(n.rpartition("/")[2]) == split]
+        usual = [n for n in plain if split_of(n.rpartition("/")[2]) == split]
         if split == "train":
             # trainval is train and val together: right only where they do not exist apart.
             apart = [n for n in usual if not n.endswith("trainval")]
@@ -232,6 +270,17 @@ def _usual_lists(
             parts[split] = chosen
     # Lists of other names, such as CVAT's default.txt, say no more than which images there are.
     return parts or {POOL: [n for n in names if "_" not in n] or list(names)}
+
+
+def _image_id(line: str) -> str:
+    """The image that a line of a list names: an id, also as a path, or beside its annotation."""
+    # PaddlePaddle's lists have the image's path and the annotation's.
+    line = re.sub(r"^.+\s+(\S+\.xml)$", r"\1", line.strip())
+    # Per-class lists carry a second column: 1, 0 or -1.
+    line = re.sub(r"\s+-?[01]$", "", line)
+    # Some lists have file names where ids belong.
+    head, dot, tail = line.rpartition(".")
+    return head if dot and f".{tail.lower()}" in (*SUFFIXES, *UNREAD, ".xml") else line
 
 
 def by_folder(
@@ -245,7 +294,7 @@ def by_folder(
         wanted: Split -> folders, relative to the root; None: those with a usual name; empty: none.
 
     Returns:
-        Split -> files; empty where no folder is named after training.
+        Split -> files; empty where no folder is named after a split.
 
     Raises:
         RequestError: If a named folder has no such files.
@@ -261,7 +310,7 @@ def by_folder(
                 raise RequestError(f"data.splits.{split}={list(given)}: nothing in {root} for it")
         if found:
             splits[split] = found
-    return splits if "train" in splits or any(wanted.values()) else {}
+    return splits
 
 
 class _NoDoctype(TreeBuilder):

@@ -8,15 +8,23 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
-from detector.data.findings import Item
-from detector.data.folder import Folder, in_split_folder, relative
-from detector.data.raw import POOL, RawBuilder, RawSplit, show
+from detector.data.findings import Findings, Item
+from detector.data.folder import (
+    SUFFIXES,
+    UNREAD,
+    Folder,
+    in_split_folder,
+    split_named,
+    split_of,
+)
+from detector.data.raw import POOL, RawBuilder, RawSplit, add_unclear, show
 from detector.data.yolo_lines import Lines, read_keypoints, read_lines, understand
 from detector.types import RequestError
 
@@ -27,8 +35,8 @@ NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels")
 class YoloReader:
     """Reads YOLO's text files.
 
-    The boxes of `.../images/.../a.jpg` are in `.../labels/.../a.txt`, or beside the image; an
-    image without such a file has none.
+    The boxes of `.../images/.../a.jpg` are in `.../labels/.../a.txt`, or beside the image (see
+    `Folder.annotations_for`); an image without such a file has none.
 
     Args:
         folder: That of `data.yaml`.
@@ -46,78 +54,119 @@ class YoloReader:
     def __init__(self, folder: Folder, wanted: dict[str, Sequence[str] | None]) -> None:
         self.folder = folder
         self.root = root = folder.root
-        self.yaml = find_yaml(folder)
+        said: dict[str, list[str]] = {}
         says: Mapping[str, Any] = {}
-        if self.yaml is not None:
+        self.yaml: str | None = None
+        found = find_yamls(folder)
+        if found:
+            self.yaml = _choose(folder, found)
             says = _read_yaml(folder, self.yaml)
             self.names = _read_names(says, root / self.yaml)
+            said = _read_splits(says, root / self.yaml)
         else:
             self.yaml = find_names(folder)
             if self.yaml is None:
                 raise RequestError(
                     f"data.root={root}: no data.yaml in it, nor classes.txt; expected YOLO's: "
-                    "names, and perhaps train, val and test"
+                    f"names, and perhaps train, val and test{hint(folder)}"
                 )
             self.names = _check_names(folder.require_text(self.yaml).split("\n"), root / self.yaml)
         self._other_names = _compare_names(folder, self.names, self.yaml)
         self._keypoints = read_keypoints(says.get("kpt_shape"), str(self.yaml), root)
         self.groups: set[str] = set()
         self.ids: list[int] | None = list(range(len(self.names)))
-        said = {"train": says.get("train"), "val": says.get("val", says.get("valid"))}
-        said["test"] = says.get("test")
-        self._images = self._sort(wanted, said, says.get("path"))
+        self._findings = Findings()  # of the whole set
+        self._labels: dict[str, list[str]] = {}  # by image, once they are looked up
+        self._images = self._sort(wanted, {**self._find_lists(), **said}, says.get("path"))
         self.splits = tuple(self._images)
         count = sum(map(len, self._images.values()))
+        others = [file for file in found if file != self.yaml]
         self.recognised = (
-            f"YOLO by {self.yaml}: {count} images for {', '.join(self.splits)}, "
-            f"{len(self.names)} classes"
+            f"YOLO by {self.yaml}{f' (not {others[0]})' if others else ''}: {count} images for "
+            f"{', '.join(self.splits)}, {len(self.names)} classes"
         )
 
+    def _find_lists(self) -> dict[str, list[str]]:
+        """Lists of images that are called after splits, as Darknet has them."""
+        found: dict[str, list[str]] = {}
+        for file in self.folder.with_suffix(".txt"):
+            split = split_of(PurePosixPath(file).stem) if file.count("/") < 2 else None
+            if split and self._first_line(file).lower().endswith((*SUFFIXES, *UNREAD)):
+                found.setdefault(split, []).append(file)
+        return found
+
     def _sort(
-        self, wanted: dict[str, Sequence[str] | None], said: dict[str, Any], base: object
+        self, wanted: dict[str, Sequence[str] | None], said: dict[str, list[str]], base: object
     ) -> dict[str, list[str]]:
-        """The images of every split."""
+        """The images of every split.
+
+        What the files say of a split is what it is: an entry that leads nowhere is no reason to
+        divide the images otherwise.
+        """
         images: dict[str, list[str]] = {}
+        # Nothing but the names of folders says what the splits are.
+        self._by_name = not said and not any(wanted.values()) and wanted.get("val") is None
         for split, given in wanted.items():
-            places = given if given is not None else said[split]
-            places = [places] if isinstance(places, str) else (places or [])
-            if not isinstance(places, list | tuple) or not all(isinstance(p, str) for p in places):
-                raise RequestError(
-                    f"{self.root / str(self.yaml)}: {split}: expected a folder or a list of them"
-                )
-            found = [image for place in places for image in self._images_in(place, base)]
-            if not found and given is None:  # folders say it as well
+            named = given if given is not None else said.get(split) or []
+            found = []
+            for place in named:
+                here = self._images_in(place, base if given is None else None)
+                if not here:
+                    self._refuse(split, place, given is not None)
+                found += here
+            if not found and given is None and not named:  # folders say it as well
                 found = [f for f in self.folder.images if in_split_folder(f, split)]
-            elif not found and given:
-                raise RequestError(f"data.splits.{split}={list(given)}: no images in {self.root}")
             if found:
                 images[split] = list(dict.fromkeys(found))
-        if "train" not in images and not any(wanted.values()):
-            labelled = [f for f in self.folder.images if self._label_file(f) is not None]
-            homes = {file.rpartition("/")[0] for file in labelled}
-            if not homes:
-                raise RequestError(f"data.root={self.root}: no images with labels in it")
-            return {POOL: [f for f in self.folder.images if f.rpartition("/")[0] in homes]}
-        return images
+        if images or any(wanted.values()):
+            return images
+        labelled = [f for f in self.folder.images if self._label_file(f) is not None]
+        homes = {file.rpartition("/")[0] for file in labelled}
+        if not homes:
+            raise RequestError(
+                f"data.root={self.root}: no images with labels in it: none of "
+                f"{len(self.folder.images)} images has a text file of its own name beside it, or "
+                "in a folder labels/ beside images/"
+            )
+        return {POOL: [f for f in self.folder.images if f.rpartition("/")[0] in homes]}
+
+    def _refuse(self, split: str, place: str, asked: bool) -> None:
+        """Say that an entry for a split leads nowhere; only of a test split is that a remark."""
+        if asked:
+            raise RequestError(f"data.splits.{split}: no images in {place!r} below {self.root}")
+        message = f"{split}: {place!r} is not there: no folder of images, nor a list, below"
+        message = f"{message} {self.root}"
+        if split == "test" and not any(in_split_folder(f, split) for f in self.folder.images):
+            self._findings.add("split not there", Item(split, str(self.yaml), message))
+            return
+        raise RequestError(
+            f"{self.root / str(self.yaml)}: {message}; correct it, or say "
+            f"data.splits.{split}=[FOLDER] ([] for none)"
+        )
 
     def _images_in(self, place: str, base: object) -> list[str]:
         """The images of a folder or of a text file that lists them; none if it is not there."""
-        for candidate in _candidates(place, base if isinstance(base, str) else ""):
-            prefix = "" if candidate == "." else candidate + "/"
-            found = [f for f in self.folder.images if f.startswith(prefix)]
+        for candidate in _candidates(place, base if isinstance(base, str) else "", self.root.name):
+            found = self.folder.below(candidate)
             if found:
                 return found
-            if candidate.endswith(".txt") and self.folder.has(candidate):
-                lines = self.folder.require_text(candidate).split("\n")
-                return [self._listed(line.strip(), candidate) for line in lines if line.strip()]
+            file = self.folder.find(candidate)
+            if file and not file.lower().endswith(SUFFIXES):
+                return self._list(file)
         return []
+
+    def _list(self, file: str) -> list[str]:
+        """The images that a text file lists."""
+        lines = filter(None, map(str.strip, self.folder.require_text(file).split("\n")))
+        return [self._listed(line, file) for line in lines]
 
     def _listed(self, line: str, file: str) -> str:
         """The relative path of an image in a list; as it stands where there is no such file."""
         beside = PurePosixPath(file).parent.as_posix()
-        for candidate in [*_candidates(line, beside), *_candidates(f"/{line}", "")]:
-            if self.folder.has(candidate):
-                return candidate
+        name = self.root.name
+        for candidate in [*_candidates(line, beside, name), *_candidates(f"/{line}", "", name)]:
+            if found := self.folder.find(candidate):
+                return found
         return line
 
     def read(self, split: str) -> RawSplit:
@@ -127,12 +176,17 @@ class YoloReader:
         findings.add_many("class lists disagree", self._other_names, lambda item: item)
         self._other_names = []  # of all splits: named once
         labels: list[tuple[str, str, Lines | None]] = []
+        missing = []
         for image in show(self._images[split], split, "txt"):
             if not self.folder.has(image):
                 item = Item(split, image, f"no such file below {self.root}, but a list has it")
                 findings.add("missing image", item)
                 continue
             label = self._label_file(image)
+            if label is None:
+                missing.append(image)
+            else:
+                self._compare(image, split, findings)
             try:
                 lines = label and read_lines(self.folder.read_text(label), self._keypoints)
             except RequestError as error:
@@ -150,7 +204,23 @@ class YoloReader:
                 findings.add_many("unusual columns", remarks, lambda item: item)
                 self._add(image, label, split, lines, meaning.boxes(lines), builder)
         raw = builder.build()
-        self._find_orphans(split, raw)
+        there = sum(map(self.folder.has, self._images[split]))
+        if there and len(missing) == there:
+            message = (
+                f"none of the {there} images has labels: a text file of its own name beside it, "
+                "or in a folder labels/ beside images/"
+            )
+            home = missing[0].rpartition("/")[0]
+            raw.findings.add("missing annotation", Item(split, home, message, missing[0]))
+        else:
+            raw.findings.add_many(
+                "image without labels",
+                missing,
+                lambda f: Item(split, f, "no text file: background", f),
+            )
+        self._find_orphans(split, raw.findings)
+        if split == self.splits[0]:
+            raw.findings.update(self._findings)
         return raw
 
     def _add(
@@ -175,53 +245,115 @@ class YoloReader:
         boxes = [boxes[i] for i in known]
         builder.add(image, label, (0, 0), boxes, names, [False] * len(names), rows)
 
-    def _find_orphans(self, split: str, raw: RawSplit) -> None:
-        """Name label files, beside those in use, that no image is there for."""
-        used = set(raw.sources)
-        homes = {source.rpartition("/")[0] for source in used if source.endswith(".txt")}
-        for file in self.folder.with_suffix(".txt"):
-            beside = file not in used and file.rpartition("/")[0] in homes
-            if beside and self.folder.image_for(file) is None and not self._is_list(file):
-                raw.findings.add("missing image", Item(split, file, "no image of that name"))
+    def _compare(self, image: str, split: str, findings: Findings) -> None:
+        """Name other label files of an image that contradict the one that is used."""
+        first, *others = self._labels[image]
+        for other in others:
+            try:
+                same = self.folder.read_text(other).split() == self.folder.read_text(first).split()
+            except RequestError:
+                continue
+            if not same and self._is_label(other):
+                message = f"its image, {image}, is also that of {first}, which says otherwise"
+                findings.add("duplicate image", Item(split, other, message, image))
 
-    def _is_list(self, file: str) -> bool:
-        """Whether a text file that lies among labels says something else, as classes.txt does."""
+    def _find_orphans(self, split: str, findings: Findings) -> None:
+        """Name label files that no image has, beside those of a split; with the first, all others.
+
+        Args:
+            split: The split.
+            findings: Gets them.
+        """
+        homes: dict[str, str] = {}
+        used = set()
+        sorted_out = {image for images in self._images.values() for image in images}
+        for name, images in self._images.items():
+            for label in (label for image in images for label in self._find(image)):
+                used.add(label)
+                homes.setdefault(label.rpartition("/")[0], name)
+        unsorted = []
+        for file in self.folder.with_suffix(".txt"):
+            home = file.rpartition("/")[0]
+            if file in used or homes.get(home, self.splits[0]) != split or not self._is_label(file):
+                continue
+            images = self.folder.namesakes(file)
+            beside = home in homes and self.folder.image_for(file) is None
+            if beside or (not images and any(map(split_of, home.split("/")))):
+                findings.add("missing image", Item(split, file, "no image of that name"))
+                continue
+            message = f"{images[0]} has other labels" if images else "no image of that name"
+            if images and not sorted_out.issuperset(images):
+                message = f"{images[0]} is in no split"
+                unsorted += images
+            findings.add("annotation not used", Item("", file, message))
+        if self._by_name and split == "train" and "val" not in self._images:
+            add_unclear(findings, unsorted)
+
+    def _is_label(self, file: str) -> bool:
+        """Whether a text file has boxes rather than something else, as classes.txt does."""
+        words = self._first_line(file).split()
+        return len(words) >= 5 and all(map(_is_number, words))
+
+    def _first_line(self, file: str) -> str:
+        """The first line that is not empty; none where the file cannot be read."""
         try:
-            first = self.folder.read_text(file).split(maxsplit=1)[:1]
-            return not first or not first[0].isdigit()
+            return self.folder.read_text(file).lstrip().partition("\n")[0].rstrip()
         except RequestError:
-            return True
+            return ""
 
     def _label_file(self, image: str) -> str | None:
         """The text file of an image's boxes."""
-        stem = image[: image.rfind(".")]
-        parts = stem.split("/")
-        places = [stem]
-        if "images" in parts:  # the last one, as Ultralytics has it
-            at = len(parts) - 1 - parts[::-1].index("images")
-            places.insert(0, "/".join([*parts[:at], "labels", *parts[at + 1 :]]))
-        files = [f"{place}{suffix}" for place in places for suffix in (".txt", ".TXT")]
-        return next((file for file in files if self.folder.has(file)), None)
+        found = self._find(image)
+        return found[0] if found else None
+
+    def _find(self, image: str) -> list[str]:
+        """The text files of an image's name."""
+        if image not in self._labels:
+            self._labels[image] = self.folder.annotations_for(image, ".txt")
+        return self._labels[image]
 
 
-def find_yaml(folder: Folder) -> str | None:
-    """The YAML file at the top that has class names."""
-    found = [f for f in folder.with_suffix(".yaml", ".yml") if "/" not in f]
-    found.sort(key=lambda f: not f.startswith("data."))
-    for file in found:
-        try:
-            text = folder.read_text(file)
-        except RequestError:
-            continue
-        if re.search(r"^['\"]?names['\"]?\s*:", text, re.MULTILINE):
-            return file
-    return None
+def find_yamls(folder: Folder, depth: int = 0) -> list[str]:
+    """The YAML files with class names, so many folders down; those called data.yaml first."""
+    found = [f for f in folder.with_suffix(".yaml", ".yml") if f.count("/") == depth]
+    return sorted(filter(partial(_has_names, folder), found), key=lambda f: not _is_main(f))
+
+
+def _is_main(file: str) -> bool:
+    return PurePosixPath(file).stem.lower() == "data"
+
+
+def _has_names(folder: Folder, file: str) -> bool:
+    """Whether a YAML file has class names, or should and cannot be read."""
+    try:
+        text = folder.read_text(file)
+    except RequestError:
+        return _is_main(file)
+    return re.search(r"^['\"]?names['\"]?\s*:", text, re.MULTILINE) is not None
+
+
+def _choose(folder: Folder, files: Sequence[str]) -> str:
+    """Of several YAML files the one called data.yaml, or any if they say the same."""
+    mains = [file for file in files if _is_main(file)] or files
+    if len(mains) > 1 and len({str(_read_yaml(folder, file)) for file in mains}) > 1:
+        raise RequestError(
+            f"data.root={folder.root}: which of {', '.join(mains)} is meant? Call it data.yaml, "
+            "or move the others away"
+        )
+    return mains[0]
 
 
 def find_names(folder: Folder) -> str | None:
-    """The list of class names that some tools write instead of data.yaml."""
-    names = ("classes.txt", "labels/classes.txt", "obj.names")
-    return next((f for f in names if folder.has(f)), None)
+    """A list of class names that does without data.yaml, as Label Studio and Darknet write it."""
+    return next(filter(None, map(folder.find, ("classes.txt", "obj.names"))), None)
+
+
+def hint(folder: Folder) -> str:
+    """Where below a folder a YOLO data set is, in words; empty if there is none."""
+    files = [*find_yamls(folder, 1), *find_yamls(folder, 2)]
+    homes = list(dict.fromkeys(file.rpartition("/")[0] for file in files))
+    meant = " or ".join(f"data.root={folder.root / home}" for home in homes[:3])
+    return f"; {files[0]} is there: say {meant}" if files else ""
 
 
 def _compare_names(folder: Folder, names: Sequence[str], used: str) -> list[Item]:
@@ -257,7 +389,27 @@ def _read_yaml(folder: Folder, file: str) -> Mapping[str, Any]:
         raise RequestError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(content, dict):
         raise RequestError(f"{path}: expected keys such as names, train, val")
-    return {key: value for key, value in content.items() if value not in ("", "null", "~")}
+    return {key: value for key, value in content.items() if not _is_nothing(value)}
+
+
+def _is_nothing(value: object) -> bool:
+    """Whether a value in YAML is null."""
+    return isinstance(value, str) and value.lower() in ("", "null", "~")
+
+
+def _read_splits(says: Mapping[str, Any], file: Path) -> dict[str, list[str]]:
+    """What data.yaml says of every split: folders, or lists of images."""
+    said: dict[str, tuple[str, list[str]]] = {}
+    for key, places in says.items():
+        split = split_named(str(key))
+        if split is None:
+            continue
+        listed = [places] if isinstance(places, str) else places
+        if not isinstance(listed, list) or not all(isinstance(p, str) for p in listed):
+            raise RequestError(f"{file}: {key}: expected a folder or a list of them")
+        if listed and said.setdefault(split, (str(key), listed))[1] != listed:
+            raise RequestError(f"{file}: {said[split][0]} and {key} are one split: keep only one")
+    return {split: listed for split, (_, listed) in said.items()}
 
 
 def _read_names(says: Mapping[str, Any], file: Path) -> list[str]:
@@ -288,17 +440,39 @@ def _check_names(names: Sequence[str], file: Path) -> list[str]:
     return texts
 
 
-def _candidates(place: str, base: str) -> list[str]:
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _candidates(place: str, base: str, root: str) -> list[str]:
     """Where below the root a path in data.yaml may mean; what leads out of it never counts.
 
     Exports are full of paths of the machine that wrote them: `../train/images` beside data.yaml is
-    Roboflow's for `train/images`, and `path:` is often a folder that was unpacked elsewhere.
+    Roboflow's for `train/images`, and `path:` is often a folder that was unpacked elsewhere. Of
+    such a path the longest end that is here counts, but not without the folder that tells
+    splits apart: `images` is not what `/data/val/images` means.
+
+    Args:
+        place: The path.
+        base: What it is relative to, also perhaps of another machine.
+        root: The root's name: what is above it may be anything.
     """
-    parts = place.replace("\\", "/").split("/")
-    plain = "/".join(p for p in parts if p not in ("..", ".", ""))
-    if place.startswith("/"):  # the longest end of an absolute path that is here
-        ends = plain.split("/")
-        return ["/".join(ends[i:]) for i in range(len(ends))]
-    below = relative(base) or ""
-    joined = PurePosixPath(below, plain).as_posix()
-    return list(dict.fromkeys([joined, plain or "."]))
+    foreign, parts = _parts(place)
+    _, above = _parts(base)
+    ends = ["/".join([*above[i:], *parts]) for i in range(len(above) + 1)]
+    for i, part in enumerate(parts[:-1] if foreign else ()):
+        if split_of(part) and part != root and not any(map(split_of, parts[i + 1 :])):
+            break
+        ends.append("/".join(parts[i + 1 :]))
+    return [end or "." for end in dict.fromkeys(ends)]
+
+
+def _parts(path: str) -> tuple[bool, list[str]]:
+    """The parts of a path of any system, and whether it may be one of another machine."""
+    plain = re.sub(r"^file:/*(?=/|[A-Za-z]:)", "", path.strip().replace("\\", "/"))
+    foreign = re.match(r"/|[A-Za-z]:|~|\$|%|\.\.", plain) is not None
+    return foreign, [p for p in plain.split("/") if not re.fullmatch(r"|\.|\.\.|~|[A-Za-z]:", p)]
