@@ -44,11 +44,11 @@ def test_images_are_counted_by_hand():
 @pytest.mark.parametrize(
     ("row", "note"),
     [
-        ((2, 4, 5, 9), "F1 0.31: 4 missed, 5 without truth"),
+        ((2, 4, 5, 9), "F1 0.31: 4 missed, 5 wrong"),
         ((2, 1, 0, 1), "F1 0.80: 1 missed"),
-        ((2, 0, 1, 1), "F1 0.80: 1 without truth"),
+        ((2, 0, 1, 1), "F1 0.80: 1 wrong"),
         ((3, 0, 0, 0), "F1 1.00: all 3 found"),
-        ((0, 0, 0, 0), "nothing there, nothing found"),
+        ((0, 0, 0, 0), "no boxes, and none detected"),
     ],
 )
 def test_the_note_says_what_is_wrong(row, note):
@@ -62,8 +62,15 @@ def test_of_faultless_images_that_with_more_objects_is_better():
     assert len(chosen) == 2
 
 
-def test_many_objects_with_a_fault_are_better_than_one_without():
-    assert gallery(images((1, 0, 0, 0), (40, 1, 0, 1)), most=1)[0].image == 11
+def test_an_image_without_a_fault_is_better_than_one_with_more_right_boxes_and_a_fault():
+    chosen = gallery(images((40, 1, 0, 1), (1, 0, 0, 0), (20, 0, 4, 4)), most=1)
+    assert chosen[0].image == 11
+
+
+@pytest.mark.parametrize("fault", [(2, 0, 2), (0, 2, 2)])
+def test_a_wrong_box_counts_against_an_image_as_much_as_a_missed_one(fault):
+    rows = images((4, *fault), (4, 0, 1, 1), (4, 1, 0, 1))
+    assert gallery(rows, most=1)[0].image == 11
 
 
 def test_worst_is_the_greatest_share_of_errors_and_most_wrong_the_most_of_them():

@@ -28,7 +28,7 @@ class Picture:
         index: The image's number in its split, which suspects refer to.
         name: File, relative to the data's root.
         reasons: Why it is shown, of `REASONS`.
-        note: One line, such as "F1 0.31: 4 missed, 7 without truth".
+        note: One line, such as "F1 0.31: 4 missed, 7 wrong".
         image: `(h, w, 3)` RGB, may be smaller than the original.
         size: Height and width of the original, pixels.
         truth: Original pixels.
