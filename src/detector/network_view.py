@@ -152,16 +152,15 @@ def _fit_anchors(
         "by_aspect": _by_range(overlaps, sides[:, 1] / sides[:, 0], ASPECTS, ""),
         "suggestion": None,
     }
-    if at_50 < LOW_RECALL:
-        other, other_50, other_70 = suggest(boxes, shapes, grid)
-        if other_50 > at_50 + 0.01:
-            lists = (",".join(f"{v:g}" for v in values) for values in (other.scales, other.ratios))
-            found["suggestion"] = {
-                "override": "model.anchor_scales=[{}] model.anchor_ratios=[{}]".format(*lists),
-                "anchors_per_cell": other.per_cell,
-                "recall_50": other_50,
-                "recall_70": other_70,
-            }
+    if at_50 < LOW_RECALL and (better := suggest(boxes, shapes, anchors)) is not None:
+        other, other_50, other_70 = better
+        lists = (",".join(f"{v:g}" for v in values) for values in (other.scales, other.ratios))
+        found["suggestion"] = {
+            "override": "model.anchor_scales=[{}] model.anchor_ratios=[{}]".format(*lists),
+            "anchors_per_cell": other.per_cell,
+            "recall_50": other_50,
+            "recall_70": other_70,
+        }
     return found
 
 
