@@ -121,6 +121,14 @@ def test_a_comparison_is_b_minus_a_on_the_same_images(runs, tmp_path, caplog):
         assert row["interval"][0] <= row["difference"] <= row["interval"][1]
     assert content["sentence"] in caplog.text
     assert content["sentence"] in (tmp_path / "report/index.html").read_text()
+    trained = [load_checkpoint(run / "checkpoints/best.ckpt")["config"] for run in (a, b)]
+    assert trained[0]["seed"] != trained[1]["seed"]
+    assert content["settings"][0] == {
+        "key": "seed",
+        "a": trained[0]["seed"],
+        "b": trained[1]["seed"],
+    }
+    assert f"  seed: {trained[0]['seed']}, {trained[1]['seed']}" in caplog.text
 
 
 def test_a_run_is_no_better_than_itself(runs, tmp_path):
@@ -162,6 +170,7 @@ def test_two_files_of_detections_are_compared(runs, tmp_path):
     one, other = (load(tmp_path / way / "metrics.json")["comparison"] for way in ("files", "runs"))
     assert one["rows"] == other["rows"]
     assert one["sentence"] == other["sentence"]
+    assert one["settings"] is None
 
 
 def test_a_comparison_with_other_classes_is_refused(runs, tmp_path):

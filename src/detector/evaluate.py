@@ -21,7 +21,7 @@ from detector.checkpoint import (
     read_sidecar,
 )
 from detector.cli import run_verb
-from detector.config import Config
+from detector.config import Config, parse, plain
 from detector.output import typed, typed_command
 from detector.types import RequestError
 
@@ -97,6 +97,7 @@ def _score_checkpoint(
     command: str,
 ) -> dict[str, float]:
     """Run a network over a split, and another one beside it if asked for."""
+    from detector.evaluation.comparison import differing_settings
     from detector.evaluation.matching import match
     from detector.history import read_training
     from detector.reporting import About, compared, write_results
@@ -110,10 +111,11 @@ def _score_checkpoint(
     if found is None:
         return {}
     scored = score(*found[:2], images, data.classes, split, config.resamples, found[2])
-    comparison = None
-    if other is not None:
+    comparison = settings = None
+    if rival is not None and other is not None:
         names = str(config.ckpt), str(config.compare)
         comparison = (compared(scored, match(*other[:2]), config.resamples), *names)
+        settings = differing_settings(*(_trained_with(file) for file in (path, rival.ckpt)))
     about = About(
         "evaluate",
         config,
@@ -129,9 +131,16 @@ def _score_checkpoint(
         thresholds=thresholds,
         own=root == config.data.root,
         comparison=comparison,
+        settings=settings,
     )
     write_results(scored, about, folder)
     return scored.flat
+
+
+def _trained_with(path: str | Path | None) -> dict[str, Any]:
+    """The configuration that a checkpoint was trained with, but for what it was resumed from."""
+    config = plain(parse(read_checkpoint(Path(str(path)))["config"]))
+    return {key: value for key, value in config.items() if key != "ckpt"}
 
 
 def _detect(config: Config, data: DataSet, folder: Path) -> tuple[Detections, Truth, float] | None:

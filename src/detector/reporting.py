@@ -65,6 +65,8 @@ class About:
         own: Whether the split is one of the data that the training had.
         names: What each image is called, where there is no data set.
         comparison: With another detector, and what the two are called.
+        settings: Settings in which the two differ, as `comparison.differing_settings` gives them;
+            None where they have none, as files of detections.
     """
 
     verb: str
@@ -77,6 +79,7 @@ class About:
     own: bool = True
     names: Sequence[str] = ()
     comparison: tuple[Comparison, str, str] | None = None
+    settings: Sequence[Mapping[str, Any]] | None = None
 
 
 def write_results(scored: Scored, about: About, folder: Path) -> None:
@@ -214,7 +217,8 @@ def _comparison(scored: Scored, about: About) -> dict[str, Any] | None:
     rows = [row("mAP", found.map), row("AP50", found.map_50)]
     pairs = zip(scored.classes.names, found.ap, strict=True)
     rows += [row(f"AP of {name}", one) for name, one in pairs]
-    return {"a": a, "b": b, "sentence": sentence(found.map), "rows": rows}
+    said = sentence(found.map)
+    return {"a": a, "b": b, "sentence": said, "rows": rows, "settings": about.settings}
 
 
 def _write_suspects(file: Path, suspects: Sequence[Mapping[str, Any]]) -> None:

@@ -12,12 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.output import log_table
+from detector.report.charts import setting
 from detector.scoring import Scored
 
 log = logging.getLogger(__name__)
 
 TABLED = 40  # classes
 NAMED = 5  # classes in a remark
+SETTINGS = 10  # that differ, on the terminal
 
 
 def print_scores(scored: Scored, content: Mapping[str, Any], operating_point: str) -> None:
@@ -75,6 +77,17 @@ def _print_comparison(comparison: Mapping[str, Any]) -> None:
     log.info("A: %(a)s\nB: %(b)s", comparison)
     log_table(table, width=100)
     log.info("%s", comparison["sentence"])
+    settings = comparison["settings"]
+    if settings is None:  # files of detections have none
+        return
+    if not settings:
+        log.info("A and B were trained with the same settings")
+        return
+    log.info("settings that differ (A, B):")
+    for row in settings[:SETTINGS]:
+        log.info("  %s: %s, %s", row["key"], *(_shortened(setting(row[k])) for k in ("a", "b")))
+    if len(settings) > SETTINGS:
+        log.info("  ... and %d more in the report", len(settings) - SETTINGS)
 
 
 def remarks(scored: Scored, content: Mapping[str, Any]) -> list[str]:
@@ -113,6 +126,11 @@ def _some(names: Sequence[str]) -> str:
     """The first of the names."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
+
+
+def _shortened(text: str, most: int = 40) -> str:
+    """The beginning of a text that is long."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _percent(value: float) -> str:

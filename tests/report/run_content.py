@@ -104,8 +104,9 @@ def training(epochs=3):
     return {"monitor": "val/map", "best_epoch": epochs - 1, "rows": rows, "phases": phases}
 
 
-def comparison():
+def comparison(settings=None):
     return {
+        "settings": settings,
         **{"a": "runs/x", "b": "runs/y", "sentence": "B is better by 2.0 points."},
         "rows": [
             {"name": "mAP", "a": 0.4, "b": 0.42, "difference": 0.02, "interval": [-0.01, 0.05]},

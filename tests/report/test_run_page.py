@@ -8,6 +8,7 @@ import re
 import cv2
 import numpy as np
 import pytest
+from markupsafe import escape
 from plotly.offline import get_plotlyjs
 from run_content import class_row, comparison, content, picture, suspect, training, write
 from test_page import HOSTILE, QUOTED, Reader
@@ -200,6 +201,26 @@ def test_two_models_are_compared_in_words_numbers_and_a_plot(tmp_path):
     (trace,) = embedded(page)["figures"]["differences"]["data"]
     assert trace["x"] == [0.02]
     assert (trace["error_x"]["arrayminus"], trace["error_x"]["array"]) == ([0.03], [0.03])
+
+
+def test_the_settings_that_differ_between_two_models_are_listed(tmp_path):
+    def listed(settings):
+        compared = words(section(write(tmp_path, comparison=comparison(settings)), "comparison"))
+        return compared.partition("Settings that differ")[2].strip()
+
+    rows = [
+        {"key": "optim.lr", "a": 0.001, "b": 2.5e-05},
+        {"key": "finetune.phases.0.train", "a": ["head"], "b": None},
+        {"key": "data.root", "a": HOSTILE, "b": "set b"},
+    ]
+    assert listed(rows) == (
+        'Setting In A In B optim.lr 0.001 2.5e-05 finetune.phases.0.train ["head"] null '.replace(
+            '"', "&#34;"
+        )
+        + f"data.root {escape(HOSTILE)} set b"
+    )
+    assert listed([]) == "None: both were trained with the same settings."
+    assert listed(None) == ""  # files of detections have no settings
 
 
 def test_the_most_frequent_confusions_come_first_and_the_background_is_none_of_them():
