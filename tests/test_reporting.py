@@ -14,7 +14,7 @@ import pytest
 from conftest import TINY, random_split, write_coco, write_voc
 from test_train import ask
 
-from detector.checkpoint import load_checkpoint
+from detector.checkpoint import load_checkpoint, read_checkpoint
 from detector.evaluate import evaluate
 from detector.evaluation.curves import GRID
 from detector.predict import predict
@@ -121,7 +121,7 @@ def test_a_comparison_is_b_minus_a_on_the_same_images(runs, tmp_path, caplog):
         assert row["interval"][0] <= row["difference"] <= row["interval"][1]
     assert content["sentence"] in caplog.text
     assert content["sentence"] in (tmp_path / "report/index.html").read_text()
-    trained = [load_checkpoint(run / "checkpoints/best.ckpt")["config"] for run in (a, b)]
+    trained = [read_checkpoint(run / "checkpoints/best.ckpt")["config"] for run in (a, b)]
     assert trained[0]["seed"] != trained[1]["seed"]
     assert content["settings"][0] == {
         "key": "seed",

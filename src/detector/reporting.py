@@ -28,6 +28,7 @@ from detector.evaluation.coco import protocol
 from detector.evaluation.comparison import Comparison, Difference, compare, sentence
 from detector.evaluation.curves import curves
 from detector.evaluation.matching import Matches
+from detector.evaluation.ranking import outcomes
 from detector.evaluation.voc import PROTOCOL as VOC_PROTOCOL
 from detector.output import uninterrupted, write_json
 from detector.predictions import write_detections
@@ -287,7 +288,9 @@ def _pictures(
     from detector.data.images import read_image
     from detector.report.gallery import SIDE, Picture, shrink
 
-    found = scored.matches.detections
+    truth, found = scored.matches.truth, scored.matches.detections
+    kept = found.scores >= WEAKEST
+    came, found_by = outcomes(scored.matches)
     pictures = []
     for choice in gallery:
         index = choice["image"]
@@ -299,7 +302,7 @@ def _pictures(
         except RequestError as error:  # beside a truth, where nothing but pictures needs it
             log.warning("not pictured: %s", error)
             continue
-        labels, boxes = _boxes(scored, index, found.scores >= WEAKEST)
+        labels, boxes = _boxes(scored, index, kept)
         pictures.append(
             Picture(
                 index=index,
@@ -310,6 +313,8 @@ def _pictures(
                 size=(image.shape[0], image.shape[1]),
                 truth=labels,
                 found=boxes,
+                found_by=found_by[truth.image == index],
+                outcomes=came[(found.image == index) & kept],
             )
         )
     return pictures

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from detector.evaluation.matching import Matches
 
 REASONS = ("best", "worst", "most wrong", "suspect")
+WRONG, RIGHT, NEITHER = 0, 1, 2  # outcomes of a detection
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,28 @@ def by_image(matches: Matches, kept: NDArray[np.bool_]) -> Images:
         count(matches.images[wrong]),
         missed + scores,
     )
+
+
+def outcomes(matches: Matches) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """What became of every box at IoU 0.5, at any score threshold.
+
+    Better scores are matched first, so that the match of a detection does not depend on weaker
+    ones: a threshold only takes detections away, and with them what they found.
+
+    Args:
+        matches: Of a split.
+
+    Returns:
+        `(D,)`, for every detection `RIGHT`, `WRONG` or `NEITHER`: matched with ignored truth, or
+        beyond the detections that count. `(G,)`, for every truth the score of the detection that
+        found it, NaN if none did.
+    """
+    found = np.full(len(matches.detections.labels), NEITHER)
+    right = matches.right()[0]
+    found[matches.rows] = np.where(right, RIGHT, np.where(matches.ignored()[0], NEITHER, WRONG))
+    scores = np.full(len(matches.truth.labels), np.nan)
+    scores[matches.found[0, right]] = matches.scores[right]
+    return found, scores
 
 
 @dataclass(frozen=True)
