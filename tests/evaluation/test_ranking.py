@@ -6,7 +6,17 @@ from test_suspects import planted
 
 from detector.evaluation.arrays import Detections, Truth
 from detector.evaluation.matching import match
-from detector.evaluation.ranking import Images, by_image, gallery
+from detector.evaluation.ranking import (
+    NEITHER,
+    RIGHT,
+    WRONG,
+    Images,
+    by_image,
+    gallery,
+    outcomes,
+)
+
+COLUMNS = ("image", "boxes", "labels", "scores")
 
 
 def images(*rows):
@@ -132,3 +142,37 @@ def test_a_small_split_is_shown_whole_and_a_large_one_is_cut():
 def test_no_images_make_no_gallery():
     assert gallery(images()) == []
     assert gallery(images((0, 0, 0, 0)))[0].reasons == ()
+
+
+def test_the_outcome_of_every_box_is_worked_out_by_hand():
+    a, b, c = [0.0, 0, 10, 10], [50.0, 0, 60, 10], [90.0, 0, 99, 10]
+    truth = Truth(
+        np.array([3]),
+        np.array([3, 3, 3]),
+        np.array([a, b, c]),
+        np.array([1, 1, 1]),
+        np.array([False, False, True]),
+    )
+    detections = Detections(
+        np.array([3, 3, 3, 3]),
+        np.array([a, c, b, a]),
+        np.array([1, 1, 2, 1]),
+        np.array([0.6, 0.8, 0.9, 0.7]),
+    )
+    found, scores = outcomes(match(detections, truth))
+    # A weaker one of two on the same object is wrong, as is one of another class.
+    assert found.tolist() == [WRONG, NEITHER, WRONG, RIGHT]
+    np.testing.assert_equal(scores, [0.7, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.4, 0.8, 1.0])
+def test_outcomes_hold_at_any_score_threshold(threshold):
+    matches, _ = planted(1)
+    found, scores = outcomes(matches)
+    kept = matches.detections.scores >= threshold
+    again = match(
+        Detections(*(getattr(matches.detections, name)[kept] for name in COLUMNS)), matches.truth
+    )
+    fewer, now = outcomes(again)
+    assert fewer.tolist() == found[kept].tolist()
+    assert (now >= 0).tolist() == (scores >= threshold).tolist()

@@ -30,9 +30,9 @@ ERRORS = {  # hotcoco's names; ours, and what they mean
     "Cls": ("classification", "right place, wrong class"),
     "Loc": ("localisation", "right class, badly placed (IoU 0.1 to 0.5)"),
     "Both": ("both", "wrong class and badly placed"),
-    "Dupe": ("duplicate", "an object that was found already"),
-    "Bkg": ("background", "nothing is there"),
-    "Miss": ("missed", "not found, nor found badly placed or with the wrong class"),
+    "Dupe": ("duplicate", "a second detection of the same object"),
+    "Bkg": ("background", "no object is there"),
+    "Miss": ("missed", "no detection on it, not even badly placed or of a wrong class"),
 }
 
 Scores = tuple[dict[str, float], list[dict[str, float]]]
