@@ -265,3 +265,18 @@ def test_a_key_of_the_command_itself_is_not_called_another_commands():
     assert _explain("train", error) == "seed: no such key; did you mean seed?"
     error = HydraException("Could not override 'source'.")
     assert _explain("train", error) == "source: no key of train, but of python -m detector.predict"
+
+
+def test_what_takes_more_than_a_moment_is_named_and_the_rest_is_not(monkeypatch, capsys):
+    with cli.said_if_slow("reading quickly"):
+        pass
+    monkeypatch.setattr(cli, "PATIENCE", 0.0)
+    with cli.said_if_slow("reading a\x1b[1m") as timer:
+        timer.join()
+    assert capsys.readouterr().out == "reading a\\x1b[1m\n"
+
+
+def test_only_the_first_of_several_processes_says_what_it_does(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with cli.said_if_slow("reading") as timer:
+        assert not timer.is_alive()

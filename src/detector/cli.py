@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -29,10 +30,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from detector.config import conf_folder
-from detector.output import harmless
+from detector.output import first_process, harmless
 from detector.types import RequestError
 
 VERBS = ("train", "evaluate", "predict", "check")
+PATIENCE = 1.0  # seconds, before a line says what is being done
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing more can be written
 
 
@@ -143,11 +145,26 @@ class CheckRequest(Callback):
                 print_phases(asked, sweep=mode == "sweep")
                 raise SystemExit(0)
             _check_folder(verb, f"hydra.{mode}.dir", str(config.hydra[mode].dir))
-            check_request(verb, request)
+            what = request.source or request.predictions or request.data.root or "the data"
+            with said_if_slow(f"reading {what} ..."):
+                check_request(verb, request)
         except RequestError as error:
             refuse(str(error))
         except OmegaConfBaseException as error:
             refuse(_explain(verb, error))
+
+
+@contextmanager
+def said_if_slow(text: str) -> Iterator[threading.Timer]:
+    """Print what is being done if it takes more than a moment: there is no log before a run."""
+    timer = threading.Timer(PATIENCE, print, [harmless(text)], {"flush": True})
+    timer.daemon = True
+    if first_process():
+        timer.start()
+    try:
+        yield timer
+    finally:
+        timer.cancel()
 
 
 def _first_trial(verb: str, config: DictConfig) -> DictConfig:

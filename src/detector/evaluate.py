@@ -22,7 +22,7 @@ from detector.checkpoint import (
 )
 from detector.cli import run_verb
 from detector.config import Config, parse, plain
-from detector.output import typed, typed_command
+from detector.output import announce, typed, typed_command
 from detector.types import RequestError
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     thresholds = _thresholds(path, config)
     data = inputs.usable_data(config, request.wanted_split("evaluate", config))
     rival = request.rival(config, data) if config.compare else None
+    announce("loading the network of %s", path)
 
     from lightning.pytorch.utilities import rank_zero_only
 

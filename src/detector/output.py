@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import math
+import os
 import re
 import shlex
 import signal
@@ -53,6 +54,17 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if pressed:
         signal.raise_signal(signal.SIGINT)
+
+
+def first_process() -> bool:
+    """Whether this is the process that speaks, as launchers of several say: torch is not needed."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def announce(text: str, *values: object) -> None:
+    """Log what is about to be done, in the first process alone."""
+    if first_process():
+        log.info(text, *values)
 
 
 class PlainText(logging.Formatter):

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from detector import inputs, request
+from detector.bar import Bar
 from detector.checkpoint import score_thresholds
 from detector.cli import run_verb
-from detector.output import write_json
+from detector.output import announce, write_json
 from detector.types import RequestError
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     chosen, why = score_thresholds(config)
     thresholds = dict(zip(config.data.classes or (), chosen, strict=True))
 
+    announce("loading the network of %s", config.ckpt)
+
     import torch
 
     from detector import build
@@ -71,7 +73,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     failed: list[str] = []
     size = config.data.batch_size
     numbered = list(enumerate(files, start=1))
-    bar = tqdm(total=len(files), unit="image", disable=None)
+    bar = Bar("detecting", len(files), "image")
     try:
         for batch in (numbered[i : i + size] for i in range(0, len(files), size)):
             read: list[tuple[int, Path]] = []
@@ -96,7 +98,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
             bar.update(len(batch))
     except KeyboardInterrupt:
         log.warning(
-            "interrupted after %d of %d images; their detections are kept", bar.n, bar.total
+            "interrupted after %d of %d images; their detections are kept", bar.done, bar.total
         )
         raise
     finally:  # what is done is kept

@@ -87,7 +87,7 @@ class CocoReader:
 
     def read(self, split: str) -> RawSplit:
         """Read the JSON files of one split."""
-        parts = [self._read_one(file, split) for file in show(self._jsons[split], split, "json")]
+        parts = [self._read_one(file, split) for file in show(self._jsons[split], split)]
         if len(parts) == 1:
             return parts[0]
         findings = Findings()

@@ -129,7 +129,7 @@ class VocReader:
         for xml in self._unsorted if split == "train" else ():
             item = Item("", xml, "lies in no folder of a split")
             builder.findings.add("annotation not used", item)
-        for xml in show(self._xmls[split], split, "xml"):
+        for xml in show(self._xmls[split], split):
             try:
                 self._read_one(xml, split, builder)
             except (RequestError, OSError) as error:

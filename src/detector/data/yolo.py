@@ -116,7 +116,7 @@ class YoloReader:
     def read(self, split: str) -> RawSplit:
         """Read the labels of one split."""
         builder = RawBuilder()
-        for image in show(self._images[split], split, "txt"):
+        for image in show(self._images[split], split):
             if not self.folder.has(image):
                 item = Item(split, image, f"no such file below {self.root}, but a list has it")
                 builder.findings.add("missing image", item)
