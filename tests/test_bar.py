@@ -42,6 +42,14 @@ def test_a_note_is_made_only_when_a_line_is_due(clock, lines):
     assert made == [10, 40]
 
 
+def test_work_that_is_done_is_not_announced(clock, lines):
+    work = Bar("detecting on val", 2, "batch")
+    for _ in range(2):
+        clock.seconds += 50
+        work.update()
+    assert lines() == ["detecting on val: 1 of 2 batches, 50 s left"]
+
+
 def test_what_was_done_before_does_not_make_the_pace_look_better(clock, lines):
     work = Bar("detecting", 100, "image", initial=80)
     clock.seconds += 10

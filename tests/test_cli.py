@@ -11,6 +11,7 @@ import torch
 from conftest import TINY, write_xml
 from hydra.errors import HydraException
 
+from detector import cli
 from detector.cli import _explain, run_folder
 
 # Runs a verb as `python -m` does, and tells on exit whether torch was imported.
@@ -268,6 +269,7 @@ def test_a_key_of_the_command_itself_is_not_called_another_commands():
 
 
 def test_what_takes_more_than_a_moment_is_named_and_the_rest_is_not(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "PATIENCE", 1e6)
     with cli.said_if_slow("reading quickly"):
         pass
     monkeypatch.setattr(cli, "PATIENCE", 0.0)

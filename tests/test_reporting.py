@@ -427,7 +427,7 @@ def test_classes_in_too_few_images_are_named(tmp_path, caplog):
     (tmp_path / "found.json").write_text("[]")
     keys = [f"truth={truth}", f"predictions={tmp_path}/found.json"]
     evaluate(ask("evaluate", *keys, out=tmp_path / "out"))
-    said = "in too few images for an interval: square; those of the means are rough"
+    said = "too few images for an interval: square; the intervals of the means are rough"
     assert said in caplog.text
     assert said.capitalize() in (tmp_path / "out/report/index.html").read_text()
 
@@ -467,7 +467,7 @@ def test_nothing_detected_and_a_class_without_truth_are_said(runs, tmp_path, cap
     scores = evaluate(ask("evaluate", f"ckpt={run}", *keys, out=tmp_path / "out"))
     assert scores["map"] == 0
     assert "nothing was detected" in caplog.text
-    assert "no truth to find of square" in caplog.text
+    assert "no true boxes of square in" in caplog.text
     assert load(tmp_path / "out/metrics.json")["per_class"]["square"]["ap"] is None
     assert "Nothing was detected" in (tmp_path / "out/report/index.html").read_text()
 

@@ -44,6 +44,7 @@ class Bar:
     ) -> None:
         self.what, self.total, self.unit = what, total, unit
         self.done = initial
+        self._units = unit + ("es" if unit.endswith("ch") else "s")
         self._initial = initial
         self._bar = tqdm(
             desc=what or None,
@@ -74,7 +75,8 @@ class Bar:
             self._bar.set_postfix_str(note(), refresh=not count)
         self._bar.update(count)
         elapsed = now - self._began
-        if self._lines and elapsed >= self._due:
+        finished = note is None and self.done == self.total
+        if self._lines and elapsed >= self._due and not finished:
             self._due = elapsed + pause(elapsed)
             text = self._counted(elapsed) if note is None else note()
             say(f"{self.what}: {text}" if self.what else text)
@@ -86,10 +88,10 @@ class Bar:
     def _counted(self, elapsed: float) -> str:
         """What is done, and the time that the rest takes at the same pace."""
         if self.total is None:
-            return f"{self.done} {self.unit}{'s' * (self.done != 1)}"
+            return f"{self.done} {self.unit if self.done == 1 else self._units}"
         pace = elapsed / max(self.done - self._initial, 1)
         left = in_words((self.total - self.done) * pace)
-        return f"{self.done} of {self.total} {self.unit}s, {left} left"
+        return f"{self.done} of {self.total} {self._units}, {left} left"
 
 
 def over(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:

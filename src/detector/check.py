@@ -22,6 +22,7 @@ from detector.output import log_table, write_json
 log = logging.getLogger(__name__)
 
 EXAMPLES = 3  # of every kind, on the terminal
+NAMED = 12  # classes of a split, on the terminal
 PREVIEWED = 16  # images
 
 
@@ -69,8 +70,11 @@ def _print(content: dict[str, Any]) -> None:
     """The findings as a table."""
     log.info("%s: %s", content["root"], content["recognised"])
     for name, split in content["splits"].items():
-        per_class = ", ".join(f"{n} {c}" for n, c in list(split["per_class"].items())[:12])
-        log.info("%-5s %d images, %d boxes: %s", name, split["images"], split["boxes"], per_class)
+        counts = [f"{name} {count}" for name, count in split["per_class"].items()]
+        if len(counts) > NAMED:
+            counts[NAMED:] = [f"and {len(counts) - NAMED} more classes"]
+        boxes = f"{split['boxes']} boxes: {', '.join(counts)}"
+        log.info("%-5s %d images, %s", name, split["images"], boxes)
     if content["findings"]:
         table = Table(title="findings", title_justify="left", show_lines=True)
         for heading in ("", "count", "kind", "examples"):
@@ -117,8 +121,8 @@ def _print_model(model: dict[str, Any] | None) -> None:
         return
     lost, anchors = model["lost"], model["anchors"]
     log.info(
-        "at data.image_size=%d: %.1f %% of the training boxes are lost by resizing, %.1f %% by "
-        "augmentation",
+        "at data.image_size=%d, resizing loses %.1f %% of the training boxes and augmentation "
+        "%.1f %%",
         *(model["image_size"], 100 * lost["by_resizing"], 100 * lost["by_augmentation"]),
     )
     if anchors is None:

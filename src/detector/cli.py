@@ -34,7 +34,7 @@ from detector.output import first_process, harmless
 from detector.types import RequestError
 
 VERBS = ("train", "evaluate", "predict", "check")
-PATIENCE = 1.0  # seconds, before a line says what is being done
+PATIENCE = 0.5  # seconds, before a line says what is being done
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing more can be written
 
 
@@ -145,7 +145,8 @@ class CheckRequest(Callback):
                 print_phases(asked, sweep=mode == "sweep")
                 raise SystemExit(0)
             _check_folder(verb, f"hydra.{mode}.dir", str(config.hydra[mode].dir))
-            what = request.source or request.predictions or request.data.root or "the data"
+            given = [request.get(k) for k in ("source", "predictions") if k in request]
+            what = next(filter(None, [*given, request.data.root]), "the data")
             with said_if_slow(f"reading {what} ..."):
                 check_request(verb, request)
         except RequestError as error:

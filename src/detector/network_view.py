@@ -47,7 +47,7 @@ def histograms(config: Config, data: DataSet) -> dict[str, Any]:
         "aspect ratio (height / width)": _histogram(
             sides[:, 1] / sides[:, 0], 2 ** (np.arange(-20, 21) / 5)
         ),
-        "boxes an image": _histogram(counts, _even(counts)),
+        "boxes per image": _histogram(counts, _even(counts)),
         "image longer side, pixels": _histogram(longer, _even(longer)),
     }
     return {name: found for name, found in all_of_them.items() if len(found["counts"]) > 1}
@@ -76,7 +76,7 @@ def _histogram(
 
 
 def network_view(config: Config, data: DataSet) -> dict[str, Any] | None:
-    """Boxes lost on the way in, and how well the anchors fit."""
+    """Boxes lost by resizing and augmentation, and how well the anchors fit."""
     train = data.splits.get("train")
     if train is None or not len(train.labels):
         return None

@@ -91,7 +91,7 @@ def _print_comparison(comparison: Mapping[str, Any]) -> None:
 
 
 def remarks(scored: Scored, content: Mapping[str, Any]) -> list[str]:
-    """What explains undefined, bottomless and rough scores, a line each.
+    """What explains scores that are undefined, zero or imprecise, a line each.
 
     Args:
         scored: The split.
@@ -109,15 +109,17 @@ def remarks(scored: Scored, content: Mapping[str, Any]) -> list[str]:
     if not len(scored.matches.detections.labels):
         lines.append("nothing was detected, so all scores are 0 or undefined")
     if not there:
-        lines.append(f"there is no truth to find in {scored.split}: scores are undefined")
+        lines.append(f"{scored.split} has no true boxes: scores are undefined")
     elif absent:
-        lines.append(f"no truth to find of {_some(absent)}: left out of all means over classes")
+        lines.append(
+            f"no true boxes of {_some(absent)} in {scored.split}: left out of all means over classes"
+        )
     if content["intervals"]:
         rows = content["per_class"]
         rare = [n for n in rows if n not in absent and rows[n]["ap_interval"] is None]
         if rare:
             lines.append(
-                f"in too few images for an interval: {_some(rare)}; those of the means are rough"
+                f"too few images for an interval: {_some(rare)}; the intervals of the means are rough"
             )
     return lines
 

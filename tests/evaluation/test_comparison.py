@@ -132,7 +132,7 @@ def test_a_class_without_truth_has_no_difference():
          "No difference can be told: B is 20.0 points of mAP above A, "
          "on too few images for an interval."),
         (np.nan, np.nan, None,
-         "A and B cannot be compared in mAP: there is no truth to find."),
+         "A and B cannot be compared in mAP: there are no true boxes."),
     ],
 )  # fmt: skip
 def test_a_difference_in_words(a, b, bounds, words):

@@ -18,7 +18,7 @@ from detector.evaluation.arrays import Detections, Truth, xywh
 from detector.evaluation.matching import Matches
 
 PROTOCOL = (
-    "COCO: AP over IoU 0.50:0.95, 101 recall points, at most 100 detections an image, "
+    "COCO: AP over IoU 0.50:0.95, 101 recall points, at most 100 detections per image, "
     "areas of {areas} in original pixels; ignored truth is matched as crowd"
 )
 NAMES = (

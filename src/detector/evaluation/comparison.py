@@ -104,7 +104,7 @@ def sentence(found: Difference, score: str = "mAP", names: tuple[str, str] = ("A
     """
     a, b = names
     if np.isnan(found.difference):
-        return f"{a} and {b} cannot be compared in {score}: there is no truth to find."
+        return f"{a} and {b} cannot be compared in {score}: there are no true boxes."
     # All is said of the one that scored more.
     sign, more, less = (1, b, a) if found.difference >= 0 else (-1, a, b)
     gap = _points(sign * found.difference)
