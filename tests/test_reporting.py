@@ -427,7 +427,7 @@ def test_classes_in_too_few_images_are_named(tmp_path, caplog):
     (tmp_path / "found.json").write_text("[]")
     keys = [f"truth={truth}", f"predictions={tmp_path}/found.json"]
     evaluate(ask("evaluate", *keys, out=tmp_path / "out"))
-    said = "too few images for an interval: square; the intervals of the means are rough"
+    said = "too few images for an interval: square; those of the means are rough"
     assert said in caplog.text
     assert said.capitalize() in (tmp_path / "out/report/index.html").read_text()
 

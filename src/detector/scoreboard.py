@@ -111,15 +111,13 @@ def remarks(scored: Scored, content: Mapping[str, Any]) -> list[str]:
     if not there:
         lines.append(f"{scored.split} has no true boxes: scores are undefined")
     elif absent:
-        lines.append(
-            f"no true boxes of {_some(absent)} in {scored.split}: left out of all means over classes"
-        )
+        lines.append(f"no true boxes of {_some(absent)}: left out of all means over classes")
     if content["intervals"]:
         rows = content["per_class"]
         rare = [n for n in rows if n not in absent and rows[n]["ap_interval"] is None]
         if rare:
             lines.append(
-                f"too few images for an interval: {_some(rare)}; the intervals of the means are rough"
+                f"too few images for an interval: {_some(rare)}; those of the means are rough"
             )
     return lines
 
