@@ -102,10 +102,10 @@ def test_where_there_is_no_bar_a_line_says_how_far_the_run_is(tmp_path, clock, c
     for number in (0, 1):
         an_epoch(bar, clock, number)
     said = [message for message in caplog.messages if "left" in message]
-    # 5 steps are left, 3 validations of 4 batches, and 4 + 3 at the end, at 4 s a batch.
+    # 5 steps are left, 3 validations of 4 batches, and 4 + 3 at the end, at 4 s per batch.
     assert said[0] == "epoch 1/3 step 1/2, loss 1.000, 10 s/step, 2 min left"  # 126 s
-    # 2 steps, one validation and 7 batches at the end: 20 + 11 * 5 / 4 s.
-    assert said[1] == "epoch 2/3 step 2/2, loss 2.000, 10 s/step, 40 s left"
+    # 3 steps, 2 validations, 7 batches at the end; four batches took 5 s: 30 + 15 * 5 / 4 s.
+    assert said[1] == "epoch 2/3 step 1/2, loss 1.000, 10 s/step, 49 s left"
 
 
 @pytest.mark.parametrize(

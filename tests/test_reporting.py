@@ -467,7 +467,7 @@ def test_nothing_detected_and_a_class_without_truth_are_said(runs, tmp_path, cap
     scores = evaluate(ask("evaluate", f"ckpt={run}", *keys, out=tmp_path / "out"))
     assert scores["map"] == 0
     assert "nothing was detected" in caplog.text
-    assert "no true boxes of square in" in caplog.text
+    assert "no true boxes of square: left out" in caplog.text
     assert load(tmp_path / "out/metrics.json")["per_class"]["square"]["ap"] is None
     assert "Nothing was detected" in (tmp_path / "out/report/index.html").read_text()
 

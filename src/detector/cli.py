@@ -146,7 +146,7 @@ class CheckRequest(Callback):
                 raise SystemExit(0)
             _check_folder(verb, f"hydra.{mode}.dir", str(config.hydra[mode].dir))
             given = [request.get(k) for k in ("source", "predictions") if k in request]
-            what = next(filter(None, [*given, request.data.root]), "the data")
+            what = next(filter(None, [*given, request.data.root, request.ckpt]), "the data")
             with said_if_slow(f"reading {what} ..."):
                 check_request(verb, request)
         except RequestError as error:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ASIDE = ("ckpt", "name", "resamples", "gallery")  # settings that are not compared
+
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Evaluate a checkpoint, or score any tool's detections.
@@ -139,9 +141,9 @@ def _score_checkpoint(
 
 
 def _trained_with(path: str | Path | None) -> dict[str, Any]:
-    """The configuration that a checkpoint was trained with, but for what it was resumed from."""
+    """The configuration of a checkpoint's training, without what says nothing of the detector."""
     config = plain(parse(read_checkpoint(Path(str(path)))["config"]))
-    return {key: value for key, value in config.items() if key != "ckpt"}
+    return {key: value for key, value in config.items() if key not in ASIDE}
 
 
 def _detect(config: Config, data: DataSet, folder: Path) -> tuple[Detections, Truth, float] | None:
