@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -42,7 +43,10 @@ def test_a_good_data_set_passes_with_0(cwd, voc_root):
     assert code == 0, err
     assert "VOC with lists in ImageSets/Main" in out
     assert "0 errors, 0 leakage" in out
-    assert out.strip().splitlines()[-2].endswith("check.html")
+    *_, page, step, _ = out.strip().splitlines()
+    assert page.endswith("check.html")
+    words = [f"data.root={voc_root}", *LIGHT[:2]]
+    assert step == f"next: python -m detector.train {shlex.join(words)}"
     content = json.loads((cwd / "out/check.json").read_text())
     assert content["splits"]["train"]["images"] == 5
     assert (cwd / "out/check.html").read_text().startswith("<!DOCTYPE html>")
@@ -191,3 +195,39 @@ def test_a_class_named_like_markup_does_no_harm(tmp_path):
     root = write_voc(tmp_path / "set", {"train": {"a": boxes, "b": boxes}, "val": {"c": boxes}})
     inspect(root, tmp_path / "out")
     assert "<script>" not in (tmp_path / "out/check.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "typed", "expected"),
+    [
+        ([], ["data.root='a b'"], """python -m detector.train 'data.root='"'"'a b'"'"''"""),
+        (
+            [],
+            ["data=trees", "preview=true", "hydra.run.dir=x"],
+            "python -m detector.train data=trees",
+        ),
+        (
+            ["box without area"],
+            ["data.root=x"],
+            "mend the 2 errors, or train without what they concern:\n"
+            "  python -m detector.train data.root=x data.on_bad=skip",
+        ),
+        (
+            ["box without area"],
+            ["data.root=x", "data.on_bad=skip"],
+            "mend the 2 errors, or train without what they concern:\n"
+            "  python -m detector.train data.root=x data.on_bad=skip",
+        ),
+        (
+            ["box without area", "empty split"],
+            ["data.root=x"],
+            "mend what data.on_bad=skip cannot leave out (empty split)",
+        ),
+    ],
+)
+def test_the_check_names_the_next_step(kinds, typed, expected):
+    content = {
+        "summary": {"errors": 2 * bool(kinds)},
+        "findings": [{"kind": kind} for kind in kinds],
+    }
+    assert verb.next_step(content, typed) == f"next: {expected}"

@@ -13,7 +13,7 @@ import torch
 from conftest import TINY, write_xml
 from hydra.errors import HydraException, MissingConfigException
 
-from detector import __version__
+from detector import __version__, cli
 from detector.cli import _explain, run_folder
 
 # Runs a verb as `python -m` does, and tells on exit whether torch was imported.
@@ -407,3 +407,19 @@ def test_a_place_given_as_a_format_says_which_key_is_meant(place):
     line = _explain("train", error)
     assert line.startswith(f"data={place}: no such choice; the place of your data is named by")
     assert f"data.root={place}" in line
+
+
+def test_what_takes_more_than_a_moment_is_named_and_the_rest_is_not(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "PATIENCE", 1e6)
+    with cli.said_if_slow("reading quickly"):
+        pass
+    monkeypatch.setattr(cli, "PATIENCE", 0.0)
+    with cli.said_if_slow("reading a\x1b[1m") as timer:
+        timer.join()
+    assert capsys.readouterr().out == "reading a\\x1b[1m\n"
+
+
+def test_only_the_first_of_several_processes_says_what_it_does(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with cli.said_if_slow("reading") as timer:
+        assert not timer.is_alive()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from detector import progress
+from detector.progress import seconds_left
 
 
 @pytest.fixture
@@ -27,6 +28,10 @@ class Recorded:
         self.calls.append("saved")
 
 
+# Three batches of two to test on.
+DATA = SimpleNamespace(splits={"test": range(6)}, options=SimpleNamespace(batch_size=2))
+
+
 def new_bar(folder):
     """Of a run that is in its second phase."""
     phases = [SimpleNamespace(name="heads"), SimpleNamespace(name="top")]
@@ -40,6 +45,10 @@ def an_epoch(bar, clock, number=0, scores=None):
         current_epoch=number,
         global_step=2 * (number + 1),
         num_training_batches=2,
+        num_val_batches=[4],
+        datamodule=DATA,
+        world_size=1,
+        limit_test_batches=1.0,
         callback_metrics={"val/map": torch.tensor(0.25), **(scores or {})},
         optimizers=[SimpleNamespace(param_groups=[{"group": "head", "lr": 0.5}])],
         loggers=[Recorded()],
@@ -50,6 +59,9 @@ def an_epoch(bar, clock, number=0, scores=None):
     for step, loss in enumerate((1.0, 2.0)):
         clock.seconds = start + 10 * (step + 1)
         bar.on_train_batch_end(trainer, None, {"loss": torch.tensor(loss)}, None, step)
+    for batch in range(4):
+        clock.seconds = start + 21 + batch
+        bar.on_validation_batch_end(trainer, None, None, None, batch)
     clock.seconds = start + 25
     bar.on_validation_end(trainer, None)
     clock.seconds = start + 26
@@ -76,6 +88,43 @@ def test_every_epoch_is_timed_anew(tmp_path, clock):
     assert [(r["seconds"], r["seconds_validation"]) for r in rows(tmp_path)] == [
         ("26.0", "5.0")
     ] * 2
+
+
+def test_the_time_left_has_the_validations_and_the_final_evaluation_in_it():
+    # Ten steps of 3 s; eight batches, at 0.4 of a step until one is measured, then at 5 s.
+    assert seconds_left(10, 8, [2.0, 4.0], (0.0, 0)) == pytest.approx(30 + 8 * 0.4 * 3)
+    assert seconds_left(10, 8, [2.0, 4.0], (10.0, 2)) == 30 + 40
+
+
+def test_where_there_is_no_bar_a_line_says_how_far_the_run_is(tmp_path, clock, caplog):
+    caplog.set_level("INFO")
+    bar = new_bar(tmp_path)
+    for number in (0, 1):
+        an_epoch(bar, clock, number)
+    said = [message for message in caplog.messages if "left" in message]
+    # 5 steps are left, 3 validations of 4 batches, and 4 + 3 at the end, at 4 s per batch.
+    assert said[0] == "epoch 1/3 step 1/2, loss 1.000, 10 s/step, 2 min left"  # 126 s
+    # 3 steps, 2 validations, 7 batches at the end; four batches took 5 s: 30 + 15 * 5 / 4 s.
+    assert said[1] == "epoch 2/3 step 1/2, loss 1.000, 10 s/step, 49 s left"
+
+
+@pytest.mark.parametrize(
+    ("splits", "limit", "batches"),
+    [
+        ({"test": range(5)}, 1.0, 4 + 3),  # two in a batch
+        ({"test": range(5)}, 2, 4 + 2),
+        ({"test": range(40)}, 0.25, 4 + 5),
+        ({}, 1.0, 4),  # the validation split is then evaluated once
+    ],
+)
+def test_the_final_evaluation_is_on_test_and_once_more_on_val(splits, limit, batches):
+    trainer = SimpleNamespace(
+        num_val_batches=[4],
+        datamodule=SimpleNamespace(splits=splits, options=DATA.options),
+        world_size=1,
+        limit_test_batches=limit,
+    )
+    assert progress._final_batches(trainer) == batches
 
 
 def test_the_line_of_an_epoch_ends_with_its_seconds_and_the_share_of_validation(

@@ -15,7 +15,7 @@ import pytest
 from conftest import TINY, random_split, write_coco, write_voc
 from test_train import ask
 
-from detector.checkpoint import load_checkpoint
+from detector.checkpoint import load_checkpoint, read_checkpoint
 from detector.evaluate import evaluate
 from detector.evaluation.curves import GRID
 from detector.predict import predict
@@ -122,6 +122,14 @@ def test_a_comparison_is_b_minus_a_on_the_same_images(runs, tmp_path, caplog):
         assert row["interval"][0] <= row["difference"] <= row["interval"][1]
     assert content["sentence"] in caplog.text
     assert content["sentence"] in (tmp_path / "report/index.html").read_text()
+    trained = [read_checkpoint(run / "checkpoints/best.ckpt")["config"] for run in (a, b)]
+    assert trained[0]["seed"] != trained[1]["seed"]
+    assert content["settings"][0] == {
+        "key": "seed",
+        "a": trained[0]["seed"],
+        "b": trained[1]["seed"],
+    }
+    assert f"  seed: {trained[0]['seed']}, {trained[1]['seed']}" in caplog.text
 
 
 def test_a_run_is_no_better_than_itself(runs, tmp_path):
@@ -163,6 +171,7 @@ def test_two_files_of_detections_are_compared(runs, tmp_path):
     one, other = (load(tmp_path / way / "metrics.json")["comparison"] for way in ("files", "runs"))
     assert one["rows"] == other["rows"]
     assert one["sentence"] == other["sentence"]
+    assert one["settings"] is None
 
 
 def test_a_comparison_with_other_classes_is_refused(runs, tmp_path):
@@ -421,7 +430,7 @@ def test_classes_in_too_few_images_are_named(tmp_path, caplog):
     (tmp_path / "found.json").write_text("[]")
     keys = [f"truth={truth}", f"predictions={tmp_path}/found.json"]
     evaluate(ask("evaluate", *keys, out=tmp_path / "out"))
-    said = "in too few images for an interval: square; those of the means are rough"
+    said = "too few images for an interval: square; those of the means are rough"
     assert said in caplog.text
     assert said.capitalize() in (tmp_path / "out/report/index.html").read_text()
 
@@ -461,7 +470,7 @@ def test_nothing_detected_and_a_class_without_truth_are_said(runs, tmp_path, cap
     scores = evaluate(ask("evaluate", f"ckpt={run}", *keys, out=tmp_path / "out"))
     assert scores["map"] == 0
     assert "nothing was detected" in caplog.text
-    assert "no truth to find of square" in caplog.text
+    assert "no true boxes of square: left out" in caplog.text
     assert load(tmp_path / "out/metrics.json")["per_class"]["square"]["ap"] is None
     assert "Nothing was detected" in (tmp_path / "out/report/index.html").read_text()
 

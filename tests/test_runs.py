@@ -78,7 +78,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from detector.runs import locked
-with locked(Path(sys.argv[1])):
+with locked(Path(sys.argv[1]), "hydra.run.dir"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -92,7 +92,7 @@ def test_a_folder_is_one_processs_until_that_ends_however_it_ends(tmp_path):
         with pytest.raises(RequestError, match="another process is writing into it"):
             runs.claim(tmp_path, "hydra.run.dir")
         other.kill()
-    with runs.locked(tmp_path), runs.locked(tmp_path):  # this process may ask again
+    with runs.locked(tmp_path, "a"), runs.locked(tmp_path, "a"):  # this process may ask again
         pass
 
 
@@ -101,6 +101,10 @@ def test_processes_of_one_training_share_its_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     with request.output_folder("train", compose("train", ["data=trees"], tmp_path)) as folder:
         assert not (folder / runs.LOCK).exists()
+    # predictions of several shards are runs of their own
+    cfg = compose("predict", ["ckpt=x", "source=x"], tmp_path)
+    with pytest.raises(RequestError, match="earlier run"), request.output_folder("predict", cfg):
+        pass
 
 
 @pytest.fixture

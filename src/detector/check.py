@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from detector.output import log_table, write_json
 log = logging.getLogger(__name__)
 
 EXAMPLES = 3  # of every kind, on the terminal
+NAMED = 12  # classes of a split, on the terminal
 PREVIEWED = 16  # images
 
 
@@ -46,8 +50,9 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         _print(content)
         if config.preview:
             log.info("preview: %s", _write_preview(config, folder))
-        log.info("all of it: %s", folder / "check.json")
+        log.info("all findings: %s", folder / "check.json")
         log.info("page: %s", folder / "check.html")
+        log.info("%s", next_step(content, cfg.overrides))
     return content
 
 
@@ -65,11 +70,14 @@ def _print(content: dict[str, Any]) -> None:
     """The findings as a table."""
     log.info("%s: %s", content["root"], content["recognised"])
     for name, split in content["splits"].items():
-        per_class = ", ".join(f"{n} {c}" for n, c in list(split["per_class"].items())[:12])
-        log.info("%-5s %d images, %d boxes: %s", name, split["images"], split["boxes"], per_class)
+        counts = [f"{name} {count}" for name, count in split["per_class"].items()]
+        if len(counts) > NAMED:
+            counts[NAMED:] = [f"and {len(counts) - NAMED} more classes"]
+        boxes = f"{split['boxes']} boxes: {', '.join(counts)}"
+        log.info("%-5s %d images, %s", name, split["images"], boxes)
     if content["findings"]:
-        table = Table(title="found", title_justify="left", show_lines=True)
-        for heading in ("", "count", "kind", "such as"):
+        table = Table(title="findings", title_justify="left", show_lines=True)
+        for heading in ("", "count", "kind", "examples"):
             table.add_column(heading, justify="right" if heading == "count" else "left")
         for finding in content["findings"]:
             items = finding["items"][:EXAMPLES]
@@ -85,14 +93,36 @@ def _print(content: dict[str, Any]) -> None:
     log.info("%d errors, %d leakage, %d warnings", *summary.values())
 
 
+def next_step(content: dict[str, Any], overrides: Sequence[object]) -> str:
+    """What to do after a check: the command that trains, or what to mend before.
+
+    Args:
+        content: What check.json holds.
+        overrides: What was typed for the check; training needs the same keys.
+    """
+    typed = [str(word) for word in overrides]
+    keys = [word for word in typed if not re.match(r"[+~]*(hydra[./]|preview\b)", word)]
+    command = ["python", "-m", "detector.train", *keys]
+    errors = content["summary"]["errors"]
+    if not errors:
+        return f"next: {shlex.join(command)}"
+    fatal = [f["kind"] for f in content["findings"] if f["kind"] in inputs.FATAL]
+    if fatal:
+        return f"next: mend what data.on_bad=skip cannot leave out ({', '.join(fatal)})"
+    skip = "data.on_bad=skip"
+    way_out = shlex.join(dict.fromkeys([*command, skip]))
+    faults = "1 error" if errors == 1 else f"the {errors} errors"
+    return f"next: mend {faults}, or train without what they concern:\n  {way_out}"
+
+
 def _print_model(model: dict[str, Any] | None) -> None:
     """What the network would see."""
     if model is None:
         return
     lost, anchors = model["lost"], model["anchors"]
     log.info(
-        "at data.image_size=%d: %.1f %% of the training boxes are lost by resizing, %.1f %% by "
-        "augmentation",
+        "at data.image_size=%d, resizing loses %.1f %% of the training boxes and augmentation "
+        "%.1f %%",
         *(model["image_size"], 100 * lost["by_resizing"], 100 * lost["by_augmentation"]),
     )
     if anchors is None:
@@ -102,9 +132,10 @@ def _print_model(model: dict[str, Any] | None) -> None:
         *(100 * anchors["recall_50"], 100 * anchors["recall_70"]),
     )
     if (better := anchors["suggestion"]) is not None:
+        keys = better["override"].split()
         log.info(
-            "better: %s (%.1f %%, %.1f %%)",
-            *(better["override"], 100 * better["recall_50"], 100 * better["recall_70"]),
+            "others would reach IoU 0.5 for %.1f %% of the boxes, 0.7 for %.1f %%:\n  %s",
+            *(100 * better["recall_50"], 100 * better["recall_70"], shlex.join(keys)),
         )
 
 

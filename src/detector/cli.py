@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,10 +32,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from detector import __version__, runs
 from detector.config import conf_folder
-from detector.output import harmless, show_what_can_be_shown, stop_showing, typed
+from detector.output import (
+    first_process,
+    harmless,
+    show_what_can_be_shown,
+    stop_showing,
+    tell,
+    typed,
+)
 from detector.types import RequestError, WorkError
 
 VERBS = ("train", "evaluate", "predict", "check")
+PATIENCE = 0.5  # seconds, before a line says what is being done
 
 
 class Terminated(KeyboardInterrupt):
@@ -248,12 +257,15 @@ class CheckRequest(Callback):
             raise SystemExit(0)
         key, folder = f"hydra.{mode}.dir", Path(str(config.hydra[mode].dir))
         _check_folder(verb, key, folder)
-        if runs.is_first_process():
+        if runs.writes(verb):
             trial = folder / str(config.hydra.sweep.subdir) if mode == "sweep" else folder
             ckpt = request.ckpt if mode == "run" else None
             runs.check_unused(verb, key, trial, ckpt)
-        check_request(verb, request)
-        if runs.is_first_process():
+        given = [request.get(k) for k in ("source", "predictions") if k in request]
+        what = next(filter(None, [*given, request.data.root, request.ckpt]), "the data")
+        with said_if_slow(f"reading {what} ..."):
+            check_request(verb, request)
+        if runs.writes(verb):
             chosen = any(str(o).startswith(f"{key}=") for o in config.hydra.overrides.hydra)
             resumed = request.ckpt is not None and runs.is_resumed(folder, request.ckpt)
             if not chosen and not resumed:
@@ -261,6 +273,19 @@ class CheckRequest(Callback):
                 with read_write(config.hydra), open_dict(config.hydra):
                     config.hydra[mode].dir = str(folder)
             runs.claim(folder, key)
+
+
+@contextmanager
+def said_if_slow(text: str) -> Iterator[threading.Timer]:
+    """Print what is being done if it takes more than a moment: there is no log before a run."""
+    timer = threading.Timer(PATIENCE, tell, [text])
+    timer.daemon = True
+    if first_process():
+        timer.start()
+    try:
+        yield timer
+    finally:
+        timer.cancel()
 
 
 def _first_trial(verb: str, config: DictConfig) -> DictConfig:

@@ -21,8 +21,8 @@ from detector.checkpoint import (
     read_sidecar,
 )
 from detector.cli import run_verb
-from detector.config import Config
-from detector.output import typed, typed_command
+from detector.config import Config, parse, plain
+from detector.output import announce, typed, typed_command
 from detector.types import RequestError
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from detector.evaluation.arrays import Detections, Truth
 
 log = logging.getLogger(__name__)
+
+ASIDE = ("ckpt", "name", "resamples", "gallery")  # settings that are not compared
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
@@ -57,6 +59,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     seen = inputs.seen_in_training(data, path)
     inputs.note_seen(data, split, seen, f"ckpt={config.ckpt}")
     with request.output_folder("evaluate", cfg) as folder:
+        announce("loading the network of %s", path)
         return _evaluate(config, rival, thresholds, data, folder, command)
 
 
@@ -112,6 +115,7 @@ def _score_checkpoint(
     command: str,
 ) -> dict[str, float]:
     """Run a network over a split, and another one beside it if asked for."""
+    from detector.evaluation.comparison import differing_settings
     from detector.evaluation.matching import match
     from detector.history import read_training
     from detector.reporting import About, compared, write_results
@@ -125,10 +129,11 @@ def _score_checkpoint(
     if found is None:
         return {}
     scored = score(*found[:2], images, data.classes, split, config.resamples, found[2])
-    comparison = None
-    if other is not None:
+    comparison = settings = None
+    if rival is not None and other is not None:
         names = str(config.ckpt), str(config.compare)
         comparison = (compared(scored, match(*other[:2]), config.resamples), *names)
+        settings = differing_settings(*(_trained_with(file) for file in (path, rival.ckpt)))
     about = About(
         "evaluate",
         config,
@@ -144,9 +149,16 @@ def _score_checkpoint(
         thresholds=thresholds,
         own=root == config.data.root,
         comparison=comparison,
+        settings=settings,
     )
     write_results(scored, about, folder)
     return scored.flat
+
+
+def _trained_with(path: str | Path | None) -> dict[str, Any]:
+    """The configuration of a checkpoint's training, without what says nothing of the detector."""
+    config = plain(parse(read_checkpoint(Path(str(path)))["config"]))
+    return {key: value for key, value in config.items() if key not in ASIDE}
 
 
 def _detect(config: Config, data: DataSet, folder: Path) -> tuple[Detections, Truth, float] | None:

@@ -47,7 +47,7 @@ def histograms(config: Config, data: DataSet) -> dict[str, Any]:
         "aspect ratio (height / width)": _histogram(
             sides[:, 1] / sides[:, 0], 2 ** (np.arange(-20, 21) / 5)
         ),
-        "boxes an image": _histogram(counts, _even(counts)),
+        "boxes per image": _histogram(counts, _even(counts)),
         "image longer side, pixels": _histogram(longer, _even(longer)),
     }
     return {name: found for name, found in all_of_them.items() if len(found["counts"]) > 1}
@@ -76,7 +76,7 @@ def _histogram(
 
 
 def network_view(config: Config, data: DataSet) -> dict[str, Any] | None:
-    """Boxes lost on the way in, and how well the anchors fit."""
+    """Boxes lost by resizing and augmentation, and how well the anchors fit."""
     train = data.splits.get("train")
     if train is None or not len(train.labels):
         return None
@@ -152,16 +152,15 @@ def _fit_anchors(
         "by_aspect": _by_range(overlaps, sides[:, 1] / sides[:, 0], ASPECTS, ""),
         "suggestion": None,
     }
-    if at_50 < LOW_RECALL:
-        other, other_50, other_70 = suggest(boxes, shapes, grid)
-        if other_50 > at_50 + 0.01:
-            lists = (",".join(f"{v:g}" for v in values) for values in (other.scales, other.ratios))
-            found["suggestion"] = {
-                "override": "model.anchor_scales=[{}] model.anchor_ratios=[{}]".format(*lists),
-                "anchors_per_cell": other.per_cell,
-                "recall_50": other_50,
-                "recall_70": other_70,
-            }
+    if at_50 < LOW_RECALL and (better := suggest(boxes, shapes, anchors)) is not None:
+        other, other_50, other_70 = better
+        lists = (",".join(f"{v:g}" for v in values) for values in (other.scales, other.ratios))
+        found["suggestion"] = {
+            "override": "model.anchor_scales=[{}] model.anchor_ratios=[{}]".format(*lists),
+            "anchors_per_cell": other.per_cell,
+            "recall_50": other_50,
+            "recall_70": other_70,
+        }
     return found
 
 

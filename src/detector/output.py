@@ -109,6 +109,26 @@ def stop_showing() -> None:
             os.close(nowhere)
 
 
+def first_process() -> bool:
+    """Whether this is the only process, or the first of several, as their launchers say."""
+    names = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def tell(text: str) -> None:
+    """Print a line at once: before a run there is no log."""
+    try:
+        print(harmless(text), flush=True)
+    except BrokenPipeError:
+        stop_showing()
+
+
+def announce(text: str, *values: object) -> None:
+    """Log what is about to be done, in the first process alone."""
+    if first_process():
+        log.info(text, *values)
+
+
 class PlainText(logging.Formatter):
     """Shows characters that would steer a terminal, in names from files, as their codes."""
 

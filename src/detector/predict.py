@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from detector import inputs, request
+from detector.bar import Bar
 from detector.checkpoint import score_thresholds
 from detector.cli import run_verb
 from detector.config import Config
 from detector.data.folder import Folder
-from detector.output import write_json
+from detector.output import announce, write_json
 from detector.types import RequestError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     thresholds = dict(zip(config.data.classes or (), chosen, strict=True))
 
     with request.output_folder("predict", cfg) as folder:
+        announce("loading the network of %s", config.ckpt)
         return _predict(config, files, thresholds, why, folder)
 
 
@@ -80,7 +81,7 @@ def _predict(
     failed: list[str] = []
     size = config.data.batch_size
     numbered = list(enumerate(files, start=1))
-    bar = tqdm(total=len(files), unit="image", disable=None)
+    bar = Bar("detecting", len(files), "image")
     try:
         for batch in (numbered[i : i + size] for i in range(0, len(files), size)):
             read: list[tuple[int, Path]] = []
@@ -105,7 +106,7 @@ def _predict(
             bar.update(len(batch))
     except KeyboardInterrupt:
         log.warning(
-            "interrupted after %d of %d images; their detections are kept", bar.n, bar.total
+            "interrupted after %d of %d images; their detections are kept", bar.done, bar.total
         )
         raise
     finally:  # what is done is kept

@@ -1,4 +1,4 @@
-"""What a user sees while a run lasts: a bar, a line and a row for every epoch, how to go on."""
+"""What a user sees while a run lasts: how far it is, a line and a row an epoch, how to go on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import csv
 import logging
 import math
 import time
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,34 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from tqdm import tqdm
 
+from detector.bar import Bar, in_words
 from detector.finetune.callback import StagedFinetuning
 
 log = logging.getLogger(__name__)
 
+RECENT = 50  # steps that the pace is measured on: a phase that trains more has slower ones
+DETECTING = 0.4  # of a training step that a batch without gradients takes, until one is measured
+
+
+def seconds_left(
+    steps: int, batches: int, recent: Sequence[float], validation: tuple[float, int]
+) -> float:
+    """Estimate the time that the rest of a run takes, validations and final evaluation included.
+
+    Args:
+        steps: Training steps that are left.
+        batches: Batches that are left to detect on: of all validations, and after the training.
+        recent: Seconds of each of the last training steps, at least one.
+        validation: What was validated so far: its seconds and its batches.
+    """
+    step = sum(recent) / len(recent)
+    seconds, done = validation
+    batch = seconds / done if done else DETECTING * step
+    return steps * step + batches * batch
+
 
 class EvaluationBar(pl.Callback):
-    """A bar over an evaluation.
+    """How far an evaluation is.
 
     Args:
         split: What is evaluated.
@@ -29,25 +52,22 @@ class EvaluationBar(pl.Callback):
 
     def __init__(self, split: str) -> None:
         self.split = split
-        self._bar: tqdm | None = None
+        self._bar: Bar | None = None
 
     @rank_zero_only
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw it."""
-        total = int(sum(trainer.num_test_batches))
-        self._bar = tqdm(
-            desc=self.split, total=total, unit="batch", dynamic_ncols=True, disable=None
-        )
+        """Draw the bar."""
+        self._bar = Bar(f"detecting on {self.split}", _total(trainer.num_test_batches), "batch")
 
     @rank_zero_only
     def on_test_batch_end(self, *_: Any) -> None:
-        """Move it."""
+        """Move the bar."""
         if self._bar is not None:
             self._bar.update()
 
     @rank_zero_only
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take it away."""
+        """Close the bar."""
         if self._bar is not None:
             self._bar.close()
 
@@ -55,12 +75,12 @@ class EvaluationBar(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Take it away."""
+        """Close the bar."""
         self.on_test_end(trainer, pl_module)
 
 
 class RunProgress(pl.Callback):
-    """A bar over the whole run, and a row for every epoch in `metrics.csv` and the run's log.
+    """How far the whole run is, and a row for every epoch in `metrics.csv` and the run's log.
 
     Of several processes the first one speaks; training losses are those of its own batches.
 
@@ -79,11 +99,15 @@ class RunProgress(pl.Callback):
         self.epochs = epochs
         self.resume_command = resume_command
         self.seconds = 0.0  # of training and validation, also before a resume
-        self._bar: tqdm | None = None
+        self._bar: Bar | None = None
         self._losses: list[dict[str, Tensor]] = []  # of the epoch's steps
-        self._started = 0.0  # the epoch
+        self._started = 0.0  # when the epoch began
         self._trained = 0.0  # when its last step so far ended
-        self._validation = 0.0  # seconds of it
+        self._moment = 0.0  # when the last step or batch ended
+        self._validation = 0.0  # seconds of the epoch's validation
+        self._recent: deque[float] = deque(maxlen=RECENT)  # seconds of the last steps
+        self._validated = (0.0, 0)  # seconds and batches of all validations
+        self._batches = 0  # to detect on, that are left of the run
 
     def state_dict(self) -> dict[str, Any]:
         """Kept in checkpoints."""
@@ -96,14 +120,10 @@ class RunProgress(pl.Callback):
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the bar, and drop rows of epochs that are about to be repeated."""
-        steps = int(trainer.num_training_batches)
-        self._bar = tqdm(
-            total=steps * self.epochs,
-            initial=steps * trainer.current_epoch,
-            unit="step",
-            dynamic_ncols=True,
-            disable=None,  # none where the output is not a terminal
-        )
+        steps, done = int(trainer.num_training_batches), trainer.current_epoch
+        self._bar = Bar("", steps * self.epochs, "step", initial=steps * done, noted=True)
+        validations = (self.epochs - done) * _total(trainer.num_val_batches)
+        self._batches = validations + _final_batches(trainer)
         self._write([r for r in self.rows() if int(r["epoch"]) < trainer.current_epoch])
 
     @rank_zero_only
@@ -111,7 +131,7 @@ class RunProgress(pl.Callback):
         """Start the clock."""
         self._losses = []
         self._validation = 0.0
-        self._started = time.perf_counter()
+        self._started = self._trained = self._moment = time.perf_counter()
 
     @rank_zero_only
     def on_train_batch_end(
@@ -123,17 +143,48 @@ class RunProgress(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Move the bar."""
-        losses = {name: value.detach() for name, value in outputs.items()}
-        self._losses.append(losses)
+        self._losses.append({name: value.detach() for name, value in outputs.items()})
+        self._recent.append(self._lap())
+        self._trained = self._moment
         if self._bar is not None:
-            self._bar.update()
-            # Reading the loss waits for the device, so not at every step.
-            if not self._bar.disable and batch_idx % 5 == 0:
-                self._bar.set_postfix(
-                    epoch=f"{trainer.current_epoch + 1}/{self.epochs}",
-                    loss=f"{float(losses['loss']):.3f}",
-                )
-        self._trained = time.perf_counter()
+            # The note reads the loss, which waits for the device: not at every step.
+            place = f"step {batch_idx + 1}/{int(trainer.num_training_batches)}"
+            self._bar.update(note=lambda: self._note(trainer, place))
+
+    @rank_zero_only
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        *_: Any,
+    ) -> None:
+        """Say that it validates."""
+        self._batches -= 1
+        self._validated = (self._validated[0] + self._lap(), self._validated[1] + 1)
+        if self._bar is not None:
+            place = f"validating {batch_idx + 1}/{_total(trainer.num_val_batches)}"
+            self._bar.update(0, lambda: self._note(trainer, place))
+
+    def _lap(self) -> float:
+        """Seconds since the last step or batch ended."""
+        before, self._moment = self._moment, time.perf_counter()
+        return self._moment - before
+
+    def _note(self, trainer: pl.Trainer, place: str) -> str:
+        """Where the run is: epoch, place in it, loss, pace, the time that is left."""
+        assert self._bar is not None
+        assert self._bar.total is not None
+        steps = self._bar.total - self._bar.done
+        left = seconds_left(steps, self._batches, self._recent, self._validated)
+        pace = sum(self._recent) / len(self._recent)
+        return (
+            f"epoch {trainer.current_epoch + 1}/{self.epochs} {place}, "
+            f"loss {float(self._losses[-1]['loss']):.3f}, {pace:.2g} s/step, "
+            f"{in_words(left)} left"
+        )
 
     @rank_zero_only
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -141,7 +192,8 @@ class RunProgress(pl.Callback):
 
         Lightning starts the loaders before the first of its hooks for validation.
         """
-        self._validation += time.perf_counter() - self._trained
+        self._validated = (self._validated[0] + self._lap(), self._validated[1])  # the scores
+        self._validation += self._moment - self._trained
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -193,7 +245,7 @@ class RunProgress(pl.Callback):
 
     @rank_zero_only
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the bar away."""
+        """Close the bar."""
         if self._bar is not None:
             self._bar.close()
 
@@ -233,3 +285,22 @@ class RunProgress(pl.Callback):
             writer.writeheader()
             writer.writerows(rows)
         draft.replace(self.file)
+
+
+def _total(batches: int | float | Sequence[int | float]) -> int:
+    """Batches of one loader, or of several."""
+    return int(sum(batches)) if isinstance(batches, Sequence) else int(batches)
+
+
+def _final_batches(trainer: pl.Trainer) -> int:
+    """Batches that the best weights are evaluated on after the training.
+
+    Those of the test split, and of the validation split, which is detected on once more.
+    """
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    again = _total(trainer.num_val_batches)
+    if data is None or "test" not in data.splits:
+        return again
+    limit = trainer.limit_test_batches
+    batches = -(-len(data.splits["test"]) // (data.options.batch_size * trainer.world_size))
+    return again + (min(batches, limit) if isinstance(limit, int) else int(batches * limit))

@@ -28,6 +28,7 @@ from detector.evaluation.coco import protocol
 from detector.evaluation.comparison import Comparison, Difference, compare, sentence
 from detector.evaluation.curves import curves
 from detector.evaluation.matching import Matches
+from detector.evaluation.ranking import outcomes
 from detector.evaluation.voc import PROTOCOL as VOC_PROTOCOL
 from detector.output import uninterrupted, write_json
 from detector.predictions import write_detections
@@ -65,6 +66,8 @@ class About:
         own: Whether the split is one of the data that the training had.
         names: What each image is called, where there is no data set.
         comparison: With another detector, and what the two are called.
+        settings: Settings in which the two differ, as `comparison.differing_settings` gives them;
+            None where they have none, as files of detections.
     """
 
     verb: str
@@ -77,6 +80,7 @@ class About:
     own: bool = True
     names: Sequence[str] = ()
     comparison: tuple[Comparison, str, str] | None = None
+    settings: Sequence[Mapping[str, Any]] | None = None
 
 
 def write_results(scored: Scored, about: About, folder: Path) -> None:
@@ -214,7 +218,8 @@ def _comparison(scored: Scored, about: About) -> dict[str, Any] | None:
     rows = [row("mAP", found.map), row("AP50", found.map_50)]
     pairs = zip(scored.classes.names, found.ap, strict=True)
     rows += [row(f"AP of {name}", one) for name, one in pairs]
-    return {"a": a, "b": b, "sentence": sentence(found.map), "rows": rows}
+    said = sentence(found.map)
+    return {"a": a, "b": b, "sentence": said, "rows": rows, "settings": about.settings}
 
 
 def _write_suspects(file: Path, suspects: Sequence[Mapping[str, Any]]) -> None:
@@ -283,7 +288,9 @@ def _pictures(
     from detector.data.images import read_image
     from detector.report.gallery import SIDE, Picture, shrink
 
-    found = scored.matches.detections
+    truth, found = scored.matches.truth, scored.matches.detections
+    kept = found.scores >= WEAKEST
+    came, found_by = outcomes(scored.matches)
     pictures = []
     for choice in gallery:
         index = choice["image"]
@@ -295,7 +302,7 @@ def _pictures(
         except RequestError as error:  # beside a truth, where nothing but pictures needs it
             log.warning("not pictured: %s", error)
             continue
-        labels, boxes = _boxes(scored, index, found.scores >= WEAKEST)
+        labels, boxes = _boxes(scored, index, kept)
         pictures.append(
             Picture(
                 index=index,
@@ -306,6 +313,8 @@ def _pictures(
                 size=(image.shape[0], image.shape[1]),
                 truth=labels,
                 found=boxes,
+                found_by=found_by[truth.image == index],
+                outcomes=came[(found.image == index) & kept],
             )
         )
     return pictures

@@ -434,7 +434,10 @@ def output_folder(verb: str, cfg: DictConfig) -> Iterator[Path]:
     if cfg.output_dir is None:
         raise RequestError("output_dir= is required: the folder for the run's outputs")
     folder = Path(cfg.output_dir)
-    if runs.is_first_process():  # the others find what the first has written
-        runs.check_unused(verb, "output_dir", folder, cfg.ckpt)
+    if not runs.writes(verb):  # the first process has seen to it
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    runs.check_unused(verb, "output_dir", folder, cfg.ckpt)
     with runs.locked(folder, "output_dir"):
         yield folder

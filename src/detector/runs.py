@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import itertools
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from detector.output import first_process
 from detector.types import RequestError
 
 # What is lost if another run writes into the same folder, by the command that made it.
@@ -79,8 +79,13 @@ def make_folder(wanted: Path) -> Path:
     raise AssertionError("there is always another number")
 
 
+def writes(command: str) -> bool:
+    """Whether this process writes a run's files: of those of one training, the first does."""
+    return command not in ("train", "evaluate") or first_process()
+
+
 @contextmanager
-def locked(folder: Path, key: str = "hydra.run.dir") -> Iterator[None]:
+def locked(folder: Path, key: str) -> Iterator[None]:
     """Keep other processes from writing into a folder during the block; it is made if need be.
 
     The system releases the lock of a process that is killed.
@@ -92,21 +97,16 @@ def locked(folder: Path, key: str = "hydra.run.dir") -> Iterator[None]:
     Raises:
         RequestError: If another process is writing into it.
     """
-    if is_first_process():
-        lock = _acquire(folder, key)
-        try:
-            yield
-        finally:
-            lock.release()
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
+    lock = _acquire(folder, key)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def claim(folder: Path, key: str) -> None:
     """As `locked`, until the process ends."""
-    if is_first_process():
-        _claimed.append(_acquire(folder, key))
+    _claimed.append(_acquire(folder, key))
 
 
 def _acquire(folder: Path, key: str) -> BaseFileLock:
@@ -124,9 +124,3 @@ def _acquire(folder: Path, key: str) -> BaseFileLock:
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):  # a file system without locks
             raise
     return lock
-
-
-def is_first_process() -> bool:
-    """Whether this is the only process of a run, or the one of several that writes."""
-    names = ("LOCAL_RANK", "RANK", "SLURM_PROCID")
-    return all(os.environ.get(name, "0") == "0" for name in names)

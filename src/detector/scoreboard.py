@@ -12,12 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.output import log_table
+from detector.report.charts import setting
 from detector.scoring import Scored
 
 log = logging.getLogger(__name__)
 
 TABLED = 40  # classes
 NAMED = 5  # classes in a remark
+SETTINGS = 10  # that differ, on the terminal
 
 
 def print_scores(scored: Scored, content: Mapping[str, Any], operating_point: str) -> None:
@@ -75,10 +77,21 @@ def _print_comparison(comparison: Mapping[str, Any]) -> None:
     log.info("A: %(a)s\nB: %(b)s", comparison)
     log_table(table, width=100)
     log.info("%s", comparison["sentence"])
+    settings = comparison["settings"]
+    if settings is None:  # files of detections have none
+        return
+    if not settings:
+        log.info("A and B were trained with the same settings")
+        return
+    log.info("settings that differ (A, B):")
+    for row in settings[:SETTINGS]:
+        log.info("  %s: %s, %s", row["key"], *(_shortened(setting(row[k])) for k in ("a", "b")))
+    if len(settings) > SETTINGS:
+        log.info("  ... and %d more in the report", len(settings) - SETTINGS)
 
 
 def remarks(scored: Scored, content: Mapping[str, Any]) -> list[str]:
-    """What explains undefined, bottomless and rough scores, a line each.
+    """What explains scores that are undefined, zero or imprecise, a line each.
 
     Args:
         scored: The split.
@@ -96,15 +109,15 @@ def remarks(scored: Scored, content: Mapping[str, Any]) -> list[str]:
     if not len(scored.matches.detections.labels):
         lines.append("nothing was detected, so all scores are 0 or undefined")
     if not there:
-        lines.append(f"there is no truth to find in {scored.split}: scores are undefined")
+        lines.append(f"{scored.split} has no true boxes: scores are undefined")
     elif absent:
-        lines.append(f"no truth to find of {_some(absent)}: left out of all means over classes")
+        lines.append(f"no true boxes of {_some(absent)}: left out of all means over classes")
     if content["intervals"]:
         rows = content["per_class"]
         rare = [n for n in rows if n not in absent and rows[n]["ap_interval"] is None]
         if rare:
             lines.append(
-                f"in too few images for an interval: {_some(rare)}; those of the means are rough"
+                f"too few images for an interval: {_some(rare)}; those of the means are rough"
             )
     return lines
 
@@ -113,6 +126,11 @@ def _some(names: Sequence[str]) -> str:
     """The first of the names."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
+
+
+def _shortened(text: str, most: int = 40) -> str:
+    """The beginning of a text that is long."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _percent(value: float) -> str:

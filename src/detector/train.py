@@ -28,7 +28,7 @@ from detector.dry_run import print_phases
 from detector.finetune.schedule import Progress, Schedule
 from detector.finetune_config import frozen_at_random, read_schedule
 from detector.model_summary import summary_table
-from detector.output import typed, typed_command, write_json
+from detector.output import announce, typed, typed_command, write_json
 from detector.types import RequestError
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
     schedule = read_schedule(config)
     data_set = inputs.usable_data(config)
     with request.output_folder("train", cfg) as folder:
+        start = f"the checkpoint {config.ckpt}" if config.ckpt else None
+        start = start or f"model.weights={config.model.weights}"
+        announce("building the network (%s), starting from %s", config.backbone.name, start)
         return _train(config, schedule, data_set, folder, typed_command("train", cfg.overrides))
 
 
@@ -180,9 +183,12 @@ def evaluate_best(
     from detector.scoring import detect, score
 
     split = "test" if "test" in data_set.splits else "val"
+    if progress.best_epoch is not None:
+        log.info("evaluating the best epoch, %d, on %s", progress.best_epoch + 1, split)
     found = detect(config, task, data, split, folder)
     validated = found
     if split != "val":
+        log.info("once more on val with the best weights, to choose the score thresholds there")
         limits = replace(config.trainer, limit_test_batches=config.trainer.limit_val_batches)
         validated = detect(replace(config, trainer=limits), task, data, "val", folder)
     if validated is None or found is None:

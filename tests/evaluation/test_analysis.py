@@ -36,7 +36,7 @@ def test_everything_is_there_as_plain_data_for_any_split(split, thresholds):
     result = analyse(matched(*split), ["cat", "dog"], thresholds)
     assert set(result) == {
         *("per_class", "curves", "recall_precision", "sizes", "aspects", "operating_point"),
-        *("confusion", "errors", "calibration", "suspects", "gallery"),
+        *("confusion", "errors", "calibration", "suspects", "suspects_total", "gallery"),
     }
     assert plain(result)
     assert json.loads(json.dumps(result))
@@ -93,7 +93,7 @@ def test_a_threshold_between_the_grids_steps_is_taken_as_it_is():
 
 
 def test_all_parts_of_a_split_agree():
-    matches, errors = planted(3)
+    matches, _ = planted(3)
     names = ["a", "b", "c"]
     result = analyse(matches, names, pictures=20, listed=30)
     matrix = np.array(result["confusion"]["matrix"])
@@ -113,7 +113,8 @@ def test_all_parts_of_a_split_agree():
     assert sum(row["truths"] for row in result["sizes"]) == len(matches.truth.labels)
     assert sum(row["truths"] for row in result["aspects"]) == len(matches.truth.labels)
     assert sum(row["detections"] for row in result["sizes"]) == matrix[:, :3].sum()
-    assert len(result["suspects"]) == 30 < len(errors)
+    assert len(result["suspects"]) == 30 < result["suspects_total"]
+    assert result["suspects"] == analyse(matches, names)["suspects"][:30]
     assert len(result["gallery"]) <= 20
 
 

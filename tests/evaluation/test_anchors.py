@@ -4,6 +4,7 @@ import torch
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
+from detector.evaluation import anchors
 from detector.evaluation.anchors import Anchors, Grid, Level, best_iou, recall, suggest
 from detector.models.rpn import PlacedAnchors
 
@@ -59,17 +60,34 @@ def test_small_boxes_get_smaller_anchors():
     sizes = np.full((200, 2), 448, np.int32)
     usual = Anchors(GRID, (8.0,), (0.5, 1.0, 2.0))
     before, _ = recall(best_iou(boxes, sizes, usual))
-    anchors, at_50, at_70 = suggest(boxes, sizes, GRID)
+    found, at_50, at_70 = suggest(boxes, sizes, usual)
     assert before < 0.5
     assert at_50 > 0.95
-    assert (at_50, at_70) == recall(best_iou(boxes, sizes, anchors))
-    assert min(anchors.scales) < 8
+    assert (at_50, at_70) == recall(best_iou(boxes, sizes, found))
+    assert min(found.scales) < 8
 
 
 def test_no_more_anchors_are_suggested_than_needed():
     rng = np.random.default_rng(0)
     low = rng.uniform(0, 300, (100, 2))
     boxes = np.concatenate([low, low + 32], axis=1).astype(np.float32)
-    anchors, at_50, _ = suggest(boxes, np.full((100, 2), 448, np.int32), GRID)
+    huge = Anchors(GRID, (32.0,), (1.0,))
+    found, at_50, _ = suggest(boxes, np.full((100, 2), 448, np.int32), huge)
     assert at_50 == 1
-    assert anchors.per_cell == 1
+    assert found.per_cell == 1
+
+
+def test_anchors_that_reach_fewer_boxes_at_iou_0_7_are_not_suggested(monkeypatch):
+    # Anchors of 32 pixels overlap boxes of 40 by 0.64 and boxes of 24 by 0.56; anchors of 40 lie
+    # exactly on the larger boxes and overlap the smaller ones by 0.36.
+    centre = np.tile(np.array([[64.0, 64], [192, 64]]), (20, 1))
+    half = np.array([[20.0], [12.0]])[np.arange(40) % 2]
+    boxes = np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
+    sizes = np.full((40, 2), 256, np.int32)
+    monkeypatch.setattr(anchors, "SCALES", ((8.0,),))
+    monkeypatch.setattr(anchors, "RATIOS", ((1.0,),))
+    exact, smaller = Anchors(GRID, (10.0,), (1.0,)), Anchors(GRID, (8.0,), (1.0,))
+    assert recall(best_iou(boxes, sizes, exact)) == (0.5, 0.5)
+    assert recall(best_iou(boxes, sizes, smaller)) == (1, 0)
+    assert suggest(boxes, sizes, exact) is None
+    assert suggest(boxes, sizes, Anchors(GRID, (100.0,), (1.0,))) == (smaller, 1, 0)

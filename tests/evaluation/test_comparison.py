@@ -5,7 +5,7 @@ import pytest
 
 from detector.evaluation.arrays import Detections, Truth
 from detector.evaluation.bootstrap import bootstrap, interval
-from detector.evaluation.comparison import Difference, compare, sentence
+from detector.evaluation.comparison import Difference, compare, differing_settings, sentence
 from detector.evaluation.matching import match
 
 IMAGES = 60
@@ -132,11 +132,21 @@ def test_a_class_without_truth_has_no_difference():
          "No difference can be told: B is 20.0 points of mAP above A, "
          "on too few images for an interval."),
         (np.nan, np.nan, None,
-         "A and B cannot be compared in mAP: there is no truth to find."),
+         "A and B cannot be compared in mAP: there are no true boxes."),
     ],
 )  # fmt: skip
 def test_a_difference_in_words(a, b, bounds, words):
     assert sentence(Difference(a, b, b - a, bounds)) == words
+
+
+def test_settings_that_differ_are_those_of_either_configuration_by_their_whole_key():
+    a = {"seed": 0, "optim": {"lr": 0.1, "ema": None}, "phases": [{"train": ["head"]}]}
+    b = {"seed": 0, "optim": {"lr": 0.2}, "phases": [{"train": ["head"]}, {"train": ["stem"]}]}
+    assert differing_settings(a, b) == [
+        {"key": "optim.lr", "a": 0.1, "b": 0.2},
+        {"key": "phases.1.train", "a": None, "b": ["stem"]},
+    ]
+    assert differing_settings(a, a) == []
 
 
 def test_the_words_have_the_names_the_score_and_the_level_given():

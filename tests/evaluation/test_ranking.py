@@ -6,7 +6,17 @@ from test_suspects import planted
 
 from detector.evaluation.arrays import Detections, Truth
 from detector.evaluation.matching import match
-from detector.evaluation.ranking import Images, by_image, gallery
+from detector.evaluation.ranking import (
+    NEITHER,
+    RIGHT,
+    WRONG,
+    Images,
+    by_image,
+    gallery,
+    outcomes,
+)
+
+COLUMNS = ("image", "boxes", "labels", "scores")
 
 
 def images(*rows):
@@ -44,11 +54,11 @@ def test_images_are_counted_by_hand():
 @pytest.mark.parametrize(
     ("row", "note"),
     [
-        ((2, 4, 5, 9), "F1 0.31: 4 missed, 5 without truth"),
+        ((2, 4, 5, 9), "F1 0.31: 4 missed, 5 wrong"),
         ((2, 1, 0, 1), "F1 0.80: 1 missed"),
-        ((2, 0, 1, 1), "F1 0.80: 1 without truth"),
+        ((2, 0, 1, 1), "F1 0.80: 1 wrong"),
         ((3, 0, 0, 0), "F1 1.00: all 3 found"),
-        ((0, 0, 0, 0), "nothing there, nothing found"),
+        ((0, 0, 0, 0), "no boxes, and none detected"),
     ],
 )
 def test_the_note_says_what_is_wrong(row, note):
@@ -62,8 +72,15 @@ def test_of_faultless_images_that_with_more_objects_is_better():
     assert len(chosen) == 2
 
 
-def test_many_objects_with_a_fault_are_better_than_one_without():
-    assert gallery(images((1, 0, 0, 0), (40, 1, 0, 1)), most=1)[0].image == 11
+def test_an_image_without_a_fault_is_better_than_one_with_more_right_boxes_and_a_fault():
+    chosen = gallery(images((40, 1, 0, 1), (1, 0, 0, 0), (20, 0, 4, 4)), most=1)
+    assert chosen[0].image == 11
+
+
+@pytest.mark.parametrize("fault", [(2, 0, 2), (0, 2, 2)])
+def test_a_wrong_box_counts_against_an_image_as_much_as_a_missed_one(fault):
+    rows = images((4, *fault), (4, 0, 1, 1), (4, 1, 0, 1))
+    assert gallery(rows, most=1)[0].image == 11
 
 
 def test_worst_is_the_greatest_share_of_errors_and_most_wrong_the_most_of_them():
@@ -125,3 +142,37 @@ def test_a_small_split_is_shown_whole_and_a_large_one_is_cut():
 def test_no_images_make_no_gallery():
     assert gallery(images()) == []
     assert gallery(images((0, 0, 0, 0)))[0].reasons == ()
+
+
+def test_the_outcome_of_every_box_is_worked_out_by_hand():
+    a, b, c = [0.0, 0, 10, 10], [50.0, 0, 60, 10], [90.0, 0, 99, 10]
+    truth = Truth(
+        np.array([3]),
+        np.array([3, 3, 3]),
+        np.array([a, b, c]),
+        np.array([1, 1, 1]),
+        np.array([False, False, True]),
+    )
+    detections = Detections(
+        np.array([3, 3, 3, 3]),
+        np.array([a, c, b, a]),
+        np.array([1, 1, 2, 1]),
+        np.array([0.6, 0.8, 0.9, 0.7]),
+    )
+    found, scores = outcomes(match(detections, truth))
+    # A weaker one of two on the same object is wrong, as is one of another class.
+    assert found.tolist() == [WRONG, NEITHER, WRONG, RIGHT]
+    np.testing.assert_equal(scores, [0.7, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.4, 0.8, 1.0])
+def test_outcomes_hold_at_any_score_threshold(threshold):
+    matches, _ = planted(1)
+    found, scores = outcomes(matches)
+    kept = matches.detections.scores >= threshold
+    again = match(
+        Detections(*(getattr(matches.detections, name)[kept] for name in COLUMNS)), matches.truth
+    )
+    fewer, now = outcomes(again)
+    assert fewer.tolist() == found[kept].tolist()
+    assert (now >= 0).tolist() == (scores >= threshold).tolist()

@@ -66,9 +66,9 @@ def planted(seed, images=150, each=8, classes=3):
     return match(detections, truth), errors
 
 
-def listed(matches, classes, most=200):
+def listed(matches, classes):
     thresholds = [best_threshold(curve) for curve in curves(matches, classes)]
-    return suspects(matches, kept_at(matches, thresholds), classes, most)
+    return suspects(matches, kept_at(matches, thresholds), classes)
 
 
 def is_planted(one, errors):
@@ -213,10 +213,9 @@ def test_truth_of_another_image_is_not_overlapped():
         assert len(pairs.row) == 0
 
 
-def test_the_list_is_cut_to_the_most_suspicious():
+def test_the_most_suspicious_comes_first():
     matches, _ = planted(2)
     full = listed(matches, 3)
-    assert listed(matches, 3, most=7) == full[:7]
     assert [one.score for one in full] == sorted((one.score for one in full), reverse=True)
 
 

@@ -66,6 +66,7 @@ def content(classes=("cat", "dog"), **parts):
             ],
         },
         "suspects": [],
+        "suspects_total": 0,
         "training": None,
         "data": {
             "root": "/data/pets",
@@ -104,8 +105,9 @@ def training(epochs=3):
     return {"monitor": "val/map", "best_epoch": epochs - 1, "rows": rows, "phases": phases}
 
 
-def comparison():
+def comparison(settings=None):
     return {
+        "settings": settings,
         **{"a": "runs/x", "b": "runs/y", "sentence": "B is better by 2.0 points."},
         "rows": [
             {"name": "mAP", "a": 0.4, "b": 0.42, "difference": 0.02, "interval": [-0.01, 0.05]},
@@ -120,7 +122,7 @@ def suspect(**parts):
 
 
 def picture(index=0, scores=(0.9, 0.5, 0.2), truths=1, size=(60, 80), **parts):
-    """Boxes of 10 pixels in a row: detections at y 10, truth at y 40."""
+    """Boxes of 10 pixels in a row: detections at y 10, truth at y 40; none is matched."""
     lefts = 12.0 * np.arange(max(len(scores), truths, 1))
     boxes = np.stack([lefts, lefts * 0 + 10, lefts + 10, lefts * 0 + 20], axis=1)
     values = {
@@ -134,7 +136,11 @@ def picture(index=0, scores=(0.9, 0.5, 0.2), truths=1, size=(60, 80), **parts):
             boxes[: len(scores)], np.ones(len(scores), np.int64), np.array(scores, np.float32)
         ),
     } | parts
-    return Picture(index=index, **values)
+    unmatched = {
+        "found_by": np.full(len(values["truth"].labels), np.nan),
+        "outcomes": np.zeros(len(values["found"].labels), np.int64),
+    }
+    return Picture(index=index, **(unmatched | values))
 
 
 def write(folder, pictures=(), **parts):

@@ -38,10 +38,10 @@ def test_a_class_without_truth_has_no_curve():
 
 
 def test_bars_of_a_range_say_of_how_many():
-    rows = content()["sizes"] + [{**content()["sizes"][0], "range": "a", "truths": 1}]
+    rows = content()["sizes"] + [{**content()["sizes"][0], "range": "1 to 2", "truths": 1}]
     any_score, recall, precision = plots_curves.ranges(rows, "size")["data"]
     assert (any_score["y"], recall["y"], precision["y"]) == ([0.9, 0.9], [0.5, 0.5], [0.4, 0.4])
-    assert recall["x"] == ["&lt; 16", "a"]
+    assert recall["x"] == ["&lt; 16", "1<br>to 2"]
     assert recall["customdata"] == ["3 boxes", "1 box"]
     assert precision["customdata"] == ["4 detections", "4 detections"]
 
@@ -53,11 +53,13 @@ def test_calibration_shows_bins_that_hold_something_and_all_counts():
     assert counts["y"] == [8, 0]
 
 
-def test_cells_of_the_confusion_matrix_are_shares_of_their_row():
+def test_cells_of_the_confusion_matrix_are_shares_of_their_class():
     plot = plots_errors.confusion([[6, 0, 2], [0, 0, 0], [3, 1, 0]], ["a", "b", "background"])
     (trace,) = plot["data"]
-    assert trace["z"] == [[0.75, 0, 0.25], [None] * 3, [0.75, 0.25, None]]
-    assert trace["customdata"][0] == [[6, 8], [0, 8], [2, 8]]
+    # The last row: 3 of the 9 detections of a, and the only one of b.
+    assert trace["z"] == [[0.75, 0, 0.25], [None] * 3, [0.33333, 1, None]]
+    assert trace["customdata"][0] == [[n, "8 true boxes"] for n in "602"]
+    assert trace["customdata"][2][:2] == [["3", "9 detections"], ["1", "1 detection"]]
     assert trace["text"] == [["6", "0", "2"], ["0"] * 3, ["3", "1", ""]]
     assert plot["layout"]["yaxis"]["autorange"] == "reversed"
 
@@ -123,6 +125,16 @@ def test_equal_rates_are_one_line_and_a_frozen_group_has_a_gap():
     first, stem = plots_training.rates(training())["data"]
     assert (first["name"], first["y"]) == ("head, neck", [0.01] * 3)
     assert (stem["name"], stem["y"]) == ("stem", [None, 0.001, 0.001])
+
+
+def test_a_legend_has_no_name_without_a_line():
+    plot = plots_training.rates(training(epochs=1))
+    assert [trace["name"] for trace in plot["data"]] == ["head, neck"]
+    assert plot["note"] == "Frozen in every epoch: stem."
+    assert "note" not in plots_training.rates(training())
+    rows = [{**row, "val/map_small": None} for row in training()["rows"]]
+    names = [trace["name"] for trace in plots_training.scores(training() | {"rows": rows})["data"]]
+    assert names == ["val/map", "val/map_50"]
 
 
 def test_a_training_without_epochs_or_values_has_no_plots():

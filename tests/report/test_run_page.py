@@ -8,6 +8,7 @@ import re
 import cv2
 import numpy as np
 import pytest
+from markupsafe import escape
 from plotly.offline import get_plotlyjs
 from run_content import class_row, comparison, content, picture, suspect, training, write
 from test_page import HOSTILE, QUOTED, Reader
@@ -15,7 +16,7 @@ from test_page import HOSTILE, QUOTED, Reader
 from detector.report import charts
 from detector.report.draw import Boxes
 from detector.report.gallery import class_colors, describe, encode_pictures
-from detector.report.run_page import _most_confused, _start, headline, write_run_page
+from detector.report.run_page import _confused, _start, headline, write_run_page
 
 BREAKING = "</script><!-- <script>"
 DASH = charts.NONE
@@ -132,7 +133,7 @@ def test_parts_that_are_not_there_are_left_out_with_their_links(tmp_path):
     for page in (bare, full):
         assert re.findall(r'<a href="#(\w+)">', page) == sections(page)
     assert "No pictures: none were asked for" in bare
-    assert "None: no confident detection stands alone" in bare
+    assert "None: no confident detection disagrees" in bare
 
 
 def nothing_found(**parts):
@@ -202,9 +203,29 @@ def test_two_models_are_compared_in_words_numbers_and_a_plot(tmp_path):
     assert (trace["error_x"]["arrayminus"], trace["error_x"]["array"]) == ([0.03], [0.03])
 
 
+def test_the_settings_that_differ_between_two_models_are_listed(tmp_path):
+    def listed(settings):
+        compared = words(section(write(tmp_path, comparison=comparison(settings)), "comparison"))
+        return compared.partition("Settings that differ")[2].strip()
+
+    rows = [
+        {"key": "optim.lr", "a": 0.001, "b": 2.5e-05},
+        {"key": "finetune.phases.0.train", "a": ["head"], "b": None},
+        {"key": "data.root", "a": HOSTILE, "b": "set b"},
+    ]
+    assert listed(rows) == (
+        'Setting In A In B optim.lr 0.001 2.5e-05 finetune.phases.0.train ["head"] null '.replace(
+            '"', "&#34;"
+        )
+        + f"data.root {escape(HOSTILE)} set b"
+    )
+    assert listed([]) == "None: both were trained with the same settings."
+    assert listed(None) == ""  # files of detections have no settings
+
+
 def test_the_most_frequent_confusions_come_first_and_the_background_is_none_of_them():
     matrix = [[5, 3, 0, 9], [0, 6, 4, 9], [1, 0, 9, 0], [9, 9, 9, 0]]
-    pairs = _most_confused({"labels": ["a", "b", "c", "background"], "matrix": matrix})
+    pairs = _confused({"labels": ["a", "b", "c", "background"], "matrix": matrix})
     assert pairs == [("b", "c", 4, 4 / 19), ("a", "b", 3, 3 / 17), ("c", "a", 1, 0.1)]
 
 
@@ -316,10 +337,18 @@ def test_boxes_are_described_in_original_pixels_with_exact_scores():
     )
     found = Boxes(np.array([[1.04, 2, 3, 4]]), np.array([1]), np.array([0.57], np.float32))
     image = np.zeros((900, 1200, 3), np.uint8)
-    told = describe(picture(image=image[::2, ::2], size=(900, 1200), truth=truth, found=found))
+    told = describe(
+        picture(
+            image=image[::2, ::2],
+            size=(900, 1200),
+            truth=truth,
+            found=found,
+            outcomes=np.array([1]),
+        )
+    )
     assert (told["width"], told["height"]) == (1200, 900)
-    assert told["truth"] == [[0, 0, 1000, 9.3, 2, 1]]
-    assert told["found"] == [[1, 2, 3, 4, 1, 0.57]]
+    assert told["truth"] == [[0, 0, 1000, 9.3, 2, 1, -1]]
+    assert told["found"] == [[1, 2, 3, 4, 1, 0.57, 1]]
 
 
 @pytest.mark.parametrize("count", [0, 1, 6, 7, 80])

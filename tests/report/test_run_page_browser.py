@@ -1,5 +1,6 @@
 """The report in a browser: opened from disk, looked at, used with mouse and keyboard."""
 
+import re
 import shutil
 
 import numpy as np
@@ -19,7 +20,15 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a Chromium on the
 # What plotly draws for a value: points, lines, bars, the picture of a heat map.
 MARKS = ".cartesianlayer :is(path.point, path.js-line, .point path, .hm image)"
 PICTURES = [
-    picture(0, (0.9, 0.57, 0.2), truths=2, reasons=("best",)),
+    # The detection of 0.57 found one of the two true boxes.
+    picture(
+        0,
+        (0.9, 0.57, 0.2),
+        truths=2,
+        reasons=("best",),
+        found_by=np.array([0.57, np.nan], np.float32),
+        outcomes=np.array([0, 1, 0]),
+    ),
     picture(1, (0.8, 0.56), truths=0, reasons=("worst", "suspect")),
     picture(2, (), truths=1, reasons=("worst",)),
 ]
@@ -52,14 +61,14 @@ def visit(browser):
     """Open a file and wait for its plots; whatever it asks for or complains about is a failure."""
     pages, asked, complaints = [], [], []
 
-    def open_page(file, **options):
+    def open_page(file, fragment="", **options):
         page = browser.new_page(**{"viewport": {"width": 1280, "height": 900}, **options})
         pages.append(page)
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(dialog.message))
-        page.goto(file.as_uri())
+        page.goto(file.as_uri() + fragment)
         page.wait_for_selector("html[data-plots=drawn]")
         return page
 
@@ -68,7 +77,7 @@ def visit(browser):
     for page in pages:
         page.close()
     assert not complaints
-    assert all(url.startswith("file:") and url.endswith("/index.html") for url in outside)
+    assert all(re.fullmatch(r"file:.*/index\.html(#.*)?", url) for url in outside)
     assert len(outside) == len(pages)
 
 
@@ -111,13 +120,17 @@ def test_every_label_of_an_axis_lies_within_its_plot_and_beside_the_title(visit,
 def test_the_threshold_draws_exactly_the_boxes_that_reach_it(visit, report):
     page = visit(report)
     assert drawn(page, "found") == 4  # at the best F1, 0.5: 0.9, 0.57, 0.8, 0.56
-    assert page.inner_text("#drawn") == "4 detections and 3 true boxes drawn on 3 pictures."
+    assert page.inner_text("#drawn") == (
+        "3 pictures: 4 detections (1 right, 3 wrong) and 3 true boxes (2 missed) drawn."
+    )
     page.fill("#threshold", "0.57")
     assert drawn(page, "found") == 3
     page.focus("#threshold")
     page.keyboard.press("ArrowRight")  # to 0.575
     assert drawn(page, "found") == 2
-    assert page.inner_text("#drawn") == "2 detections and 3 true boxes drawn on 3 pictures."
+    assert page.inner_text("#drawn") == (
+        "3 pictures: 2 detections (0 right, 2 wrong) and 3 true boxes (3 missed) drawn."
+    )
     page.keyboard.press("Home")  # to 0.05
     assert drawn(page, "found") == 5
     assert page.inner_text("#gallery .controls .at") == "0.05"
@@ -129,13 +142,55 @@ def test_the_gallery_shows_what_is_asked_for(visit, report):
     assert page.locator(".gallery li:visible code").all_inner_texts() == [
         *("image_1.jpg", "image_2.jpg")
     ]
-    assert page.inner_text("#drawn") == "2 detections and 1 true box drawn on 2 pictures."
+    assert page.inner_text("#drawn") == (
+        "2 pictures: 2 detections (0 right, 2 wrong) and 1 true box (1 missed) drawn."
+    )
     page.uncheck("#show-truth")
     assert (drawn(page, "found"), drawn(page, "truth")) == (2, 0)
     page.uncheck("#show-found")
     page.check("#show-truth")
     assert (drawn(page, "found"), drawn(page, "truth")) == (0, 1)
-    assert page.inner_text("#drawn") == "0 detections and 1 true box drawn on 2 pictures."
+    assert page.inner_text("#drawn") == (
+        "2 pictures: 0 detections (0 right, 0 wrong) and 1 true box (1 missed) drawn."
+    )
+
+
+def strokes(page, kind):
+    """The lines of the boxes of a kind in the first picture, as colours and dashes."""
+    return page.eval_on_selector_all(
+        f".gallery li:first-child rect.{kind}",
+        "all => all.map(r => [getComputedStyle(r).stroke, getComputedStyle(r).strokeDasharray])",
+    )
+
+
+def test_right_wrong_and_missed_differ_in_colour_and_in_line_at_every_threshold(visit, report):
+    page = visit(report)
+    for threshold, matched, missed in (("0.57", 1, 1), ("0.575", 0, 2)):
+        page.fill("#threshold", threshold)
+        assert (len(strokes(page, "matched")), len(strokes(page, "missed"))) == (matched, missed)
+    looks = {kind: strokes(page, kind)[0] for kind in ("right", "wrong", "missed")}
+    for part in (0, 1):
+        assert len({look[part] for look in looks.values()}) == 3
+    assert looks["right"][1] == "none"
+
+
+def test_errors_alone_are_drawn_if_asked_for(visit, report):
+    page = visit(report)
+    page.check("#errors-only")
+    assert page.inner_text("#drawn") == (
+        "3 pictures: 3 detections (0 right, 3 wrong) and 2 true boxes (2 missed) drawn."
+    )
+    assert (drawn(page, "right"), drawn(page, "matched")) == (0, 0)
+    page.fill("#threshold", "0.6")  # what found one of the true boxes is gone
+    assert (drawn(page, "wrong"), drawn(page, "missed")) == (2, 3)
+
+
+def test_boxes_are_coloured_by_class_if_asked_for(visit, report):
+    page = visit(report)
+    assert len({colour for colour, _ in strokes(page, "found")}) == 2
+    page.check("[name=colour][value=class]")
+    assert {colour for colour, _ in strokes(page, "found")} == {"rgb(58, 134, 224)"}
+    assert page.locator(".legend.classes").is_visible()
 
 
 def test_a_box_lies_where_it_is_and_says_its_class_and_score(visit, report):
@@ -147,10 +202,10 @@ def test_a_box_lies_where_it_is_and_says_its_class_and_score(visit, report):
     for key, place in (("x", 12 / 80 * frame["width"]), ("y", 10 / 60 * frame["height"])):
         assert box[key] - frame[key] == pytest.approx(place, abs=1.5)
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    assert page.inner_text("#tip") == "cat 0.57"
+    assert page.inner_text("#tip") == "cat 0.57, right"
     truth = scene.locator(".truth").first.bounding_box()
     page.mouse.move(truth["x"] + truth["width"] / 2, truth["y"] + truth["height"] / 2)
-    assert page.inner_text("#tip") == "truth: cat"
+    assert page.inner_text("#tip") == "truth: cat, found"
     page.mouse.move(frame["x"] + frame["width"] - 3, frame["y"] + frame["height"] - 3)
     assert page.locator("#tip").is_hidden()
 
@@ -160,7 +215,7 @@ def test_a_small_box_is_found_by_the_pointer_below_a_large_one(visit, tmp_path):
     write_run_page(tmp_path / "index.html", content(), [picture(found=large)])
     page = visit(tmp_path / "index.html")
     page.locator(".gallery .truth").hover()
-    assert page.inner_text("#tip") == "truth: cat"
+    assert page.inner_text("#tip") == "truth: cat, missed"
 
 
 def test_tables_are_sorted_by_their_headers_and_what_is_undefined_stays_last(visit, report):
@@ -222,7 +277,7 @@ def test_the_gallery_is_walked_through_by_keyboard(visit, report):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the results"
     page.focus("#threshold")
-    for _ in range(4):  # two boxes to tick, the choice of pictures, the first picture
+    for _ in range(6):  # three boxes to tick, two choices, the first picture
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     page.wait_for_selector("#viewer[open]")
@@ -244,7 +299,11 @@ def test_a_suspect_leads_to_its_picture_with_the_box_marked(visit, report):
     assert page.inner_text("#viewer-name") == "image_1.jpg"
     assert page.locator("#viewer-scene .suspect").count() == 1
     assert page.locator("#viewer-list li").all_inner_texts() == [
-        *("suspected: detection without truth, cat, suspicion 0.93", "cat 0.80", "cat 0.56")
+        *(
+            "suspected: detection without truth, cat, suspicion 0.93",
+            "cat 0.80, wrong",
+            "cat 0.56, wrong",
+        )
     ]
     page.fill("#viewer-threshold", "0.7")
     assert page.locator("#viewer-scene .found:visible").count() == 1
@@ -252,6 +311,26 @@ def test_a_suspect_leads_to_its_picture_with_the_box_marked(visit, report):
     assert page.input_value("#threshold") == "0.7"
     page.go_back()
     page.wait_for_selector("#viewer:not([open])", state="attached")
+
+
+def test_a_picture_in_the_address_is_opened_with_the_keyboard_in_it(visit, report):
+    page = visit(report, fragment="#picture-2")
+    assert page.locator("#viewer").is_visible()
+    page.wait_for_function("document.getElementById('viewer').contains(document.activeElement)")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#viewer-name") == "image_2.jpg"
+    page.keyboard.press("Escape")
+    assert page.locator("#viewer").is_hidden()
+    assert page.evaluate("document.activeElement.getAttribute('href')") == "#picture-3"
+
+
+@pytest.mark.parametrize(("width", "hidden"), [(1280, True), (390, False)])
+def test_a_table_that_is_too_wide_says_that_it_scrolls(visit, report, width, hidden):
+    page = visit(report, viewport={"width": width, "height": 900})
+    sign = page.locator("#classes .wide").first
+    assert sign.is_hidden() == hidden
+    if not hidden:
+        assert sign.inner_text() == "10 columns: scroll sideways for those on the right →"
 
 
 @pytest.mark.parametrize("width", [1280, 390])

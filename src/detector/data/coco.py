@@ -102,7 +102,7 @@ class CocoReader:
 
     def read(self, split: str) -> RawSplit:
         """Read the JSON files of one split."""
-        parts = [self._read_one(file, split) for file in show(self._jsons[split], split, "json")]
+        parts = [self._read_one(file, split) for file in show(self._jsons[split], split)]
         for file in self._unsorted if split == "train" else ():
             item = Item("", file, "COCO instances, but its name speaks of no split")
             parts[0].findings.add("annotation not used", item)

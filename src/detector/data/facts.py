@@ -18,8 +18,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from detector.bar import over
 from detector.data.images import read_header, read_image
 from detector.types import RequestError
 
@@ -160,8 +160,8 @@ def _in_threads(
     fresh: list[tuple[str, int, int, Facts]] = []
     try:
         results = pool.map(lambda one: look(root / one[0], one[3]), todo)
-        bar = tqdm(results, "images", len(todo), unit="file", delay=2, leave=False, disable=None)
-        for (file, size, time, _), facts in zip(todo, bar, strict=True):
+        shown = over(results, "looking at images", "file", len(todo))
+        for (file, size, time, _), facts in zip(todo, shown, strict=True):
             fresh.append((f"{root}{os.sep}{file}", size, time, facts))
             if len(fresh) >= COMMIT_EVERY:
                 cache.store(fresh)

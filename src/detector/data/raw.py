@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from detector.bar import over
 from detector.data.findings import Findings, Item
 from detector.data.folder import Folder
 
@@ -175,9 +175,6 @@ def turn(degrees: object) -> float:
     return math.radians(value % 180) if math.isfinite(value) else 0.0
 
 
-def show(what: Iterable[T], split: str, unit: str) -> Iterable[T]:
-    """A progress bar that appears only when reading takes more than a second or two."""
-    bar: Iterable[T] = tqdm(
-        what, desc=f"reading {split}", unit=unit, delay=2, leave=False, disable=None
-    )
-    return bar
+def show(what: Iterable[T], split: str) -> Iterator[T]:
+    """Go through what is read, and show how far that is if it takes more than a moment."""
+    return over(what, f"reading {split}", "file")

@@ -167,7 +167,7 @@ class VocReader:
             builder.findings.add("annotation not used", item)
         if self._unclear and split == "train":
             add_unclear(builder.findings, self._unsorted)
-        for xml in show(self._xmls[split], split, "xml"):
+        for xml in show(self._xmls[split], split):
             try:
                 self._read_one(xml, split, builder)
             except (RequestError, OSError) as error:

@@ -177,7 +177,7 @@ class YoloReader:
         self._other_names = []  # of all splits: named once
         labels: list[tuple[str, str, Lines | None]] = []
         missing = []
-        for image in show(self._images[split], split, "txt"):
+        for image in show(self._images[split], split):
             if not self.folder.has(image):
                 item = Item(split, image, f"no such file below {self.root}, but a list has it")
                 findings.add("missing image", item)

@@ -51,7 +51,8 @@ def analyse(
     Returns:
         Python numbers, strings, lists and dicts; NaN where undefined. `per_class`, `curves`,
         `recall_precision`, `sizes`, `aspects`, `operating_point`, `confusion`, `errors`,
-        `calibration`, `suspects` and `gallery`, in the order of the names or as said where they
+        `calibration`, `suspects`, `suspects_total` (how many there are, listed or not) and
+        `gallery`, in the order of the names or as said where they
         are made. `detections` of a class are all of it, those by size and shape are at the
         operating point.
     """
@@ -62,7 +63,8 @@ def analyse(
     if thresholds is None:
         thresholds = [best_threshold(curve) for curve in each]
     kept = kept_at(matches, thresholds)
-    found = suspects(matches, kept, classes, listed)
+    found = suspects(matches, kept, classes)
+    total, found = len(found), found[:listed]
     return {
         "per_class": _per_class(matches, names, each, thresholds, kept),
         "curves": {
@@ -85,6 +87,7 @@ def analyse(
         "errors": coco.tide(matches, classes),
         "calibration": coco.calibration(coco.evaluated(matches.detections, matches.truth, classes)),
         "suspects": [_suspect(one, names) for one in found],
+        "suspects_total": total,
         "gallery": [
             {**asdict(choice), "reasons": list(choice.reasons)}
             for choice in gallery(by_image(matches, kept), (one.image for one in found), pictures)

@@ -18,7 +18,7 @@ from detector.evaluation.arrays import Detections, Truth, xywh
 from detector.evaluation.matching import Matches
 
 PROTOCOL = (
-    "COCO: AP over IoU 0.50:0.95, 101 recall points, at most 100 detections an image, "
+    "COCO: AP over IoU 0.50:0.95, 101 recall points, at most 100 detections per image, "
     "areas of {areas} in original pixels; ignored truth is matched as crowd"
 )
 NAMES = (
@@ -30,9 +30,9 @@ ERRORS = {  # hotcoco's names; ours, and what they mean
     "Cls": ("classification", "right place, wrong class"),
     "Loc": ("localisation", "right class, badly placed (IoU 0.1 to 0.5)"),
     "Both": ("both", "wrong class and badly placed"),
-    "Dupe": ("duplicate", "an object that was found already"),
-    "Bkg": ("background", "nothing is there"),
-    "Miss": ("missed", "not found, nor found badly placed or with the wrong class"),
+    "Dupe": ("duplicate", "a second detection of the same object"),
+    "Bkg": ("background", "no object is there"),
+    "Miss": ("missed", "no detection on it, not even badly placed or of a wrong class"),
 }
 
 Scores = tuple[dict[str, float], list[dict[str, float]]]

@@ -1,8 +1,10 @@
-"""Which of two detectors is better: the difference of their scores, image for image."""
+"""Which of two detectors is better, image for image, and in which settings they differ."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -102,7 +104,7 @@ def sentence(found: Difference, score: str = "mAP", names: tuple[str, str] = ("A
     """
     a, b = names
     if np.isnan(found.difference):
-        return f"{a} and {b} cannot be compared in {score}: there is no truth to find."
+        return f"{a} and {b} cannot be compared in {score}: there are no true boxes."
     # All is said of the one that scored more.
     sign, more, less = (1, b, a) if found.difference >= 0 else (-1, a, b)
     gap = _points(sign * found.difference)
@@ -122,6 +124,38 @@ def sentence(found: Difference, score: str = "mAP", names: tuple[str, str] = ("A
     within += f" {_shown(low)} to {_shown(high)}"
     verdict = "includes 0" if low <= 0 <= high else "does not include it"
     return f"No difference can be told: {apart}, {within}, which {verdict}."
+
+
+def differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The settings in which two configurations differ.
+
+    Args:
+        a: Configuration of A: dictionaries within dictionaries, lists and plain values.
+        b: Configuration of B.
+
+    Returns:
+        `key`, such as `optim.lr` or `finetune.phases.0.train`, with its values `a` and `b`, in the
+        order of the configurations; None where a configuration has no such key.
+    """
+    flat_a, flat_b = dict(_flat("", a)), dict(_flat("", b))
+    return [
+        {"key": key, "a": flat_a.get(key), "b": flat_b.get(key)}
+        for key in dict.fromkeys((*flat_a, *flat_b))
+        if flat_a.get(key) != flat_b.get(key)
+    ]
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Keys with dots and their values; the items of a list of dictionaries are numbered."""
+    if isinstance(value, Mapping):
+        parts = list(value.items())
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        parts = list(enumerate(value))
+    else:
+        yield prefix, value
+        return
+    for key, item in parts:
+        yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
 
 
 def _difference(a: Floats, b: Floats, resampled: Floats, level: float) -> Difference:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from detector.evaluation.matching import Matches
 
 REASONS = ("best", "worst", "most wrong", "suspect")
+WRONG, RIGHT, NEITHER = 0, 1, 2  # outcomes of a detection
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,11 @@ class Images:
             return 2 * self.hits / (2 * self.hits + self.missed + self.false)
 
     def note(self, place: int) -> str:
-        """One line on the image at that place, as "F1 0.31: 4 missed, 7 without truth"."""
+        """One line on the image at that place, as "F1 0.31: 4 missed, 7 wrong"."""
         missed, false = int(self.missed[place]), int(self.false[place])
         if np.isnan(self.f1[place]):
-            return "nothing there, nothing found"
-        faults = [f"{missed} missed"] * (missed > 0) + [f"{false} without truth"] * (false > 0)
+            return "no boxes, and none detected"
+        faults = [f"{missed} missed"] * (missed > 0) + [f"{false} wrong"] * (false > 0)
         return f"F1 {self.f1[place]:.2f}: " + (", ".join(faults) or f"all {self.hits[place]} found")
 
 
@@ -75,6 +77,28 @@ def by_image(matches: Matches, kept: NDArray[np.bool_]) -> Images:
     )
 
 
+def outcomes(matches: Matches) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """What became of every box at IoU 0.5, at any score threshold.
+
+    Better scores are matched first, so that the match of a detection does not depend on weaker
+    ones: a threshold only takes detections away, and with them what they found.
+
+    Args:
+        matches: Of a split.
+
+    Returns:
+        `(D,)`, for every detection `RIGHT`, `WRONG` or `NEITHER`: matched with ignored truth, or
+        beyond the detections that count. `(G,)`, for every truth the score of the detection that
+        found it, NaN if none did.
+    """
+    found = np.full(len(matches.detections.labels), NEITHER)
+    right = matches.right()[0]
+    found[matches.rows] = np.where(right, RIGHT, np.where(matches.ignored()[0], NEITHER, WRONG))
+    scores = np.full(len(matches.truth.labels), np.nan)
+    scores[matches.found[0, right]] = matches.scores[right]
+    return found, scores
+
+
 @dataclass(frozen=True)
 class Choice:
     """An image to show.
@@ -93,10 +117,10 @@ class Choice:
 def gallery(images: Images, suspects: Iterable[int] = (), most: int = 100) -> list[Choice]:
     """Choose images to show, each once: the best, the worst, the most wrong, those of suspects.
 
-    Best and worst go by the share of errors as if there were two errors more, so that of two images
-    without fault the one with more objects is better; F1 of the best is at least 0.5. Most wrong
-    goes by `wrongness`. All have an equal share of the places; those left over go to any image. So
-    a split of no more than `most` images is shown whole.
+    Best and worst go by F1, which falls with every missed and every wrong box. Of equal F1, the
+    image with more right boxes is better and the one with more errors is worse. F1 of the best is
+    at least 0.5. Most wrong goes by `wrongness`. All have an equal share of the places; those left
+    over go to any image. So a split of no more than `most` images is shown whole.
 
     Args:
         images: The counts.
@@ -126,20 +150,20 @@ def gallery(images: Images, suspects: Iterable[int] = (), most: int = 100) -> li
 
 def _lists(images: Images, suspects: Iterable[int], size: int) -> dict[str, list[int]]:
     """For every reason that holds of any image the places of the first of them, equally many."""
-    errors = images.missed + images.false
-    worth = 2 * images.hits / (2 * images.hits + errors + 2)
-    share = errors / (2 * images.hits + errors + 2)
+    errors, f1 = images.missed + images.false, images.f1
 
-    def ranked(value: NDArray[np.float64], among: NDArray[np.bool_]) -> list[int]:
+    def ranked(among: NDArray[np.bool_], *keys: NDArray[Any]) -> list[int]:
+        """Places by falling values of the first key, of equal ones by the next."""
         places = np.flatnonzero(among)
-        chosen: list[int] = places[np.argsort(-value[places], kind="stable")].tolist()
+        order = np.lexsort([-key[places] for key in reversed(keys)])
+        chosen: list[int] = places[order].tolist()
         return chosen
 
     ids = np.array(list(dict.fromkeys(suspects)), np.int64)
     lists = {
-        "best": ranked(worth, images.f1 >= 0.5),
-        "worst": ranked(share, errors > 0),
-        "most wrong": ranked(images.wrongness, errors > 0),
+        "best": ranked(f1 >= 0.5, f1, images.hits),
+        "worst": ranked(errors > 0, -f1, errors),
+        "most wrong": ranked(errors > 0, images.wrongness),
         "suspect": np.searchsorted(images.ids, ids).tolist(),
     }
     lists = {reason: places for reason, places in lists.items() if places}

@@ -52,27 +52,24 @@ class Suspect:
     truth: int | None = None
 
 
-def suspects(
-    matches: Matches, kept: NDArray[np.bool_], classes: int, most: int = 200
-) -> list[Suspect]:
+def suspects(matches: Matches, kept: NDArray[np.bool_], classes: int) -> list[Suspect]:
     """The most suspicious labels of a split, most suspicious first.
 
     Args:
         matches: Of the split.
         kept: `(M,)`, the detections at the operating point.
         classes: Number of classes, K.
-        most: How many to list.
     """
     overlaps = overlapping(matches.detections, matches.rows, matches.truth, 0.01)
     overlaps = overlaps.where(matches.scores[overlaps.row] >= FAINT)
     found = np.zeros(len(matches.truth.labels), bool)
     found[matches.found[0, matches.right()[0] & kept]] = True
     listed = [
-        *_detections(matches, sureness(matches, classes), found, overlaps, most),
-        *_truths(matches, found, overlaps, most),
+        *_detections(matches, sureness(matches, classes), found, overlaps),
+        *_truths(matches, found, overlaps),
     ]
     listed.sort(key=lambda one: (-one.score, one.image, one.box))
-    return listed[:most]
+    return listed
 
 
 def sureness(matches: Matches, classes: int) -> NDArray[np.float64]:
@@ -106,11 +103,7 @@ def sureness(matches: Matches, classes: int) -> NDArray[np.float64]:
 
 
 def _detections(
-    matches: Matches,
-    sure: NDArray[np.float64],
-    found: NDArray[np.bool_],
-    overlaps: Overlaps,
-    most: int,
+    matches: Matches, sure: NDArray[np.float64], found: NDArray[np.bool_], overlaps: Overlaps
 ) -> list[Suspect]:
     """Sure detections where no truth is, or truth of another class that its own did not find."""
     truth = matches.truth
@@ -141,14 +134,10 @@ def _detections(
                 None if label is None else int(label),
             )
         )
-        if len(listed) == most:
-            break
     return listed
 
 
-def _truths(
-    matches: Matches, found: NDArray[np.bool_], overlaps: Overlaps, most: int
-) -> list[Suspect]:
+def _truths(matches: Matches, found: NDArray[np.bool_], overlaps: Overlaps) -> list[Suspect]:
     """Truth that no detection of any class comes near, where such truth is found as a rule."""
     truth = matches.truth
     wanted = ~truth.ignore
@@ -157,7 +146,7 @@ def _truths(
     by_size = _recall(size_ranges(truth.boxes), found, wanted)
     score = by_class * by_size * (1 - nearest) / 2
     missed = np.flatnonzero(wanted & ~found & (nearest < FOUND) & (by_class >= SOLVED))
-    first = missed[np.argsort(-score[missed], kind="stable")][:most]
+    first = missed[np.argsort(-score[missed], kind="stable")]
     return [
         Suspect(
             NEVER_FOUND,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,11 @@ def signed(value: float | None) -> str:
 def figure(value: Any) -> str:
     """A number to three digits, small ones as 2.5e-05; a text as it is; a dash for nothing."""
     return NONE if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def setting(value: Any) -> str:
+    """A value of a configuration as it is typed: `null`, `true`, `0.001`, `[1, 2]`, a text."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def duration(seconds: float | None) -> str:

@@ -28,11 +28,15 @@ class Picture:
         index: The image's number in its split, which suspects refer to.
         name: File, relative to the data's root.
         reasons: Why it is shown, of `REASONS`.
-        note: One line, such as "F1 0.31: 4 missed, 7 without truth".
+        note: One line, such as "F1 0.31: 4 missed, 7 wrong".
         image: `(h, w, 3)` RGB, may be smaller than the original.
         size: Height and width of the original, pixels.
         truth: Original pixels.
         found: Original pixels; with scores.
+        found_by: `(G,)`, of every truth the score of the detection that found it at IoU 0.5, NaN
+            if none did.
+        outcomes: `(D,)`, of every detection 1 where it is right, 0 where it is wrong, 2 where it
+            counts neither way.
     """
 
     index: int
@@ -43,6 +47,8 @@ class Picture:
     size: tuple[int, int]
     truth: Boxes
     found: Boxes
+    found_by: NDArray[np.floating[Any]]
+    outcomes: NDArray[np.int64]
 
 
 def encode_pictures(
@@ -72,7 +78,8 @@ def describe(picture: Picture) -> dict[str, Any]:
 
     Returns:
         `width` and `height` of the image; `truth` and `found`, a row a box: four corners in pixels,
-        the label, then whether it is ignored (truth) or its score (found).
+        the label, then whether it is ignored and the score that found it, -1 if none did (truth),
+        or its score and outcome (found).
     """
     height, width = picture.size
     truth, found = picture.truth, picture.found
@@ -81,9 +88,10 @@ def describe(picture: Picture) -> dict[str, Any]:
     return {
         "width": width,
         "height": height,
-        "truth": _rows(truth, [int(flag) for flag in ignore]),
-        # Shortest digits that give the same float32: 0.57 is drawn at a threshold of 0.57.
-        "found": _rows(found, [float(str(score)) for score in scores.astype(np.float32)]),
+        "truth": _rows(
+            truth, ignore.astype(int).tolist(), _short(np.nan_to_num(picture.found_by, nan=-1.0))
+        ),
+        "found": _rows(found, _short(scores), picture.outcomes.tolist()),
     }
 
 
@@ -130,10 +138,19 @@ def _encode(
     return encoded
 
 
-def _rows(boxes: Boxes, extra: Sequence[float]) -> list[list[float]]:
-    """Corners, label and one more number a box; what is not finite cannot be drawn."""
+def _short(scores: NDArray[np.floating[Any]]) -> list[float]:
+    """Shortest digits that give the same float32: 0.57 is drawn at a threshold of 0.57."""
+    return [float(str(score)) for score in scores.astype(np.float32)]
+
+
+def _rows(boxes: Boxes, *extra: Sequence[float]) -> list[list[float]]:
+    """Corners, label and more numbers a box; what is not finite cannot be drawn."""
     corners = np.asarray(boxes.xyxy, np.float64).reshape(-1, 4)
     return [
-        [*(round(float(v), 1) for v in corners[i]), int(boxes.labels[i]), extra[i]]
+        [
+            *(round(float(v), 1) for v in corners[i]),
+            int(boxes.labels[i]),
+            *(values[i] for values in extra),
+        ]
         for i in np.flatnonzero(np.isfinite(corners).all(axis=1)).tolist()
     ]

@@ -22,15 +22,18 @@ def figure(traces: Sequence[Figure], layout: Figure, **more: Any) -> Figure | No
         traces: plotly's.
         layout: plotly's, without what all plots have in common.
         more: `choose`: what choosing a class does ("only" shows its traces, "highlight" puts it in
-            front); `least` and `most`: the width, in pixels.
+            front); `least` and `most`: the width, in pixels; `note`: a sentence below it.
 
     Returns:
-        The plot; None if there is no value in it.
+        The plot, without traces that hold no value: they would be names in the legend without a
+        line. None if there is no value in it.
     """
-    values = [trace.get("z") or trace["x" if "orientation" in trace else "y"] for trace in traces]
-    if not any(_any_finite(part) for part in values):
-        return None
-    return {"data": list(traces), "layout": layout, **more}
+    drawn = [
+        trace
+        for trace in traces
+        if _any_finite(trace.get("z") or trace["x" if "orientation" in trace else "y"])
+    ]
+    return {"data": drawn, "layout": layout, **more} if drawn else None
 
 
 def line(name: str, color: str, width: float = 2) -> Figure:

@@ -92,7 +92,7 @@ def ranges(rows: Sequence[Mapping[str, Any]], title: str) -> Figure | None:
         {
             "type": "bar",
             "name": name,
-            "x": [label(row["range"]) for row in rows],
+            "x": [label(row["range"]).replace(" to ", "<br>to ") for row in rows],
             "y": rounded([row[key] for row in rows]),
             "customdata": [
                 charts.many(row[of], "box" if of == "truths" else "detection") for row in rows
@@ -105,9 +105,13 @@ def ranges(rows: Sequence[Mapping[str, Any]], title: str) -> Figure | None:
     layout = {
         "hovermode": "x unified",
         "bargap": 0.3,
-        "xaxis": {"title": {"text": title}, "type": "category", "showgrid": False},
+        "xaxis": {
+            "title": {"text": title},
+            "type": "category",
+            "showgrid": False,
+            "tickangle": 0,
+        },
         "yaxis": SHARE,
-        # Above, as the ranges' names stand aslant where there is little room.
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
     }
     return figure(traces, layout)

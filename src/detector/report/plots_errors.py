@@ -15,13 +15,19 @@ NUMBERED = 12  # labels, at most, of a confusion matrix with its counts written 
 
 
 def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure | None:
-    """A heat map: what every class was taken for, as shares of its row."""
-    count, totals = len(names), [sum(row) for row in matrix]
-    if not any(totals):
+    """A heat map: what every class was detected as.
+
+    A class's row is shaded by shares of its true boxes. False alarms, the last row, are all of
+    their row, so they are shaded by shares of the detections of their class, which is their column.
+    """
+    count = len(names)
+    wholes = [("true box", [sum(row)] * count) for row in matrix[:-1]]
+    wholes.append(("detection", [sum(column) for column in zip(*matrix, strict=True)]))
+    if not any(map(any, matrix)):
         return None
     shares = [
-        rounded([n / total for n in row]) if total else [None] * count
-        for row, total in zip(matrix, totals, strict=True)
+        rounded([n / whole if whole else None for n, whole in zip(row, of, strict=True)])
+        for row, (_, of) in zip(matrix, wholes, strict=True)
     ]
     shares[-1][-1] = None  # background taken for background is not counted
     numbered = count <= NUMBERED
@@ -32,7 +38,8 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure |
         "y": places,
         "z": shares,
         "customdata": [
-            [[n, total] for n in row] for row, total in zip(matrix, totals, strict=True)
+            [[charts.number(n), charts.many(whole, unit)] for n, whole in zip(row, of, strict=True)]
+            for row, (unit, of) in zip(matrix, wholes, strict=True)
         ],
         "zmin": 0,
         "zmax": 1,

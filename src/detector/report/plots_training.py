@@ -35,7 +35,10 @@ def scores(training: Mapping[str, Any]) -> Figure | None:
 
 
 def rates(training: Mapping[str, Any]) -> Figure | None:
-    """The groups' learning rates, equal ones as one line; a frozen group has a gap."""
+    """The groups' learning rates, equal ones as one line; a frozen group has a gap.
+
+    Groups that are always frozen have no line; they are named in the plot's `note`.
+    """
     keys = [key for key in _keys(training) if key.startswith("lr/")]
     curves = [
         Curve(key.removeprefix("lr/"), [], [value or 0.0 for value in values])
@@ -46,7 +49,11 @@ def rates(training: Mapping[str, Any]) -> Figure | None:
         for curve in merge_curves(curves)
     }
     axis = {"type": "log", "tickformat": "~g", "dtick": "D2"}
-    return _over_epochs(training, lines, "", axis, "%{y:.2e}")
+    plot = _over_epochs(training, lines, "", axis, "%{y:.2e}")
+    frozen = [name for name, values in lines.items() if not any(values)]
+    if plot and frozen:
+        plot["note"] = f"Frozen in every epoch: {', '.join(frozen)}."
+    return plot
 
 
 def _keys(training: Mapping[str, Any]) -> list[str]:

@@ -33,6 +33,7 @@ def environment() -> jinja2.Environment:
         "many": charts.many,
         "signed": charts.signed,
         "figure": charts.figure,
+        "setting": charts.setting,
         "duration": charts.duration,
         "json": script_json,
         "sentence": lambda text: text[:1].upper() + text[1:],

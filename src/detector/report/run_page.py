@@ -28,9 +28,9 @@ COCO_NAMES = {
     "map_small": "mAP, small boxes",
     "map_medium": "mAP, medium boxes",
     "map_large": "mAP, large boxes",
-    "mar_1": "AR, 1 detection an image",
-    "mar_10": "AR, 10 detections an image",
-    "mar_100": "AR, 100 detections an image",
+    "mar_1": "AR, 1 detection per image",
+    "mar_10": "AR, 10 detections per image",
+    "mar_100": "AR, 100 detections per image",
     "mar_small": "AR, small boxes",
     "mar_medium": "AR, medium boxes",
     "mar_large": "AR, large boxes",
@@ -59,7 +59,8 @@ def write_run_page(file: Path, content: dict[str, Any], pictures: Sequence[Pictu
             coco_names=list(COCO_NAMES.items()),
             colors=colors,
             figures=(plots := _figures(run)),
-            confused=_most_confused(run["confusion"]),
+            confused=(confused := _confused(run["confusion"]))[:CONFUSIONS],
+            confusions=len(confused),
             suspects=_suspects(run["suspects"], shown),
             pictures=list(zip(shown, encoded, strict=True)),
             reasons={
@@ -141,8 +142,11 @@ def _suspects(
     return [(suspect, places.get(suspect["image"])) for suspect in suspects]
 
 
-def _most_confused(confusion: Mapping[str, Any]) -> list[tuple[str, str, int, float]]:
-    """The pairs mistaken most often: truth, detected, count, share of the truth."""
+def _confused(confusion: Mapping[str, Any]) -> list[tuple[str, str, int, float]]:
+    """The pairs of classes that were confused, most often first.
+
+    Each is the truth, what it was detected as, how often, and the share of the truth.
+    """
     names, matrix = confusion["labels"][:-1], confusion["matrix"]
     pairs = [
         (names[i], names[j], matrix[i][j], matrix[i][j] / sum(matrix[i]))
@@ -150,7 +154,7 @@ def _most_confused(confusion: Mapping[str, Any]) -> list[tuple[str, str, int, fl
         for j in range(len(names))
         if i != j and matrix[i][j]
     ]
-    return sorted(pairs, key=lambda pair: -pair[2])[:CONFUSIONS]
+    return sorted(pairs, key=lambda pair: -pair[2])
 
 
 def _start(per_class: Mapping[str, Mapping[str, Any]]) -> float:

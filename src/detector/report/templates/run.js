@@ -32,6 +32,16 @@ function sort(button) {
 
 all(".sort").forEach((button) => button.addEventListener("click", () => sort(button)));
 
+// ---- Tables that are wider than their place say so
+
+const fitting = new ResizeObserver((entries) => entries.forEach(({ target }) => {
+  const columns = all("thead th", target).length;
+  const sign = target.previousElementSibling;
+  sign.textContent = `${columns} columns: scroll sideways for those on the right →`;
+  sign.hidden = target.scrollWidth <= target.clientWidth;
+}));
+all(".wide + .scroll").forEach((place) => fitting.observe(place));
+
 // ---- Copying
 
 async function copy(button) {

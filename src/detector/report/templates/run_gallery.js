@@ -1,41 +1,54 @@
 "use strict";
 // The gallery: boxes over the pictures, a threshold, the picture that is looked at.
 const SVG = "http://www.w3.org/2000/svg";
-const state = { threshold: Number(byId("threshold")?.value), found: true, truth: true };
+const state = { threshold: Number(byId("threshold")?.value), found: true, truth: true,
+  errors: false };
+const OUTCOMES = ["wrong", "right", "uncounted"];  // of detections, by their numbers
 
-function rectangle({ corners: [left, top, right, bottom], style, color, text }) {
+function rectangle({ corners: [left, top, right, bottom], color }) {
   const rect = document.createElementNS(SVG, "rect");
-  rect.setAttribute("class", style);
   rect.setAttribute("x", Math.min(left, right));
   rect.setAttribute("y", Math.min(top, bottom));
   rect.setAttribute("width", Math.abs(right - left));
   rect.setAttribute("height", Math.abs(bottom - top));
-  if (color) rect.style.color = color;
-  rect.dataset.text = text;
+  if (color) rect.style.setProperty("--class", color);
   return rect;
 }
 
 const score = (value) => value === null ? "" : ` ${value.toFixed(2)}`;
 
+// What became of a box at the threshold. A detection's match does not depend on weaker detections,
+// so a true box is missed where the detection that found it does not reach the threshold.
+function outcome(mark) {
+  if (mark.kind === "found") return OUTCOMES[mark.outcome];
+  if (mark.kind === "suspect") return "";
+  if (mark.ignored) return "ignored";
+  return mark.foundBy >= state.threshold ? "matched" : "missed";
+}
+
+function describe(mark, outcome) {
+  if (mark.kind === "suspect") return mark.text;
+  const said = { matched: "found", uncounted: "not counted" }[outcome] ?? outcome;
+  return `${mark.text}, ${said}`;
+}
+
 // All boxes of a picture as marks {rect, kind, score}; they are shown and hidden, not made anew.
 function fill(svg, picture) {
   const boxes = [
-    ...picture.truth.map(([x1, y1, x2, y2, label, ignored]) => ({
-      corners: [x1, y1, x2, y2], kind: "truth", style: ignored ? "truth ignored" : "truth",
-      color: report.colors[label - 1], score: 1,
-      text: `truth: ${report.classes[label - 1]}${ignored ? " (ignored)" : ""}`,
+    ...picture.truth.map(([x1, y1, x2, y2, label, ignored, foundBy]) => ({
+      corners: [x1, y1, x2, y2], kind: "truth", color: report.colors[label - 1], score: 1,
+      ignored, foundBy, text: `truth: ${report.classes[label - 1]}`,
     })),
-    ...picture.found.map(([x1, y1, x2, y2, label, value]) => ({
-      corners: [x1, y1, x2, y2], kind: "found", style: "found",
-      color: report.colors[label - 1], score: value,
-      text: `${report.classes[label - 1]}${score(value)}`,
+    ...picture.found.map(([x1, y1, x2, y2, label, value, outcome]) => ({
+      corners: [x1, y1, x2, y2], kind: "found", color: report.colors[label - 1], score: value,
+      outcome, text: `${report.classes[label - 1]}${score(value)}`,
     })),
   ];
   const area = ({ corners: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
   // The pointer finds what is on top: small boxes lie on large ones.
   boxes.sort((a, b) => area(b) - area(a));
   boxes.push(...picture.suspects.map(([x1, y1, x2, y2, kind, name, value]) => ({
-    corners: [x1, y1, x2, y2], kind: "suspect", style: "suspect", color: "", score: value,
+    corners: [x1, y1, x2, y2], kind: "suspect", color: "", score: value,
     text: `suspected: ${kind}, ${name}, suspicion${score(value)}`,
   })));
   const marks = boxes.map((box) => ({ ...box, rect: rectangle(box) }));
@@ -43,15 +56,23 @@ function fill(svg, picture) {
   return marks;
 }
 
-const isDrawn = (mark) => mark.kind === "suspect"
-  || state[mark.kind] && (mark.kind === "truth" || mark.score >= state.threshold);
+const ERRORS = new Set(["wrong", "missed"]);
 
+const isDrawn = (mark) => mark.kind === "suspect"
+  || state[mark.kind] && (mark.kind === "truth" || mark.score >= state.threshold)
+    && (!state.errors || ERRORS.has(outcome(mark)));
+
+// Show what is to be drawn, and count it by kind and by outcome.
 function update(marks) {
-  const drawn = { found: 0, truth: 0, suspect: 0 };
+  const drawn = {};
   for (const mark of marks) {
+    const came = outcome(mark);
+    mark.rect.setAttribute("class", `${mark.kind} ${came}`);
+    mark.rect.dataset.text = describe(mark, came);
     const shown = isDrawn(mark);
     mark.rect.style.display = shown ? "" : "none";
-    drawn[mark.kind] += shown;
+    if (!shown) continue;
+    for (const name of [mark.kind, came]) drawn[name] = (drawn[name] ?? 0) + 1;
   }
   return drawn;
 }
@@ -68,16 +89,15 @@ function startGallery() {
   const shown = () => cards.filter((card) => !card.item.hidden);
 
   function redraw() {
-    const total = { found: 0, truth: 0, pictures: 0 };
-    for (const card of shown()) {
+    const total = { found: 0, right: 0, wrong: 0, truth: 0, missed: 0 };
+    const visible = shown();
+    for (const card of visible) {
       const drawn = update(card.marks);
-      total.found += drawn.found;
-      total.truth += drawn.truth;
-      total.pictures += 1;
+      for (const name in total) total[name] += drawn[name] ?? 0;
     }
-    byId("drawn").textContent = `${many(total.found, "detection")} and `
-      + `${many(total.truth, "true box", "true boxes")} drawn on `
-      + `${many(total.pictures, "picture")}.`;
+    byId("drawn").textContent = `${many(visible.length, "picture")}: `
+      + `${many(total.found, "detection")} (${total.right} right, ${total.wrong} wrong) and `
+      + `${many(total.truth, "true box", "true boxes")} (${total.missed} missed) drawn.`;
     if (viewer.card) listBoxes();
   }
 
@@ -114,7 +134,10 @@ function startGallery() {
     byId("viewer-name").textContent = picture.name;
     byId("viewer-note").textContent = picture.note;
     listBoxes();
-    if (!viewer.dialog.open) viewer.dialog.showModal();
+    if (viewer.dialog.open) return;
+    viewer.dialog.showModal();
+    // A browser that goes to the picture's place in the page takes the focus away after this.
+    requestAnimationFrame(() => setTimeout(() => byId("close").focus()));
   }
 
   // The address says which picture is open, so that links, "back" and reloading do what they say.
@@ -147,6 +170,13 @@ function startGallery() {
       redraw();
     });
   }
+  byId("errors-only").addEventListener("change", (event) => {
+    state.errors = event.target.checked;
+    redraw();
+  });
+  all("[name=colour]").forEach((choice) => choice.addEventListener("change", () => {
+    byId("gallery").dataset.colour = choice.value;
+  }));
   all("[name=reason]").forEach((choice) => choice.addEventListener("change", () => {
     for (const card of cards) {
       card.item.hidden = choice.value !== "" && !card.picture.reasons.includes(choice.value);

@@ -1,0 +1,137 @@
+"""How far a piece of work is: a bar on a terminal, a line every so often where there is none."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import suppress
+from typing import TypeVar
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+FIRST, USUAL, LONGEST = 10.0, 30.0, 300.0  # seconds before a line
+NOTED = 0.5  # seconds, at least, between two notes beside a bar
+TIMED = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"  # the time left is in the note
+
+
+class Bar:
+    """A bar on a terminal. Lines in the log where output goes to a file: a few, then ever fewer.
+
+    Args:
+        what: Names the work, such as `reading train`; may be empty where notes say it.
+        total: Units of work; None: not known.
+        unit: What is counted, such as `image`.
+        initial: Units that were done before.
+        delay: Seconds of work before the bar appears.
+        leave: Whether the bar stays when the work is done.
+        noted: Whether `update` is given notes, which say the time left.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: int | None,
+        unit: str,
+        *,
+        initial: int = 0,
+        delay: float = 0.0,
+        leave: bool = True,
+        noted: bool = False,
+    ) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.done = initial
+        self._units = unit + ("es" if unit.endswith("ch") else "s")
+        self._initial = initial
+        self._bar = tqdm(
+            desc=what or None,
+            total=total,
+            unit=unit,
+            initial=initial,
+            delay=delay,
+            leave=leave,
+            dynamic_ncols=True,
+            bar_format=TIMED if noted else None,
+            disable=None,  # none where standard error is not a terminal
+        )
+        self._lines = self._bar.disable or not sys.stdout.isatty()
+        self._began = self._noted = time.perf_counter()
+        self._due = FIRST
+
+    def update(self, count: int = 1, note: Callable[[], str] | None = None) -> None:
+        """Move on.
+
+        Args:
+            count: Units done since the last call.
+            note: Makes the text beside the bar, or the line; called only when one is due.
+        """
+        self.done += count
+        now = time.perf_counter()
+        if note is not None and not self._bar.disable and now - self._noted >= NOTED:
+            self._noted = now
+            self._bar.set_postfix_str(note(), refresh=not count)
+        self._bar.update(count)
+        elapsed = now - self._began
+        finished = note is None and self.done == self.total
+        if self._lines and elapsed >= self._due and not finished:
+            self._due = elapsed + pause(elapsed)
+            text = self._counted(elapsed) if note is None else note()
+            say(f"{self.what}: {text}" if self.what else text)
+
+    def close(self) -> None:
+        """Take the bar away, or leave it as it is."""
+        self._bar.close()
+
+    def _counted(self, elapsed: float) -> str:
+        """What is done, and the time that the rest takes at the same pace."""
+        if self.total is None:
+            return f"{self.done} {self.unit if self.done == 1 else self._units}"
+        pace = elapsed / max(self.done - self._initial, 1)
+        left = in_words((self.total - self.done) * pace)
+        return f"{self.done} of {self.total} {self._units}, {left} left"
+
+
+def over(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
+    """Go through items with a bar that appears only if that takes more than a second or two.
+
+    Args:
+        items: What to go through; its length is the total where it has one.
+        what: As of `Bar`.
+        unit: As of `Bar`.
+        total: How many there are, for items without a length.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    bar = Bar(what, total, unit, delay=2, leave=False)
+    try:
+        for item in items:
+            yield item
+            bar.update()
+    finally:
+        bar.close()
+
+
+def say(text: str) -> None:
+    """Log a line, or print it while a request is checked: there is no log before a run begins."""
+    if logging.getLogger().handlers:
+        log.info("%s", text)
+    else:
+        with suppress(BrokenPipeError):  # nobody reads it
+            print(text, flush=True)
+
+
+def pause(elapsed: float) -> float:
+    """Seconds between two lines, after so many seconds of work: fewer lines of what takes long."""
+    return min(max(USUAL, elapsed / 20), LONGEST)
+
+
+def in_words(seconds: float) -> str:
+    """A time that is estimated: `40 s`, `12 min` or `2 h 5 min`."""
+    if seconds < 59.5:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
