@@ -91,7 +91,7 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         from detector.inspection import is_known
 
         if not is_known(config):
-            read_data(config, keep=True)
+            read_data(config, briefly=True, keep=True)
             check_augmentation(config)
         return
     read_schedule(config)
@@ -99,13 +99,15 @@ def check_request(verb: str, cfg: DictConfig) -> None:
     if verb in ("train", "evaluate"):
         _check_logger(config.logger)
     _check_compiler(config)
-    data = usable_data(config, wanted_split(verb, config), keep=True)
-    if verb == "evaluate" and config.compare:
-        rival(config, data)
+    usable_data(config, wanted_split(verb, config), briefly=True, keep=True)
     if verb == "train":
         check_augmentation(config)
         if not config.ckpt:
             _check_weights(config)
+    # Decoding all images takes long: what else is wrong has been said.
+    data = usable_data(config, wanted_split(verb, config), keep=True)
+    if verb == "evaluate" and config.compare:
+        rival(config, data)
 
 
 def check_backbone(config: Config) -> None:
@@ -258,7 +260,7 @@ def rival(config: Config, data: DataSet) -> Config:
 
 
 def _refuse_seen(key: str, dealt: Path, data: DataSet) -> None:
-    """Refuse images that a run was trained on: it dealt them out by itself, with its own seed."""
+    """Refuse images that a run was trained on: it dealt them out by itself."""
     if not dealt.is_file():
         return
     try:
@@ -271,8 +273,8 @@ def _refuse_seen(key: str, dealt: Path, data: DataSet) -> None:
     if seen:
         raise RequestError(
             f"{key}: was trained on {len(seen)} of the {len(files)} {split} images, such as "
-            f"{min(seen)}, which it dealt out otherwise (another seed?); train both with the same "
-            "data.split.file="
+            f"{min(seen)}, which it dealt out otherwise (another data.split.seed?); train both "
+            "with the same data.split.file="
         )
 
 
