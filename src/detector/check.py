@@ -89,6 +89,8 @@ def _print_model(model: dict[str, Any] | None) -> None:
     """What the network would see."""
     if model is None:
         return
+    if model["crowded"]:
+        log.warning("%s", model["crowded"])
     lost, anchors = model["lost"], model["anchors"]
     log.info(
         "at data.image_size=%d: %.1f %% of the training boxes are lost by resizing, %.1f %% by "

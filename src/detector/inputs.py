@@ -14,6 +14,7 @@ from detector.data.facts import FactsCache
 from detector.data.folder import SUFFIXES, cache_folder
 from detector.data.headers import misfit, read_header
 from detector.data.read import SPLITS, DataSet, Reading, Source
+from detector.network_view import crowded
 from detector.output import typed
 from detector.types import RequestError
 
@@ -121,8 +122,13 @@ def usable_data(
     )
 
 
-def describe_data(data: DataSet) -> None:
-    """Log what was read, and name everything that was left out."""
+def describe_data(data: DataSet, limit: int | None = None) -> None:
+    """Log what was read, and name everything that was left out.
+
+    Args:
+        data: As read.
+        limit: Of detections an image, to say which images have more boxes; None says nothing.
+    """
     log.info("%s", data.recognised)
     for line in data.division:
         log.info("%s", line)
@@ -131,6 +137,8 @@ def describe_data(data: DataSet) -> None:
         ignored = int(split.ignore.sum())
         note = f", {ignored} of them ignored (difficult or crowd)" if ignored else ""
         log.info("%-5s %d images, %d boxes%s", name, len(split), len(split.labels), note)
+    if limit is not None and (said := crowded(data.splits, limit)):
+        log.warning("%s", said)
     for finding in data.findings.of("leakage"):
         log.warning(
             "%d x %s, so figures are too good: %s", finding.count, finding.kind, finding.items[0]

@@ -119,9 +119,9 @@ def join_similar(labels: NDArray[np.int64], hashes: Sequence[str]) -> NDArray[np
         `(count,)` the index of the first picture of each one's group.
     """
     first: dict[str, int] = {}
-    for i, key in enumerate(hashes):
+    for place, key in enumerate(hashes):
         if key:
-            first.setdefault(key, i)
+            first.setdefault(key, place)
     joined = _joined(labels, np.arange(len(labels)), join_equal(len(labels), hashes))
     places = np.array(list(first.values()), dtype=np.int64)
     words = _words(list(first))
