@@ -64,6 +64,8 @@ def _check_anew(config: Config, folder: Path) -> dict[str, Any]:
 def _print(content: dict[str, Any]) -> None:
     """The findings as a table."""
     log.info("%s: %s", content["root"], content["recognised"])
+    for line in content["division"]:
+        log.info("%s", line)
     for name, split in content["splits"].items():
         per_class = ", ".join(f"{n} {c}" for n, c in list(split["per_class"].items())[:12])
         log.info("%-5s %d images, %d boxes: %s", name, split["images"], split["boxes"], per_class)

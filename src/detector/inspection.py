@@ -134,6 +134,7 @@ def inspect(config: Config, data: DataSet) -> tuple[dict[str, Any], list[Thumbna
         "root": str(data.root),
         "format": data.format,
         "recognised": data.recognised,
+        "division": list(data.division),
         "summary": {
             "errors": findings.count("error"),
             "leakage": findings.count("leakage"),

@@ -113,8 +113,14 @@ def test_copies_of_one_picture_are_in_one_split(tmp_path):
     assert not data.findings.of("leakage")
     assert data.division == (
         "divided by ratio with data.split.seed=0",
-        "22 images are alike or nearly, in 11 groups; each group in one split",
+        "22 images are copies or near copies of others, in 11 groups; each group in one split",
     )
+
+
+def test_one_picture_alone_cannot_be_divided(tmp_path):
+    images = dict.fromkeys("abcdef", (picture(0), "cell"))
+    with pytest.raises(RequestError, match=r"data\.root=.*6 images in 1 group that stay together"):
+        read_set(write_set(tmp_path, images))
 
 
 def frames(count):
@@ -132,8 +138,8 @@ def test_one_scene_alone_is_divided_and_that_is_said(tmp_path):
     data = read_set(write_set(tmp_path, images))
     assert {name: len(s) for name, s in data.splits.items()} == {"train": 12, "val": 4, "test": 4}
     assert data.division[1] == (
-        "20 images are alike or nearly, in 1 groups; but 1 groups, of up to 20, are too large "
-        "for one split"
+        "20 images are copies or near copies of others, in 1 group; but 1, of up to 20 images, "
+        "too large to be kept in one split"
     )
     lines = found(data)["similar pictures in two splits"]
     assert {line.split(".")[0] for line in lines} == {
@@ -277,7 +283,7 @@ def test_without_brackets_all_of_the_match_is_the_group(tmp_path):
         ("(", r"data\.split\.group=\(: .*unterminated.*expected a regular expression"),
         ("nobody", r"found in none of the 32 images, such as patient0_0\.jpg"),
         (r"\.jpg", r"all 32 images are in one group, '\.jpg'"),
-        (r"patient|\.jpg$", r"2 groups, which no image leaves, are too few for train, val, test"),
+        (r"patient|\.jpg$", r"32 images in 2 groups that stay together.* few for train, val, test"),
     ],
 )
 def test_an_expression_that_cannot_be_meant_is_refused(tmp_path, group, said):
@@ -312,7 +318,7 @@ def test_a_table_names_images_by_path_or_name_with_a_heading_or_without(tmp_path
 def test_names_in_a_table_that_no_image_has_are_counted(tmp_path):
     (tmp_path / "g.csv").write_text("b.png,p\n" + "".join(f"no{i}.jpg,q\n" for i in range(5)))
     _, (first, second) = groups.read_groups(str(tmp_path / "g.csv"), FILES)
-    assert first == f"data.split.group={tmp_path}/g.csv: 1 groups, 3 images in none"
+    assert first == f"data.split.group={tmp_path}/g.csv: 1 group, 3 images in none"
     assert second == "5 names in it are of no image: no0.jpg, no1.jpg, no2.jpg, ..."
 
 

@@ -43,7 +43,8 @@ def read_groups(asked: str, files: Sequence[str]) -> tuple[list[str], list[str]]
         key = next(iter(groups))
         raise _refused(asked, f"all {len(files)} images are in one group, {key!r}")
     rest = f", {alone} images in none" if alone else ""
-    return keys, [f"data.split.group={asked}: {len(groups)} groups{rest}", *notes]
+    count = f"{len(groups)} group{'s' * (len(groups) > 1)}"
+    return keys, [f"data.split.group={asked}: {count}{rest}", *notes]
 
 
 def _refused(asked: str, why: str) -> RequestError:

@@ -198,7 +198,7 @@ class Reading:
             findings.update(one.findings)
         division: list[str] = []
         if self._divides:
-            homes, division = self._divide(facts)
+            homes, division = self._divide(facts if closely else {})
             splits = _apply(splits, homes, tuple(self._shares), root)
             findings.relabel({f: name for name, s in splits.items() for f in files_of(s, root)})
         splits = _only(splits, self._wanted, source.root)
@@ -221,8 +221,10 @@ class Reading:
             shares.pop("test", None)  # what is held out of given training images is for validation
         return {"train": 1 - sum(shares.values()), **shares}
 
-    def _divide(self, facts: Mapping[str, Facts]) -> tuple[dict[str, str], list[str]]:
+    def _divide(self, known: Mapping[str, Facts]) -> tuple[dict[str, str], list[str]]:
         """The split of every image by ratio, or as an earlier run had it; and how, in words.
+
+        Images that nothing is known of are copies of none.
 
         Also images that do not decode are dealt out: whether that is known must not move others.
         Nothing but images, their names and the names of their classes matters, so that a set is
@@ -236,8 +238,10 @@ class Reading:
         files = [raw.images[i] for i in order]
         keys, notes = self._groups
         given = [[keys[i] for i in order]] if keys else []
-        same = [files, [facts[file].digest for file in files]]
-        near = join_similar(join_equal(len(files), *same), [facts[file].hash for file in files])
+        nothing = Facts(0, 0, 1)
+        facts = [known.get(file, nothing) for file in files]
+        same = [files, [fact.digest for fact in facts]]
+        near = join_similar(join_equal(len(files), *same), [fact.hash for fact in facts])
         copies = join_equal(len(files), *same, *given)
         alike = join_equal(len(files), (near + 1).tolist(), *given)
         counted = ~raw.ignore  # not every format has boxes that are ignored
@@ -246,10 +250,13 @@ class Reading:
         table = np.array([rank[name] for name in self._reader.names] or [0])
         classes = table[raw.names[counted]]
         dealt, broken = divide(copies, alike, owners, classes, self._shares, source.seed)
-        if source.group is not None and not all(map(len, dealt.values())):
+        units = len(np.unique(copies))
+        if units < len(dealt) <= len(files):
+            key = f"data.root={source.root}"
+            key = key if source.group is None else f"data.split.group={source.group}"
             raise RequestError(
-                f"data.split.group={source.group}: {len(np.unique(copies))} groups, which no image "
-                f"leaves, are too few for {', '.join(dealt)}"
+                f"{key}: {len(files)} images in {units} group{'s' * (units > 1)} that stay "
+                f"together, as copies of one picture do: too few for {', '.join(dealt)}"
             )
         lines = [f"divided by ratio with data.split.seed={source.seed}", *notes]
         lines += _describe_copies(near, broken)
@@ -264,8 +271,9 @@ def _describe_copies(near: NDArray[np.int64], broken: Sequence[int]) -> list[str
         return []
     kept = "each group in one split"
     if broken:
-        kept = f"but {len(broken)} groups, of up to {broken[0]}, are too large for one split"
-    return [f"{sizes.sum()} images are alike or nearly, in {len(sizes)} groups; {kept}"]
+        kept = f"but {len(broken)}, of up to {broken[0]} images, too large to be kept in one split"
+    groups = f"{len(sizes)} group{'s' * (len(sizes) > 1)}"
+    return [f"{sizes.sum()} images are copies or near copies of others, in {groups}; {kept}"]
 
 
 def _needed(there: Sequence[str], wanted: str | None) -> Sequence[str]:
