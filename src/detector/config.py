@@ -59,7 +59,7 @@ class SplitConfig:
         test: Likewise.
         file: A splits.json or the run that wrote it, instead of the ratios.
         seed: Of the division, whatever the training's.
-        group: What stays together: a regular expression on paths, or a CSV file.
+        group: What stays together: a regular expression on names, or a CSV file.
     """
 
     val: float

@@ -295,6 +295,13 @@ def test_an_expression_that_takes_for_ever_is_refused(tmp_path, monkeypatch):
         groups.read_groups(r"^(\w+\w+)+$", ["a" * 60 + "."])
 
 
+def test_an_expression_is_about_names_or_if_none_has_it_about_paths():
+    files = ["x/a1_0.jpg", "x/a2_0.jpg", "y/b1_0.jpg"]
+    assert groups.read_groups(r"^([ab])\d", files)[0] == ["a", "a", "b"]
+    assert groups.read_groups(r"([^/]+)/[^/]+$", files)[0] == ["x", "x", "y"]
+    assert groups.read_groups("x", files)[0] == ["x", "x", ""]
+
+
 FILES = ["one/a.jpg", "two/a.jpg", "two/b.png", "c d.jpg"]
 
 

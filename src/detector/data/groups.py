@@ -22,8 +22,9 @@ def read_groups(asked: str, files: Sequence[str]) -> tuple[list[str], list[str]]
     """The group of every image.
 
     Args:
-        asked: A regular expression that is searched for in the images' paths: its first group, or
-            all of the match, is the key. Or a CSV file, of two columns: image and group.
+        asked: A regular expression that is searched for in the images' names, or in their paths if
+            it is in no name: its first group, or all of the match, is the key. Or a CSV file, of
+            two columns: image and group.
         files: Relative paths of the images.
 
     Returns:
@@ -52,7 +53,7 @@ def _refused(asked: str, why: str) -> RequestError:
 
 
 def _by_expression(asked: str, files: Sequence[str]) -> list[str]:
-    """The key that an expression finds in each path."""
+    """The key that an expression finds in each name, or if it is in no name in each path."""
     try:
         pattern = re.compile(asked)
     except (re.error, OverflowError, RecursionError) as error:
@@ -60,7 +61,10 @@ def _by_expression(asked: str, files: Sequence[str]) -> list[str]:
         raise _refused(asked, f"{error}; {wanted}") from error
     try:
         with _limited(PATIENCE):
-            found = [pattern.search(file) for file in files]
+            for texts in ([last_part(file) for file in files], files):
+                found = [pattern.search(text) for text in texts]
+                if any(found):
+                    break
     except TimeoutError as error:
         why = f"takes more than {PATIENCE} seconds; repetitions within repetitions may never end"
         raise _refused(asked, why) from error
