@@ -233,9 +233,10 @@ def devkit(tmp_path: Path) -> Path:
         content = {
             split: {
                 image_id: [(names[name], corners) for name, corners in boxes]
-                for image_id, boxes in random_split(f"{year}_{split}_", 11).items()
+                for image_id, boxes in random_split(f"{year}_{split}_", 11, seed).items()
             }
-            for split in splits
+            # Other pictures in each: copies would stay together.
+            for seed, split in enumerate(splits, start=int(year[-1]))
         }
         write_voc(tmp_path / "devkit" / "VOCdevkit" / year, content)
     return tmp_path / "devkit"

@@ -113,6 +113,14 @@ def test_boxes_lost_are_those_that_the_network_would_not_see(tmp_path):
     assert (lost["by_resizing"], lost["by_augmentation"]) == (0.5, 1)
 
 
+def test_images_with_more_boxes_than_are_detected_are_counted(voc_root, tmp_path):
+    typed = "model.detections_per_image=1"
+    said = inspect(voc_root, tmp_path / "a", typed)["model"]["crowded"]
+    assert said.startswith("images with more than 1 boxes: ")
+    assert said[1:] in (tmp_path / "a/check.html").read_text().replace("&#39;", "'")
+    assert inspect(voc_root, tmp_path / "b")["model"]["crowded"] is None
+
+
 def test_anchors_that_miss_are_named_with_better_ones(tmp_path):
     images = {f"a{i}": [("square", (10 + i, 10, 19 + i, 30))] for i in range(9)}
     root = write_voc(tmp_path / "set", {"train": images, "val": random_split("v", 2)})

@@ -1,11 +1,98 @@
+"""The data that is asked for: in which order they are looked at, what is refused, what is said."""
+
+import shutil
 from pathlib import Path
 
+import cv2
 import pytest
-from conftest import write_image
+from conftest import TINY, write_image, write_xml
+from test_train import ask
 
-from detector import inputs
+from detector import inputs, request
+from detector.data import facts
 from detector.data.folder import Folder
 from detector.types import RequestError
+
+
+def asked(root, *overrides, verb="train"):
+    return ask(verb, *TINY, f"data.root={root}", *overrides, out=None)
+
+
+def spoil(file):
+    """Make an image file one whose header and end are right, and which does not decode."""
+    png = bytearray(cv2.imencode(".png", cv2.imread(str(file)))[1].tobytes())
+    png[len(png) // 2] ^= 0xFF
+    file.write_bytes(png)
+
+
+@pytest.fixture
+def pool(voc_root):
+    """Data that do not divide themselves."""
+    shutil.rmtree(voc_root / "ImageSets")
+    return voc_root
+
+
+@pytest.mark.parametrize("divided", [True, False])
+@pytest.mark.parametrize("fault", ["box", "augment", "weights"])
+def test_what_is_wrong_at_once_is_refused_before_images_are_decoded(
+    voc_root, monkeypatch, divided, fault
+):
+    if divided:
+        shutil.rmtree(voc_root / "ImageSets")
+    typed, said = "data.workers=null", "no width or no height"
+    if fault == "box":
+        write_xml(voc_root / "Annotations/train0.xml", [("square", (9, 9, 9, 9))])
+    if fault == "augment":
+        typed, said = "augment.steps=[{name: Nothing}]", "Nothing"
+    if fault == "weights":
+        typed, said = f"model.weights={voc_root}/Annotations/train0.xml", "train0.xml"
+
+    def decoded(*_):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(facts, "_look_closely", decoded)
+    with pytest.raises(RequestError, match=said):
+        request.check_request("train", asked(voc_root, typed))
+
+
+def test_an_image_that_does_not_decode_is_refused_before_the_run(voc_root):
+    spoil(voc_root / "JPEGImages/test1.jpg")
+    with pytest.raises(RequestError, match=r"JPEGImages/test1\.jpg: not a readable image"):
+        request.check_request("train", asked(voc_root))
+
+
+def test_the_run_takes_what_the_request_has_read(pool, monkeypatch):
+    request.check_request("train", asked(pool))
+    monkeypatch.setattr(inputs, "Reading", None)
+    config = request.resolve("train", asked(pool))
+    assert inputs.usable_data(config).divided
+
+
+def test_the_division_follows_a_seed_of_its_own(pool):
+    def files(*overrides):
+        return inputs.read_data(request.resolve("train", asked(pool, *overrides))).files()
+
+    assert files() == files("seed=1")
+    assert files() != files("data.split.seed=1")
+
+
+def test_an_expression_is_typed_in_quotes_of_its_own(pool):
+    cfg = asked(pool, r'data.split.group="^(\w+?)(\d+)\.jpg$"')
+    assert request.resolve("train", cfg).data.split.group == r"^(\w+?)(\d+)\.jpg$"
+
+
+def test_more_boxes_than_are_detected_are_pointed_out(voc_root, caplog):
+    data = inputs.read_data(request.resolve("train", asked(voc_root)))
+    inputs.describe_data(data, 100)
+    assert "more than" not in caplog.text
+    # of the fixture's images, those with two boxes and three
+    counts = {name: [len(image.labels) for image in s] for name, s in data.splits.items()}
+    inputs.describe_data(data, 1)
+    parts = {name: sum(n > 1 for n in each) for name, each in counts.items()}
+    assert all(parts.values())
+    where = ", ".join(f"{number} in {name}" for name, number in parts.items())
+    assert f"images with more than 1 boxes: {where} (up to 3 boxes)" in caplog.text
+    assert "model.detections_per_image=50" in caplog.text
 
 
 def names(source: Path) -> list[str]:

@@ -15,7 +15,9 @@ import pytest
 from conftest import TINY, random_split, write_coco, write_voc
 from test_train import ask
 
+from detector import inputs
 from detector.checkpoint import load_checkpoint, read_checkpoint
+from detector.data.findings import Item
 from detector.evaluate import evaluate
 from detector.evaluation.curves import GRID
 from detector.predict import predict
@@ -282,7 +284,7 @@ def test_a_comparison_on_images_that_one_was_trained_on_is_refused(tmp_path):
     (root / "ImageSets/Main/all.txt").unlink()
     keys = [*TINY, f"data.root={root}", "finetune=scratch", "trainer.max_epochs=1"]
     for seed in (0, 1):
-        more = ["data.split.test=0.25", f"seed={seed}"]
+        more = ["data.split.test=0.25", f"data.split.seed={seed}"]
         train(ask("train", *keys, *more, out=tmp_path / f"{seed}"))
     asked = ask("evaluate", f"ckpt={tmp_path}/0", f"compare={tmp_path}/1", out=tmp_path / "out")
     with pytest.raises(RequestError, match=r"compare=.*: was trained on \d of the 3 test images"):
@@ -502,3 +504,49 @@ def test_suspects_are_listed_by_file(tmp_path):
     assert first["file"] == "i2.jpg"
     x, y, width, height = forgotten["bbox"]
     assert [float(first[k]) for k in ("x1", "y1", "x2", "y2")] == [x, y, x + width, y + height]
+
+
+def test_leakage_of_the_scored_split_is_said_beside_the_score(runs, tmp_path, caplog, monkeypatch):
+    _, run, _ = runs
+    usable = inputs.usable_data
+
+    def leaking(*args, **kwargs):
+        data = usable(*args, **kwargs)
+        name = data.files()["test"][0]
+        for kind, split, file in (
+            ("picture in two splits", "test", name),
+            ("similar pictures in two splits", "test", name),
+            ("similar pictures in two splits", "test", "JPEGImages/other.jpg"),
+            ("similar pictures in two splits", "val", "JPEGImages/val0.jpg"),
+        ):
+            data.findings.add(kind, Item(split, file, "like x in train", file))
+        return data
+
+    monkeypatch.setattr(inputs, "usable_data", leaking)
+    evaluate(ask("evaluate", f"ckpt={run}", "resamples=0", out=tmp_path))
+    rows = {row["kind"]: row for row in load(tmp_path / "metrics.json")["leakage"]}
+    assert {kind: row["count"] for kind, row in rows.items()} == {
+        "picture in two splits": 1,
+        "similar pictures in two splits": 2,
+    }
+    assert rows["picture in two splits"]["example"].endswith(": like x in train")
+    said = "2 of the 5 test images are also, or nearly, in the data that the detector was trained"
+    assert said in caplog.text
+    page = (tmp_path / "report/index.html").read_text()
+    head = page[page.index("<h1>") : page.index("</header>")]
+    assert said in head
+
+
+def test_without_leakage_nothing_is_said_of_it(runs):
+    _, run, _ = runs
+    assert load(run / "metrics.json")["leakage"] == []
+    assert "also, or nearly" not in (run / "report/index.html").read_text()
+
+
+def test_images_with_more_boxes_than_are_detected_are_said_in_the_report(runs, tmp_path):
+    _, run, _ = runs
+    typed = ["model.detections_per_image=1", "resamples=0"]
+    evaluate(ask("evaluate", f"ckpt={run}", *typed, out=tmp_path))
+    said = "mages with more than 1 boxes:"
+    assert said in (tmp_path / "report/index.html").read_text()
+    assert said not in (run / "report/index.html").read_text()

@@ -69,6 +69,8 @@ def _check_anew(config: Config, folder: Path) -> dict[str, Any]:
 def _print(content: dict[str, Any]) -> None:
     """The findings as a table."""
     log.info("%s: %s", content["root"], content["recognised"])
+    for line in content["division"]:
+        log.info("%s", line)
     for name, split in content["splits"].items():
         counts = [f"{name} {count}" for name, count in split["per_class"].items()]
         if len(counts) > NAMED:
@@ -119,6 +121,8 @@ def _print_model(model: dict[str, Any] | None) -> None:
     """What the network would see."""
     if model is None:
         return
+    if model["crowded"]:
+        log.warning("%s", model["crowded"])
     lost, anchors = model["lost"], model["anchors"]
     log.info(
         "at data.image_size=%d, resizing loses %.1f %% of the training boxes and augmentation "

@@ -52,11 +52,21 @@ class SplitsConfig:
 
 @dataclass
 class SplitConfig:
-    """How images are dealt out that the data set does not divide itself."""
+    """How images are dealt out that the data set does not divide itself.
+
+    Attributes:
+        val: Share of the images.
+        test: Likewise.
+        file: A splits.json or the run that wrote it, instead of the ratios.
+        seed: Of the division, whatever the training's.
+        group: What stays together: a regular expression on names, or a CSV file.
+    """
 
     val: float
     test: float
     file: str | None
+    seed: int = 0  # older checkpoints have none
+    group: str | None = None
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -64,6 +74,9 @@ class SplitConfig:
         require(0 <= self.test < 1, "data.split.test", self.test, "a share, 0 <= x < 1")
         both = self.val + self.test
         require(both < 1, "data.split.val+test", both, "less than 1: the rest is for training")
+        require(0 <= self.seed < 2**32, "data.split.seed", self.seed, "0..4294967295")
+        good, wanted = self.group != "", "null, a regular expression or a CSV file"
+        require(good, "data.split.group", self.group, wanted)
 
 
 @dataclass

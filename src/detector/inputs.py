@@ -15,7 +15,8 @@ from detector.data.facts import FactsCache, look_at
 from detector.data.findings import Item
 from detector.data.folder import CONVERT, SUFFIXES, Folder, cache_folder
 from detector.data.headers import misfit, read_header
-from detector.data.read import SPLITS, DataSet, Source, read
+from detector.data.read import SPLITS, DataSet, Reading, Source
+from detector.network_view import crowded
 from detector.output import typed
 from detector.types import RequestError
 
@@ -26,7 +27,7 @@ FATAL = ("empty split", "split without boxes")
 LISTED = 50  # of every kind, in the log
 
 # What the check of a request has read, until the run takes it.
-_kept: dict[str, DataSet] = {}
+_kept: dict[str, Reading | DataSet] = {}
 
 
 def find_source(config: Config) -> Source:
@@ -55,7 +56,8 @@ def find_source(config: Config) -> Source:
         splits=named,
         ratios={"val": data.split.val, "test": data.split.test},
         split_file=_split_file(data.split.file),
-        seed=config.seed,
+        seed=data.split.seed,
+        group=data.split.group,
         closely=data.on_bad == "skip",  # what fails to decode is to be left out before the run
         classes=data.classes,
         classes_from=f"those that {config.ckpt} knows" if config.ckpt else "data.classes",
@@ -63,31 +65,40 @@ def find_source(config: Config) -> Source:
     )
 
 
-def read_data(config: Config, wanted: str | None = None, *, keep: bool = False) -> DataSet:
+def read_data(
+    config: Config, wanted: str | None = None, *, briefly: bool = False, keep: bool = False
+) -> DataSet:
     """Read the data and judge them, whatever is wrong with them.
 
     Args:
         config: Says which data.
         wanted: The only split wanted; `final`: `test`, or `val` where there is no test; None: all.
-        keep: Remember the answer for the next call.
+        briefly: Decode no image: what a request can be refused for at once (see `Reading.judge`).
+        keep: Remember what was read for the next call.
     """
-    key = f"{wanted} {config.seed} {config.ckpt} {config.data} {config.model.in_channels}"
-    answer = _kept.pop(key, None)
-    if answer is None:
+    key = f"{wanted} {config.ckpt} {config.data} {config.model.in_channels}"
+    kept = _kept.pop(key, None)
+    if not isinstance(kept, DataSet):
+        reading = kept or Reading(find_source(config), wanted)
         with closing(open_cache()) as cache:
-            answer = read(find_source(config), cache, wanted)
+            data = reading.judge(cache, briefly=briefly)
+        kept = reading if briefly and not reading.is_brief else data
+    else:
+        data = kept
     if keep:
-        _kept[key] = answer
-    return answer
+        _kept[key] = kept
+    return data
 
 
-def usable_data(config: Config, wanted: str | None = None, *, keep: bool = False) -> DataSet:
+def usable_data(
+    config: Config, wanted: str | None = None, *, briefly: bool = False, keep: bool = False
+) -> DataSet:
     """Read the data as `read_data`, but refuse what is wrong with them.
 
     Raises:
         RequestError: If there are errors and `data.on_bad=error`, or nothing to work with is left.
     """
-    data = read_data(config, wanted, keep=keep)
+    data = read_data(config, wanted, briefly=briefly, keep=keep)
     errors = data.findings.of("error")
     skip = config.data.on_bad == "skip"
     serious = [finding for finding in errors if not skip or finding.kind in FATAL]
@@ -113,14 +124,23 @@ def usable_data(config: Config, wanted: str | None = None, *, keep: bool = False
     )
 
 
-def describe_data(data: DataSet) -> None:
-    """Log what was read, and name everything that was left out."""
+def describe_data(data: DataSet, limit: int | None = None) -> None:
+    """Log what was read, and name everything that was left out.
+
+    Args:
+        data: As read.
+        limit: Of detections an image, to say which images have more boxes; None says nothing.
+    """
     log.info("%s", data.recognised)
+    for line in data.division:
+        log.info("%s", line)
     log.info("classes: %s", ", ".join(data.classes.names))
     for name, split in data.splits.items():
         ignored = int(split.ignore.sum())
         note = f", {ignored} of them ignored (difficult or crowd)" if ignored else ""
         log.info("%-5s %d images, %d boxes%s", name, len(split), len(split.labels), note)
+    if limit is not None and (said := crowded(data.splits, limit)):
+        log.warning("%s", said)
     for finding in data.findings.of("leakage"):
         log.warning(
             "%d x %s, so figures are too good: %s", finding.count, finding.kind, finding.items[0]

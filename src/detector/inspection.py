@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +15,11 @@ from numpy.typing import NDArray
 
 from detector import __version__
 from detector.config import Config, plain
-from detector.data.facts import look_at
-from detector.data.findings import Findings, Item
+from detector.data.findings import Findings
 from detector.data.folder import Folder, cache_folder
 from detector.data.images import read_image
-from detector.data.leakage import find_copies
 from detector.data.read import DataSet
-from detector.inputs import find_source, open_cache
+from detector.inputs import find_source
 from detector.network_view import histograms, network_view
 from detector.types import AnnotatedImages, RequestError
 
@@ -50,7 +47,8 @@ def _fingerprint(config: Config) -> str:
     keys = {**plain(config), "preview": None, "trainer": None, "optim": None, "finetune": None}
     digest.update(f"{__version__} {json.dumps(keys, sort_keys=True)}".encode())
     files = [source.root / f for f in Folder(source.root).files]
-    for file in [*files, *([source.split_file] if source.split_file else [])]:
+    beside = [Path(f).expanduser() for f in (source.split_file, source.group) if f is not None]
+    for file in [*files, *beside]:
         try:
             stat = os.stat(file)  # noqa: PTH116 - Path.stat takes twice as long
         except OSError:
@@ -131,21 +129,12 @@ def inspect(config: Config, data: DataSet) -> tuple[dict[str, Any], list[Thumbna
         What check.json holds, and pictures of what was found.
     """
     started = time.perf_counter()
-    files = data.files()
-    listed = [file for names in files.values() for file in names]
-    with closing(open_cache()) as cache:
-        facts = look_at(data.root, listed, cache, closely=True)
-    findings = Findings()
-    findings.update(data.findings)
-    for name, names in files.items():
-        for file in names:
-            if facts[file].fault:
-                findings.add("unreadable image", Item(name, file, facts[file].fault))
-    findings.update(find_copies(files, facts))
+    findings = data.findings
     content = {
         "root": str(data.root),
         "format": data.format,
         "recognised": data.recognised,
+        "division": list(data.division),
         "summary": {
             "errors": findings.count("error"),
             "leakage": findings.count("leakage"),

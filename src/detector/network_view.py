@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -85,9 +86,36 @@ def network_view(config: Config, data: DataSet) -> dict[str, Any] | None:
     seen = ~train.ignore
     return {
         "image_size": size,
+        "crowded": crowded(data.splits, config.model.detections_per_image),
         "lost": _lost(config, train, boxes, shapes),
         "anchors": _fit_anchors(config, boxes[seen], shapes[seen]),
     }
+
+
+def crowded(splits: Mapping[str, AnnotatedImages], limit: int) -> str | None:
+    """Say which splits have images with more boxes than are detected in one.
+
+    Args:
+        splits: By name.
+        limit: Of detections an image (`model.detections_per_image`).
+
+    Returns:
+        A sentence; None if there are none.
+    """
+    counts = {
+        name: np.bincount(images.owners()[~images.ignore], minlength=len(images))
+        for name, images in splits.items()
+    }
+    over = {name: int((count > limit).sum()) for name, count in counts.items()}
+    if not any(over.values()):
+        return None
+    most = max(int(count.max(initial=0)) for count in counts.values())
+    where = ", ".join(f"{number} in {name}" for name, number in over.items() if number)
+    return (
+        f"images with more than {limit} boxes: {where} (up to {most} boxes); no more than {limit} "
+        f"can be found, model.detections_per_image={-(-most // 50) * 50} allows more (COCO's "
+        "scores count at most 100 of a class in an image)"
+    )
 
 
 def _lost(

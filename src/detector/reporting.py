@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 from detector import __version__
 from detector.config import Config, plain
+from detector.data.findings import Item
 from detector.data.read import DataSet, files_of
 from detector.evaluation import operating_points
 from detector.evaluation.analysis import BEST, analyse
@@ -98,7 +99,7 @@ def write_results(scored: Scored, about: About, folder: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
-        content, where = _write(scored, about, folder, draft)
+        content, where, warnings = _write(scored, about, folder, draft)
         with uninterrupted():
             (folder / "metrics.json").unlink(missing_ok=True)  # the last to come
             for name in FILES:
@@ -109,13 +110,19 @@ def write_results(scored: Scored, about: About, folder: Path) -> None:
                     (folder / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    print_scores(scored, content, where)
+    print_scores(scored, content, where, warnings)
     log.info("metrics: %s", folder / "metrics.json")
     log.info("report: %s", folder / REPORT)
 
 
-def _write(scored: Scored, about: About, folder: Path, draft: Path) -> tuple[dict[str, Any], str]:
-    """Write all files into a draft folder; what metrics.json holds, and where it is judged."""
+def _write(
+    scored: Scored, about: About, folder: Path, draft: Path
+) -> tuple[dict[str, Any], str, list[str]]:
+    """Write all files into a draft folder.
+
+    Returns:
+        What metrics.json holds, where it is judged, and what is to be known of the scores.
+    """
     names = scored.classes.names
     points = about.thresholds
     chosen = None if points is None else operating_points.choose(points, names)
@@ -143,7 +150,7 @@ def _write(scored: Scored, about: About, folder: Path, draft: Path) -> tuple[dic
     _draw_some(scored, thresholds, draft / "detections.png")
     whole = _whole(scored, about, content, analysis, folder)
     _write_report(draft / REPORT, whole, _pictures(scored, gallery, files))
-    return content, where
+    return content, where, [*filter(None, [whole["leak"]]), *whole["remarks"]]
 
 
 def _operating_point(scored: Scored, about: About) -> str:
@@ -175,6 +182,26 @@ def compared(a: Scored, b: Matches, resamples: int) -> Comparison:
     return compare(a.matches, b, len(a.classes), resamples, level=LEVEL)
 
 
+def _leaks(scored: Scored, about: About) -> dict[str, list[Item]]:
+    """What makes the scores of this very split look better than they are, by kind."""
+    found = about.data.findings.of("leakage") if about.data else []
+    of_split = {f.kind: [item for item in f.items if item.split == scored.split] for f in found}
+    return {kind: items for kind, items in of_split.items() if items}
+
+
+def _leak(scored: Scored, about: About) -> str | None:
+    """The same as a sentence."""
+    items = [item for those in _leaks(scored, about).values() for item in those]
+    count = len({item.image or item.file for item in items})
+    if not count:
+        return None
+    verb = "are" if count > 1 else "is"
+    return (
+        f"{count} of the {len(scored.images)} {scored.split} images {verb} also, or nearly, in the "
+        "data that the detector was trained or chosen on: the scores are too high"
+    )
+
+
 def _headline(scored: Scored, about: About, per_class: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What metrics.json holds."""
     intervals = None
@@ -199,6 +226,14 @@ def _headline(scored: Scored, about: About, per_class: dict[str, dict[str, Any]]
         "intervals": intervals,
         "per_class": rows,
         "comparison": _comparison(scored, about),
+        "leakage": [
+            {
+                "kind": kind,
+                "count": len({item.image or item.file for item in items}),
+                "example": str(items[0]),
+            }
+            for kind, items in _leaks(scored, about).items()
+        ],
         "seconds": {"train": about.train_seconds, "evaluate": scored.seconds},
         "environment": environment(),
     }
@@ -254,11 +289,13 @@ def _whole(
     root = None if data is None else str(data.root)
     splits = {} if data is None else data.splits
     title = about.config.truth or root or about.config.name
+    limit = None if about.config.predictions else about.config.model.detections_per_image
     return {
         **content,
         **analysis,
         "verb": about.verb,
-        "remarks": remarks(scored, content),
+        "leak": _leak(scored, about),
+        "remarks": remarks(scored, content, limit),
         "title": Path(title).name,
         "created": f"{datetime.now():%Y-%m-%d %H:%M}",
         "folder": str(folder),

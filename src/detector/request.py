@@ -93,7 +93,7 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         from detector.inspection import is_known
 
         if not is_known(config):
-            read_data(config, keep=True)
+            read_data(config, briefly=True, keep=True)
             check_augmentation(config)
         return
     read_schedule(config)
@@ -101,13 +101,15 @@ def check_request(verb: str, cfg: DictConfig) -> None:
     if verb in ("train", "evaluate"):
         _check_logger(config.logger)
     _check_compiler(config)
-    data = usable_data(config, wanted_split(verb, config), keep=True)
-    if verb == "evaluate" and config.compare:
-        rival(config, data)
+    usable_data(config, wanted_split(verb, config), briefly=True, keep=True)
     if verb == "train":
         check_augmentation(config)
         if not config.ckpt:
             _check_weights(config)
+    # Decoding all images takes long: what else is wrong has been said.
+    data = usable_data(config, wanted_split(verb, config), keep=True)
+    if verb == "evaluate" and config.compare:
+        rival(config, data)
 
 
 def check_backbone(config: Config) -> None:

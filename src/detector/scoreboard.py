@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from detector.network_view import crowded
 from detector.output import log_table
 from detector.report.charts import setting
 from detector.scoring import Scored
@@ -22,13 +23,16 @@ NAMED = 5  # classes in a remark
 SETTINGS = 10  # that differ, on the terminal
 
 
-def print_scores(scored: Scored, content: Mapping[str, Any], operating_point: str) -> None:
+def print_scores(
+    scored: Scored, content: Mapping[str, Any], operating_point: str, warnings: Sequence[str]
+) -> None:
     """Log the scores as a table.
 
     Args:
         scored: The split.
         content: What metrics.json holds.
         operating_point: What precision and recall are at, in words.
+        warnings: What is to be known of the scores, a line each.
     """
     truth, per_class = scored.matches.truth, content["per_class"]
     images = f"{content['images']} image{'s' * (content['images'] != 1)}"
@@ -59,7 +63,7 @@ def print_scores(scored: Scored, content: Mapping[str, Any], operating_point: st
     points = _percent(scored.voc["ap_50"]), _percent(scored.voc["ap_50_11point"])
     log.info("PASCAL VOC's AP50: %s (area under the curve), %s (11 points)", *points)
     log.info("precision and recall at %s", operating_point)
-    for line in remarks(scored, content):
+    for line in warnings:
         log.warning("%s", line)
     if content["comparison"]:
         _print_comparison(content["comparison"])
@@ -90,12 +94,13 @@ def _print_comparison(comparison: Mapping[str, Any]) -> None:
         log.info("  ... and %d more in the report", len(settings) - SETTINGS)
 
 
-def remarks(scored: Scored, content: Mapping[str, Any]) -> list[str]:
+def remarks(scored: Scored, content: Mapping[str, Any], limit: int | None) -> list[str]:
     """What explains scores that are undefined, zero or imprecise, a line each.
 
     Args:
         scored: The split.
         content: What metrics.json holds.
+        limit: Of detections an image; None where another tool made them.
     """
     truth = scored.matches.truth
     there = set(truth.labels[~truth.ignore].tolist())
@@ -119,6 +124,8 @@ def remarks(scored: Scored, content: Mapping[str, Any]) -> list[str]:
             lines.append(
                 f"too few images for an interval: {_some(rare)}; those of the means are rough"
             )
+    if limit is not None and (said := crowded({scored.split: scored.images}, limit)):
+        lines.append(said)
     return lines
 
 

@@ -96,7 +96,7 @@ def _train(
     trainer = build.build_trainer(config, folder, callbacks, epochs, logger)
     if trainer.is_global_zero:
         OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
-        inputs.describe_data(data_set)
+        inputs.describe_data(data_set, config.model.detections_per_image)
         if resumed is None:
             log_weights(config, task.network, loaded)
         for name in schedule.unreached():

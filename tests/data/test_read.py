@@ -20,9 +20,8 @@ from PIL import Image
 
 from detector.data.folder import Folder
 from detector.data.read import recognise
-from detector.data.split import stratified_split
 from detector.output import write_json
-from detector.types import AnnotatedImage, AnnotatedImages, RequestError
+from detector.types import RequestError
 
 
 def test_the_three_formats_give_the_same_images_boxes_and_classes(tmp_path):
@@ -122,15 +121,23 @@ def test_what_cannot_be_used_does_not_move_the_rest_from_split_to_split(tmp_path
     assert after == {name: [f for f in files if f != "a3.jpg"] for name, files in before.items()}
 
 
-def test_images_are_decoded_beforehand_where_none_may_fail_later(tmp_path):
-    flat(tmp_path)
-    picture = bytearray((tmp_path / "a3.jpg").read_bytes())
-    png = bytearray(cv2.imencode(".png", cv2.imread(str(tmp_path / "a3.jpg")))[1].tobytes())
+def spoil(file):
+    """Make an image file one whose header and end are right, and which does not decode."""
+    png = bytearray(cv2.imencode(".png", cv2.imread(str(file)))[1].tobytes())
     png[len(png) // 2] ^= 0xFF
-    (tmp_path / "a3.jpg").write_bytes(png)
-    assert picture != png
-    assert not read_set(tmp_path).findings.of("error")
-    assert found(read_set(tmp_path, closely=True))["unreadable image"]
+    file.write_bytes(png)
+
+
+def test_all_images_are_decoded_where_all_splits_are_wanted(voc_root):
+    spoil(voc_root / "JPEGImages/test0.jpg")
+    (line,) = found(read_set(voc_root))["unreadable image"]
+    assert line.startswith("JPEGImages/test0.jpg: ")
+
+
+def test_a_single_split_of_the_data_set_is_decoded_beforehand_only_if_none_may_fail_later(voc_root):
+    spoil(voc_root / "JPEGImages/test0.jpg")
+    assert not read_set(voc_root, wanted="test").findings.of("error")
+    assert found(read_set(voc_root, wanted="test", closely=True))["unreadable image"]
 
 
 def test_classes_that_differ_only_in_case_are_an_error(tmp_path):
@@ -177,31 +184,6 @@ def test_without_a_test_split_figures_are_on_val(voc_root):
         RequestError, match=r"split=test: .* has no such split; there are train, val"
     ):
         read_set(voc_root, wanted="test")
-
-
-def test_every_split_gets_its_share_of_every_class():
-    rng = np.random.default_rng(0)
-    frequent, rare = 200, 20
-    images = [
-        AnnotatedImage(
-            path=f"{i}.jpg",
-            size=(10, 10),
-            boxes=np.zeros((2, 4), np.float32),
-            labels=np.array([1, 2 if i < rare else 1]),
-            ignore=np.zeros(2, bool),
-        )
-        for i in rng.permutation(frequent)
-    ]
-    packed = AnnotatedImages.pack(images)
-    ratios = {"train": 0.7, "val": 0.2, "test": 0.1}
-    parts = stratified_split(len(packed), packed.owners(), packed.labels - 1, ratios, seed=0)
-    assert {name: len(rows) for name, rows in parts.items()} == {
-        "train": 140,
-        "val": 40,
-        "test": 20,
-    }
-    has_rare = {n: sum(2 in packed[i].labels for i in rows) for n, rows in parts.items()}
-    assert has_rare == {"train": 14, "val": 4, "test": 2}
 
 
 def test_an_image_in_two_lists_is_leakage(voc_root):

@@ -220,34 +220,3 @@ def perceptual_hash(image: NDArray[np.uint8]) -> str:
         cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (64, 64), interpolation=cv2.INTER_AREA
     )
     return "" if small.std() < 2 else str(phash(Image.fromarray(small), hash_size=16))
-
-
-def similar(ours: Sequence[str], theirs: Sequence[str], bits: int) -> list[tuple[int, int, int]]:
-    """Pairs of hashes of which at most so many bits differ.
-
-    Args:
-        ours: Hashes of `perceptual_hash`.
-        theirs: Likewise.
-        bits: The most that may differ.
-
-    Returns:
-        Index in ours, index in theirs, bits that differ; for each of theirs, the nearest of ours.
-    """
-    a, b = (
-        np.array([[int(h[i : i + 16], 16) for i in range(0, 64, 16)] for h in hashes], np.uint64)
-        for hashes in (ours, theirs)
-    )
-    if not len(a) or not len(b):
-        return []
-    pairs = []
-    step = max(1, 2_000_000 // len(a))
-    for start in range(0, len(b), step):
-        part = b[start : start + step]
-        distance = sum(
-            np.bitwise_count(a[:, None, k] ^ part[None, :, k]).astype(np.int16) for k in range(4)
-        )
-        nearest = np.asarray(distance).argmin(0)
-        for j, i in enumerate(nearest.tolist()):
-            if distance[i, j] <= bits:
-                pairs.append((i, start + j, int(distance[i, j])))
-    return pairs

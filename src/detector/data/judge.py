@@ -15,7 +15,7 @@ from detector.data.facts import Facts
 from detector.data.findings import Findings, Item
 from detector.data.folder import fold
 from detector.data.headers import misfit
-from detector.data.raw import RawSplit, Reader
+from detector.data.raw import RawSplit, Reader, by_name
 from detector.types import AnnotatedImages, ClassMap
 
 TINY = 3  # pixels
@@ -121,7 +121,7 @@ class Judge:
             ids=None if raw.ids is None else raw.ids[kept],
         )
         # Whatever order a list or a JSON has: results depend on the images alone.
-        return Judged(images.subset(np.argsort(images.paths, kind="stable")), findings)
+        return Judged(images.subset(by_name(images.paths.tolist())), findings)
 
     def _judge_images(self, split: str, raw: RawSplit, findings: Findings) -> NDArray[np.bool_]:
         """Which images can be used."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
-from detector.data.facts import Facts, similar
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from detector.data.facts import Facts
 from detector.data.findings import Findings, Item
 
 # Of 256 bits. Unrelated pictures, also microscope slides of one kind, differ in 90 and more;
 # copies that were compressed, resized, brightened or trimmed by 2 % in up to about 48.
 NEAR = 48
+TILE = (64, 1024)  # hashes that are compared at once, so that the numbers stay in the cache
 
 
 def find_copies(splits: Mapping[str, Sequence[str]], facts: Mapping[str, Facts]) -> Findings:
@@ -57,3 +62,123 @@ def _find_exact(
             item = Item(b, file, message, file, other=other)
             findings.add("picture in two splits", item)
     return exact
+
+
+def similar(ours: Sequence[str], theirs: Sequence[str], bits: int) -> list[tuple[int, int, int]]:
+    """Pairs of hashes of which at most so many bits differ.
+
+    Args:
+        ours: Hashes of `perceptual_hash`.
+        theirs: Likewise.
+        bits: The most that may differ.
+
+    Returns:
+        Index in ours, index in theirs, bits that differ; for each of theirs, the nearest of ours.
+    """
+    a, b = _words(ours), _words(theirs)
+    least = np.full(len(b), bits + 1)
+    nearest = np.zeros(len(b), dtype=np.int64)
+    for rows, columns in _tiles(len(a), len(b)):
+        distance = _distance(a[rows], b[columns])
+        best = distance.argmin(0)
+        differing = distance[best, np.arange(len(best))]
+        closer = differing < least[columns]
+        nearest[columns][closer] = rows.start + best[closer]
+        least[columns][closer] = differing[closer]
+    return [(int(nearest[j]), j, int(least[j])) for j in np.flatnonzero(least <= bits).tolist()]
+
+
+def join_equal(count: int, *keys: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Number what belongs together because a key is equal, directly or over others.
+
+    Args:
+        count: Of the things, such as images.
+        keys: One for each thing; an empty one is equal to none.
+
+    Returns:
+        `(count,)` the index of the first thing of each one's group.
+    """
+    labels = np.arange(count)
+    for those in keys:
+        first: dict[Hashable, int] = {}
+        firsts = [first.setdefault(key, i) if key else i for i, key in enumerate(those)]
+        labels = _joined(labels, np.arange(count), np.array(firsts, dtype=np.int64))
+    return labels
+
+
+def join_similar(labels: NDArray[np.int64], hashes: Sequence[str]) -> NDArray[np.int64]:
+    """Join groups over pictures of which at most `NEAR` bits differ.
+
+    Every hash is compared with every other, in memory for a tile of them.
+
+    Args:
+        labels: Of `join_equal`.
+        hashes: Perceptual hash of each picture; of an empty one nothing is known.
+
+    Returns:
+        `(count,)` the index of the first picture of each one's group.
+    """
+    first: dict[str, int] = {}
+    for place, key in enumerate(hashes):
+        if key:
+            first.setdefault(key, place)
+    joined = _joined(labels, np.arange(len(labels)), join_equal(len(labels), hashes))
+    places = np.array(list(first.values()), dtype=np.int64)
+    words = _words(list(first))
+    for rows, columns in _tiles(len(words), len(words), halved=True):
+        if (joined[places[rows]] == joined[places[columns.start]]).all() and (
+            joined[places[columns]] == joined[places[columns.start]]
+        ).all():
+            continue
+        i, j = np.nonzero(_distance(words[rows], words[columns]) <= NEAR)
+        joined = _joined(joined, places[rows][i], places[columns][j])
+    return joined
+
+
+def _joined(
+    labels: NDArray[np.int64], ours: NDArray[np.int64], theirs: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Join the groups of pairs of things; a group keeps its smallest number."""
+    count = len(labels)
+    a, b = labels[ours], labels[theirs]
+    pairs = np.unique((a * count + b)[a != b])
+    if not len(pairs):
+        return labels
+    above: dict[int, int] = {}
+
+    def top(label: int) -> int:
+        while (up := above.get(label, label)) != label:
+            above[label] = above.get(up, up)
+            label = up
+        return label
+
+    for one, other in zip(*(part.tolist() for part in np.divmod(pairs, count)), strict=True):
+        low, high = sorted((top(one), top(other)))
+        above[high] = low
+    table = np.arange(count)
+    table[list(above)] = [top(label) for label in above]
+    return np.asarray(table[labels], dtype=np.int64)
+
+
+def _words(hashes: Sequence[str]) -> NDArray[np.uint64]:
+    """Hashes of 256 bits as `(n, 4)` numbers of 64."""
+    return np.frombuffer(bytes.fromhex("".join(hashes)), np.uint64).reshape(-1, 4)
+
+
+def _tiles(ours: int, theirs: int, *, halved: bool = False) -> Iterator[tuple[slice, slice]]:
+    """The parts of a table of all pairs; halved: only those on and above its diagonal."""
+    height, width = TILE
+    starts = range(0, ours, height)
+    bar = tqdm(starts, "copies", unit_scale=height, unit="file", delay=2, leave=False, disable=None)
+    for start in bar:
+        first = start // width * width if halved else 0
+        for left in range(first, theirs, width):
+            yield slice(start, min(start + height, ours)), slice(left, min(left + width, theirs))
+
+
+def _distance(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint16]:
+    """`(len(a), len(b))` the bits that differ."""
+    total = np.zeros((len(a), len(b)), np.uint16)
+    for k in range(4):
+        total += np.bitwise_count(a[:, None, k] ^ b[None, :, k])
+    return total

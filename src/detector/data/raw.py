@@ -145,6 +145,11 @@ class Reader(Protocol):
         """Read one of the splits."""
 
 
+def by_name(files: Sequence[str]) -> list[int]:
+    """The order of images whatever list or folder they are in: by file name, then by path."""
+    return sorted(range(len(files)), key=lambda i: (files[i].rpartition("/")[2], files[i]))
+
+
 POOL = "pool"
 _YES = frozenset(("true", "yes", "t", "y"))
 _NO = frozenset(("false", "no", "f", "n", "", "none", "null"))

@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.data.coco import CocoReader, find_jsons
-from detector.data.facts import FactsCache, look_at
+from detector.data.facts import Facts, FactsCache, look_at
 from detector.data.findings import Findings, Item
 from detector.data.folder import CONVERT, MASKS, Folder, fold
+from detector.data.groups import read_groups
 from detector.data.judge import Judge, choose_classes
-from detector.data.raw import POOL, RawSplit, Reader
-from detector.data.split import stratified_split
+from detector.data.leakage import find_copies, join_equal, join_similar
+from detector.data.raw import POOL, RawSplit, Reader, by_name
+from detector.data.split import divide
 from detector.data.voc import VocReader
 from detector.data.yolo import YoloReader, find_names, find_yamls, hint
 from detector.types import AnnotatedImages, ClassMap, RequestError
@@ -40,7 +43,9 @@ class Source:
         ratios: Shares of `val` and `test`, for splits that the data set has not.
         split_file: A `splits.json` of an earlier run, instead of the ratios.
         seed: Of the split by ratio.
-        closely: Decode images that have not been before, so that none fails later.
+        group: Which images stay together in it, as `read_groups` takes it; None: copies alone.
+        closely: Decode images that have not been before, so that none fails later, even where only
+            one split is wanted.
         classes: Class names in order; None takes the data's.
         classes_from: Where given classes come from, for messages.
         channels: Of the network's images, which files must have.
@@ -52,6 +57,7 @@ class Source:
     ratios: dict[str, float]
     split_file: Path | None = None
     seed: int = 0
+    group: str | None = None
     closely: bool = False
     classes: Sequence[str] | None = None
     classes_from: str = "data.classes"
@@ -71,6 +77,7 @@ class DataSet:
         findings: What is wrong with it.
         divided: Whether images were dealt out by ratio, so that the split is worth keeping.
         groups: Categories by id that only group others, and are no classes.
+        division: How they were, a line each; empty where the data set has splits of its own.
     """
 
     root: Path
@@ -81,6 +88,7 @@ class DataSet:
     findings: Findings
     divided: bool
     groups: Mapping[int, str] = field(default_factory=dict)
+    division: tuple[str, ...] = ()
 
     def files(self) -> dict[str, list[str]]:
         """Relative paths of every split's images; in a splits.json, to divide the same again."""
@@ -123,49 +131,160 @@ def recognise(folder: Folder) -> str:
 
 
 def read(source: Source, cache: FactsCache, wanted: str | None = None) -> DataSet:
-    """Read a data set and judge it.
+    """Read a data set and judge it, as `Reading` does."""
+    return Reading(source, wanted).judge(cache)
+
+
+class Reading:
+    """A data set whose annotation files have been read, and whose images have not.
 
     Args:
         source: Which one.
-        cache: Of image files.
-        wanted: The only split to be read; `final` means `test`, or `val` where there is no test;
+        wanted: The only split wanted; `final` means `test`, or `val` where there is no test;
             None: all.
 
     Raises:
         RequestError: If it cannot be read at all; single faults are among the findings.
     """
-    root, folder = source.root, Folder(source.root)
-    kind = recognise(folder) if source.format == "auto" else source.format
-    reader = READERS[kind](folder, source.splits)
-    raws = {split: reader.read(split) for split in _needed(reader.splits, wanted)}
-    classes = choose_classes(reader, raws, source.classes)
-    named_by = source.classes_from if source.classes else "the classes of the data"
-    files = [image for raw in raws.values() for image in raw.images]
-    facts = look_at(reader.root, files, cache, closely=source.closely)
-    judge = Judge(reader, facts, classes, named_by, source.channels)
-    judged = {split: judge.judge(split, raw) for split, raw in raws.items()}
-    splits = {split: one.images for split, one in judged.items()}
-    findings = Findings()
-    for one in judged.values():
-        findings.update(one.findings)
-    divides = POOL in splits or ("train" in splits and "val" not in reader.splits)
-    if divides:
-        splits = _divide(splits, raws, source, reader.root)
-        homes = {f: name for name, s in splits.items() for f in files_of(s, reader.root)}
-        findings.relabel(homes)
-    elif source.split_file and wanted is None:
-        raise RequestError(
-            f"data.split.file={source.split_file}: {root} has splits of its own "
-            f"({', '.join(splits)})"
-        )
-    splits = _only(splits, wanted, root)
-    _judge_splits(splits, classes, findings, reader.root)
-    if wanted is None:
-        _find_unused(reader.folder, files, findings)
-    divided = divides and wanted is None
-    categories = zip(reader.ids or (), reader.names, strict=False)
-    groups = {i: name for i, name in categories if not source.classes and name not in classes.names}
-    return DataSet(reader.root, kind, reader.recognised, splits, classes, findings, divided, groups)
+
+    def __init__(self, source: Source, wanted: str | None = None) -> None:
+        self._source, self._wanted = source, wanted
+        folder = Folder(source.root)
+        self._format = recognise(folder) if source.format == "auto" else source.format
+        self._reader = READERS[self._format](folder, source.splits)
+        there = self._reader.splits
+        self._raws = {split: self._reader.read(split) for split in _needed(there, wanted)}
+        self._classes = choose_classes(self._reader, self._raws, source.classes)
+        divides = POOL in self._raws or ("train" in self._raws and "val" not in there)
+        self._divides = divides
+        self._groups: tuple[list[str], list[str]] = [], []
+        for key, value in (("file", source.split_file), ("group", source.group)):
+            if value is not None and not divides and wanted is None:
+                own = ", ".join(self._raws)
+                raise RequestError(
+                    f"data.split.{key}={value}: {source.root} has splits of its own ({own})"
+                )
+        if self._by_ratio and source.group is not None and self._pool.images:
+            self._groups = read_groups(source.group, self._pool.images)
+
+    @property
+    def _pool(self) -> RawSplit:
+        """The images that are divided."""
+        return self._raws[POOL if POOL in self._raws else "train"]
+
+    @property
+    def _by_ratio(self) -> bool:
+        """Whether images are divided by ratio, not as an earlier run did."""
+        return self._divides and self._source.split_file is None
+
+    @property
+    def is_brief(self) -> bool:
+        """Whether no image has to be decoded: nothing is divided, and nothing compared."""
+        return not (self._by_ratio or self._source.closely or self._wanted is None)
+
+    def judge(self, cache: FactsCache, *, briefly: bool = False) -> DataSet:
+        """Look at the images, divide them where the data set does not, and judge everything.
+
+        Args:
+            cache: Of image files.
+            briefly: Decode no image, to find at once what is quickly found. Then copies are not
+                known, and a division by ratio is not the final one.
+
+        Raises:
+            RequestError: If a split that is wanted is not there.
+        """
+        source, reader, raws = self._source, self._reader, self._raws
+        root, closely = reader.root, not (briefly or self.is_brief)
+        named_by = source.classes_from if source.classes else "the classes of the data"
+        files = [image for raw in raws.values() for image in raw.images]
+        facts = look_at(root, files, cache, closely=closely)
+        judge = Judge(reader, facts, self._classes, named_by, source.channels)
+        judged = {split: judge.judge(split, raw) for split, raw in raws.items()}
+        splits = {split: one.images for split, one in judged.items()}
+        findings = Findings()
+        for one in judged.values():
+            findings.update(one.findings)
+        division: list[str] = []
+        if self._divides:
+            homes, division = self._divide(facts if closely else {})
+            splits = _apply(splits, homes, tuple(self._shares), root)
+            findings.relabel({f: name for name, s in splits.items() for f in files_of(s, root)})
+        splits = _only(splits, self._wanted, source.root)
+        if closely or not self._by_ratio:
+            _judge_splits(splits, self._classes, findings, root)
+        if self._wanted is None:
+            _find_unused(reader.folder, files, findings)
+            if closely:
+                named = {name: files_of(images, root) for name, images in splits.items()}
+                findings.update(find_copies(named, facts))
+        divided = self._divides and self._wanted is None
+        categories = zip(reader.ids or (), reader.names, strict=False)
+        own = self._classes.names if source.classes is None else reader.names
+        groups = {i: name for i, name in categories if name not in own}
+        rest = splits, self._classes, findings, divided, groups, tuple(division)
+        return DataSet(root, self._format, reader.recognised, *rest)
+
+    @property
+    def _shares(self) -> dict[str, float]:
+        """The share of each split that is made by ratio."""
+        shares = {name: share for name, share in self._source.ratios.items() if share > 0}
+        if POOL not in self._raws:
+            shares.pop("test", None)  # what is held out of given training images is for validation
+        return {"train": 1 - sum(shares.values()), **shares}
+
+    def _divide(self, known: Mapping[str, Facts]) -> tuple[dict[str, str], list[str]]:
+        """The split of every image by ratio, or as an earlier run had it; and how, in words.
+
+        Images that nothing is known of are copies of none.
+
+        Also images that do not decode are dealt out: whether that is known must not move others.
+        Nothing but images, their names and the names of their classes matters, so that a set is
+        divided alike in any format.
+        """
+        source, raw = self._source, self._pool
+        if source.split_file is not None:
+            homes = _read_split_file(source.split_file, set(raw.images), self._reader.root)
+            return homes, [f"divided as {source.split_file} says"]
+        order = by_name(raw.images)
+        files = [raw.images[i] for i in order]
+        keys, notes = self._groups
+        given = [[keys[i] for i in order]] if keys else []
+        nothing = Facts(0, 0, 1)
+        facts = [known.get(file, nothing) for file in files]
+        same = [files, [fact.digest for fact in facts]]
+        near = join_similar(join_equal(len(files), *same), [fact.hash for fact in facts])
+        copies = join_equal(len(files), *same, *given)
+        alike = join_equal(len(files), (near + 1).tolist(), *given)
+        counted = ~raw.ignore  # not every format has boxes that are ignored
+        owners = np.argsort(order)[raw.owners()[counted]]
+        rank = {name: k for k, name in enumerate(sorted(set(self._reader.names)))}
+        table = np.array([rank[name] for name in self._reader.names] or [0])
+        classes = table[raw.names[counted]]
+        dealt, broken = divide(copies, alike, owners, classes, self._shares, source.seed)
+        units = len(np.unique(copies))
+        if units < len(dealt) <= len(files):
+            key = f"data.root={source.root}"
+            key = key if source.group is None else f"data.split.group={source.group}"
+            raise RequestError(
+                f"{key}: {len(files)} images in {units} group{'s' * (units > 1)} that stay "
+                f"together, as copies of one picture do: too few for {', '.join(dealt)}"
+            )
+        lines = [f"divided by ratio with data.split.seed={source.seed}", *notes]
+        lines += _describe_copies(near, broken)
+        return {files[i]: name for name, rows in dealt.items() for i in rows.tolist()}, lines
+
+
+def _describe_copies(near: NDArray[np.int64], broken: Sequence[int]) -> list[str]:
+    """How many images are alike, and which groups of them could not be kept in one split."""
+    sizes = np.bincount(near)
+    sizes = sizes[sizes > 1]
+    if not len(sizes):
+        return []
+    kept = "each group in one split"
+    if broken:
+        kept = f"but {len(broken)}, of up to {broken[0]} images, too large to be kept in one split"
+    groups = f"{len(sizes)} group{'s' * (len(sizes) > 1)}"
+    return [f"{sizes.sum()} images are copies or near copies of others, in {groups}; {kept}"]
 
 
 def _needed(there: Sequence[str], wanted: str | None) -> Sequence[str]:
@@ -197,29 +316,14 @@ def _only(
     return {chosen: splits[chosen]}
 
 
-def _divide(
-    splits: dict[str, AnnotatedImages], raws: dict[str, RawSplit], source: Source, root: Path
+def _apply(
+    splits: dict[str, AnnotatedImages], homes: Mapping[str, str], parts: Sequence[str], root: Path
 ) -> dict[str, AnnotatedImages]:
-    """Deal out by ratio, or as an earlier run did, what the data set does not divide itself.
-
-    Also images that do not decode are dealt out: whether that is known must not move others.
-    """
+    """Divide the images of the pool, or of `train`, as `homes` says."""
     pool = POOL if POOL in splits else "train"
-    raw, whole = raws[pool], splits[pool]
-    shares = {name: share for name, share in source.ratios.items() if share > 0}
-    if pool != POOL:
-        shares.pop("test", None)  # what is held out of given training images is for validation
-    if source.split_file is not None:
-        homes = _read_split_file(source.split_file, set(raw.images), root)
-    else:
-        parts = {"train": 1 - sum(shares.values()), **shares}
-        # By name, whatever order a list or a JSON has.
-        order = np.argsort(np.array(raw.images, dtype=np.str_), kind="stable")
-        owners = np.argsort(order)[raw.owners()]
-        dealt = stratified_split(len(order), owners, raw.names, parts, source.seed)
-        homes = {raw.images[i]: name for name, rows in dealt.items() for i in order[rows].tolist()}
+    whole = splits[pool]
     home = np.array([homes.get(file, "") for file in files_of(whole, root)])
-    new = {name: whole.subset(np.flatnonzero(home == name)) for name in ("train", *shares)}
+    new = {name: whole.subset(np.flatnonzero(home == name)) for name in parts}
     rest = {name: images for name, images in splits.items() if name != pool}
     return {name: {**new, **rest}[name] for name in SPLITS if name in new or name in rest}
 
