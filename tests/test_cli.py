@@ -1,8 +1,10 @@
 """Wrong requests: one line, exit code 2, before torch is imported or a file made."""
 
+import pwd
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import torch
 from conftest import TINY, write_xml
 from hydra.errors import HydraException
 
-from detector.cli import _explain, run_folder
+from detector.cli import _explain, compose, run_folder
+from detector.data.folder import cache_folder
 
 # Runs a verb as `python -m` does, and tells on exit whether torch was imported.
 RUN = """
@@ -265,3 +268,17 @@ def test_a_key_of_the_command_itself_is_not_called_another_commands():
     assert _explain("train", error) == "seed: no such key; did you mean seed?"
     error = HydraException("Could not override 'source'.")
     assert _explain("train", error) == "source: no key of train, but of python -m detector.predict"
+
+
+def test_a_user_without_a_home_folder_has_caches_in_the_temporary_one(monkeypatch, tmp_path):
+    def no_entry(_):
+        raise KeyError
+
+    for name in ("HOME", "DETECTOR_CACHE", "XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    compose("check", [])
+    assert cache_folder() == tmp_path / ".cache/detector"
+    assert torch.hub.get_dir() == str(tmp_path / ".cache/torch/hub")

@@ -21,6 +21,10 @@ class RequestError(Exception):
     """The request was wrong: one or two lines naming the key or path and what would be right."""
 
 
+class WorkError(Exception):
+    """The work failed for a reason outside the program: one line."""
+
+
 def require(condition: bool, key: str, value: object, wanted: str) -> None:
     """Raise `RequestError` for a key unless the condition holds."""
     if not condition:
