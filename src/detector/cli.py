@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from detector.config import conf_folder
 from detector.output import harmless
-from detector.types import RequestError
+from detector.types import RequestError, WorkError
 
 VERBS = ("train", "evaluate", "predict", "check")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing more can be written
@@ -69,7 +69,7 @@ def _exits(verb: str) -> Iterator[None]:
         refuse(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         refuse(_explain(verb, error))
-    except FloatingPointError as error:
+    except (FloatingPointError, WorkError) as error:
         _fail(str(error))
     except OSError as error:
         if error.errno not in FULL:
