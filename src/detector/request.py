@@ -19,6 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from detector.build import loader_workers
 from detector.checkpoint import (
     checkpoint_classes,
     checkpoint_path,
@@ -100,6 +101,8 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         _check_logger(config.logger)
     _check_compiler(config)
     data = usable_data(config, wanted_split(verb, config), keep=True)
+    if config.data.workers:
+        loader_workers(config, data.splits)
     if verb == "evaluate" and config.compare:
         rival(config, data)
     if verb == "train":

@@ -58,6 +58,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     import lightning.pytorch as pl
 
     from detector import build
+    from detector.data.watchdog import named_ends
     from detector.history import write_history
     from detector.logger import build_logger, opened
     from detector.run_checkpoints import link_or_copy
@@ -105,7 +106,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         best.with_name(SIDECAR).unlink(missing_ok=True)  # it is of the weights so far
     with opened(logger, config, folder):
         try:
-            trainer.fit(task, data, ckpt_path=resumed, weights_only=True)
+            with named_ends():
+                trainer.fit(task, data, ckpt_path=resumed, weights_only=True)
         except SystemExit as end:  # Lightning's way to end after Ctrl-C
             raise KeyboardInterrupt from end
 
