@@ -225,8 +225,9 @@ def loader_workers(config: Config, images: dict[str, AnnotatedImages]) -> int:
     )
     # What was loaded ahead in an epoch that is cut short waits while the other split is loaded.
     cut = "train" in images and (run.limit_train_batches, run.limit_val_batches) != (1.0, 1.0)
-    loaders = local_processes(run) * (2 if cut else 1)
-    free = shared_memory.free_shared_memory()
+    loaders, free = 2 if cut else 1, shared_memory.free_shared_memory()
+    if shared_memory.most_workers(wanted, free / loaders, batch) == wanted:
+        loaders *= local_processes(run)  # which may take the import of torch
     fitting = shared_memory.most_workers(wanted, free / loaders, batch)
     if fitting == wanted:
         return wanted

@@ -197,3 +197,12 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path, images):
         make_sources({"train": images}, 48, "disk", tmp_path / "file" / "kept")
     with pytest.raises(RequestError, match=r"data\.cache=disk needs a folder"):
         make_sources({"train": images}, 48, "disk")
+
+
+def test_memory_that_the_system_does_not_give_is_refused(images, monkeypatch):
+    def refused(*_):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(cache.mmap, "mmap", refused)
+    with pytest.raises(RequestError, match=r"^data\.cache=ram: the system gives no 0\.0 GB"):
+        make_sources({"train": images}, 48, "ram")

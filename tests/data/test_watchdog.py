@@ -1,5 +1,8 @@
+import errno
+import gc
 import os
 import signal
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -216,6 +219,21 @@ class Unsendable:
 
     def __reduce__(self):
         raise OSError("no room")
+
+
+def test_processes_that_cannot_be_started_are_one_line(monkeypatch, capfd):
+    def start(self):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(torch.multiprocessing.Process, "start", start)
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    said = r"^data\.workers=2: loader processes cannot be started \(Resource temporarily unavaila"
+    with pytest.raises(WorkError, match=said):
+        load(failing(None))
+    gc.collect()
+    assert not unraisable
+    assert not watchdogs()
 
 
 def test_a_batch_that_is_lost_on_its_way_ends_the_work(monkeypatch, capfd):

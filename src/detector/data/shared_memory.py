@@ -69,5 +69,6 @@ def most_workers(wanted: int, room: float, batch: int) -> int:
 
 
 def megabytes(count: float) -> str:
-    """Bytes as text."""
-    return f"{count / 1e6:,.0f} MB"
+    """Bytes as text, in the units of Docker's `--shm-size`."""
+    value = count / 2**20
+    return f"{value:,.0f} MB" if value >= 1 or not value else f"{value:.1g} MB"

@@ -8,8 +8,10 @@ from __future__ import annotations
 import logging
 import re
 import signal
+import sys
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,9 +99,17 @@ class WatchedLoader(DataLoader[Any]):
 
         Raises:
             RequestError: If a file is unreadable or contradicts its annotation.
-            WorkError: If a batch cannot be loaded, or does not arrive.
+            WorkError: If no process can be started, or a batch cannot be loaded or does not arrive.
         """
-        batches = super().__iter__()  # forks, which is better done before there is a thread
+        try:
+            batches = super().__iter__()  # forks, which is better done before there is a thread
+        except OSError as error:  # too many processes or files, or no room for their locks
+            _discard(error)
+            raise WorkError(
+                f"data.workers={self.desk.workers}: loader processes cannot be started "
+                f"({error.strerror}); {FOLDER} has {megabytes(free_shared_memory())} free; a "
+                "smaller data.workers=, or data.workers=0"
+            ) from error
         self.processes = getattr(batches, "_workers", [])
         over = threading.Event()
         watchdog = threading.Thread(
@@ -207,6 +217,15 @@ def named_ends() -> Iterator[None]:
             if line := loader.end_of_process(error):
                 raise WorkError(line) from error
         raise
+
+
+def _discard(error: OSError) -> None:
+    """Let go of the iterator that torch has half built: its end would print a traceback."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        traceback.clear_frames(error.__traceback__)
+    finally:
+        sys.unraisablehook = hook
 
 
 def _last_line(error: Exception) -> str:
