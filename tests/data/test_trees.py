@@ -142,8 +142,6 @@ def test_an_interruption_while_cutting_leaves_nothing_that_looks_finished(
 
 def test_a_cache_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    said = (
-        r"^data=trees: .*file/trees-v\d: cannot be made \(Not a directory\); DETECTOR_CACHE=DIR is"
-    )
+    said = r"^data=trees: .*file/trees-v\d: cannot be made \(File exists\); DETECTOR_CACHE=DIR"
     with pytest.raises(RequestError, match=said):
         trees.prepare(tmp_path / "file")

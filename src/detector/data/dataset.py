@@ -146,7 +146,7 @@ def pack(samples: list[Sample]) -> Packed:
     ]
     packed = Packed(pixels, torch.tensor(images, dtype=torch.float64), torch.cat(rows))
     try:
-        return Packed(*(tensor.share_memory_() for tensor in packed))
+        return Packed(*(t.share_memory_() for t in packed))  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise WorkError(
             f"no room for a batch of {megabytes(pixels.numel())} in {FOLDER}, which has "
