@@ -30,6 +30,8 @@ from detector.checkpoint import (
     weights_path,
 )
 from detector.config import WEIGHTS, Config, HeadConfig, LoggerConfig, parse, plain
+from detector.data.cache import DiskCache
+from detector.data.folder import cache_folder
 from detector.data.read import DataSet
 from detector.finetune_config import read_schedule
 from detector.inputs import read_data, source_files, usable_data
@@ -103,6 +105,8 @@ def check_request(verb: str, cfg: DictConfig) -> None:
     data = usable_data(config, wanted_split(verb, config), keep=True)
     if config.data.workers:
         loader_workers(config, data.splits)
+    if config.data.cache == "disk":
+        DiskCache(cache_folder() / "images", config.data.image_size)
     if verb == "evaluate" and config.compare:
         rival(config, data)
     if verb == "train":

@@ -222,8 +222,13 @@ class Unsendable:
 
 
 def test_processes_that_cannot_be_started_are_one_line(monkeypatch, capfd):
+    begin, begun = torch.multiprocessing.Process.start, []
+
     def start(self):
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        if begun:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        begun.append(self)
+        begin(self)
 
     monkeypatch.setattr(torch.multiprocessing.Process, "start", start)
     unraisable = []
@@ -234,6 +239,8 @@ def test_processes_that_cannot_be_started_are_one_line(monkeypatch, capfd):
     gc.collect()
     assert not unraisable
     assert not watchdogs()
+    begun[0].join(60)
+    assert begun[0].exitcode is not None
 
 
 def test_a_batch_that_is_lost_on_its_way_ends_the_work(monkeypatch, capfd):
