@@ -2,9 +2,11 @@
 
 import json
 import os
+import pwd
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from conftest import TINY, write_xml
 from hydra.errors import HydraException, MissingConfigException
 
 from detector import __version__, cli
-from detector.cli import _explain, run_folder
+from detector.cli import _explain, compose, run_folder
+from detector.data.folder import cache_folder
 
 # Runs a verb as `python -m` does, and tells on exit whether torch was imported.
 RUN = """
@@ -423,3 +426,17 @@ def test_only_the_first_of_several_processes_says_what_it_does(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     with cli.said_if_slow("reading") as timer:
         assert not timer.is_alive()
+
+
+def test_a_user_without_a_home_folder_has_caches_in_the_temporary_one(monkeypatch, tmp_path):
+    def no_entry(_):
+        raise KeyError
+
+    for name in ("HOME", "DETECTOR_CACHE", "XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    compose("check", [])
+    assert cache_folder() == tmp_path / ".cache/detector"
+    assert torch.hub.get_dir() == str(tmp_path / ".cache/torch/hub")

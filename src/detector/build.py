@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import sys
 import warnings
@@ -19,6 +20,7 @@ from detector.checkpoint import (
     read_checkpoint,
 )
 from detector.config import Config, TrainerConfig, plain
+from detector.data import shared_memory
 from detector.data.folder import cache_folder
 from detector.output import typed
 from detector.types import AnnotatedImages, ClassMap, RequestError
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from detector.progress import RunProgress
     from detector.task import DetectionTask
 
+log = logging.getLogger(__name__)
+
+MOST_WORKERS = 8  # that are chosen where nobody says how many
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -178,13 +183,10 @@ def build_datamodule(config: Config, images: dict[str, AnnotatedImages]) -> Dete
     from detector.data.datamodule import DetectionDataModule, LoaderOptions
 
     on_gpu = uses_gpu(config.trainer.accelerator)
-    workers = config.data.workers
-    if workers is None:
-        workers = min(8, os.cpu_count() or 1) if on_gpu else 0
     options = LoaderOptions(
         image_size=config.data.image_size,
         batch_size=config.data.batch_size,
-        workers=workers,
+        workers=loader_workers(config, images),
         steps=config.augment.steps,
         min_visibility=config.augment.min_visibility,
         seed=config.seed,
@@ -200,12 +202,56 @@ def build_datamodule(config: Config, images: dict[str, AnnotatedImages]) -> Dete
     return DetectionDataModule(images, options)
 
 
+def loader_workers(config: Config, images: dict[str, AnnotatedImages]) -> int:
+    """How many processes load for each training process.
+
+    Args:
+        config: The run's.
+        images: That are loaded; their batches must find room in shared memory.
+
+    Raises:
+        RequestError: If there is no room for those that were asked for.
+    """
+    asked = config.data.workers
+    wanted = asked
+    if wanted is None:
+        on_gpu = uses_gpu(config.trainer.accelerator)
+        wanted = min(MOST_WORKERS, os.cpu_count() or 1) if on_gpu else 0
+    if not wanted:
+        return 0
+    data, run = config.data, config.trainer
+    batch = shared_memory.largest_batch(
+        images.values(), data.image_size, config.model.in_channels, data.batch_size
+    )
+    # What was loaded ahead in an epoch that is cut short waits while the other split is loaded.
+    cut = "train" in images and (run.limit_train_batches, run.limit_val_batches) != (1.0, 1.0)
+    loaders, free = 2 if cut else 1, shared_memory.free_shared_memory()
+    if shared_memory.most_workers(wanted, free / loaders, batch) == wanted:
+        loaders *= local_processes(run)  # which may take the import of torch
+    fitting = shared_memory.most_workers(wanted, free / loaders, batch)
+    if fitting == wanted:
+        return wanted
+    need = shared_memory.batches_at_once(wanted) * batch * loaders
+    said = (
+        f"{shared_memory.FOLDER} has {shared_memory.megabytes(free)} free, but batches of "
+        f"{shared_memory.megabytes(batch)} need about {shared_memory.megabytes(need)}"
+    )
+    if asked is not None:
+        fewer = f"data.workers={fitting}, " if fitting else ""
+        remedy = shared_memory.REMEDY.replace("1g", f"{math.ceil(need / 2**30)}g")
+        raise RequestError(f"data.workers={asked}: {said}; {remedy}, {fewer}or data.workers=0")
+    log.warning("data.workers=%d instead of %d: %s", fitting, wanted, said)
+    return fitting
+
+
 def local_processes(trainer: TrainerConfig) -> int:
     """How many processes will train on this machine."""
-    import torch
-
     if isinstance(trainer.devices, int):
         return trainer.devices
+    if trainer.accelerator == "cpu":
+        return 1
+    import torch
+
     return max(1, torch.cuda.device_count()) if uses_gpu(trainer.accelerator) else 1
 
 

@@ -57,6 +57,7 @@ def run_verb(verb: str, work: Callable[[DictConfig], Any]) -> None:
         verb: Its name, also of its file in conf/.
         work: Takes the composed configuration, completed with `output_dir` and `overrides`.
     """
+    _find_home()
     _register_resolvers()
     show_what_can_be_shown()
     _end_on_sigterm()
@@ -188,6 +189,7 @@ def compose(verb: str, overrides: Sequence[str], output_dir: Path | None = None)
         overrides: As typed on the command line.
         output_dir: Where outputs go; None leaves it open.
     """
+    _find_home()
     _register_resolvers()
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
         cfg = hydra.compose(verb, list(overrides), return_hydra_config=True)
@@ -400,6 +402,17 @@ def _known_keys(verb: str) -> list[str]:
         return keys
 
     return walk(cfg, "")
+
+
+def _find_home() -> None:
+    """Give a user without a home folder, as in a container, the temporary folder as one.
+
+    It is where caches lie: ours, and those of torch, Hugging Face's hub and matplotlib.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = tempfile.gettempdir()
 
 
 def _register_resolvers() -> None:

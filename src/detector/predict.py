@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import errno
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from detector import inputs, request
@@ -17,8 +20,8 @@ from detector.checkpoint import score_thresholds
 from detector.cli import run_verb
 from detector.config import Config
 from detector.data.folder import Folder
-from detector.output import announce, write_json
-from detector.types import RequestError
+from detector.output import announce, uninterrupted, write_json
+from detector.types import RequestError, WorkError
 
 if TYPE_CHECKING:
     from detector.task import DetectionTask
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COLUMNS = ("image_id", "file_name", "category_id", "category", "score", "x1", "y1", "x2", "y2")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing more can be written
+LONGEST_NAME = 255  # bytes, of a file on usual file systems
 
 
 def predict(cfg: DictConfig) -> list[dict[str, Any]]:
@@ -40,6 +45,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
 
     Raises:
         RequestError: If the request is wrong; a file that cannot be read is only named.
+        WorkError: If no picture could be written; the detections are.
     """
     config = request.resolve("predict", cfg)
     files = inputs.source_files(config.source or "", config.model.in_channels)
@@ -71,15 +77,14 @@ def _predict(
             "the network itself drops scores below model.score_threshold=%g",
             config.model.score_threshold,
         )
-    pictures = folder / "images"
-    pictures.mkdir(exist_ok=True)
+    pictures = Pictures(folder / "images", files, source)
     device = torch.device("cuda" if build.uses_gpu(config.trainer.accelerator) else "cpu")
     half = build.precision(config.trainer.precision, config.trainer.accelerator)
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(half)
     task.eval().to(device)
     results: list[dict[str, Any]] = []
     failed: list[str] = []
-    size = config.data.batch_size
+    done, size = 0, config.data.batch_size
     numbered = list(enumerate(files, start=1))
     bar = Bar("detecting", len(files), "image")
     try:
@@ -99,45 +104,113 @@ def _predict(
             with torch.inference_mode(), torch.autocast(device.type, dtype, dtype is not None):
                 found = task.predict(images, scales) if images else []
             for (image_id, file), each in zip(read, found, strict=True):
-                name = file.relative_to(source) if source.is_dir() else Path(file.name)
-                rows = _rows(image_id, name, each, task, thresholds)
-                _draw(file, pictures / name, rows, task)
+                rows = _rows(image_id, pictures.names[file], each, task, thresholds)
                 results += rows
+                done += 1
+                pictures.write(image_id, file, rows, task)
             bar.update(len(batch))
-    except KeyboardInterrupt:
-        log.warning(
-            "interrupted after %d of %d images; their detections are kept", bar.done, bar.total
-        )
-        raise
-    finally:  # what is done is kept
-        bar.close()
-        coco = _write(folder, results)
-    if len(failed) == len(files):
+    finally:  # what is done is kept, whatever ends this
+        with uninterrupted():
+            coco = _write(folder, results)
+            bar.close()
+        if done + len(failed) < len(files):
+            log.warning("ended after %d of %d images; their detections are kept", done, len(files))
+    if not done:
         raise inputs.nothing_read(str(source), failed)
     for line in failed:
         log.warning("not read: %s", line)
     if source.is_dir() and (unread := inputs.unread_pictures(Folder(source, "source"))):
         log.warning("passed over: %s", unread)
-    count = len(files) - len(failed)
-    log.info("%d detections in %d image%s", len(results), count, "s" * (count != 1))
-    log.info("annotated images: %s", pictures)
+    for line in pictures.failed:
+        log.warning("not drawn: %s", line)
+    log.info("%d detections in %d image%s", len(results), done, "s" * (done != 1))
+    log.info("annotated images: %s", pictures.folder)
     log.info("predictions: %s", folder / "predictions.json")
+    if len(pictures.failed) == done:
+        raise WorkError(f"no picture could be written: {pictures.failed[0]}")
     return coco
 
 
-def _draw(source: Path, file: Path, rows: list[dict[str, Any]], task: DetectionTask) -> None:
-    """Write the whole picture with the boxes of its rows."""
-    from detector.data.images import read_image
-    from detector.report.draw import Boxes, draw_boxes, write_image
+class Pictures:
+    """The images with their detections drawn, each in a file called like its source.
 
-    corners = np.array([[r[c] for c in ("x1", "y1", "x2", "y2")] for r in rows])
-    boxes = Boxes(
-        corners.reshape(-1, 4),
-        np.array([task.classes.label(r["category"]) for r in rows], dtype=np.int64),
-        np.array([r["score"] for r in rows]),
-    )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_image(file, draw_boxes(read_image(source), boxes, task.classes.names))
+    Where the format of a source's suffix is not written here, as of `photo.jfif`, another suffix is
+    added: `photo.jfif.jpg`. No two sources have one picture.
+
+    Args:
+        folder: Where pictures go; made if need be.
+        files: The sources.
+        source: The folder they are below, or the only one of them.
+
+    Attributes:
+        names: The sources' relative names.
+        failed: What is wrong, of each picture that could not be drawn or written.
+
+    Raises:
+        RequestError: If pictures could take the place of sources.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[Path], source: Path) -> None:
+        below = source if source.is_dir() else source.parent
+        if folder.resolve() in (below.resolve(), *below.resolve().parents):
+            raise RequestError(
+                f"hydra.run.dir={folder.parent}: pictures would go to {folder}, where "
+                f"source={source} lies; choose another folder"
+            )
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.names = {file: file.relative_to(below) for file in files}
+        self.failed: list[str] = []
+        self._taken = set(self.names.values())
+
+    def write(
+        self, image_id: int, file: Path, rows: list[dict[str, Any]], task: DetectionTask
+    ) -> None:
+        """Write the whole picture with the boxes of its rows; remember what prevents that.
+
+        Raises:
+            OSError: If nothing more can be written.
+        """
+        from detector.data.images import read_image
+        from detector.report.draw import Boxes, draw_boxes
+
+        corners = np.array([[r[c] for c in ("x1", "y1", "x2", "y2")] for r in rows])
+        boxes = Boxes(
+            corners.reshape(-1, 4),
+            np.array([task.classes.label(r["category"]) for r in rows], dtype=np.int64),
+            np.array([r["score"] for r in rows]),
+        )
+        try:
+            picture = draw_boxes(read_image(file), boxes, task.classes.names)
+            self._save(image_id, self.names[file], picture)
+        except Exception as error:  # of any kind: one picture must not end the work
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
+            reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{file}: ")
+            self.failed.append(f"{file}: {' '.join(reason.split()) or type(error).__name__}")
+
+    def _save(self, image_id: int, name: Path, picture: NDArray[np.uint8]) -> None:
+        """Write a picture under the first name whose format can hold it."""
+        from detector.report.draw import FORMATS, encoded, write_bytes
+
+        own = [name] if name.suffix.lower() in FORMATS else []
+        for chosen in (*own, *(self._free(image_id, name, suffix) for suffix in (".jpg", ".png"))):
+            content = encoded(picture, chosen.suffix)
+            if content is not None:
+                self._taken.add(chosen)
+                (self.folder / chosen).parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(self.folder / chosen, content)
+                return
+        raise ValueError("too large for a picture file")
+
+    def _free(self, image_id: int, name: Path, suffix: str) -> Path:
+        """A name with a suffix added that no other picture has, and that is not too long."""
+        text = name.name
+        if len(os.fsencode(text)) + len(suffix) > LONGEST_NAME:
+            text = str(image_id)
+        while name.with_name(text + suffix) in self._taken:
+            text += suffix
+        return name.with_name(text + suffix)
 
 
 def _rows(

@@ -20,6 +20,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from detector import runs
+from detector.build import loader_workers
 from detector.checkpoint import (
     checkpoint_classes,
     checkpoint_path,
@@ -30,6 +31,8 @@ from detector.checkpoint import (
     weights_path,
 )
 from detector.config import WEIGHTS, Config, HeadConfig, LoggerConfig, parse, plain
+from detector.data.cache import DiskCache
+from detector.data.folder import cache_folder
 from detector.data.read import DataSet
 from detector.finetune.schedule import Schedule
 from detector.finetune_config import GROUPS, read_schedule
@@ -101,7 +104,11 @@ def check_request(verb: str, cfg: DictConfig) -> None:
     if verb in ("train", "evaluate"):
         _check_logger(config.logger)
     _check_compiler(config)
-    usable_data(config, wanted_split(verb, config), briefly=True, keep=True)
+    data = usable_data(config, wanted_split(verb, config), briefly=True, keep=True)
+    if config.data.workers:
+        loader_workers(config, data.splits)
+    if config.data.cache == "disk":
+        DiskCache(cache_folder() / "images", config.data.image_size)
     if verb == "train":
         check_augmentation(config)
         if not config.ckpt:

@@ -90,13 +90,15 @@ def detect(
         RuntimeError: If images are missing.
     """
     from detector.build import build_trainer
+    from detector.data.watchdog import named_ends
     from detector.progress import EvaluationBar
 
     trainer = build_trainer(config, folder, [EvaluationBar(split)])
     data.trainer = trainer  # says which process this is
     started = time.perf_counter()
     try:
-        trainer.test(task, data.loader(split, training=False), verbose=False)
+        with named_ends():
+            trainer.test(task, data.loader(split, training=False), verbose=False)
     except SystemExit as end:  # Lightning's way to end after Ctrl-C
         raise KeyboardInterrupt from end
     if not trainer.is_global_zero:

@@ -77,6 +77,7 @@ def _train(
     import lightning.pytorch as pl
 
     from detector import build
+    from detector.data.watchdog import named_ends
     from detector.history import write_history
     from detector.logger import build_logger, opened
     from detector.run_checkpoints import link_or_copy
@@ -124,7 +125,8 @@ def _train(
         log.info("%s", "\n".join(lines))
     with opened(logger, config, folder):
         try:
-            trainer.fit(task, data, ckpt_path=resumed, weights_only=True)
+            with named_ends():
+                trainer.fit(task, data, ckpt_path=resumed, weights_only=True)
         except SystemExit as end:  # Lightning's way to end after Ctrl-C
             raise KeyboardInterrupt from end
 

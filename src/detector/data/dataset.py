@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,8 +15,9 @@ from torch.utils.data import Dataset
 from detector.data.augment import Augmenter
 from detector.data.cache import Source, make_sources
 from detector.data.sampler import Draw
+from detector.data.shared_memory import FOLDER, REMEDY, free_shared_memory, megabytes
 from detector.data.watchdog import Desk
-from detector.types import AnnotatedImages, RequestError, Target
+from detector.types import AnnotatedImage, AnnotatedImages, RequestError, Target, WorkError
 
 Sample = tuple[Tensor, Target]
 Batch = tuple[list[Tensor], list[Target]]
@@ -70,10 +72,19 @@ class DetectionDataset(Dataset[Sample]):
 
         Raises:
             RequestError: If the file is unreadable or contradicts its annotation.
+            WorkError: If the machine has no memory for it, or no more of something else.
         """
         with self.desk.busy(draw.image):
             truth = self.images[draw.image]
-            image, height, width = self.source(draw.image, truth.path)
+            try:
+                return self._sample(draw, truth)
+            except (OSError, MemoryError, cv2.error) as error:
+                reason = " ".join(str(error).split()) or "not enough memory"
+                raise WorkError(f"{truth.path}: {reason}") from error
+
+    def _sample(self, draw: Draw, truth: AnnotatedImage) -> Sample:
+        """One image and its target."""
+        image, height, width = self.source(draw.image, truth.path)
         if all(truth.size) and truth.size != (height, width):
             raise RequestError(
                 f"{truth.path}: the image is {width}x{height} when upright, but its annotation "
@@ -120,7 +131,12 @@ class Packed(NamedTuple):
 
 
 def pack(samples: list[Sample]) -> Packed:
-    """A batch for the way out of a worker; `unpack` is the way back, to the bit."""
+    """A batch for the way out of a worker, in shared memory; `unpack` is the way back, to the bit.
+
+    Raises:
+        WorkError: If there is no room for it. The queue would share it too, but in a thread, whose
+            errors nobody hears of.
+    """
     pixels = torch.cat([image.permute(1, 2, 0).flatten() for image, _ in samples])
     images = [
         (*image.shape, int(t.image_id), *t.scale.tolist(), len(t.boxes)) for image, t in samples
@@ -128,7 +144,15 @@ def pack(samples: list[Sample]) -> Packed:
     rows = [
         torch.cat((t.boxes.double(), t.labels[:, None], t.ignore[:, None]), 1) for _, t in samples
     ]
-    return Packed(pixels, torch.tensor(images, dtype=torch.float64), torch.cat(rows))
+    packed = Packed(pixels, torch.tensor(images, dtype=torch.float64), torch.cat(rows))
+    try:
+        return Packed(*(t.share_memory_() for t in packed))  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise WorkError(
+            f"no room for a batch of {megabytes(pixels.numel())} in {FOLDER}, which has "
+            f"{megabytes(free_shared_memory())} free ({str(error).splitlines()[0]}); {REMEDY}, a "
+            "smaller data.workers= or data.batch_size=, or data.workers=0"
+        ) from error
 
 
 def unpack(packed: Packed) -> Batch:

