@@ -4,12 +4,16 @@ import hashlib
 import subprocess
 import sys
 
+import cv2
+import imagehash
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, read_set, three_splits, write_voc
+from PIL import Image
 
 from detector import inputs, request, runs
-from detector.checkpoint import pack_digests, read_trained_on
+from detector.checkpoint import Fingerprint, pack_fingerprints, read_trained_on
 from detector.cli import compose
 from detector.train import record_images
 from detector.types import RequestError
@@ -112,50 +116,60 @@ def data(tmp_path):
     return read_set(write_voc(tmp_path / "voc", three_splits()), "voc")
 
 
-def digest(path):
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+def picture(path):
+    """By other means than the program's."""
+    content = path.read_bytes()
+    grey = cv2.cvtColor(cv2.imdecode(np.frombuffer(content, np.uint8), 1), cv2.COLOR_BGR2GRAY)
+    small = cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA)
+    near = str(imagehash.phash(Image.fromarray(small), hash_size=16))
+    return Fingerprint(hashlib.blake2b(content, digest_size=16).hexdigest(), near)
 
 
-def save_record(path, digests):
+def save_record(path, pictures):
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"detector": {"trained_on": pack_digests(digests)}}, path)
+    torch.save({"detector": {"trained_on": pack_fingerprints(pictures)}}, path)
     return path
 
 
-def test_digests_are_kept_in_a_checkpoint(tmp_path):
-    record = {f"{i:032x}" for i in (1, 255, 2**100)}
-    assert read_trained_on(save_record(tmp_path / "a.ckpt", [*record, f"{1:032x}"])) == record
-    assert read_trained_on(save_record(tmp_path / "b.ckpt", [])) == frozenset()
+def test_fingerprints_are_kept_in_a_checkpoint(tmp_path):
+    record = [
+        Fingerprint(f"{i:032x}", h) for i, h in ((1, ""), (255, "f" * 64), (2**100, "1" * 64))
+    ]
+    assert read_trained_on(save_record(tmp_path / "a.ckpt", [*record, record[0]])) == record
+    assert read_trained_on(save_record(tmp_path / "b.ckpt", [])) == []
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
-    assert read_trained_on(tmp_path / "other.pth") == frozenset()
+    assert read_trained_on(tmp_path / "other.pth") == []
 
 
-def test_images_seen_in_training_are_known_under_any_name(tmp_path, data):
+def test_images_seen_in_training_are_known_under_any_name_and_nearly(tmp_path, data):
     images = tmp_path / "voc" / "JPEGImages"
-    record = [digest(images / "test1.jpg"), digest(images / "train0.jpg")]
-    path = save_record(tmp_path / "a.ckpt", record)
+    record = [picture(images / f"{name}.jpg") for name in ("test0", "test1", "train0")]
     (images / "test1.jpg").rename(images / "test9.jpg")
     (tmp_path / "voc/Annotations/test1.xml").rename(tmp_path / "voc/Annotations/test9.xml")
     (tmp_path / "voc/ImageSets/Main/test.txt").write_text("test0\ntest2\ntest9\n")
+    again = cv2.imread(str(images / "test0.jpg"))
+    assert cv2.imwrite(str(images / "test0.jpg"), again, [cv2.IMWRITE_JPEG_QUALITY, 60])
     test = read_set(tmp_path / "voc", "voc", "test")
-    seen = inputs.seen_in_training(test, path)
-    assert seen == {"JPEGImages/test9.jpg"}
+    seen = inputs.seen_in_training(test, "test", record)
+    assert seen == ({"JPEGImages/test9.jpg"}, {"JPEGImages/test0.jpg"})
+    assert inputs.seen_in_training(test, "test", []) == (set(), set())
     inputs.note_seen(test, "test", seen, "ckpt=a")
-    (leak,) = test.findings.of("leakage")
-    assert (leak.kind, leak.count) == ("seen in training", 1)
-    assert str(leak.items[0]) == "JPEGImages/test9.jpg: ckpt=a was trained on it"
+    same, near = test.findings.of("leakage")
+    assert (same.kind, near.kind) == ("seen in training", "like a training image")
+    assert str(same.items[0]) == "JPEGImages/test9.jpg: ckpt=a was trained on it"
+    assert str(near.items[0]) == "JPEGImages/test0.jpg: ckpt=a was trained on a picture like it"
 
 
 def test_a_training_records_its_images_and_those_of_its_first_weights(tmp_path, data):
     images = tmp_path / "voc" / "JPEGImages"
-    weights = save_record(tmp_path / "first.ckpt", [digest(images / "test0.jpg"), f"{7:032x}"])
+    earlier = [picture(images / "test0.jpg"), Fingerprint(f"{7:032x}", "")]
+    weights = save_record(tmp_path / "first.ckpt", earlier)
     config = request.resolve("train", compose("train", [*TINY, f"data.root={data.root}"]))
     config.model.weights = str(weights)
     record = record_images(config, data, None)
-    own = {digest(data.root / file) for file in data.files()["train"]}
-    path = tmp_path / "second.ckpt"
-    torch.save({"detector": {"trained_on": record}}, path)
-    assert read_trained_on(path) == own | {digest(images / "test0.jpg"), f"{7:032x}"}
+    own = {picture(data.root / file) for file in data.files()["train"]}
+    torch.save({"detector": {"trained_on": record}}, tmp_path / "second.ckpt")
+    assert set(read_trained_on(tmp_path / "second.ckpt")) == own | set(earlier)
     (leak,) = data.findings.of("leakage")
     assert [item.file for item in leak.items] == ["JPEGImages/test0.jpg"]
 

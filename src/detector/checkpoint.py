@@ -9,7 +9,7 @@ import pickle
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detector.config import WEIGHTS, Config
 from detector.finetune.schedule import STATE_KEY, Progress
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SIDECAR = "thresholds.json"
+NO_HASH = "0" * 64  # which no picture has
+BYTES = 48  # of a digest and a perceptual hash
 UNKNOWN = 0.5  # the score threshold where nothing was measured
 
 
@@ -101,10 +103,20 @@ def checkpoint_classes(ours: dict[str, Any]) -> ClassMap:
     return ClassMap(tuple(map(str, classes["names"])), tuple(map(int, classes["ids"])))
 
 
-def read_trained_on(path: Path) -> frozenset[str]:
-    """Digests of the images that a checkpoint was trained on, hexadecimal.
+class Fingerprint(NamedTuple):
+    """What tells a picture from others, wherever it lies and whatever it is called.
 
-    Where they lie now, and what they are called, does not matter.
+    Attributes:
+        digest: Of the file's content, 32 hexadecimal digits.
+        hash: Perceptual hash, 64 hexadecimal digits; empty for a picture without contrast.
+    """
+
+    digest: str
+    hash: str
+
+
+def read_trained_on(path: Path) -> list[Fingerprint]:
+    """The pictures that a checkpoint was trained on.
 
     Returns:
         None of them if the file does not say, as weights of other programs.
@@ -113,26 +125,25 @@ def read_trained_on(path: Path) -> frozenset[str]:
         RequestError: If it is no file of plain weights.
     """
     ours = load_checkpoint(path).get("detector")
-    digests = ours.get("trained_on") if isinstance(ours, dict) else None
-    return frozenset() if digests is None else frozenset(unpack_digests(digests))
+    packed = ours.get("trained_on") if isinstance(ours, dict) else None
+    return [] if packed is None else unpack_fingerprints(packed)
 
 
-def pack_digests(digests: Iterable[str]) -> Tensor:
-    """Digests as `(n, 16)` uint8, sorted, each once: 100,000 images take 1.6 MB."""
+def pack_fingerprints(pictures: Iterable[Fingerprint]) -> Tensor:
+    """Fingerprints as `(n, 48)` uint8, sorted, each once: 100,000 pictures take 4.8 MB."""
     import torch
 
-    content = bytearray.fromhex("".join(sorted(set(digests))))
-    return (
-        torch.frombuffer(content, dtype=torch.uint8).reshape(-1, 16)
-        if content
-        else torch.empty((0, 16), dtype=torch.uint8)
-    )
+    texts = sorted({one.digest + (one.hash or NO_HASH) for one in pictures})
+    content = bytearray.fromhex("".join(texts))
+    flat = torch.frombuffer(content, dtype=torch.uint8) if content else torch.zeros(0).byte()
+    return flat.reshape(-1, BYTES)
 
 
-def unpack_digests(packed: Tensor) -> list[str]:
-    """The way back from `pack_digests`."""
-    content = packed.numpy().tobytes().hex()
-    return [content[i : i + 32] for i in range(0, len(content), 32)]
+def unpack_fingerprints(packed: Tensor) -> list[Fingerprint]:
+    """The way back from `pack_fingerprints`."""
+    content, digits = packed.numpy().tobytes().hex(), 2 * BYTES
+    texts = (content[i : i + digits] for i in range(0, len(content), digits))
+    return [Fingerprint(text[:32], text[32:].replace(NO_HASH, "")) for text in texts]
 
 
 def read_progress(path: Path) -> Progress:

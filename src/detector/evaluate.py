@@ -19,6 +19,7 @@ from detector.checkpoint import (
     read_checkpoint,
     read_progress,
     read_sidecar,
+    read_trained_on,
 )
 from detector.cli import run_verb
 from detector.config import Config, parse, plain
@@ -56,7 +57,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     data = inputs.usable_data(config, request.wanted_split("evaluate", config))
     rival = request.rival(config, data) if config.compare else None
     (split,) = data.splits
-    seen = inputs.seen_in_training(data, path)
+    seen = inputs.seen_in_training(data, split, read_trained_on(path))
     inputs.note_seen(data, split, seen, f"ckpt={config.ckpt}")
     with request.output_folder("evaluate", cfg) as folder:
         announce("loading the network of %s", path)

@@ -7,14 +7,16 @@ import re
 from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
-from detector.checkpoint import read_trained_on
+from detector.checkpoint import Fingerprint
 from detector.config import Config
 from detector.data import trees
 from detector.data.facts import FactsCache, look_at
 from detector.data.findings import Item
 from detector.data.folder import CONVERT, SUFFIXES, Folder, cache_folder
 from detector.data.headers import misfit, read_header
+from detector.data.leakage import NEAR, similar
 from detector.data.read import SPLITS, DataSet, Reading, Source
 from detector.network_view import crowded
 from detector.output import typed
@@ -156,39 +158,59 @@ def describe_data(data: DataSet, limit: int | None = None) -> None:
         log.info("worth a look (python -m detector.check): %s", ", ".join(warnings))
 
 
-def digests(data: DataSet, split: str) -> dict[str, str]:
-    """Digests of the content of a split's images, by relative path; empty ones are left out."""
+def fingerprints(data: DataSet, split: str) -> dict[str, Fingerprint]:
+    """What is known of the pictures of a split, by relative path; unreadable ones are left out."""
     files = data.files()[split]
     with closing(open_cache()) as cache:
         facts = look_at(data.root, files, cache, closely=True)
-    return {file: facts[file].digest for file in files if facts[file].digest}
+    return {f: Fingerprint(facts[f].digest, facts[f].hash) for f in files if facts[f].digest}
 
 
-def seen_in_training(data: DataSet, path: Path) -> set[str]:
-    """The images of the one split of the data that a checkpoint was trained on, by their content.
+class Seen(NamedTuple):
+    """Images of a split that a detector was trained on, by relative path.
+
+    Attributes:
+        same: The same files, under any name.
+        near: Files of nearly the same pictures.
+    """
+
+    same: set[str]
+    near: set[str]
+
+
+def seen_in_training(data: DataSet, split: str, record: Collection[Fingerprint]) -> Seen:
+    """The images of a split that a detector was trained on, wherever they lay then.
 
     Args:
-        data: Of one split.
-        path: The checkpoint; one that has no record of its images counts as trained on others.
+        data: Has the split.
+        split: Its name.
+        record: Of the training images, as a checkpoint has it.
     """
-    (split,) = data.splits
-    record = read_trained_on(path)
     if not record:
-        return set()
-    return {file for file, digest in digests(data, split).items() if digest in record}
+        return Seen(set(), set())
+    ours = fingerprints(data, split)
+    digests = {one.digest for one in record}
+    same = {file for file, one in ours.items() if one.digest in digests}
+    rest = [file for file, one in ours.items() if one.hash and file not in same]
+    hashes = [one.hash for one in record if one.hash], [ours[file].hash for file in rest]
+    return Seen(same, {rest[j] for _, j, _ in similar(*hashes, NEAR)})
 
 
-def note_seen(data: DataSet, split: str, seen: Collection[str], by: str) -> None:
+def note_seen(data: DataSet, split: str, seen: Seen, by: str) -> None:
     """Add a finding for each image of a split that a detector was trained on.
 
     Args:
         data: Gets the findings.
         split: Its name.
-        seen: Relative paths.
+        seen: The images.
         by: What was trained on them, for messages.
     """
-    for file in sorted(seen):
-        data.findings.add("seen in training", Item(split, file, f"{by} was trained on it", file))
+    for kind, files, what in (
+        ("seen in training", seen.same, "it"),
+        ("like a training image", seen.near, "a picture like it"),
+    ):
+        for file in sorted(files):
+            data.findings.add(kind, Item(split, file, f"{by} was trained on {what}", file))
 
 
 def open_cache() -> FactsCache:

@@ -27,6 +27,7 @@ from detector.checkpoint import (
     read_best,
     read_checkpoint,
     read_progress,
+    read_trained_on,
     score_thresholds,
     weights_path,
 )
@@ -275,10 +276,12 @@ def rival(config: Config, data: DataSet) -> Config:
 
 def _refuse_unequal(key: str, path: Path, config: Config, data: DataSet) -> None:
     """Refuse images of which one of two detectors was trained on more than the other."""
-    ours = seen_in_training(data, checkpoint_path("evaluate", str(config.ckpt)))
-    theirs = seen_in_training(data, path)
     ((split, files),) = data.files().items()
-    for who, seen in ((key, theirs - ours), (f"ckpt={config.ckpt}", ours - theirs)):
+    one, other = (
+        seen_in_training(data, split, read_trained_on(file)).same
+        for file in (checkpoint_path("evaluate", str(config.ckpt)), path)
+    )
+    for who, seen in ((key, other - one), (f"ckpt={config.ckpt}", one - other)):
         if seen:
             raise RequestError(
                 f"{who}: was trained on {len(seen)} of the {len(files)} {split} images, such as "

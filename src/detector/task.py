@@ -56,9 +56,9 @@ class DetectionTask(pl.LightningModule):
         seed: Of the sampling of anchors and proposals in training.
 
     Attributes:
-        trained_on: Digests of the training images (`detector.checkpoint.pack_digests`), also of
-            those that its first weights were trained on; kept in checkpoints, so that an evaluation
-            on such images is noticed.
+        trained_on: The training images (`detector.checkpoint.pack_fingerprints`), and those that
+            the first weights were trained on; kept in checkpoints, so that an evaluation on such
+            images is noticed.
     """
 
     def __init__(

@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from detector import inputs, request
 from detector.checkpoint import (
     SIDECAR,
+    Fingerprint,
     checkpoint_path,
     load_checkpoint,
-    pack_digests,
+    pack_fingerprints,
     read_best,
     read_progress,
     read_trained_on,
@@ -219,27 +220,26 @@ def evaluate_best(
 
 
 def record_images(config: Config, data_set: DataSet, resumed: Path | None) -> Tensor:
-    """Digests of all images that the weights are trained on, in this run and before it.
+    """All images that the weights are trained on, in this run and before it, for checkpoints.
 
     Images of the split that is scored at the end, on which the first weights were trained, are
     added to the findings.
 
     Args:
-        config: The run's.
+        config: Configuration of the run.
         data_set: Its training split is recorded.
         resumed: The checkpoint that training goes on from, if any.
     """
-    earlier: frozenset[str] = frozenset()
+    earlier: list[Fingerprint] = []
     source = resumed or (None if config.model.weights in WEIGHTS else Path(config.model.weights))
     if source is not None:
         with suppress(RequestError):  # weights of another program
             earlier = read_trained_on(source)
-    if earlier and resumed is None:
+    if resumed is None:
         split = "test" if "test" in data_set.splits else "val"
-        files = inputs.digests(data_set, split).items()
-        seen = [file for file, digest in files if digest in earlier]
+        seen = inputs.seen_in_training(data_set, split, earlier)
         inputs.note_seen(data_set, split, seen, f"model.weights={config.model.weights}")
-    return pack_digests(earlier.union(inputs.digests(data_set, "train").values()))
+    return pack_fingerprints([*earlier, *inputs.fingerprints(data_set, "train").values()])
 
 
 def log_final(logger: Logger | None, final: dict[str, float], folder: Path, step: int) -> None:

@@ -37,6 +37,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
         "Figures on the later split are too good: keep it in one.",
     ),
     "seen in training": ("leakage", "Evaluate on images that the detector was not trained on."),
+    "like a training image": ("leakage", "Look at them: of one scene, keep one split."),
     "similar pictures in two splits": ("leakage", "Look at them: of one scene, keep one split."),
     "box partly outside": ("warning", "It is clipped to the image."),
     "tiny box": ("warning", "Sides of under 3 pixels are slips of the mouse, or hard to learn."),
