@@ -103,7 +103,7 @@ def equal_epochs(schedule: str, epochs: int) -> list[str]:
         epochs: Fewer than it has cut it off, more lengthen its last phase.
     """
     chosen = [f"finetune={schedule}", f"trainer.max_epochs={epochs}"]
-    config = resolve("train", compose("train", ["+experiment=trees", *chosen]))
+    config = resolve("train", compose("train", ["+experiment=trees", chosen[0]]))
     phases = read_schedule(config).phases
     missing = epochs - sum(phase.max_epochs for phase in phases)
     if missing <= 0:

@@ -337,9 +337,7 @@ def _fail(message: str) -> NoReturn:
 def refuse(message: str) -> NoReturn:
     """Say in one line what is wrong with the request, and exit with 2."""
     logging.shutdown()
-    # Errors that crossed a process boundary carry a traceback; what was said is its last line.
-    line = message.strip().splitlines()[-1] if "Traceback" in message else message
-    print("error: " + harmless(line.removeprefix("detector.types.RequestError: ")), file=sys.stderr)
+    print(f"error: {harmless(message)}", file=sys.stderr)
     sys.exit(2)
 
 
