@@ -120,7 +120,10 @@ def test_characters_that_a_terminal_has_not_are_replaced():
         ("+x/y@z=ä b", "+x/y@z='ä b'"),
         ("data.root='/home/jörg'", "data.root='/home/jörg'"),
         ("data.classes=[Bär,Löwe]", "data.classes=[Bär,Löwe]"),
+        ("data.root=/data/run=3/~x#1", "data.root='/data/run=3/~x#1'"),
         ("seed=0,1", "seed=0,1"),
+        ("data.root=my data", "data.root=my data"),
+        ("optim.lr=1e-4", "optim.lr=1e-4"),
         ("-m", "-m"),
     ],
 )

@@ -169,14 +169,15 @@ def _end_on_sigterm() -> None:
 
 
 def quote_letters(argument: str) -> str:
-    """Quote a value that has letters other than ASCII's, which Hydra's grammar takes only so.
+    """Quote a value with characters that Hydra's grammar takes only so, such as `é`, `=` or `~`.
 
     Args:
         argument: As typed; returned as it is where quotes of one's own or lists would be meant.
     """
     key, equals, value = argument.partition("=")
-    plain = not set(value) & set("'\"[]{}(),$\\")
-    if equals and plain and not value.isascii() and re.fullmatch(r"[+~]*[\w./@-]+", key):
+    structure = set(value) & set("'\"[]{}(),$\\")
+    plain = re.fullmatch(r"[\w/\-+.%*@?|: \t]*", value, re.ASCII)
+    if equals and not structure and not plain and re.fullmatch(r"[+~]*[\w./@-]+", key):
         return f"{key}='{value}'"
     return argument
 

@@ -601,3 +601,16 @@ def test_classes_that_differ_only_in_the_encoding_of_accents_are_one_finding(roo
         edit(root, put("cafe\u0301", "categories", 1, "name"), split)
     (line,) = found(read_set(root))["class spelt differently"]
     assert line.endswith("differ only in how accents are encoded (Unicode's NFC and NFD)")
+
+
+def test_ids_of_categories_in_quotes_are_the_numbers_they_say(root):
+    def quote(content):
+        for category in content["categories"]:
+            category["id"] = str(category["id"])
+
+    before = read_set(root)
+    for split in ("train", "val", "test"):
+        edit(root, quote, split)
+    data = read_set(root)
+    assert data.classes == before.classes
+    assert data.splits["train"].labels.tolist() == before.splits["train"].labels.tolist()

@@ -359,3 +359,9 @@ def test_groups_do_not_matter_where_a_file_divides(tmp_path):
     again = grouped(tmp_path, "nobody", split_file=tmp_path / "splits.json")
     assert homes(again) == homes(data)
     assert again.division == (f"divided as {tmp_path}/splits.json says",)
+
+
+def test_a_table_under_another_suffix_is_not_taken_for_an_expression(tmp_path):
+    (tmp_path / "groups.tsv").write_text("a.png\tp\n")
+    with pytest.raises(RequestError, match=r"groups\.tsv: a file whose name does not end in \.csv"):
+        groups.read_groups(str(tmp_path / "groups.tsv"), FILES)

@@ -219,11 +219,28 @@ def test_a_box_before_its_polygon_is_read_as_the_box(root):
 
 
 @pytest.mark.parametrize("ids", [(1, 1, 1, 1, 1), (0, 1, 0, 1, 0)])
-def test_detections_with_confidence_and_track_are_no_labels(root, ids):
-    relabel(root, *[f"0 {BOX} 0.83 {i}" for i in ids])
+@pytest.mark.parametrize(
+    ("shape", "count"), [(BOX, 7), ("0.1 0.1 0.3 0.1 0.3 0.3 0.1 0.3", 11), ("0.2 0.2 " * 5, 13)]
+)
+def test_detections_with_confidence_and_track_are_no_labels(root, ids, shape, count):
+    relabel(root, *[f"0 {shape} 0.83 {i}" for i in ids])
     lines = found(read_set(root))["malformed annotation"]
     assert len(lines) == 5
-    assert "line 1 has 7 numbers, a box with a confidence and a track" in lines[0]
+    assert f"line 1 has {count} numbers, of which the last are a confidence and a tr" in lines[0]
+
+
+def test_polygons_of_whole_images_are_no_tracks(root):
+    relabel(root, "0 0 0 1 0 1 1 0 1")
+    data = read_set(root)
+    assert boxes_of(data) == [[0, 0, 80, 60]] * 5
+
+
+def test_boxes_with_points_among_plain_boxes_are_boxes_too(root):
+    pose = f"0 {BOX} 0.34 0.32 0.66 0.48"
+    relabel(root, pose, pose, pose, f"0 {BOX}", f"0 {BOX}\n0 {BOX}\n0 {BOX}")
+    data = read_set(root)
+    assert boxes_of(data) == [[24, 18, 56, 30]] * 7
+    assert len(found(data)["unusual columns"]) == 3
 
 
 def test_a_triangle_that_touches_the_border_is_one_among_other_polygons(root):
@@ -573,3 +590,20 @@ def test_folders_of_any_name_are_found_by_the_end_of_their_path(root, start):
     (root / "test").rename(root / ".test")
     say(root, f"train: {start}set/part1/images\nval: {start}set/part2/images\n")
     assert sizes(read_set(root)) == {"train": 5, "val": 3}
+
+
+def test_labels_of_a_folder_that_does_not_correspond_are_called_so(root):
+    (root / "valid/labels").rename(root / "valid/labels_of_may")
+    lines = found(read_set(root))
+    assert any(
+        "its folder does not correspond to that of valid/images" in line
+        for line in lines["annotation not used"]
+    )
+    assert "data.splits.val=[] does without them" in lines["missing annotation"][0]
+
+
+def test_an_image_whose_label_is_malformed_is_not_called_unused(root):
+    label(root, "0 0.5 0.5 0.2")
+    lines = found(read_set(root))
+    assert len(lines["malformed annotation"]) == 1
+    assert "image not used" not in lines

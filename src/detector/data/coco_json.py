@@ -68,6 +68,10 @@ class _Regular(msgspec.Struct, gc=False):
 class _Odd(msgspec.Struct, gc=False):
     images: list[Any]
     annotations: list[Any]
+    categories: list[Any]
+
+
+class _Categories(msgspec.Struct, gc=False):
     categories: list[Category]
 
 
@@ -201,6 +205,9 @@ def _read_boxes(notes: Sequence[_Note]) -> NDArray[np.float64]:
 def _decode_odd(raw: bytes) -> Instances:
     """Entry by entry."""
     content = msgspec.json.decode(raw, type=_Odd)
+    # Ids in quotes are as good.
+    said = {"categories": content.categories}
+    categories = msgspec.convert(said, _Categories, strict=False).categories
     faults: list[str] = []
     ids: dict[str, int] = {}  # of images whose ids are words
     images: dict[int, Image] = {}
@@ -228,7 +235,7 @@ def _decode_odd(raw: bytes) -> Instances:
         good[i] = True
     return Instances(
         images,
-        content.categories,
+        categories,
         numbers[:, 0],
         numbers[:, 1],
         boxes,

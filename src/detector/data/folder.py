@@ -432,6 +432,13 @@ def in_split_folder(file: str, split: str) -> bool:
     return any(split_of(part) == split for part in file.split("/")[:-1])
 
 
+def typed_root(root: Path) -> str:
+    """The key of a data set's folder as it is typed, in quotes where its path needs them."""
+    text = f"data.root={root}"
+    plain = re.fullmatch(r"[\w./:=-]+", text, re.ASCII)
+    return text if plain else f"\"data.root='{root}'\""
+
+
 def last_part(path: str) -> str:
     """The last part of a path, of any system."""
     return re.split(r"[/\\]", path)[-1]

@@ -35,6 +35,8 @@ def read_groups(asked: str, files: Sequence[str]) -> tuple[list[str], list[str]]
             puts all of them into one group.
     """
     table = asked.lower().endswith(".csv")
+    if not table and Path(asked).is_file():
+        raise _refused(asked, "a file whose name does not end in .csv; expected a CSV file")
     keys, notes = _by_table(asked, files) if table else (_by_expression(asked, files), [])
     groups = Counter(key for key in keys if key)
     alone = keys.count("")

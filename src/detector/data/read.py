@@ -348,7 +348,8 @@ def files_of(images: AnnotatedImages, root: Path) -> list[str]:
 
 def _find_unused(folder: Folder, used: Collection[str], findings: Findings) -> None:
     """Name pictures that no annotation or list has, or that are not read at all."""
-    known = set(used)
+    malformed = [i.file for f in findings if f.kind == "malformed annotation" for i in f.items]
+    known = {*used, *filter(None, map(folder.image_for, malformed))}
     rest = [f for f in folder.images if f not in known and not MASKS & {*f.lower().split("/")}]
     unused = "no annotation or list has it"
     findings.add_many("image not used", rest, lambda f: Item("", f, unused, f))

@@ -23,6 +23,7 @@ from detector.data.folder import (
     in_split_folder,
     split_named,
     split_of,
+    typed_root,
 )
 from detector.data.raw import POOL, RawBuilder, RawSplit, add_unclear, show
 from detector.data.yolo_lines import Lines, read_keypoints, read_lines, understand
@@ -210,6 +211,8 @@ class YoloReader:
                 f"none of the {there} images has labels: a text file of its own name beside it, "
                 "or in a folder labels/ beside images/"
             )
+            if split != "train":
+                message += f"; data.splits.{split}=[] does without them"
             home = missing[0].rpartition("/")[0]
             raw.findings.add("missing annotation", Item(split, home, message, missing[0]))
         else:
@@ -281,7 +284,11 @@ class YoloReader:
             if beside or (not images and any(map(split_of, home.split("/")))):
                 findings.add("missing image", Item(split, file, "no image of that name"))
                 continue
-            message = f"{images[0]} has other labels" if images else "no image of that name"
+            message = "no image of that name"
+            if images:
+                message = f"its folder does not correspond to that of {images[0]}"
+                if self._find(images[0]):
+                    message = f"{images[0]} has other labels"
             if images and not sorted_out.issuperset(images):
                 message = f"{images[0]} is in no split"
                 unsorted += images
@@ -352,7 +359,7 @@ def hint(folder: Folder) -> str:
     """Where below a folder a YOLO data set is, in words; empty if there is none."""
     files = [*find_yamls(folder, 1), *find_yamls(folder, 2)]
     homes = list(dict.fromkeys(file.rpartition("/")[0] for file in files))
-    meant = " or ".join(f"data.root={folder.root / home}" for home in homes[:3])
+    meant = " or ".join(typed_root(folder.root / home) for home in homes[:3])
     return f"; {files[0]} is there: say {meant}" if files else ""
 
 

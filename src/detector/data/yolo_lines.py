@@ -20,6 +20,7 @@ from detector.types import RequestError
 # A split's lines are boxes with points if so many of them look like that. Drawn at random, 85 % and
 # more of those with keypoints do, and up to 15 % of polygons.
 MOST = 0.6
+FEW = 3  # lines, of which fewer may look like something else by chance
 SLACK = 0.1  # of a box's sides; keypoints may lie so far outside
 LABEL = "class, centre x and y, width, height"
 
@@ -35,7 +36,7 @@ class More(NamedTuple):
         around: The box around them as points, xyxy fractions; the line's box where data.yaml says
             that they are one and keypoints.
         with_points: Whether the first four can only be a box, by what follows.
-        track: Whether they may be a box, a confidence and the number of a track.
+        track: Whether they may end in a confidence and the number of a track.
     """
 
     numbers: int
@@ -123,7 +124,7 @@ def read_lines(text: str, keypoints: Keypoints | None) -> Lines:
         if count > 4:
             more = More(count, box)
             if keypoints is None:
-                track = count == 6 and words[-1].isdecimal()
+                track = words[-1].isdecimal() and not words[-2].isdecimal()
                 more = More(count, _around(values), _has_points(box, values), track)
             lines.more[len(lines.rows)] = more
         lines.rows.append(row)
@@ -204,7 +205,7 @@ class Meaning(NamedTuple):
     Attributes:
         keypoints: Those that data.yaml says follow every box.
         with_points: The first four numbers are a box, whatever follows.
-        tracks: Seven numbers are a class, a box, a confidence and a track.
+        tracks: Lines end in a confidence and the number of a track.
         polygons: Most lines are polygons.
         mixed: There are polygons and boxes.
     """
@@ -217,12 +218,13 @@ class Meaning(NamedTuple):
 
     def fault(self, lines: Lines) -> str:
         """Why a file cannot be used; empty if it can."""
-        row = next((lines.rows[i] for i, more in lines.more.items() if more.numbers == 6), None)
-        if row is None or not self.tracks:
+        if not self.tracks or not lines.more:
             return ""
+        i, more = next(iter(lines.more.items()))
         return (
-            f"line {row} has 7 numbers, a box with a confidence and a track, as detectors write "
-            f"them; expected labels of 5 numbers ({LABEL})"
+            f"line {lines.rows[i]} has {more.numbers + 1} numbers, of which the last are a "
+            "confidence and a track, as detectors write them; expected labels: 5 numbers "
+            f"({LABEL}), or a class and a polygon"
         )
 
     def boxes(self, lines: Lines) -> list[Corners]:
@@ -263,13 +265,15 @@ def understand(files: Sequence[Lines], keypoints: Keypoints | None) -> Meaning:
     """
     total = sum(len(lines.rows) for lines in files)
     long = [more for lines in files for more in lines.more.values()]
-    tracks = [more.track for more in long if more.numbers == 6]
     polygons = 2 * len(long) > total
+    looking = sum(m.with_points for m in long) >= MOST * len(long)
+    with_points = looking and (polygons or len(long) >= FEW)
+    # One or two polygons may end at the image's border, at 0 or 1.
+    sure = len(long) >= FEW or all(more.numbers == 6 for more in long)
     return Meaning(
         keypoints,
-        with_points=polygons and sum(m.with_points for m in long) >= MOST * len(long),
-        # Among other polygons it is a triangle that touches the border.
-        tracks=bool(tracks) and all(tracks) and len(tracks) >= MOST * len(long),
+        with_points=with_points,
+        tracks=bool(long) and sure and not with_points and all(more.track for more in long),
         polygons=polygons,
         mixed=0 < len(long) < total,
     )
