@@ -345,11 +345,11 @@ def test_a_sweep_gets_a_folder_of_its_own_too(cwd, scored):
 
 def test_a_run_into_a_used_folder_is_refused_before_anything_is_written(cwd, scored):
     (cwd / "out").mkdir()
-    (cwd / "out/metrics.csv").write_text("epoch")
+    (cwd / "out/metrics.json").write_text("{}")
     code, _, err = ended(stub(cwd, [*scored, "hydra.run.dir=out"]))
     assert code == 2
     assert err.startswith("error: hydra.run.dir=out: has the results of an earlier run")
-    assert [p.name for p in (cwd / "out").iterdir()] == ["metrics.csv"]
+    assert [p.name for p in (cwd / "out").iterdir()] == ["metrics.json"]
 
 
 def test_an_internal_error_of_the_check_says_so_and_leaves_no_folder(cwd, scored, tmp_path):
@@ -376,7 +376,7 @@ def test_an_internal_error_of_the_work_is_in_the_runs_log(cwd, scored):
 def test_sigterm_is_said_and_has_an_exit_code_of_its_own(cwd, scored):
     code, _, err = ended(stub(cwd, scored, "os.kill(os.getpid(), signal.SIGTERM)"))
     assert code == 143
-    assert err.splitlines()[-1] == "terminated by SIGTERM"
+    assert err == "terminated by SIGTERM; results that were there before are kept\n"
 
 
 def test_a_terminal_without_utf8_and_the_log_show_the_same_table(cwd, scored):
@@ -441,3 +441,29 @@ def test_a_user_without_a_home_folder_has_caches_in_the_temporary_one(monkeypatc
     compose("check", [])
     assert cache_folder() == tmp_path / ".cache/detector"
     assert torch.hub.get_dir() == str(tmp_path / ".cache/torch/hub")
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-", "0<&-", "1> /dev/full"])
+def test_a_stream_that_is_closed_or_full_changes_nothing(cwd, scored, closed):
+    script = STUB.format(work="log.info('a line')", before="")
+    command = [sys.executable, "-c", script, *scored, "hydra.run.dir=out"]
+    done = subprocess.run(
+        ["bash", "-c", f'exec "$0" "$@" {closed}', *command],
+        **{"cwd": cwd, "capture_output": True, "text": True, "check": False},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (cwd / "out/evaluate.log").read_text() == "a line\n"
+
+
+def test_a_refusal_has_its_exit_code_also_where_nobody_reads_it(cwd):
+    script = STUB.format(work="pass", before="")
+    command = [sys.executable, "-c", script, "truth=nowhere"]
+    done = subprocess.run(["bash", "-c", 'exec "$0" "$@" 2>&-', *command], cwd=cwd, check=False)
+    assert done.returncode == 2
+    assert list(cwd.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["data.root", "model.weights"])
+def test_a_link_to_itself_is_the_requests_fault(cwd, tmp_path, key):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert refused("train", f"{key}={tmp_path / 'loop'}", cwd=cwd).startswith(f"{key}=")

@@ -108,6 +108,8 @@ def test_a_source_is_walked_as_data_sets_are(tmp_path):
     (root / "self.jpg").symlink_to("self.jpg")
     assert names(root) == ["a.jpg", "linked/d.png", "sub/B.jpe"]
     assert names(root / ".hidden") == ["c.jpg"]
+    said = "1 link that lead nowhere, or no files, such as self.jpg"
+    assert inputs.unread_pictures(Folder(root)) == said
 
 
 def test_pictures_of_a_source_that_are_not_read_are_counted(tmp_path):

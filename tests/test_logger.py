@@ -123,8 +123,10 @@ def test_an_epoch_that_is_repeated_after_a_kill_is_logged_once(root, tmp_path):
 
 def test_a_new_run_in_an_old_folder_voids_the_old_log(root, tmp_path):
     asked = [*TINY, PHASES, f"data.root={root}"]
-    for epochs in (2, 1):
-        train(ask("train", *asked, f"trainer.max_epochs={epochs}", out=tmp_path / "out"))
+    train(ask("train", *asked, "trainer.max_epochs=2", out=tmp_path / "out"))
+    shutil.rmtree(tmp_path / "out/checkpoints")  # as if it had been killed in its first epoch
+    (tmp_path / "out/metrics.json").unlink()
+    train(ask("train", *asked, "trainer.max_epochs=1", out=tmp_path / "out"))
     assert [step for step, _ in points(read_log(tmp_path / "out"), "train/loss")] == [3]
 
 

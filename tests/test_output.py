@@ -5,13 +5,23 @@ import logging
 import logging.config
 import shlex
 import signal
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from detector import cli
-from detector.output import PlainText, harmless, show_what_can_be_shown, typed, uninterrupted
+from detector.output import (
+    LogFile,
+    PlainText,
+    harmless,
+    show_what_can_be_shown,
+    typed,
+    uninterrupted,
+    write_json,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +95,34 @@ def test_a_file_that_cannot_be_read_is_the_requests_fault_while_that_is_checked(
         raise PermissionError(errno.EACCES, "Permission denied", "data/a.xml")
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: data/a.xml: Permission denied\n"
+
+
+def test_letters_that_a_locale_has_not_are_said(capsys):
+    with pytest.raises(SystemExit) as ended, cli._exits("check"):
+        "d\udce4t".encode()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: a path has letters that this locale has not")
+
+
+def test_a_full_disk_leaves_no_draft_and_names_the_file(tmp_path, monkeypatch):
+    def full(*_, **__):
+        (tmp_path / "a.json.part").touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        write_json(tmp_path / "a.json", {})
+    assert error.value.filename == str(tmp_path / "a.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+def test_a_log_on_a_full_disk_is_silent(capsys):
+    handler = LogFile("/dev/full")
+    handler.emit(logging.LogRecord("x", logging.INFO, "", 0, "a line", (), None))
+    assert capsys.readouterr().err == ""
+    with suppress(OSError):  # what it still holds cannot be written either
+        handler.close()
 
 
 class OutOfMemoryError(RuntimeError):

@@ -9,14 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 from conftest import TINY, random_split, write_coco, write_voc
 from test_train import ask
 
 from detector import inputs
-from detector.checkpoint import load_checkpoint, read_checkpoint
+from detector import runs as runs_module
+from detector.checkpoint import read_checkpoint
 from detector.data.findings import Item
 from detector.evaluate import evaluate
 from detector.evaluation.curves import GRID
@@ -103,8 +103,8 @@ def test_a_report_has_its_runs_curves_and_commands(runs, tmp_path):
 def test_a_gallery_has_no_more_pictures_than_wanted(runs, tmp_path):
     _, run, _ = runs
     for most in (0, 2):
-        evaluate(ask("evaluate", f"ckpt={run}", f"gallery={most}", out=tmp_path))
-        assert (tmp_path / "report/index.html").read_text().count("data:image/jpeg") == most
+        evaluate(ask("evaluate", f"ckpt={run}", f"gallery={most}", out=tmp_path / f"{most}"))
+        assert (tmp_path / f"{most}/report/index.html").read_text().count("data:image/jpeg") == most
 
 
 def test_a_comparison_is_b_minus_a_on_the_same_images(runs, tmp_path, caplog):
@@ -247,20 +247,6 @@ def test_thresholds_of_other_weights_are_not_used(runs, tmp_path):
     assert said.endswith("chosen on this very split")
 
 
-def test_a_training_that_goes_on_drops_its_thresholds_first(runs, tmp_path, monkeypatch):
-    _, run, _ = runs
-    shutil.copytree(run, tmp_path / "run")
-    sidecar = tmp_path / "run/checkpoints/thresholds.json"
-    there = []
-    real = pl.Trainer.fit
-    monkeypatch.setattr(
-        pl.Trainer, "fit", lambda *a, **k: (there.append(sidecar.exists()), real(*a, **k))[1]
-    )
-    train(ask("train", f"ckpt={tmp_path / 'run'}", "trainer.max_epochs=3", out=tmp_path / "run"))
-    assert there == [False]
-    assert load(sidecar)["epoch"] == load_checkpoint(sidecar.with_name("best.ckpt"))["epoch"]
-
-
 def test_a_comparison_leaves_both_as_they_were_trained(runs, tmp_path):
     root, a, _ = runs
     smaller = tmp_path / "smaller"
@@ -290,6 +276,17 @@ def test_a_comparison_on_images_that_one_was_trained_on_is_refused(tmp_path):
     with pytest.raises(RequestError, match=r"compare=.*: was trained on \d of the 3 test images"):
         evaluate(asked)
     assert not (tmp_path / "out").exists()
+
+
+def test_images_that_the_checkpoint_was_chosen_on_are_no_test_without_a_word(runs, tmp_path):
+    _, run, _ = runs
+    evaluate(ask("evaluate", f"ckpt={run}", "data.splits.test=[val]", out=tmp_path / "out"))
+    (leak,) = load(tmp_path / "out/metrics.json")["leakage"]
+    assert leak["kind"] == "seen in training"
+    assert f"ckpt={run} was chosen on it" in leak["example"]
+    assert leak["count"] == load(tmp_path / "out/metrics.json")["images"]
+    evaluate(ask("evaluate", f"ckpt={run}", "split=val", out=tmp_path / "val"))
+    assert load(tmp_path / "val/metrics.json")["leakage"] == []
 
 
 def test_two_processes_evaluate_as_one(runs, tmp_path):
@@ -342,6 +339,13 @@ def test_a_damaged_sidecar_stops_predict_but_not_evaluate(runs, tmp_path, caplog
     assert said.endswith("chosen on this very split")
 
 
+@pytest.fixture
+def used(monkeypatch):
+    """Let a folder be used again, as a training that goes on uses its own."""
+    monkeypatch.setattr(runs_module, "check_unused", lambda *_: None)
+
+
+@pytest.mark.usefixtures("used")
 def test_results_are_replaced_all_at_once(runs, tmp_path, monkeypatch):
     _, run, _ = runs
     out = tmp_path / "out"
@@ -358,6 +362,7 @@ def test_results_are_replaced_all_at_once(runs, tmp_path, monkeypatch):
     assert {p: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()} == before
 
 
+@pytest.mark.usefixtures("used")
 def test_results_of_another_evaluation_do_not_stay_behind(runs, tmp_path):
     root, run, _ = runs
     evaluate(ask("evaluate", f"ckpt={run}", out=tmp_path / "one"))
@@ -367,6 +372,7 @@ def test_results_of_another_evaluation_do_not_stay_behind(runs, tmp_path):
     assert not (tmp_path / "one/detections.json").exists()
 
 
+@pytest.mark.usefixtures("used")
 def test_what_ends_while_files_are_replaced_leaves_no_scores_beside_other_files(
     runs, tmp_path, monkeypatch
 ):

@@ -86,7 +86,8 @@ def finished(root, tmp_path_factory):
         "finetune.phases=[{name: heads, train: [neck, head], until: {max_epochs: 2}},"
         "{name: top, train: [layer4, head], until: {max_epochs: 4}}]"
     )
-    assert run([*TINY, f"data.root={root}", phases, "trainer.max_epochs=3"], out) == 0
+    keys = [*TINY, f"data.root={root}", phases, "trainer.max_epochs=3", "gallery=3"]
+    assert run(keys, out) == 0
     return out
 
 
@@ -163,6 +164,11 @@ def test_a_run_may_be_called_like_a_number(finished, tmp_path, monkeypatch):
     found = resume("0")
     assert (found.ckpt, found.data.image_size) == ("0", 96)  # 96 is what the run was trained with
     assert cli.run_folder("voc", 0) == "0"
+
+
+def test_a_run_that_goes_on_makes_the_report_that_it_was_begun_with(finished):
+    assert resume(finished).gallery == 3
+    assert resume(finished, "gallery=5").gallery == 5
 
 
 def test_rates_may_be_changed_and_more_epochs_asked_for(finished):

@@ -27,7 +27,7 @@ def write(file):
 @pytest.mark.parametrize(
     "result",
     [
-        *("checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.csv"),
+        *("checkpoints/last.ckpt", "checkpoints/best.ckpt"),
         *("metrics.json", "predictions.json", "check.json"),
     ],
 )
@@ -40,12 +40,14 @@ def test_a_new_run_is_refused_where_an_earlier_one_left_results(tmp_path, comman
     with pytest.raises(RequestError, match="has the results of an earlier run") as refusal:
         runs.check_unused(command, "hydra.run.dir", tmp_path / "run", None)
     assert str(refusal.value).startswith(f"hydra.run.dir={tmp_path / 'run'}: ")
-    assert (f"ckpt={tmp_path / 'run'} goes on" in str(refusal.value)) == ("ckpt" in result)
+    goes_on = command == "train" and "ckpt" in result
+    assert (f"ckpt={tmp_path / 'run'} goes on" in str(refusal.value)) == goes_on
 
 
 def test_a_folder_without_results_can_be_used_again(tmp_path):
     write(tmp_path / "train.log")  # of a run that ended before its first epoch did
     write(tmp_path / "splits.json")
+    write(tmp_path / "metrics.csv")  # is written before the epoch's checkpoint
     runs.check_unused("train", "hydra.run.dir", tmp_path, None)
 
 
@@ -64,11 +66,11 @@ def test_a_training_goes_on_in_its_own_folder_and_in_no_other_runs(tmp_path):
 
 
 def test_the_work_itself_refuses_a_used_folder_too(tmp_path):
-    write(tmp_path / "metrics.csv")
+    write(tmp_path / "metrics.json")
     cfg = compose("train", ["data=trees"], tmp_path)
     with pytest.raises(RequestError, match="earlier run"), request.output_folder("train", cfg):
         pass
-    assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
 
 
 def test_a_folder_that_is_taken_gets_a_number(tmp_path):
@@ -101,7 +103,7 @@ def test_a_folder_is_one_processs_until_that_ends_however_it_ends(tmp_path):
 
 
 def test_processes_of_one_training_share_its_folder(tmp_path, monkeypatch):
-    write(tmp_path / "metrics.csv")
+    write(tmp_path / "metrics.json")
     monkeypatch.setenv("LOCAL_RANK", "1")
     with request.output_folder("train", compose("train", ["data=trees"], tmp_path)) as folder:
         assert not (folder / runs.LOCK).exists()
@@ -153,7 +155,7 @@ def test_images_seen_in_training_are_known_under_any_name_and_nearly(tmp_path, d
     seen = inputs.seen_in_training(test, "test", record)
     assert seen == ({"JPEGImages/test9.jpg"}, {"JPEGImages/test0.jpg"})
     assert inputs.seen_in_training(test, "test", []) == (set(), set())
-    inputs.note_seen(test, "test", seen, "ckpt=a")
+    inputs.note_seen(test, "test", seen, "ckpt=a was trained on")
     same, near = test.findings.of("leakage")
     assert (same.kind, near.kind) == ("seen in training", "like a training image")
     assert str(same.items[0]) == "JPEGImages/test9.jpg: ckpt=a was trained on it"

@@ -1,6 +1,7 @@
 """The whole job on tiny data: every file, exact evaluation, exact resume, prediction, sweeps."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from conftest import TINY, write_voc
 from hydra.core.hydra_config import HydraConfig
 
 from detector import build, cli, inputs, request
+from detector.checkpoint import read_trained_on
 from detector.evaluate import evaluate
 from detector.evaluation import reference
 from detector.predict import predict
@@ -81,6 +83,16 @@ def test_a_run_writes_all_its_files(run):
         "checkpoints/last.ckpt",
         "checkpoints/thresholds.json",
     }
+
+
+def test_checkpoints_know_the_images_they_were_trained_and_chosen_on(run):
+    root, out, _ = run
+    for key, prefix, count in (("trained_on", ("train", "both"), 6), ("chosen_on", ("val",), 3)):
+        record = read_trained_on(out / "checkpoints/best.ckpt", key)
+        files = [f for f in (root / "JPEGImages").iterdir() if f.name.startswith(prefix)]
+        digests = {hashlib.blake2b(f.read_bytes(), digest_size=16).hexdigest() for f in files}
+        assert {one.digest for one in record} == digests
+        assert len(digests) == count
 
 
 def test_metrics_csv_has_a_row_for_every_epoch(run):

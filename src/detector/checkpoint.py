@@ -49,7 +49,10 @@ def weights_path(weights: str) -> Path:
     Raises:
         RequestError: If there is none.
     """
-    path = Path(weights).expanduser().resolve()
+    try:
+        path = Path(weights).expanduser().resolve()
+    except (RuntimeError, OSError) as error:  # links that lead to themselves, an unknown user
+        raise RequestError(f"model.weights={weights}: {error}") from error
     if not weights.strip():
         raise RequestError(f"model.weights=: expected {', '.join(WEIGHTS)}, or a path")
     if path.is_dir():
@@ -115,8 +118,12 @@ class Fingerprint(NamedTuple):
     hash: str
 
 
-def read_trained_on(path: Path) -> list[Fingerprint]:
+def read_trained_on(path: Path, key: str = "trained_on") -> list[Fingerprint]:
     """The pictures that a checkpoint was trained on.
+
+    Args:
+        path: The checkpoint.
+        key: `chosen_on` for those that its epoch and its thresholds were chosen on.
 
     Returns:
         None of them if the file does not say, as weights of other programs.
@@ -125,7 +132,7 @@ def read_trained_on(path: Path) -> list[Fingerprint]:
         RequestError: If it is no file of plain weights.
     """
     ours = load_checkpoint(path).get("detector")
-    packed = ours.get("trained_on") if isinstance(ours, dict) else None
+    packed = ours.get(key) if isinstance(ours, dict) else None
     return [] if packed is None else unpack_fingerprints(packed)
 
 

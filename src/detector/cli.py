@@ -100,18 +100,22 @@ def _exits(verb: str, *, checking: bool = False) -> Iterator[None]:
         stop_showing()
         sys.exit(1)
     except OSError as error:
-        line = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        place = error.filename or ("a file" if checking else "the folder for outputs")
+        line = f"{place}: {error.strerror or error}"
         if checking:
             refuse(line)
         _log_traceback(error)
         _fail(line)
     except KeyboardInterrupt as interruption:
-        if verb in ("evaluate", "check"):  # the others say how to go on
-            print("interrupted; results that were there before are kept", file=sys.stderr)
-        if isinstance(interruption, Terminated) or _terminated:
-            print("terminated by SIGTERM", file=sys.stderr)
-            sys.exit(128 + signal.SIGTERM)
-        sys.exit(130)
+        terminated = isinstance(interruption, Terminated) or bool(_terminated)
+        # The others say what is kept, and how to go on.
+        kept = "; results that were there before are kept" if verb in ("evaluate", "check") else ""
+        print(("terminated by SIGTERM" if terminated else "interrupted") + kept, file=sys.stderr)
+        sys.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
+    except UnicodeError as error:
+        if "surrogates" not in str(error):
+            raise
+        refuse("a path has letters that this locale has not; with LC_ALL=C.UTF-8 it can be used")
     except Exception as error:
         if _is_out_of_memory(error):
             _log_traceback(error)
@@ -352,7 +356,7 @@ def _explain(verb: str, error: Exception) -> str:
             hint = f"the place of your data is named by {typed('data.root', choice)}; "
         there = ", ".join(sorted(error.options))
         return f"{group}={choice}: no such choice; {hint}there are {there}"
-    text = " ".join(str(error).split())
+    text = re.sub(r"^\w+Exception: ", "", " ".join(str(error).split()))
     if re.search("LexerNoViableAlt|no viable alternative|mismatched input|extraneous input", text):
         return (
             f"{text.split(' See https')[0]}: a value with spaces, commas, brackets, quotes or ~ "

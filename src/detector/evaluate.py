@@ -58,7 +58,10 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     rival = request.rival(config, data) if config.compare else None
     (split,) = data.splits
     seen = inputs.seen_in_training(data, split, read_trained_on(path))
-    inputs.note_seen(data, split, seen, f"ckpt={config.ckpt}")
+    inputs.note_seen(data, split, seen, f"ckpt={config.ckpt} was trained on")
+    if split != "val":  # else that is what was asked for
+        seen = inputs.seen_in_training(data, split, read_trained_on(path, "chosen_on"))
+        inputs.note_seen(data, split, seen, f"ckpt={config.ckpt} was chosen on")
     with request.output_folder("evaluate", cfg) as folder:
         announce("loading the network of %s", path)
         return _evaluate(config, rival, thresholds, data, folder, command)

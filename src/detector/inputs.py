@@ -203,14 +203,14 @@ def note_seen(data: DataSet, split: str, seen: Seen, by: str) -> None:
         data: Gets the findings.
         split: Its name.
         seen: The images.
-        by: What was trained on them, for messages.
+        by: What was done with them, for messages, such as `ckpt=a was trained on`.
     """
     for kind, files, what in (
         ("seen in training", seen.same, "it"),
         ("like a training image", seen.near, "a picture like it"),
     ):
         for file in sorted(files):
-            data.findings.add(kind, Item(split, file, f"{by} was trained on {what}", file))
+            data.findings.add(kind, Item(split, file, f"{by} {what}", file))
 
 
 def open_cache() -> FactsCache:
@@ -301,12 +301,19 @@ def source_files(source: str, channels: int) -> list[Path]:
 
 
 def unread_pictures(folder: Folder) -> str:
-    """How many pictures of kinds that are not read a folder has, in words; empty if none."""
-    if not folder.unread:
-        return ""
-    kinds = ", ".join(sorted({Path(file).suffix.lower() for file in folder.unread}))
-    count = len(folder.unread)
-    return f"{count} file{'s' * (count > 1)} of kinds that are not read, {kinds}: {CONVERT}"
+    """How many pictures of a folder cannot be read by their kind, in words; empty if none."""
+    said = []
+    if count := len(folder.unread):
+        kinds = ", ".join(sorted({Path(file).suffix.lower() for file in folder.unread}))
+        said.append(
+            f"{count} file{'s' * (count > 1)} of kinds that are not read, {kinds}: {CONVERT}"
+        )
+    if broken := folder.broken_images:
+        said.append(
+            f"{len(broken)} link{'s' * (len(broken) > 1)} that lead nowhere, or no files, such as "
+            f"{broken[0]}"
+        )
+    return "; ".join(said)
 
 
 def nothing_read(source: str, faults: Sequence[str]) -> RequestError:

@@ -39,8 +39,23 @@ def write_json(file: Path, content: Any) -> None:
         return None if isinstance(value, float) and math.isnan(value) else value
 
     draft = file.with_name(file.name + ".part")
-    draft.write_text(json.dumps(clean(content), indent=2) + "\n", encoding="utf-8")
-    draft.replace(file)
+    with whole(draft, file):
+        draft.write_text(json.dumps(clean(content), indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def whole(draft: Path, file: Path) -> Iterator[None]:
+    """Write a draft in the block, which then takes a file's name; if that fails, it is removed.
+
+    Raises:
+        OSError: Of the block, naming the file: libraries name files of their own, or none.
+    """
+    try:
+        yield
+        draft.replace(file)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(file)) from error
 
 
 @contextmanager
@@ -66,9 +81,18 @@ class Terminal(logging.StreamHandler[Any]):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Do not print a traceback where a pipe was closed, as by `| head`."""
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
+        if isinstance(sys.exc_info()[1], OSError):
             stop_showing()
         else:
+            super().handleError(record)
+
+
+class LogFile(logging.FileHandler):
+    """Hydra's handler for the run's log, which a full disk must not turn into tracebacks."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave a line out where nothing can be written: what else is written says why."""
+        if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
 
@@ -77,6 +101,12 @@ def show_what_can_be_shown() -> None:
 
     Else a table of scores would end in an error on a terminal that is not UTF-8.
     """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # closed by whoever started this, as by `2>&-`
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:  # else a file opened later would be written to as if it were it
+                os.dup2(nowhere, number)
+            setattr(sys, name, open(number, "r" if not number else "w"))  # noqa: PTH123, SIM115
     codecs.register_error("detector", _replace)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -99,11 +129,11 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 
 
 def stop_showing() -> None:
-    """Write what is still to be printed; where nobody reads it any more, drop it in silence."""
+    """Write what is still to be printed; where that is not possible any more, drop it."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)

@@ -185,7 +185,10 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         cfg.data.root = None  # as from an empty shell variable, which must not mean this folder
     if cfg.data.root is not None:
         # A checkpoint must know its data from any folder.
-        cfg.data.root = str(Path(cfg.data.root).expanduser().resolve())
+        try:
+            cfg.data.root = str(Path(cfg.data.root).expanduser().resolve())
+        except (RuntimeError, OSError) as error:  # links that lead to themselves, an unknown user
+            raise RequestError(f"data.root={cfg.data.root}: {error}") from error
     if cfg.model.weights not in WEIGHTS and ("model.weights" in typed or not cfg.ckpt):
         cfg.model.weights = str(weights_path(str(cfg.model.weights or "")))
     values = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in RUN_KEYS])
@@ -199,7 +202,9 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
     saved = OmegaConf.create(ours["config"])
     # Groups before the keys in them, in whatever order they were typed.
     others = () if verb == "train" else ("logger", "trainer.limit_test_batches")
-    anew = (*VERB_KEYS, *others)
+    anew = {*VERB_KEYS, *others}
+    if verb == "train":
+        anew -= {"resamples", "gallery"}  # are part of the run that goes on
     for key in sorted({*anew, *typed}, key=lambda key: key.count(".")):
         if _has(values, key):
             OmegaConf.update(saved, key, OmegaConf.select(values, key), merge=False)

@@ -31,7 +31,11 @@ class RunCheckpoints(Checkpoint):
         """Write what the epoch brought; Lightning calls this after all other callbacks."""
         last = self.folder / "last.ckpt"
         draft = last.with_suffix(".part")
-        trainer.save_checkpoint(draft)
+        try:
+            trainer.save_checkpoint(draft)
+        except OSError as error:  # which may name a file of the library's own
+            draft.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror or str(error), str(last)) from error
         if trainer.is_global_zero:
             draft.replace(last)
             if self.finetuning.progress.best_epoch == trainer.current_epoch:

@@ -15,7 +15,7 @@ from detector.types import RequestError
 
 # What is lost if another run writes into the same folder, by the command that made it.
 RESULTS = {
-    "train": ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.csv"),
+    "train": ("checkpoints/last.ckpt", "checkpoints/best.ckpt"),
     "evaluate": ("metrics.json",),
     "predict": ("predictions.json",),
     "check": ("check.json",),
@@ -46,10 +46,11 @@ def check_unused(command: str, key: str, folder: Path, ckpt: str | None) -> None
     for owner, names in RESULTS.items():
         there = next((name for name in names if (folder / name).is_file()), None)
         if there is not None and not owner == command == "check":
-            goes_on = f"ckpt={folder} goes on with it, " if "ckpt" in there else ""
+            goes_on = f"ckpt={folder} goes on with it, or " if "ckpt" in there else ""
+            goes_on = goes_on if command == "train" and ckpt is None else ""
             raise RequestError(
                 f"{key}={folder}: has the results of an earlier run ({there}), which would be "
-                f"lost; {goes_on}another {key}= begins anew"
+                f"lost; {goes_on}choose another {key}="
             )
 
 

@@ -59,6 +59,7 @@ class DetectionTask(pl.LightningModule):
         trained_on: The training images (`detector.checkpoint.pack_fingerprints`), and those that
             the first weights were trained on; kept in checkpoints, so that an evaluation on such
             images is noticed.
+        chosen_on: Likewise the validation images.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class DetectionTask(pl.LightningModule):
         self.seed = seed
         self.metric = DetectionMetric(len(classes))
         self.trained_on: Tensor | None = None
+        self.chosen_on: Tensor | None = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Key the randomness by seed, epoch, step and process: a resumed run is the same run."""
@@ -213,6 +215,7 @@ class DetectionTask(pl.LightningModule):
             "config": self.config,
             "classes": {"names": list(self.classes.names), "ids": list(self.classes.ids)},
             "trained_on": self.trained_on,
+            "chosen_on": self.chosen_on,
         }
 
 

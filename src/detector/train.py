@@ -87,6 +87,7 @@ def _train(
     pl.seed_everything(config.seed, workers=True, verbose=False)
     task = build.build_task(config, data_set.classes)
     task.trained_on = record_images(config, data_set, resumed)
+    task.chosen_on = pack_fingerprints(inputs.fingerprints(data_set, "val").values())
     loaded = None
     if resumed is None:
         loaded = build.load_pretrained(config, task.network, data_set.classes.names)
@@ -143,9 +144,15 @@ def _train(
                 config.monitor,
             )
         build.load_weights(task, best)
-        final = evaluate_best(
-            config, task, data, data_set, folder, finetuning.progress, progress.seconds, command
-        )
+        done = finetuning.progress
+        try:
+            final = evaluate_best(
+                config, task, data, data_set, folder, done, progress.seconds, command
+            )
+        except KeyboardInterrupt:
+            log.info("interrupted; the trained epochs are kept. To evaluate them:")
+            log.info("  python -m detector.train %s", typed("ckpt", folder))
+            raise
         log_final(logger, final, folder, trainer.global_step)
     best_score = finetuning.progress.best
     assert best_score is not None  # at least one epoch was validated
@@ -238,7 +245,9 @@ def record_images(config: Config, data_set: DataSet, resumed: Path | None) -> Te
     if resumed is None:
         split = "test" if "test" in data_set.splits else "val"
         seen = inputs.seen_in_training(data_set, split, earlier)
-        inputs.note_seen(data_set, split, seen, f"model.weights={config.model.weights}")
+        inputs.note_seen(
+            data_set, split, seen, f"model.weights={config.model.weights} was trained on"
+        )
     return pack_fingerprints([*earlier, *inputs.fingerprints(data_set, "train").values()])
 
 

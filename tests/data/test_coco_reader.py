@@ -614,3 +614,16 @@ def test_ids_of_categories_in_quotes_are_the_numbers_they_say(root):
     data = read_set(root)
     assert data.classes == before.classes
     assert data.splits["train"].labels.tolist() == before.splits["train"].labels.tolist()
+
+
+def test_the_splits_that_are_not_named_are_found_by_their_names(root):
+    named = dict(USUAL, train=["annotations/instances_train.json"])
+    assert {k: len(s) for k, s in read_set(root, "coco", splits=named).splits.items()} == {
+        **{"train": 5, "val": 3},
+        "test": 3,
+    }
+    named["val"] = []  # none: images are held out
+    assert len(read_set(root, "coco", splits=named).splits["train"]) == 4
+    (root / "annotations/instances_val.json").rename(root / "annotations/instances_check.json")
+    with pytest.raises(RequestError, match=r"which JSON file is for val\? .*instances_check"):
+        read_set(root, "coco", splits=dict(USUAL, train=named["train"]))

@@ -190,7 +190,8 @@ def test_names_speak_of_splits(name, split):
 def test_a_link_to_a_folder_that_is_read_already_is_named(tmp_path):
     for name in "ab":
         write_xml(tmp_path / f"train/{name}.xml", [("square", (1, 1, 9, 9))])
-        write_image(tmp_path / f"train/{name}.jpg", [])
+        write_image(tmp_path / f"train/{name * ord(name)}.jpg", [])  # noise by the name's length
+        (tmp_path / f"train/{name * ord(name)}.jpg").rename(tmp_path / f"train/{name}.jpg")
     (tmp_path / "test").symlink_to("train")
     (finding,) = [f for f in read_set(tmp_path).findings if f.kind == "folder read once"]
     assert [str(item) for item in finding.items] == [

@@ -265,9 +265,11 @@ def test_a_claim_cannot_lead_out_of_the_root(tmp_path):
     assert line == "Annotations/a.xml: no image of that name, nor '../../x.jpg'"
 
 
-@pytest.mark.parametrize("listed", ["../a", "/etc/passwd", "..", "x/../a"])
+@pytest.mark.parametrize("listed", ["../a", "..", "x/../a", "/../etc/passwd"])
 def test_a_split_file_cannot_lead_out_of_the_root(tmp_path, listed):
     root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
+    (root / "ImageSets/Main/train.txt").write_text("/etc/passwd\n")
+    assert "missing annotation" in faults(root)
     (root / "ImageSets/Main/train.txt").write_text(listed + "\n")
     with pytest.raises(RequestError, match="not a plain file name"):
         read_one(root)
@@ -313,9 +315,8 @@ def test_images_that_no_annotation_is_about_are_named(tmp_path):
         write_xml(tmp_path / f"xml/{name}.xml", boxes)
         write_image(tmp_path / f"images/{name}.jpg", boxes)
     write_image(tmp_path / "images/b.jpg", [])
-    (tmp_path / "xml/a0.xml").write_text("broken")
+    (tmp_path / "xml/a0.xml").write_text("broken")  # which is named itself
     assert found(read_set(tmp_path))["image not used"] == [
-        "images/a0.jpg: no annotation or list has it",
         "images/b.jpg: no annotation or list has it",
     ]
 
@@ -601,3 +602,31 @@ def test_pictures_that_are_not_read_are_named_and_masks_are_not(voc_root):
             "raw/y.dng: convert to PNG or JPEG",
         ]
     }
+
+
+def test_a_list_that_could_be_the_validation_split_is_an_error(voc_root):
+    lists = voc_root / "ImageSets/Main"
+    (lists / "val.txt").rename(lists / "vall.txt")
+    (item,) = found(read_set(voc_root, "voc"))["unclear split"]
+    assert item.startswith("ImageSets/Main/vall.txt: a list whose name speaks of no split")
+    assert "data.splits.val=[vall]" in item
+    for val, held in ((["vall"], 3), ([], 1)):
+        data = read_set(voc_root, "voc", splits=dict(USUAL, val=val))
+        assert len(data.splits["val"]) == held
+        assert "unclear split" not in found(data)
+
+
+def test_what_a_list_has_twice_is_counted(voc_root):
+    with (voc_root / "ImageSets/Main/train.txt").open("a") as stream:
+        stream.write("train0\n")
+    data = read_set(voc_root, "voc")
+    assert found(data)["image listed twice"] == ["ImageSets/Main/train.txt: train0 is there twice"]
+    assert len(data.splits["train"]) == 5
+
+
+def test_lists_may_have_paths_of_another_machine(voc_root):
+    file = voc_root / "ImageSets/Main/train.txt"
+    file.write_text(
+        "".join(f"/home/x/JPEGImages/{name}.jpg\n" for name in file.read_text().split())
+    )
+    assert len(read_set(voc_root, "voc").splits["train"]) == 5

@@ -607,3 +607,36 @@ def test_an_image_whose_label_is_malformed_is_not_called_unused(root):
     lines = found(read_set(root))
     assert len(lines["malformed annotation"]) == 1
     assert "image not used" not in lines
+
+
+def test_a_list_that_could_be_the_validation_split_is_an_error(root):
+    text = (root / "data.yaml").read_text()
+    (root / "data.yaml").write_text("".join(text.splitlines(True)[3:]))
+    for split, name in (("train", "train"), ("valid", "vall")):
+        files = sorted((root / split / "images").iterdir())
+        (root / f"{name}.txt").write_text("".join(f"{split}/images/{f.name}\n" for f in files))
+    shutil.move(root / "valid", root / "more")
+    (root / "vall.txt").write_text((root / "vall.txt").read_text().replace("valid/", "more/"))
+    (item,) = found(read_set(root))["unclear split"]
+    assert item.startswith("vall.txt: a list whose name speaks of no split")
+    data = read_set(root, splits=dict(USUAL, val=["vall.txt"]))
+    assert "unclear split" not in found(data)
+    assert len(data.splits["val"]) == 3
+
+
+def test_what_a_list_has_twice_is_counted(root):
+    (root / "train.txt").write_text("train/images/both.jpg\n" * 2)
+    text = (root / "data.yaml").read_text().replace("../train/images", "train.txt")
+    (root / "data.yaml").write_text(text)
+    assert found(read_set(root))["image listed twice"] == [
+        "train.txt: train/images/both.jpg is there 2 times"
+    ]
+
+
+def test_a_folder_of_pictures_that_are_not_read_is_not_called_missing(root):
+    for file in (root / "train/images").iterdir():
+        file.rename(file.with_suffix(".heic"))
+    with pytest.raises(
+        RequestError, match=r"train: '../train/images' has 5 files \(\.heic\), but n"
+    ):
+        read_set(root)

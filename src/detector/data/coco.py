@@ -58,34 +58,31 @@ class CocoReader:
         self.recognised = f"COCO ({listed})"
 
     def _choose(self, wanted: dict[str, Sequence[str] | None]) -> dict[str, list[str]]:
-        """The JSON files of every split."""
-        chosen: dict[str, list[str]] = {}
-        if any(wanted.values()):
-            for split, files in wanted.items():
-                for file in files or ():
-                    named = self.folder.find(file)
-                    if named is None:
-                        there = ", ".join(self.folder.with_suffix(".json")[:10]) or "no JSON files"
-                        raise RequestError(
-                            f"data.splits.{split}: no file {file} in {self.root}; there: {there}"
-                        )
-                    chosen.setdefault(split, []).append(named)
+        """The JSON files of every split: those named, and by their names those of other splits."""
+        chosen = self._named(wanted)
+        if None not in wanted.values():
             return chosen
+        taken = {file for files in chosen.values() for file in files}
         files, passed_over = find_jsons(self.folder)
+        files = [file for file in files if file not in taken]
         by_split: dict[str | None, list[str]] = {}
         for file in files:
             by_split.setdefault(_split_of(file), []).append(file)
         for file, fault in passed_over.items():
+            split = _split_of(file)
+            if file in taken or (split and wanted[split] is not None):
+                continue
             # Without it the images would be divided otherwise than the files say.
-            if not files or fault.unreadable or _split_of(file) not in by_split:
+            useless = not files and not chosen
+            if useless or fault.unreadable or (split not in by_split and (split or not chosen)):
                 raise RequestError(fault.message)
-        if not files:
+        if not files and not chosen:
             raise RequestError(
                 f"data.root={self.root}: no COCO instances in it; expected a JSON file with "
                 "images, annotations and categories, such as annotations/instances_train.json"
             )
         unsorted = by_split.pop(None, [])
-        if len(files) == 1:
+        if len(files) == 1 and not chosen:
             return {next((name for name in by_split if name), POOL): files}
         for split in ("train", "val", "test"):
             found = by_split.get(split, [])
@@ -98,6 +95,20 @@ class CocoReader:
             if found and wanted[split] is None:
                 chosen[split] = found
         self._unsorted = unsorted
+        return {split: chosen[split] for split in ("train", "val", "test") if split in chosen}
+
+    def _named(self, wanted: dict[str, Sequence[str] | None]) -> dict[str, list[str]]:
+        """The JSON files that `data.splits` names."""
+        chosen: dict[str, list[str]] = {}
+        for split, files in wanted.items():
+            for file in files or ():
+                named = self.folder.find(file)
+                if named is None:
+                    there = ", ".join(self.folder.with_suffix(".json")[:10]) or "no JSON files"
+                    raise RequestError(
+                        f"data.splits.{split}: no file {file} in {self.root}; there: {there}"
+                    )
+                chosen.setdefault(split, []).append(named)
         return chosen
 
     def read(self, split: str) -> RawSplit:

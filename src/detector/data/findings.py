@@ -50,6 +50,8 @@ KINDS: dict[str, tuple[Severity, str]] = {
     ),
     "image not used": ("warning", "No annotation or list has it; an empty one marks background."),
     "unsupported image": ("warning", "Convert it to PNG or JPEG: its format is not read."),
+    "broken link": ("warning", "Restore what the link led to, or take it away."),
+    "image listed twice": ("warning", "It is used once: take the second line away."),
     "split not there": ("warning", "What is named for it is missing: add it, or take it out."),
     "folder read once": (
         "warning",

@@ -104,6 +104,7 @@ class Folder:
         if not is_folder:
             raise RequestError(f"{key}={root}: no such folder")
         self.root = root
+        self.broken: list[str] = []  # links to nowhere, pipes and the like, once `files` are known
         self.again: list[str] = []  # links to folders that are read already, once `files` are known
 
     @cached_property
@@ -128,6 +129,8 @@ class Folder:
                         kind = _kind(entry)
                         if kind == "file":
                             files.append(prefix + entry.name)
+                        elif kind == "broken":
+                            self.broken.append(prefix + entry.name)
                         elif kind:
                             found = f"{prefix}{entry.name}/"
                             (links if kind == "link" else folders).append(found)
@@ -140,6 +143,12 @@ class Folder:
         """The files of some suffixes, in lower case and with their dot, sorted."""
         wanted = frozenset(suffixes)
         return [f for f in self.files if f[f.rfind(".") :].lower() in wanted]
+
+    @property
+    def broken_images(self) -> list[str]:
+        """What is called like an image, but is a link to nowhere, or no file at all."""
+        named = sorted(self.broken) if self.files else []
+        return [f for f in named if f[f.rfind(".") :].lower() in SUFFIXES]
 
     @cached_property
     def images(self) -> list[str]:
@@ -337,16 +346,16 @@ class Folder:
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """`file`, `folder` or `link` to a folder; empty for what is left alone."""
+    """`file`, `folder`, `link` to a folder, or `broken`; empty for what is hidden."""
     if entry.name.startswith("."):
         return ""
     try:
         if entry.is_dir():
             return "link" if entry.is_symlink() else "folder"
-        return "file" if entry.is_file() else ""
+        return "file" if entry.is_file() else "broken"
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):  # as a link to nowhere
-            return ""
+            return "broken"
         raise
 
 

@@ -354,6 +354,8 @@ def _find_unused(folder: Folder, used: Collection[str], findings: Findings) -> N
     unused = "no annotation or list has it"
     findings.add_many("image not used", rest, lambda f: Item("", f, unused, f))
     findings.add_many("unsupported image", folder.unread, lambda f: Item("", f, CONVERT))
+    nowhere = "a link that leads nowhere, or no file"
+    findings.add_many("broken link", folder.broken_images, lambda f: Item("", f, nowhere))
     once = "a link to a folder that is read by its own name"
     findings.add_many("folder read once", folder.again, lambda f: Item("", f, once))
 

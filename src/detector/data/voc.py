@@ -64,9 +64,13 @@ class VocReader:
         self._missing: dict[str, list[Item]] = {}
         self._unsorted: list[str] = []  # in no folder of a split
         self._unclear = False  # whether these could be the validation split
+        self._remarks: list[tuple[str, Item]] = []  # on lists: kind and what
         self._lists = self._find_lists()
         if self._lists:
-            self._from_lists(_usual_lists(sorted(self._lists), wanted))
+            parts = _usual_lists(sorted(self._lists), wanted)
+            self._from_lists(parts)
+            if "val" not in parts and "train" in parts and wanted["val"] is None:
+                self._name_unclear([name for names in parts.values() for name in names])
         else:
             self._from_folders(wanted)
         self.splits = tuple(self._xmls)
@@ -112,6 +116,17 @@ class VocReader:
         where = next(iter(self._lists.values())).rpartition("/")[0] or "the folder itself"
         self.recognised = f"VOC with lists in {where} ({listed})"
 
+    def _name_unclear(self, used: Sequence[str]) -> None:
+        """Name lists that could be that of val, where training images are held out else."""
+        for name, file in self._lists.items():
+            last = name.rpartition("/")[2]
+            if name not in used and "_" not in last and split_of(last) is None:
+                message = (
+                    "a list whose name speaks of no split, and nothing else is for val: say "
+                    f"data.splits.val=[{name}], or [] to hold images out"
+                )
+                self._remarks.append(("unclear split", Item("", file, message)))
+
     def _list_ids(self, parts: Sequence[str]) -> list[tuple[str, str, str]]:
         """Folder, list and image id of everything that the lists name, each once."""
         found: dict[tuple[str, str], str] = {}
@@ -125,11 +140,17 @@ class VocReader:
                 )
             file = self._lists[part]
             lines = self.folder.require_text(file).split("\n")
+            named = set[tuple[str, str]]()
             for line in filter(None, map(str.strip, lines)):
-                image_id = _image_id(line)
+                # Of another machine's path, what is here of it counts.
+                image_id = _image_id(line).lstrip("/")
                 if relative(image_id) is None or image_id in (".", ""):
                     raise RequestError(f"{self.root / file}: {line!r} is not a plain file name")
-                found.setdefault((f"{year}{slash}", image_id), file)
+                key = (f"{year}{slash}", image_id)
+                if found.setdefault(key, file) == file and key in named:
+                    item = Item("", file, f"{image_id} is there twice")
+                    self._remarks.append(("image listed twice", item))
+                named.add(key)
         return [(folder, listing, image_id) for (folder, image_id), listing in found.items()]
 
     def _xml_of(self, folder: str, image_id: str) -> str | None:
@@ -165,6 +186,8 @@ class VocReader:
         for xml in self._unsorted if split == "train" else ():
             item = Item("", xml, "lies in no folder of a split")
             builder.findings.add("annotation not used", item)
+        for kind, item in self._remarks if split == self.splits[0] else ():
+            builder.findings.add(kind, item)
         if self._unclear and split == "train":
             add_unclear(builder.findings, self._unsorted)
         for xml in show(self._xmls[split], split):

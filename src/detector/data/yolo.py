@@ -17,6 +17,7 @@ import yaml
 
 from detector.data.findings import Findings, Item
 from detector.data.folder import (
+    CONVERT,
     SUFFIXES,
     UNREAD,
     Folder,
@@ -78,7 +79,16 @@ class YoloReader:
         self.ids: list[int] | None = list(range(len(self.names)))
         self._findings = Findings()  # of the whole set
         self._labels: dict[str, list[str]] = {}  # by image, once they are looked up
-        self._images = self._sort(wanted, {**self._find_lists(), **said}, says.get("path"))
+        lists = self._find_lists()
+        unclear = lists.pop("", [])
+        self._images = self._sort(wanted, {**lists, **said}, says.get("path"))
+        if "train" in lists and "val" not in self._images and wanted["val"] is None:
+            for file in unclear:
+                message = (
+                    "a list whose name speaks of no split, and nothing else is for val: say "
+                    f"data.splits.val=[{file}], or [] to hold images out"
+                )
+                self._findings.add("unclear split", Item("", file, message))
         self.splits = tuple(self._images)
         count = sum(map(len, self._images.values()))
         others = [file for file in found if file != self.yaml]
@@ -88,12 +98,13 @@ class YoloReader:
         )
 
     def _find_lists(self) -> dict[str, list[str]]:
-        """Lists of images that are called after splits, as Darknet has them."""
+        """Lists of images that are called after splits, as Darknet has them; others under ``."""
         found: dict[str, list[str]] = {}
         for file in self.folder.with_suffix(".txt"):
-            split = split_of(PurePosixPath(file).stem) if file.count("/") < 2 else None
-            if split and self._first_line(file).lower().endswith((*SUFFIXES, *UNREAD)):
-                found.setdefault(split, []).append(file)
+            if file.count("/") > 1:
+                continue
+            if self._first_line(file).lower().endswith((*SUFFIXES, *UNREAD)):
+                found.setdefault(split_of(PurePosixPath(file).stem) or "", []).append(file)
         return found
 
     def _sort(
@@ -137,6 +148,14 @@ class YoloReader:
             raise RequestError(f"data.splits.{split}: no images in {place!r} below {self.root}")
         message = f"{split}: {place!r} is not there: no folder of images, nor a list, below"
         message = f"{message} {self.root}"
+        home = place.strip("./").rstrip("/") + "/"
+        others = [f for f in self.folder.files if f.startswith(home) and not f.endswith(".txt")]
+        if others:
+            kinds = ", ".join(sorted({PurePosixPath(f).suffix or "no suffix" for f in others})[:5])
+            message = (
+                f"{split}: {place!r} has {len(others)} files ({kinds}), but none that is read as "
+            )
+            message += f"an image; {CONVERT}"
         if split == "test" and not any(in_split_folder(f, split) for f in self.folder.images):
             self._findings.add("split not there", Item(split, str(self.yaml), message))
             return
@@ -159,7 +178,12 @@ class YoloReader:
     def _list(self, file: str) -> list[str]:
         """The images that a text file lists."""
         lines = filter(None, map(str.strip, self.folder.require_text(file).split("\n")))
-        return [self._listed(line, file) for line in lines]
+        listed = [self._listed(line, file) for line in lines]
+        for image, count in Counter(listed).items():
+            if count > 1:
+                item = Item("", file, f"{image} is there {count} times", image)
+                self._findings.add("image listed twice", item)
+        return listed
 
     def _listed(self, line: str, file: str) -> str:
         """The relative path of an image in a list; as it stands where there is no such file."""
