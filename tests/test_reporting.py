@@ -287,6 +287,9 @@ def test_images_that_the_checkpoint_was_chosen_on_are_no_test_without_a_word(run
     assert leak["count"] == load(tmp_path / "out/metrics.json")["images"]
     evaluate(ask("evaluate", f"ckpt={run}", "split=val", out=tmp_path / "val"))
     assert load(tmp_path / "val/metrics.json")["leakage"] == []
+    evaluate(ask("evaluate", f"ckpt={run}", "split=train", out=tmp_path / "train"))
+    (leak,) = load(tmp_path / "train/metrics.json")["leakage"]
+    assert f"ckpt={run} was trained on it" in leak["example"]
 
 
 def test_two_processes_evaluate_as_one(runs, tmp_path):

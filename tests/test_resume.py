@@ -13,7 +13,8 @@ from killable import MOMENTS, SCORES, run
 
 from detector import cli, request
 from detector.cli import compose
-from detector.finetune_config import read_schedule
+from detector.finetune.schedule import Schedule
+from detector.finetune_config import GROUPS, read_schedule
 from detector.run_checkpoints import link_or_copy
 from detector.types import RequestError
 
@@ -164,6 +165,22 @@ def test_a_run_may_be_called_like_a_number(finished, tmp_path, monkeypatch):
     found = resume("0")
     assert (found.ckpt, found.data.image_size) == ("0", 96)  # 96 is what the run was trained with
     assert cli.run_folder("voc", 0) == "0"
+
+
+def test_more_epochs_than_a_resumed_schedule_has_are_refused(finished, monkeypatch):
+    with pytest.raises(
+        RequestError, match=r"trainer\.max_epochs=50: the schedule has at most 6 ep"
+    ):
+        resume(finished, "trainer.max_epochs=50")
+    schedule = Schedule(read_schedule(resume(finished)).phases, GROUPS)
+    progress = schedule.start()
+    while not schedule.finished(progress):
+        if progress.ended:
+            progress = schedule.advance(progress, 0)
+        progress = schedule.observe(progress, 0.0)
+    monkeypatch.setattr(request, "read_progress", lambda _: progress)
+    with pytest.raises(RequestError, match=r"=7: .*last\.ckpt: its schedule has ended after 6 epo"):
+        resume(finished, "trainer.max_epochs=7")
 
 
 def test_a_run_that_goes_on_makes_the_report_that_it_was_begun_with(finished):

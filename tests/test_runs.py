@@ -97,6 +97,10 @@ def test_a_folder_is_one_processs_until_that_ends_however_it_ends(tmp_path):
         assert other.stdout.read(4) == b"held"
         with pytest.raises(RequestError, match="another process is writing into it"):
             runs.claim(tmp_path, "hydra.run.dir")
+        cfg = compose("train", ["data=trees"], tmp_path)
+        said = pytest.raises(RequestError, match=r"output_dir=.*: another process is writing into")
+        with said, request.output_folder("train", cfg):
+            pass
         other.kill()
     with runs.locked(tmp_path, "a"), runs.locked(tmp_path, "a"):  # this process may ask again
         pass

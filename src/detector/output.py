@@ -103,9 +103,8 @@ def show_what_can_be_shown() -> None:
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:  # closed by whoever started this, as by `2>&-`
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            if nowhere != number:  # else a file opened later would be written to as if it were it
-                os.dup2(nowhere, number)
+            # Else a file that is opened later would be written to as if it were the stream.
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
             setattr(sys, name, open(number, "r" if not number else "w"))  # noqa: PTH123, SIM115
     codecs.register_error("detector", _replace)
     for stream in (sys.stdout, sys.stderr):
