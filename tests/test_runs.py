@@ -156,9 +156,10 @@ def test_images_seen_in_training_are_known_under_any_name_and_nearly(tmp_path, d
     again = cv2.imread(str(images / "test0.jpg"))
     assert cv2.imwrite(str(images / "test0.jpg"), again, [cv2.IMWRITE_JPEG_QUALITY, 60])
     test = read_set(tmp_path / "voc", "voc", "test")
-    seen = inputs.seen_in_training(test, "test", record)
+    seen, none = inputs.seen_in_training(test, "test", [record, []])
     assert seen == ({"JPEGImages/test9.jpg"}, {"JPEGImages/test0.jpg"})
-    assert inputs.seen_in_training(test, "test", []) == (set(), set())
+    assert none == (set(), set())
+    assert inputs.seen_in_training(test, "test", [[]]) == [(set(), set())]
     inputs.note_seen(test, "test", seen, "ckpt=a was trained on")
     same, near = test.findings.of("leakage")
     assert (same.kind, near.kind) == ("seen in training", "like a training image")

@@ -43,16 +43,25 @@ def checkpoint_path(verb: str, ckpt: str) -> Path:
     return path
 
 
+def absolute_path(key: str, value: str) -> Path:
+    """The path that a key means, from any folder.
+
+    Raises:
+        RequestError: If it is a link that leads to itself, or the home of an unknown user.
+    """
+    try:
+        return Path(value).expanduser().resolve()
+    except (RuntimeError, OSError) as error:
+        raise RequestError(f"{key}={value}: {error}") from error
+
+
 def weights_path(weights: str) -> Path:
     """The file that `model.weights` means when it is no word: of a run folder, the best checkpoint.
 
     Raises:
         RequestError: If there is none.
     """
-    try:
-        path = Path(weights).expanduser().resolve()
-    except (RuntimeError, OSError) as error:  # links that lead to themselves, an unknown user
-        raise RequestError(f"model.weights={weights}: {error}") from error
+    path = absolute_path("model.weights", weights)
     if not weights.strip():
         raise RequestError(f"model.weights=: expected {', '.join(WEIGHTS)}, or a path")
     if path.is_dir():

@@ -57,11 +57,11 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     data = inputs.usable_data(config, request.wanted_split("evaluate", config))
     rival = request.rival(config, data) if config.compare else None
     (split,) = data.splits
-    seen = inputs.seen_in_training(data, split, read_trained_on(path))
-    inputs.note_seen(data, split, seen, f"ckpt={config.ckpt} was trained on")
-    if split != "val":  # else that is what was asked for
-        seen = inputs.seen_in_training(data, split, read_trained_on(path, "chosen_on"))
-        inputs.note_seen(data, split, seen, f"ckpt={config.ckpt} was chosen on")
+    # That val chose the checkpoint is nothing new to who asks for it.
+    keys = ("trained_on",) if split == "val" else ("trained_on", "chosen_on")
+    found = inputs.seen_in_training(data, split, [read_trained_on(path, key) for key in keys])
+    for key, seen in zip(keys, found, strict=True):
+        inputs.note_seen(data, split, seen, f"ckpt={config.ckpt} was {key.replace('_', ' ')}")
     with request.output_folder("evaluate", cfg) as folder:
         announce("loading the network of %s", path)
         return _evaluate(config, rival, thresholds, data, folder, command)

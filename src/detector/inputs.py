@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -178,17 +178,24 @@ class Seen(NamedTuple):
     near: set[str]
 
 
-def seen_in_training(data: DataSet, split: str, record: Collection[Fingerprint]) -> Seen:
-    """The images of a split that a detector was trained on, wherever they lay then.
+def seen_in_training(
+    data: DataSet, split: str, records: Sequence[Collection[Fingerprint]]
+) -> list[Seen]:
+    """The images of a split that detectors were trained on, wherever they lay then.
 
     Args:
         data: Has the split.
         split: Its name.
-        record: Of the training images, as a checkpoint has it.
+        records: Of training images, as checkpoints have them; where all are empty, nothing is read.
+
+    Returns:
+        For each record, the images of the split that are in it.
     """
-    if not record:
-        return Seen(set(), set())
-    ours = fingerprints(data, split)
+    ours = fingerprints(data, split) if any(records) else {}
+    return [_seen(ours, record) for record in records]
+
+
+def _seen(ours: Mapping[str, Fingerprint], record: Collection[Fingerprint]) -> Seen:
     digests = {one.digest for one in record}
     same = {file for file, one in ours.items() if one.digest in digests}
     rest = [file for file, one in ours.items() if one.hash and file not in same]

@@ -18,6 +18,7 @@ from detector.data.read import DataSet, files_of
 from detector.data.results import Results, read_results
 from detector.evaluation.arrays import Detections, Truth, xywh
 from detector.inputs import LISTED, describe_data, usable_data
+from detector.output import whole
 from detector.types import AnnotatedImages, ClassMap, RequestError
 
 log = logging.getLogger(__name__)
@@ -237,7 +238,7 @@ def write_detections(
     boxes = xywh(detections)
     numbers, encoder = classes.ids, msgspec.json.Encoder()
     draft = file.with_name(file.name + ".part")
-    with draft.open("wb") as stream:
+    with whole(draft, file), draft.open("wb") as stream:
         separator = b"[\n"
         for start in range(0, len(boxes), CHUNK):
             here = slice(start, start + CHUNK)
@@ -250,4 +251,3 @@ def write_detections(
             stream.write(separator + b",\n".join(texts))
             separator = b",\n"
         stream.write(b"\n]\n" if len(boxes) else b"[]\n")
-    draft.replace(file)

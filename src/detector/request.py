@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from detector import runs
 from detector.build import loader_workers
 from detector.checkpoint import (
+    absolute_path,
     checkpoint_classes,
     checkpoint_path,
     read_best,
@@ -185,10 +186,7 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         cfg.data.root = None  # as from an empty shell variable, which must not mean this folder
     if cfg.data.root is not None:
         # A checkpoint must know its data from any folder.
-        try:
-            cfg.data.root = str(Path(cfg.data.root).expanduser().resolve())
-        except (RuntimeError, OSError) as error:  # links that lead to themselves, an unknown user
-            raise RequestError(f"data.root={cfg.data.root}: {error}") from error
+        cfg.data.root = str(absolute_path("data.root", str(cfg.data.root)))
     if cfg.model.weights not in WEIGHTS and ("model.weights" in typed or not cfg.ckpt):
         cfg.model.weights = str(weights_path(str(cfg.model.weights or "")))
     values = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in RUN_KEYS])
@@ -282,10 +280,9 @@ def rival(config: Config, data: DataSet) -> Config:
 def _refuse_unequal(key: str, path: Path, config: Config, data: DataSet) -> None:
     """Refuse images of which one of two detectors was trained on more than the other."""
     ((split, files),) = data.files().items()
-    one, other = (
-        seen_in_training(data, split, read_trained_on(file)).same
-        for file in (checkpoint_path("evaluate", str(config.ckpt)), path)
-    )
+    both = checkpoint_path("evaluate", str(config.ckpt)), path
+    found = seen_in_training(data, split, [read_trained_on(file) for file in both])
+    one, other = (seen.same for seen in found)
     for who, seen in ((key, other - one), (f"ckpt={config.ckpt}", one - other)):
         if seen:
             raise RequestError(

@@ -244,7 +244,7 @@ def record_images(config: Config, data_set: DataSet, resumed: Path | None) -> Te
             earlier = read_trained_on(source)
     if resumed is None:
         split = "test" if "test" in data_set.splits else "val"
-        seen = inputs.seen_in_training(data_set, split, earlier)
+        (seen,) = inputs.seen_in_training(data_set, split, [earlier])
         inputs.note_seen(
             data_set, split, seen, f"model.weights={config.model.weights} was trained on"
         )

@@ -7,8 +7,8 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from detector.bar import over
 from detector.data.facts import Facts
 from detector.data.findings import Findings, Item
 
@@ -169,8 +169,7 @@ def _tiles(ours: int, theirs: int, *, halved: bool = False) -> Iterator[tuple[sl
     """The parts of a table of all pairs; halved: only those on and above its diagonal."""
     height, width = TILE
     starts = range(0, ours, height)
-    bar = tqdm(starts, "copies", unit_scale=height, unit="file", delay=2, leave=False, disable=None)
-    for start in bar:
+    for start in over(starts, "comparing pictures", "part"):
         first = start // width * width if halved else 0
         for left in range(first, theirs, width):
             yield slice(start, min(start + height, ours)), slice(left, min(left + width, theirs))

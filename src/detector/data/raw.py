@@ -64,6 +64,21 @@ def add_unclear(findings: Findings, files: Sequence[str]) -> None:
         findings.add("unclear split", Item("", home, message))
 
 
+def add_unclear_list(findings: Findings, file: str, name: str) -> None:
+    """Name a list that could be the validation split, where training images are held out else.
+
+    Args:
+        findings: Gets it.
+        file: The list.
+        name: What `data.splits` calls it.
+    """
+    message = (
+        "a list whose name speaks of no split, and nothing else is for val: say "
+        f"data.splits.val=[{name}], or [] to hold images out"
+    )
+    findings.add("unclear split", Item("", file, message))
+
+
 class RawBuilder:
     """Collects a split image by image, for formats with a file for each."""
 

@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser, p
 import numpy as np
 
 from detector.boxes import around_turned
-from detector.data.findings import Item
+from detector.data.findings import Findings, Item
 from detector.data.folder import (
     SUFFIXES,
     UNREAD,
@@ -25,7 +25,16 @@ from detector.data.folder import (
     relative,
     split_of,
 )
-from detector.data.raw import POOL, RawBuilder, RawSplit, add_unclear, flag, show, turn
+from detector.data.raw import (
+    POOL,
+    RawBuilder,
+    RawSplit,
+    add_unclear,
+    add_unclear_list,
+    flag,
+    show,
+    turn,
+)
 from detector.types import RequestError
 
 LISTS = "ImageSets/Main/"
@@ -64,7 +73,7 @@ class VocReader:
         self._missing: dict[str, list[Item]] = {}
         self._unsorted: list[str] = []  # in no folder of a split
         self._unclear = False  # whether these could be the validation split
-        self._remarks: list[tuple[str, Item]] = []  # on lists: kind and what
+        self._remarks = Findings()  # on lists
         self._lists = self._find_lists()
         if self._lists:
             parts = _usual_lists(sorted(self._lists), wanted)
@@ -121,11 +130,7 @@ class VocReader:
         for name, file in self._lists.items():
             last = name.rpartition("/")[2]
             if name not in used and "_" not in last and split_of(last) is None:
-                message = (
-                    "a list whose name speaks of no split, and nothing else is for val: say "
-                    f"data.splits.val=[{name}], or [] to hold images out"
-                )
-                self._remarks.append(("unclear split", Item("", file, message)))
+                add_unclear_list(self._remarks, file, name)
 
     def _list_ids(self, parts: Sequence[str]) -> list[tuple[str, str, str]]:
         """Folder, list and image id of everything that the lists name, each once."""
@@ -149,7 +154,7 @@ class VocReader:
                 key = (f"{year}{slash}", image_id)
                 if found.setdefault(key, file) == file and key in named:
                     item = Item("", file, f"{image_id} is there twice")
-                    self._remarks.append(("image listed twice", item))
+                    self._remarks.add("image listed twice", item)
                 named.add(key)
         return [(folder, listing, image_id) for (folder, image_id), listing in found.items()]
 
@@ -186,8 +191,8 @@ class VocReader:
         for xml in self._unsorted if split == "train" else ():
             item = Item("", xml, "lies in no folder of a split")
             builder.findings.add("annotation not used", item)
-        for kind, item in self._remarks if split == self.splits[0] else ():
-            builder.findings.add(kind, item)
+        if split == self.splits[0]:
+            builder.findings.update(self._remarks)
         if self._unclear and split == "train":
             add_unclear(builder.findings, self._unsorted)
         for xml in show(self._xmls[split], split):

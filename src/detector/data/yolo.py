@@ -26,7 +26,7 @@ from detector.data.folder import (
     split_of,
     typed_root,
 )
-from detector.data.raw import POOL, RawBuilder, RawSplit, add_unclear, show
+from detector.data.raw import POOL, RawBuilder, RawSplit, add_unclear, add_unclear_list, show
 from detector.data.yolo_lines import Lines, read_keypoints, read_lines, understand
 from detector.types import RequestError
 
@@ -84,11 +84,7 @@ class YoloReader:
         self._images = self._sort(wanted, {**lists, **said}, says.get("path"))
         if "train" in lists and "val" not in self._images and wanted["val"] is None:
             for file in unclear:
-                message = (
-                    "a list whose name speaks of no split, and nothing else is for val: say "
-                    f"data.splits.val=[{file}], or [] to hold images out"
-                )
-                self._findings.add("unclear split", Item("", file, message))
+                add_unclear_list(self._findings, file, file)
         self.splits = tuple(self._images)
         count = sum(map(len, self._images.values()))
         others = [file for file in found if file != self.yaml]
