@@ -1,6 +1,7 @@
 """The whole job on tiny data: every file, exact evaluation, exact resume, prediction, sweeps."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -23,6 +25,7 @@ from detector.checkpoint import read_trained_on
 from detector.evaluate import evaluate
 from detector.evaluation import reference
 from detector.predict import predict
+from detector.run_checkpoints import RunCheckpoints
 from detector.train import train
 from detector.types import RequestError
 
@@ -479,3 +482,28 @@ def test_ctrl_c_keeps_what_is_done_and_prints_the_line_to_go_on(voc_root, tmp_pa
     assert resumed.returncode == 0, resumed.stderr
     assert weights(Path(out))["epoch"] == done
     assert f"epoch {done + 1}/{done + 1}" in resumed.stdout
+
+
+def test_ctrl_c_in_the_final_evaluation_says_how_to_evaluate(
+    voc_root, tmp_path, monkeypatch, caplog
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("detector.train.evaluate_best", interrupted)
+    with pytest.raises(KeyboardInterrupt), caplog.at_level("INFO"):
+        fresh_train(voc_root, tmp_path / "out", "trainer.max_epochs=1")
+    assert f"python -m detector.train ckpt={tmp_path}/out" in caplog.text
+    assert (tmp_path / "out/checkpoints/best.ckpt").is_file()
+
+
+def test_a_checkpoint_that_finds_no_room_is_named_and_leaves_no_draft(tmp_path):
+    def full(draft):
+        draft.touch()
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/a-librarys-own")
+
+    trainer = SimpleNamespace(save_checkpoint=full)
+    with pytest.raises(OSError, match="No space left") as error:
+        RunCheckpoints(None, tmp_path).on_train_epoch_end(trainer, None)
+    assert error.value.filename == str(tmp_path / "last.ckpt")
+    assert list(tmp_path.iterdir()) == []
