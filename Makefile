@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP) ## Train on aerial photographs of trees (3 to 8 minutes), evaluate, draw
-	$(BIN)/python -m detector.data.trees
+	$(BIN)/python -m detector.data.formats.trees
 	$(BIN)/python -m detector.train +experiment=trees
 
 test: $(STAMP) ## Run the tests

@@ -21,13 +21,13 @@ from common import Worker, conditions
 from networks import TRAINED, Batch, make_batch, our_step
 from training_runs import period
 
-from detector.build import network_options
 from detector.cli import compose
-from detector.models.backbones import BACKBONES
+from detector.core.files import write_json
+from detector.models.backbones.table import BACKBONES
 from detector.models.compute import step_compute
 from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
-from detector.output import write_json
-from detector.request import resolve
+from detector.pipeline.build import network_options
+from detector.pipeline.request import resolve
 
 # Those of the course, in its order, and those of timm whose weights come as packages.
 NAMES = (*BACKBONES, *(f"timm/tf_efficientnet_lite{variant}" for variant in (1, 2)))

@@ -23,7 +23,7 @@ from training_runs import (
     train_all,
 )
 
-# As `detector.models.backbones` knows them; the first sets the time. And conf/finetune's schedule.
+# Names of backbones, the first of which sets the time; each with its schedule in conf/finetune.
 NETWORKS = {
     "efficientnet_lite0": "full",
     "timm/tf_efficientnet_lite1": "full",

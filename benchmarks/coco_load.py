@@ -30,10 +30,10 @@ CATEGORIES = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 6
 OURS = """
 import json, sys, time
 from pathlib import Path
-from detector.data.coco import CocoReader
-from detector.data.facts import Facts
-from detector.data.folder import Folder
-from detector.data.judge import Judge, choose_classes
+from detector.data.formats.coco import CocoReader
+from detector.data.validation.image_info import Facts
+from detector.data.formats.folder import Folder
+from detector.data.validation.validate import Judge, choose_classes
 peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
 before, started = peak(), time.perf_counter()
 reader = CocoReader(Folder(Path(sys.argv[1])), {"train": None, "val": None, "test": None})
@@ -139,7 +139,7 @@ def read_all(images: object, results: multiprocessing.Queue) -> None:  # type: i
 
 def workers_memory(count: int, boxes: int) -> tuple[float, list[float]]:
     """MiB of the packed arrays, and of what each of four forked workers has of its own."""
-    from detector.types import AnnotatedImages
+    from detector.core.structures import AnnotatedImages
 
     counts = np.bincount(np.random.default_rng(0).integers(0, count, boxes), minlength=count)
     images = AnnotatedImages(

@@ -27,13 +27,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from detector.data.augment import Augmenter
-from detector.data.cache import Kind, make_sources
-from detector.data.datamodule import DetectionDataModule, LoaderOptions
-from detector.data.dataset import DetectionDataset
-from detector.data.images import read_header, read_image, read_resized, resize
-from detector.data.sampler import Draw
-from detector.types import AnnotatedImage, AnnotatedImages
+from detector.core.structures import AnnotatedImage, AnnotatedImages
+from detector.data.images.pixels import read_header, read_image, read_resized, resize
+from detector.data.loading.augment import Augmenter
+from detector.data.loading.datamodule import DetectionDataModule, LoaderOptions
+from detector.data.loading.dataset import DetectionDataset
+from detector.data.loading.image_cache import Kind, make_sources
+from detector.data.loading.sampler import Draw
 
 BOXES = 7  # as many as COCO has an image
 BATCH = 2  # the reference's

@@ -17,9 +17,9 @@ import torch
 from common import Report, Worker, compare
 from torchmetrics.detection import MeanAveragePrecision
 
+from detector.core.structures import Prediction, Target
 from detector.evaluation.coco import NAMES
 from detector.evaluation.metric import DetectionMetric
-from detector.types import Prediction, Target
 
 # As COCO's val2017 has: images, classes, and truths an image on average.
 IMAGES, CLASSES, TRUTHS = 5000, 80, 7.2

@@ -10,14 +10,14 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
-from detector.build import keep_memory, precision
-from detector.finetune_config import GROUPS
+from detector.config.schedules import GROUPS
 from detector.models.faster_rcnn import (
     FasterRCNN,
     FasterRCNNOptions,
     SpeedOptions,
     build_faster_rcnn,
 )
+from detector.pipeline.build import keep_memory, precision
 
 # How many of the backbone's five stages are trained, from the top.
 TRAINED = {"frozen": 0, "partial": 3, "full": 5}

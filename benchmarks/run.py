@@ -26,7 +26,7 @@ from typing import Any
 
 from common import Figure, Report, machine
 
-from detector.output import write_json
+from detector.core.files import write_json
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 START, END = "<!-- figures: made by benchmarks/run.py -->", "<!-- end of figures -->"

@@ -15,8 +15,8 @@ from check import write_set
 from common import Report, median_seconds, seconds
 from networks import build_ours, detection, make_batch, our_step
 
-from detector.data.facts import FactsCache
 from detector.data.read import Source, read
+from detector.data.validation.image_info import FactsCache
 
 
 def measure(quick: bool) -> Report:

@@ -26,9 +26,9 @@ from typing import Any, Protocol, TypeVar
 from omegaconf import OmegaConf
 
 from detector.cli import compose
-from detector.finetune_config import read_schedule
-from detector.output import write_json
-from detector.request import resolve
+from detector.config.schedules import read_schedule
+from detector.core.files import write_json
+from detector.pipeline.request import resolve
 
 PATIENCE = 15.0  # seconds that an interrupted run has to end by itself
 

@@ -33,13 +33,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from detector.build import keep_memory
-from detector.finetune.callback import StagedFinetuning
+from detector.config.schedules import GROUPS
+from detector.core.structures import ClassMap, Target
 from detector.finetune.phases import Phase
 from detector.finetune.schedule import Schedule
-from detector.finetune_config import GROUPS
-from detector.task import DetectionTask, OptimiserOptions
-from detector.types import ClassMap, Target
+from detector.finetune.unfreezing import StagedFinetuning
+from detector.pipeline.build import keep_memory
+from detector.training.module import DetectionTask, OptimiserOptions
 
 WANTED = 2.0  # seconds
 SIZE, CLASSES = 64, 3

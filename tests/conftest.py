@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from detector.data.facts import FactsCache
 from detector.data.read import DataSet, Source, read
+from detector.data.validation.image_info import FactsCache
 
 # Property tests judge what they find, not how long it took, and find the same every time.
 settings.register_profile("detector", deadline=None, derandomize=True, database=None)
@@ -185,7 +185,7 @@ def torch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setattr(torch.hub, "urlopen", no_network)
-    monkeypatch.setattr("detector.models.weights.urlopen", no_network)
+    monkeypatch.setattr("detector.models.weights.sources.urlopen", no_network)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)

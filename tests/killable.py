@@ -24,7 +24,8 @@ def run(overrides: Sequence[str], out: Path, kill: tuple[str, int] | None = None
     """
     # Its server has imported everything, so that a run starts in no time.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killable", "detector.scoring", "detector.evaluation.metric"])
+    preloaded = ["killable", "detector.pipeline.score", "detector.evaluation.metric"]
+    context.set_forkserver_preload(preloaded)
     process = context.Process(target=_train, args=(list(overrides), out, kill))
     process.start()
     process.join()
@@ -35,10 +36,10 @@ def run(overrides: Sequence[str], out: Path, kill: tuple[str, int] | None = None
 def _train(overrides: list[str], out: Path, kill: tuple[str, int] | None) -> None:
     import warnings
 
-    from detector import run_checkpoints
     from detector.cli import compose
-    from detector.task import DetectionTask
     from detector.train import train
+    from detector.training import run_checkpoints
+    from detector.training.module import DetectionTask
 
     warnings.simplefilter("ignore")
     moment, epoch = kill or ("", -1)

@@ -14,7 +14,8 @@ from conftest import random_split, three_splits, write_coco, write_image, write_
 from test_cli import refused, run
 
 from detector import check as verb
-from detector import cli, inspection
+from detector import cli
+from detector.pipeline import check_data
 
 LIGHT = ["backbone=efficientnet_lite0", "data.image_size=96", "hydra.run.dir=out"]
 
@@ -134,8 +135,8 @@ def test_anchors_that_miss_are_named_with_better_ones(tmp_path):
 def test_a_second_check_of_unchanged_files_reuses_the_first(voc_root, tmp_path, monkeypatch):
     first = inspect(voc_root, tmp_path / "a")
     calls = []
-    real = inspection.inspect
-    monkeypatch.setattr(inspection, "inspect", lambda *a: calls.append(a) or real(*a))
+    real = check_data.inspect
+    monkeypatch.setattr(check_data, "inspect", lambda *a: calls.append(a) or real(*a))
     assert inspect(voc_root, tmp_path / "b") == first
     for name in ("check.json", "check.html"):
         assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
@@ -159,7 +160,7 @@ def test_a_damaged_outcome_is_not_reused(voc_root, tmp_path, damage):
 
 
 def test_what_changes_while_a_check_runs_is_checked_the_next_time(voc_root, tmp_path, monkeypatch):
-    real = inspection.inspect
+    real = check_data.inspect
 
     def slow(config, data):
         content = real(config, data)
@@ -167,7 +168,7 @@ def test_what_changes_while_a_check_runs_is_checked_the_next_time(voc_root, tmp_
         return content
 
     with monkeypatch.context() as patch:
-        patch.setattr(inspection, "inspect", slow)
+        patch.setattr(check_data, "inspect", slow)
         assert inspect(voc_root, tmp_path / "a")["summary"]["errors"] == 0
     assert inspect(voc_root, tmp_path / "b")["summary"]["errors"] == 1
 

@@ -16,8 +16,8 @@ from conftest import TINY, write_xml
 from hydra.errors import HydraException, MissingConfigException
 
 from detector import __version__, cli
-from detector.cli import _explain, compose, run_folder
-from detector.data.folder import cache_folder
+from detector.cli import _explain, compose, output_folder_of
+from detector.data.formats.folder import cache_folder
 
 # Runs a verb as `python -m` does, and tells on exit whether torch was imported.
 RUN = """
@@ -228,14 +228,16 @@ def test_a_failure_of_the_work_itself_exits_with_1(cwd, voc_root):
 
 
 def test_outputs_go_to_a_new_folder_except_when_a_run_goes_on(tmp_path):
-    assert re.fullmatch(r"outputs/voc/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", run_folder("voc", None))
+    assert re.fullmatch(
+        r"outputs/voc/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", output_folder_of("voc", None)
+    )
     last = tmp_path / "checkpoints" / "last.ckpt"
     last.parent.mkdir()
     last.write_text("")
-    assert run_folder("voc", str(tmp_path)) == str(tmp_path)
-    assert run_folder("voc", str(last)) == str(tmp_path)
-    assert run_folder("voc", str(last.with_name("best.ckpt"))).startswith("outputs/voc/")
-    assert run_folder("evaluate", str(tmp_path)).startswith("outputs/evaluate/")
+    assert output_folder_of("voc", str(tmp_path)) == str(tmp_path)
+    assert output_folder_of("voc", str(last)) == str(tmp_path)
+    assert output_folder_of("voc", str(last.with_name("best.ckpt"))).startswith("outputs/voc/")
+    assert output_folder_of("evaluate", str(tmp_path)).startswith("outputs/evaluate/")
 
 
 def test_a_key_that_the_schedule_has_not_says_how_it_is_added(cwd, voc_root):
@@ -280,7 +282,7 @@ import logging, os, signal, sys
 from datetime import datetime
 from pathlib import Path
 import detector.cli as cli
-import detector.request
+import detector.pipeline.request
 
 class Now(datetime):
     @classmethod
@@ -353,7 +355,7 @@ def test_a_run_into_a_used_folder_is_refused_before_anything_is_written(cwd, sco
 
 
 def test_an_internal_error_of_the_check_says_so_and_leaves_no_folder(cwd, scored, tmp_path):
-    before = "detector.request.check_request = lambda *_: {}['lost']"
+    before = "detector.pipeline.request.check_request = lambda *_: {}['lost']"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     code, _, err = ended(stub(cwd, scored, before=before, env=environment))
     assert code == 1

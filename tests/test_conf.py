@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from detector import cli, config, request
-from detector.finetune_config import read_schedule
+from detector import cli
+from detector.config import schema
+from detector.config.schedules import read_schedule
+from detector.pipeline import request
 
-CONF = config.conf_folder()
+CONF = schema.conf_folder()
 FILES = sorted(p.relative_to(CONF) for p in CONF.rglob("*.yaml"))
 
 
@@ -43,7 +45,7 @@ def test_a_file_is_at_most_35_lines(file):
     + ["backbone=timm backbone.name=resnet18"],
 )
 def test_every_choice_composes_and_is_valid(override):
-    chosen = config.parse(OmegaConf.masked_copy(compose(*override.split()), config_keys()))
+    chosen = schema.parse(OmegaConf.masked_copy(compose(*override.split()), config_keys()))
     read_schedule(chosen)
 
 
@@ -62,10 +64,10 @@ def test_the_other_verbs_take_every_key_of_train(verb):
 
 
 def test_augmentations_shipped_are_understood():
-    from detector.data.augment import Augmenter
+    from detector.data.loading.augment import Augmenter
 
     for name in choices("augment"):
-        steps = config.parse(
+        steps = schema.parse(
             OmegaConf.masked_copy(compose(f"augment={name}"), config_keys())
         ).augment.steps
         Augmenter(steps, 64)

@@ -16,14 +16,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from test_cli import refused, run
 
-from detector import cli, predictions, request, scoring
-from detector.data.coco_truth import read_coco_truth
+from detector import cli
+from detector.core.errors import RequestError
+from detector.data.external.ground_truth import read_coco_truth
 from detector.evaluate import evaluate
 from detector.evaluation.coco import NAMES, coco_scores
 from detector.evaluation.reference import pycocotools_scores
+from detector.pipeline import external, request, score
 from detector.predict import predict
 from detector.train import train
-from detector.types import RequestError
 
 
 def ask(verb, *overrides, out=None):
@@ -33,7 +34,7 @@ def ask(verb, *overrides, out=None):
 
 def contest(*overrides):
     """What is scored in such a request."""
-    return predictions.read_contest(request.resolve("evaluate", ask("evaluate", *overrides)))
+    return external.read_contest(request.resolve("evaluate", ask("evaluate", *overrides)))
 
 
 def by_pycocotools(truth: Path, results: Path) -> dict[str, float]:
@@ -181,7 +182,7 @@ def test_a_long_scoring_says_what_it_waits_for(tmp_path, caplog, monkeypatch):
     evaluate(ask("evaluate", *keys, out=tmp_path / "few"))
     assert "takes longest" not in caplog.text
     count = len(json.loads(results.read_text()))
-    monkeypatch.setattr(scoring, "MANY", count)
+    monkeypatch.setattr(score, "MANY", count)
     evaluate(ask("evaluate", *keys, out=tmp_path / "many"))
     assert f"scoring {count} detections; the check by pycocotools takes longest" in caplog.text
 
@@ -281,7 +282,7 @@ def notes(caplog) -> str:
 def said(caplog, *overrides) -> str:
     """The warnings of such a request."""
     config = request.resolve("evaluate", ask("evaluate", *overrides))
-    predictions.describe_contest(config, predictions.read_contest(config))
+    external.describe_contest(config, external.read_contest(config))
     return notes(caplog)
 
 

@@ -10,12 +10,13 @@ import torch
 from conftest import TINY, three_splits, write_voc
 from hydra.core.hydra_config import HydraConfig
 
-from detector import build, cli, inputs, request
+from detector import cli
 from detector.check import check
+from detector.core.errors import RequestError
 from detector.evaluate import evaluate
+from detector.pipeline import build, load_data, request
 from detector.predict import predict
 from detector.train import train
-from detector.types import RequestError
 
 ONE_EPOCH = (
     "finetune.phases=[{name: all, train: [stem, layer1, layer2, layer3, layer4, neck, head],"
@@ -74,7 +75,7 @@ def test_prediction_finds_what_the_loaders_images_give(run, tmp_path):
         rows = [row for row in csv.DictReader(stream) if row["file_name"] == "test0.png"]
     assert rows
     config = request.resolve("evaluate", ask("evaluate", f"ckpt={out}"))
-    data = build.build_datamodule(config, inputs.read_data(config, "test").splits)
+    data = build.build_datamodule(config, load_data.read_data(config, "test").splits)
     images, targets = next(iter(data.loader("test", training=False)))
     assert images[0].shape == (channels, 72, 96)
     task = build.load_task("evaluate", config).eval()
@@ -123,7 +124,7 @@ def test_the_number_of_channels_is_not_forgotten_between_two_requests(voc_root):
     keys = [*TINY, f"data.root={voc_root}"]
     request.check_request("train", ask("train", *keys, "model.weights=none"))  # keeps what it read
     with pytest.raises(RequestError, match="3 bands"):
-        inputs.usable_data(request.resolve("train", ask("train", *keys, "model.in_channels=4")))
+        load_data.usable_data(request.resolve("train", ask("train", *keys, "model.in_channels=4")))
 
 
 @pytest.mark.parametrize("verb", ["train", "check"])
@@ -137,8 +138,8 @@ def test_a_step_without_meaning_is_refused_before_a_run(voc_root, verb):
 def test_a_source_without_the_fourth_band_is_refused_before_a_run(voc_root):
     source = voc_root / "JPEGImages"
     with pytest.raises(RequestError, match=r"source=.*: 3 bands, .* \(and 10 more files\)"):
-        inputs.source_files(str(source), 4)
+        load_data.source_files(str(source), 4)
     (source / "train0.jpg").unlink()
-    assert len(inputs.source_files(str(source), 1)) == 10
+    assert len(load_data.source_files(str(source), 1)) == 10
     assert cv2.imwrite(str(source / "zebra.png"), np.zeros((5, 5, 4), np.uint8))
-    assert len(inputs.source_files(str(source), 4)) == 11  # the others are named on their turn
+    assert len(load_data.source_files(str(source), 4)) == 11  # the others are named on their turn

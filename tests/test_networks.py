@@ -8,10 +8,11 @@ from conftest import TINY
 from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
-from detector import build, cli, request
+from detector import cli
+from detector.core.errors import RequestError
 from detector.evaluate import evaluate
+from detector.pipeline import build, request
 from detector.train import train
-from detector.types import RequestError
 
 WITHOUT_BACKBONE = [t for t in TINY if not t.startswith(("backbone=", "model.weights="))]
 

@@ -14,11 +14,13 @@ import torch
 from conftest import write_image
 from hydra.core.hydra_config import HydraConfig
 
-from detector import build, cli, request
-from detector.config import parse
+from detector import cli
+from detector.config.schema import parse
+from detector.core.errors import RequestError, WorkError
+from detector.core.structures import ClassMap, Prediction
+from detector.pipeline import build, request
 from detector.predict import predict
 from detector.report import draw
-from detector.types import ClassMap, Prediction, RequestError, WorkError
 
 
 class Finder:
@@ -96,7 +98,7 @@ def test_no_two_sources_have_one_picture(detect, tmp_path, monkeypatch):
     for name in names:
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         files.append(photo(tmp_path / "in" / name))
-    monkeypatch.setattr("detector.inputs.source_files", lambda *_: files)
+    monkeypatch.setattr("detector.pipeline.load_data.source_files", lambda *_: files)
     pictures = sorted(["a.jfif.jpg.jpg", *names[1:]])
     assert detect(tmp_path / "in") == (names, pictures)
 
@@ -116,7 +118,7 @@ def test_a_picture_that_its_format_cannot_hold_is_written_in_another(detect, tmp
 def test_a_name_that_is_not_utf_8_is_written(detect, tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     file = photo(tmp_path / "in" / os.fsdecode(b"\xff.jfif"))
-    monkeypatch.setattr("detector.inputs.source_files", lambda *_: [file])
+    monkeypatch.setattr("detector.pipeline.load_data.source_files", lambda *_: [file])
     detect(file.parent)
     (picture,) = (detect.out / "images").iterdir()
     assert os.fsencode(picture.name) == b"\xff.jfif.jpg"

@@ -8,12 +8,14 @@ import yaml
 from conftest import TINY, assert_same
 from hydra.core.hydra_config import HydraConfig
 
-from detector import build, cli, request
-from detector.dry_run import phase_table
+from detector import cli
+from detector.core.errors import RequestError
+from detector.core.structures import ClassMap
 from detector.evaluate import evaluate
-from detector.models.load_report import GroupLoad, LoadReport
+from detector.models.weights.report import GroupLoad, LoadReport
+from detector.pipeline import build, request
+from detector.pipeline.dry_run import phase_table
 from detector.train import log_weights, train
-from detector.types import ClassMap, RequestError
 
 ONE_EPOCH = [
     "finetune.phases=[{name: all, train: [stem,layer1,layer2,layer3,layer4,neck,head],"

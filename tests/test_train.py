@@ -20,14 +20,15 @@ import torch
 from conftest import TINY, write_voc
 from hydra.core.hydra_config import HydraConfig
 
-from detector import build, cli, inputs, request
-from detector.checkpoint import read_trained_on
+from detector import cli
+from detector.core.errors import RequestError
 from detector.evaluate import evaluate
 from detector.evaluation import reference
+from detector.pipeline import build, load_data, request
 from detector.predict import predict
-from detector.run_checkpoints import RunCheckpoints
 from detector.train import train
-from detector.types import RequestError
+from detector.training.checkpoint import read_trained_on
+from detector.training.run_checkpoints import RunCheckpoints
 
 PHASES = (
     "finetune.phases=[{name: heads, train: [neck, head], until: {max_epochs: 2}},"
@@ -226,7 +227,7 @@ def test_images_in_two_splits_are_pointed_out(run, caplog):
     overrides = [f"data.root={root}", "data.splits.test=[train]"]
     config = request.resolve("train", cli.compose("train", overrides))
     with caplog.at_level("WARNING"):
-        inputs.describe_data(inputs.read_data(config))
+        load_data.describe_data(load_data.read_data(config))
     assert "6 x picture in two splits, so figures are too good: JPEGImages/" in caplog.text
 
 
@@ -275,7 +276,7 @@ def test_predict_finds_what_evaluation_finds(run, tmp_path, size):
     evaluation_cfg = ask("evaluate", f"ckpt={out}", smaller, out=tmp_path / "e")
     config = request.resolve("evaluate", evaluation_cfg)
     task = build.load_task("evaluate", config)
-    images = inputs.read_data(config).splits
+    images = load_data.read_data(config).splits
     data = build.build_datamodule(config, images)
     build.build_trainer(config, tmp_path).test(
         task, data.loader("test", training=False), verbose=False
@@ -338,7 +339,7 @@ def test_what_was_dealt_out_by_ratio_is_written_and_stays_when_images_are_added(
             shutil.move(file, voc_root / folder / file.name)
     for overrides in ([], [f"data.root={voc_root}"], ["data.split.file=null"]):
         config = request.resolve("evaluate", ask("evaluate", f"ckpt={out}", *overrides, out=out))
-        data = inputs.read_data(config)
+        data = load_data.read_data(config)
         files = {Path(p).relative_to(voc_root).as_posix() for p in data.splits["test"].paths}
         assert (files == set(written["test"])) == (not overrides)
 

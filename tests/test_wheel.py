@@ -12,8 +12,10 @@ COMPOSE = """
 import sys
 from pathlib import Path
 import detector
-from detector import cli, config, request
-from detector.finetune_config import read_schedule
+from detector import cli
+from detector.config import schema
+from detector.pipeline import request
+from detector.config.schedules import read_schedule
 assert Path(detector.__file__).is_relative_to(sys.argv[1]), detector.__file__
 assert config.conf_folder().is_relative_to(sys.argv[1])
 names = sorted(p.stem for p in (config.conf_folder() / "experiment").glob("*.yaml"))

@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 from rich.table import Table
 from rich.text import Text
 
-from detector import inputs, inspection, request
 from detector.cli import run_verb
-from detector.config import Config
-from detector.output import log_table, write_json
+from detector.config.schema import Config
+from detector.core.console import log_table
+from detector.core.files import write_json
+from detector.pipeline import check_data, load_data, request
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,11 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     """
     config = request.resolve("check", cfg)
     with request.output_folder("check", cfg) as folder:
-        key = inspection.fingerprint(config)
-        content = inspection.reuse(key, folder)
+        key = check_data.fingerprint(config)
+        content = check_data.reuse(key, folder)
         if content is None:
             content = _check_anew(config, folder)
-            inspection.keep(key, folder)
+            check_data.keep(key, folder)
         else:
             log.info("nothing has changed since the last check: this is what it found")
         _print(content)
@@ -59,8 +60,8 @@ def check(cfg: DictConfig) -> dict[str, Any]:
 def _check_anew(config: Config, folder: Path) -> dict[str, Any]:
     from detector.report.page import write_check_page
 
-    data = inputs.read_data(config, keep=config.preview)
-    content, thumbnails = inspection.inspect(config, data)
+    data = load_data.read_data(config, keep=config.preview)
+    content, thumbnails = check_data.inspect(config, data)
     write_json(folder / "check.json", content)
     write_check_page(folder / "check.html", content, thumbnails)
     return content
@@ -108,7 +109,7 @@ def next_step(content: dict[str, Any], overrides: Sequence[object]) -> str:
     errors = content["summary"]["errors"]
     if not errors:
         return f"next: {shlex.join(command)}"
-    fatal = [f["kind"] for f in content["findings"] if f["kind"] in inputs.FATAL]
+    fatal = [f["kind"] for f in content["findings"] if f["kind"] in load_data.FATAL]
     if fatal:
         return f"next: mend what data.on_bad=skip cannot leave out ({', '.join(fatal)})"
     skip = "data.on_bad=skip"
@@ -147,11 +148,11 @@ def _write_preview(config: Config, folder: Path) -> Path:
     """A sheet of training images as the network would get them."""
     import numpy as np
 
-    from detector import build
-    from detector.data.sampler import Draw
+    from detector.data.loading.sampler import Draw
+    from detector.pipeline import build
     from detector.report.draw import Boxes, draw_preview
 
-    data = inputs.read_data(config)
+    data = load_data.read_data(config)
     samples = build.build_datamodule(config, data.splits).train_dataloader().dataset
     count = len(data.splits["train"])
     pictures = []

@@ -30,9 +30,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from detector import __version__, runs
-from detector.config import conf_folder
-from detector.output import (
+from detector import __version__
+from detector.config.schema import conf_folder
+from detector.core import run_folder
+from detector.core.console import (
     first_process,
     harmless,
     show_what_can_be_shown,
@@ -40,7 +41,7 @@ from detector.output import (
     tell,
     typed,
 )
-from detector.types import RequestError, WorkError
+from detector.core.errors import RequestError, WorkError
 
 VERBS = ("train", "evaluate", "predict", "check")
 PATIENCE = 0.5  # seconds, before a line says what is being done
@@ -247,7 +248,7 @@ class CheckRequest(Callback):
 
     def _check(self, config: DictConfig, verb: str, mode: str) -> None:
         """Check a request, and take a folder for it."""
-        from detector.request import check_backbone, check_request, resolve
+        from detector.pipeline.request import check_backbone, check_request, resolve
 
         HydraConfig.instance().set_config(config)
         overrides = [str(o) for o in config.hydra.overrides.task]
@@ -256,7 +257,7 @@ class CheckRequest(Callback):
             del cfg["hydra"]
         request = complete(cfg, None, overrides)
         if verb == "train" and request.dry_run:
-            from detector.dry_run import print_phases
+            from detector.pipeline.dry_run import print_phases
 
             asked = resolve(verb, request)
             check_backbone(asked)  # sooner than all that a dry run needs
@@ -264,22 +265,22 @@ class CheckRequest(Callback):
             raise SystemExit(0)
         key, folder = f"hydra.{mode}.dir", Path(str(config.hydra[mode].dir))
         _check_folder(verb, key, folder)
-        if runs.writes(verb):
+        if run_folder.writes(verb):
             trial = folder / str(config.hydra.sweep.subdir) if mode == "sweep" else folder
             ckpt = request.ckpt if mode == "run" else None
-            runs.check_unused(verb, key, trial, ckpt)
+            run_folder.check_unused(verb, key, trial, ckpt)
         given = [request.get(k) for k in ("source", "predictions") if k in request]
         what = next(filter(None, [*given, request.data.root, request.ckpt]), "the data")
         with said_if_slow(f"reading {what} ..."):
             check_request(verb, request)
-        if runs.writes(verb):
+        if run_folder.writes(verb):
             chosen = any(str(o).startswith(f"{key}=") for o in config.hydra.overrides.hydra)
-            resumed = request.ckpt is not None and runs.is_resumed(folder, request.ckpt)
+            resumed = request.ckpt is not None and run_folder.is_resumed(folder, request.ckpt)
             if not chosen and not resumed:
-                folder = runs.make_folder(folder)
+                folder = run_folder.make_folder(folder)
                 with read_write(config.hydra), open_dict(config.hydra):
                     config.hydra[mode].dir = str(folder)
-            runs.claim(folder, key)
+            run_folder.claim(folder, key)
 
 
 @contextmanager
@@ -325,7 +326,7 @@ def _check_folder(verb: str, key: str, folder: Path) -> None:
     except OSError as error:
         raise RequestError(f"{key}={folder}: cannot be written to ({error.strerror})") from error
     if verb == "evaluate" and path.is_dir():
-        from detector.reporting import FILES
+        from detector.pipeline.results import FILES
 
         for file in (path / name for name in FILES):
             if file.is_dir() or (file.parent.exists() and not file.parent.is_dir()):
@@ -420,10 +421,12 @@ def _find_home() -> None:
 
 def _register_resolvers() -> None:
     """What conf/hydra/detector.yaml uses."""
-    OmegaConf.register_new_resolver("detector_run_folder", run_folder, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver(
+        "detector_run_folder", output_folder_of, replace=True, use_cache=True
+    )
 
 
-def run_folder(name: str, ckpt: str | float | None) -> str:
+def output_folder_of(name: str, ckpt: str | float | None) -> str:
     """Where a run's outputs go unless `hydra.run.dir` says otherwise.
 
     Args:

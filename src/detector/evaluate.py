@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from detector import inputs, predictions, request
-from detector.checkpoint import (
+from detector.cli import run_verb
+from detector.config.schema import Config, parse, plain
+from detector.core.console import announce, typed, typed_command
+from detector.core.errors import RequestError
+from detector.pipeline import external, load_data, request
+from detector.training.checkpoint import (
     checkpoint_path,
     load_checkpoint,
     read_checkpoint,
@@ -21,10 +25,6 @@ from detector.checkpoint import (
     read_sidecar,
     read_trained_on,
 )
-from detector.cli import run_verb
-from detector.config import Config, parse, plain
-from detector.output import announce, typed, typed_command
-from detector.types import RequestError
 
 if TYPE_CHECKING:
     from detector.data.read import DataSet
@@ -54,14 +54,14 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         return _score_predictions(config, cfg, command)
     path = checkpoint_path("evaluate", str(config.ckpt))
     thresholds = _thresholds(path, config)
-    data = inputs.usable_data(config, request.wanted_split("evaluate", config))
+    data = load_data.usable_data(config, request.wanted_split("evaluate", config))
     rival = request.rival(config, data) if config.compare else None
     (split,) = data.splits
     # That val chose the checkpoint is nothing new to who asks for it.
     keys = ("trained_on",) if split == "val" else ("trained_on", "chosen_on")
-    found = inputs.seen_in_training(data, split, [read_trained_on(path, key) for key in keys])
+    found = load_data.seen_in_training(data, split, [read_trained_on(path, key) for key in keys])
     for key, seen in zip(keys, found, strict=True):
-        inputs.note_seen(data, split, seen, f"ckpt={config.ckpt} was {key.replace('_', ' ')}")
+        load_data.note_seen(data, split, seen, f"ckpt={config.ckpt} was {key.replace('_', ' ')}")
     with request.output_folder("evaluate", cfg) as folder:
         announce("loading the network of %s", path)
         return _evaluate(config, rival, thresholds, data, folder, command)
@@ -78,10 +78,10 @@ def _evaluate(
     """Evaluate a checkpoint into a folder; the arguments have been checked."""
     from lightning.pytorch.utilities import rank_zero_only
 
-    from detector.logger import build_logger, opened
+    from detector.training.logger import build_logger, opened
 
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        inputs.describe_data(data)
+        load_data.describe_data(data)
     else:
         logging.getLogger("detector").setLevel(logging.ERROR)  # one process speaks
     if config.split is None and "val" in data.splits:
@@ -90,8 +90,8 @@ def _evaluate(
     with opened(logger, config, folder):
         scores = _score_checkpoint(config, rival, thresholds, data, folder, command)
         if logger is not None:
-            from detector.data.images import read_image
-            from detector.logger import log_results
+            from detector.data.images.pixels import read_image
+            from detector.training.logger import log_results
 
             path = checkpoint_path("evaluate", str(config.ckpt))
             step = int(load_checkpoint(path)["global_step"])
@@ -121,9 +121,9 @@ def _score_checkpoint(
     """Run a network over a split, and another one beside it if asked for."""
     from detector.evaluation.comparison import differing_settings
     from detector.evaluation.matching import match
-    from detector.history import read_training
-    from detector.reporting import About, compared, write_results
-    from detector.scoring import score
+    from detector.pipeline.history import read_training
+    from detector.pipeline.results import About, compared, write_results
+    from detector.pipeline.score import score
 
     ((split, images),) = data.splits.items()
     path = checkpoint_path("evaluate", str(config.ckpt))
@@ -167,8 +167,8 @@ def _trained_with(path: str | Path | None) -> dict[str, Any]:
 
 def _detect(config: Config, data: DataSet, folder: Path) -> tuple[Detections, Truth, float] | None:
     """A checkpoint's detections on the one split of the data."""
-    from detector import build
-    from detector.scoring import detect
+    from detector.pipeline import build
+    from detector.pipeline.score import detect
 
     (split,) = data.splits
     task = build.load_task("evaluate", config)
@@ -177,20 +177,20 @@ def _detect(config: Config, data: DataSet, folder: Path) -> tuple[Detections, Tr
 
 def _score_predictions(config: Config, cfg: DictConfig, command: str) -> dict[str, float]:
     """Score a file of detections; no network is needed, nor torch."""
-    contest = predictions.read_contest(config)
+    contest = external.read_contest(config)
     with request.output_folder("evaluate", cfg) as folder:
         return _score_contest(config, contest, folder, command)
 
 
 def _score_contest(
-    config: Config, contest: predictions.Contest, folder: Path, command: str
+    config: Config, contest: external.Contest, folder: Path, command: str
 ) -> dict[str, float]:
     """Score a file of detections into a folder."""
     from detector.evaluation.matching import match
-    from detector.reporting import About, compared, write_results
-    from detector.scoring import score
+    from detector.pipeline.results import About, compared, write_results
+    from detector.pipeline.score import score
 
-    predictions.describe_contest(config, contest)
+    external.describe_contest(config, contest)
     rest = contest.truth, contest.images, contest.classes, contest.split
     scored = score(contest.detections, *rest, config.resamples)
     comparison = None

@@ -14,18 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from detector import inputs, request
-from detector.bar import Bar
-from detector.checkpoint import score_thresholds
 from detector.cli import run_verb
-from detector.config import Config
-from detector.data.folder import Folder
-from detector.output import announce, uninterrupted, write_json
-from detector.types import RequestError, WorkError
+from detector.config.schema import Config
+from detector.core.bar import Bar
+from detector.core.console import announce
+from detector.core.errors import RequestError, WorkError
+from detector.core.files import uninterrupted, write_json
+from detector.data.formats.folder import Folder
+from detector.pipeline import load_data, request
+from detector.training.checkpoint import score_thresholds
 
 if TYPE_CHECKING:
-    from detector.task import DetectionTask
-    from detector.types import Prediction
+    from detector.core.structures import Prediction
+    from detector.training.module import DetectionTask
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
         WorkError: If no picture could be written; the detections are.
     """
     config = request.resolve("predict", cfg)
-    files = inputs.source_files(config.source or "", config.model.in_channels)
+    files = load_data.source_files(config.source or "", config.model.in_channels)
     chosen, why = score_thresholds(config)
     thresholds = dict(zip(config.data.classes or (), chosen, strict=True))
 
@@ -63,9 +64,9 @@ def _predict(
     """Detect into a folder; the arguments have been checked."""
     import torch
 
-    from detector import build
-    from detector.data.dataset import to_tensor
-    from detector.data.images import read_resized
+    from detector.data.images.pixels import read_resized
+    from detector.data.loading.dataset import to_tensor
+    from detector.pipeline import build
 
     source = Path(config.source or "")
     side, channels = config.data.image_size, config.model.in_channels
@@ -116,10 +117,10 @@ def _predict(
         if done + len(failed) < len(files):
             log.warning("ended after %d of %d images; their detections are kept", done, len(files))
     if not done:
-        raise inputs.nothing_read(str(source), failed)
+        raise load_data.nothing_read(str(source), failed)
     for line in failed:
         log.warning("not read: %s", line)
-    if source.is_dir() and (unread := inputs.unread_pictures(Folder(source, "source"))):
+    if source.is_dir() and (unread := load_data.unread_pictures(Folder(source, "source"))):
         log.warning("passed over: %s", unread)
     for line in pictures.failed:
         log.warning("not drawn: %s", line)
@@ -171,7 +172,7 @@ class Pictures:
         Raises:
             OSError: If nothing more can be written.
         """
-        from detector.data.images import read_image
+        from detector.data.images.pixels import read_image
         from detector.report.draw import Boxes, draw_boxes
 
         corners = np.array([[r[c] for c in ("x1", "y1", "x2", "y2")] for r in rows])

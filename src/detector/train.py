@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from detector import inputs, request
-from detector.checkpoint import (
+from detector.cli import run_verb
+from detector.config.schedules import frozen_at_random, read_schedule
+from detector.config.schema import WEIGHTS, Config, plain
+from detector.core.console import announce, typed, typed_command
+from detector.core.errors import RequestError
+from detector.core.files import write_json
+from detector.finetune.schedule import Progress, Schedule
+from detector.pipeline import load_data, request
+from detector.pipeline.dry_run import print_phases
+from detector.pipeline.model_summary import summary_table
+from detector.training.checkpoint import (
     SIDECAR,
     Fingerprint,
     checkpoint_path,
@@ -23,24 +32,16 @@ from detector.checkpoint import (
     read_progress,
     read_trained_on,
 )
-from detector.cli import run_verb
-from detector.config import WEIGHTS, Config, plain
-from detector.dry_run import print_phases
-from detector.finetune.schedule import Progress, Schedule
-from detector.finetune_config import frozen_at_random, read_schedule
-from detector.model_summary import summary_table
-from detector.output import announce, typed, typed_command, write_json
-from detector.types import RequestError
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from torch import Tensor
 
-    from detector.data.datamodule import DetectionDataModule
+    from detector.data.loading.datamodule import DetectionDataModule
     from detector.data.read import DataSet
     from detector.models.faster_rcnn import FasterRCNN
-    from detector.models.load_report import LoadReport
-    from detector.task import DetectionTask
+    from detector.models.weights.report import LoadReport
+    from detector.training.module import DetectionTask
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         print_phases(config)
         return {}
     schedule = read_schedule(config)
-    data_set = inputs.usable_data(config)
+    data_set = load_data.usable_data(config)
     with request.output_folder("train", cfg) as folder:
         start = f"the checkpoint {config.ckpt}" if config.ckpt else None
         start = start or f"model.weights={config.model.weights}"
@@ -77,17 +78,17 @@ def _train(
     """Train into a folder, and evaluate; the arguments have been checked."""
     import lightning.pytorch as pl
 
-    from detector import build
-    from detector.data.watchdog import named_ends
-    from detector.history import write_history
-    from detector.logger import build_logger, opened
-    from detector.run_checkpoints import link_or_copy
+    from detector.data.loading.watchdog import named_ends
+    from detector.pipeline import build
+    from detector.pipeline.history import write_history
+    from detector.training.logger import build_logger, opened
+    from detector.training.run_checkpoints import link_or_copy
 
     resumed = checkpoint_path("train", config.ckpt) if config.ckpt else None
     pl.seed_everything(config.seed, workers=True, verbose=False)
     task = build.build_task(config, data_set.classes)
     task.trained_on = record_images(config, data_set, resumed)
-    task.chosen_on = pack_fingerprints(inputs.fingerprints(data_set, "val").values())
+    task.chosen_on = pack_fingerprints(load_data.fingerprints(data_set, "val").values())
     loaded = None
     if resumed is None:
         loaded = build.load_pretrained(config, task.network, data_set.classes.names)
@@ -99,7 +100,7 @@ def _train(
     trainer = build.build_trainer(config, folder, callbacks, epochs, logger)
     if trainer.is_global_zero:
         OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
-        inputs.describe_data(data_set, config.model.detections_per_image)
+        load_data.describe_data(data_set, config.model.detections_per_image)
         if resumed is None:
             log_weights(config, task.network, loaded)
         for name in schedule.unreached():
@@ -188,9 +189,9 @@ def evaluate_best(
         as `val/<name>`; nothing on all processes but the first.
     """
     from detector.evaluation.matching import match
-    from detector.history import read_training
-    from detector.reporting import About, thresholds_of, write_results
-    from detector.scoring import detect, score
+    from detector.pipeline.history import read_training
+    from detector.pipeline.results import About, thresholds_of, write_results
+    from detector.pipeline.score import detect, score
 
     split = "test" if "test" in data_set.splits else "val"
     if progress.best_epoch is not None:
@@ -244,17 +245,17 @@ def record_images(config: Config, data_set: DataSet, resumed: Path | None) -> Te
             earlier = read_trained_on(source)
     if resumed is None:
         split = "test" if "test" in data_set.splits else "val"
-        (seen,) = inputs.seen_in_training(data_set, split, [earlier])
-        inputs.note_seen(
+        (seen,) = load_data.seen_in_training(data_set, split, [earlier])
+        load_data.note_seen(
             data_set, split, seen, f"model.weights={config.model.weights} was trained on"
         )
-    return pack_fingerprints([*earlier, *inputs.fingerprints(data_set, "train").values()])
+    return pack_fingerprints([*earlier, *load_data.fingerprints(data_set, "train").values()])
 
 
 def log_final(logger: Logger | None, final: dict[str, float], folder: Path, step: int) -> None:
     """Hand the final scores and pictures to the run's log."""
-    from detector.data.images import read_image
-    from detector.logger import log_results
+    from detector.data.images.pixels import read_image
+    from detector.training.logger import log_results
 
     if logger is not None:
         files = {name: folder / f"{name}.png" for name in ("detections", "schedule")}
@@ -266,7 +267,7 @@ def log_final(logger: Logger | None, final: dict[str, float], folder: Path, step
 
 def log_weights(config: Config, network: FasterRCNN, loaded: LoadReport | None) -> None:
     """Say which weights a run starts from."""
-    from detector.models.backbones import backbone_spec
+    from detector.models.backbones.table import backbone_spec
 
     if loaded is None:
         none = backbone_spec(config.backbone.key).imagenet is None

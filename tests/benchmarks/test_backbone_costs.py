@@ -18,10 +18,10 @@ from backbone_runs import NETWORKS, REFERENCE, Result, Run
 from torch.utils.flop_counter import FlopCounterMode
 
 from detector.cli import compose
-from detector.config import plain
-from detector.finetune_config import read_schedule
-from detector.models.backbones import BACKBONES
-from detector.request import resolve
+from detector.config.schedules import read_schedule
+from detector.config.schema import plain
+from detector.models.backbones.table import BACKBONES
+from detector.pipeline.request import resolve
 
 LITE1 = "timm/tf_efficientnet_lite1"
 

@@ -12,8 +12,8 @@ import transfer
 from transfer import Result, Run
 
 from detector.cli import compose
-from detector.finetune_config import read_schedule
-from detector.request import resolve
+from detector.config.schedules import read_schedule
+from detector.pipeline.request import resolve
 
 
 def result(data="trees", schedule="staged", seed=0, **values):

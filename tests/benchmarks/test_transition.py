@@ -2,8 +2,8 @@
 
 from transition import alternating
 
+from detector.config.schedules import GROUPS
 from detector.finetune.schedule import Schedule
-from detector.finetune_config import GROUPS
 
 
 def test_every_epoch_changes_the_phase_and_the_last_trains_what_the_first_did():

@@ -18,10 +18,10 @@ from conftest import (
 )
 from PIL import Image
 
-from detector.data.folder import Folder
+from detector.core.errors import RequestError
+from detector.core.files import write_json
+from detector.data.formats.folder import Folder
 from detector.data.read import recognise
-from detector.output import write_json
-from detector.types import RequestError
 
 
 def test_the_three_formats_give_the_same_images_boxes_and_classes(tmp_path):

@@ -3,11 +3,11 @@ import pytest
 import torch
 from torchmetrics.detection import MeanAveragePrecision
 
+from detector.core.structures import Prediction, Target
 from detector.evaluation.arrays import Detections, Truth
 from detector.evaluation.coco import NAMES, coco_scores
 from detector.evaluation.metric import DetectionMetric
 from detector.evaluation.reference import pycocotools_scores
-from detector.types import Prediction, Target
 
 
 def make(seed, images=6, classes=3, per_image=8, ignored=0.0):

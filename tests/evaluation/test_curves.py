@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_matching import random_split
 
+from detector.core.errors import RequestError
+from detector.core.files import write_json
 from detector.evaluation.arrays import Detections, Truth
 from detector.evaluation.coco import evaluated, scores
 from detector.evaluation.curves import (
@@ -20,14 +22,7 @@ from detector.evaluation.curves import (
     together,
 )
 from detector.evaluation.matching import RECALLS, match
-from detector.evaluation.operating_points import (
-    choose,
-    read_thresholds,
-    thresholds_content,
-    unmeasured,
-)
-from detector.output import write_json
-from detector.types import RequestError
+from detector.evaluation.thresholds import choose, read_thresholds, thresholds_content, unmeasured
 
 
 def split(found, truths, ignored=0):

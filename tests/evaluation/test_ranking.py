@@ -6,15 +6,7 @@ from test_suspects import planted
 
 from detector.evaluation.arrays import Detections, Truth
 from detector.evaluation.matching import match
-from detector.evaluation.ranking import (
-    NEITHER,
-    RIGHT,
-    WRONG,
-    Images,
-    by_image,
-    gallery,
-    outcomes,
-)
+from detector.evaluation.ranking import NEITHER, RIGHT, WRONG, Images, by_image, gallery, outcomes
 
 COLUMNS = ("image", "boxes", "labels", "scores")
 

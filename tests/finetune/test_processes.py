@@ -22,7 +22,7 @@ from toys import (
 )
 
 from detector.finetune.phases import Phase, Plateau
-from detector.task import OptimiserOptions
+from detector.training.module import OptimiserOptions
 
 # The last phase freezes the head again and begins with the best weights.
 PHASES = [

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detector.core.errors import RequestError
 from detector.finetune.phases import Decay, Phase, Plateau, Warmup, work_backwards
 from detector.finetune.schedule import Progress, Schedule
-from detector.types import RequestError
 
 GROUPS = ("stem", "layer3", "layer4", "neck", "head")
 HEADS = Phase("heads", ("neck", "head"), 3, warmup=Warmup(4, 0.2))

@@ -11,22 +11,22 @@ from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from detector.data.dataset import collate
-from detector.finetune.callback import StagedFinetuning
+from detector.core.structures import ClassMap, Target
+from detector.data.loading.dataset import collate
 from detector.finetune.schedule import Schedule
+from detector.finetune.unfreezing import StagedFinetuning
 from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
 from detector.models.heads import HeadOptions
-from detector.models.loading import find_pretrained, load_pretrained
-from detector.run_checkpoints import RunCheckpoints
-from detector.task import DetectionTask, OptimiserOptions
-from detector.types import ClassMap, Target
+from detector.models.weights.load import find_pretrained, load_pretrained
+from detector.training.module import DetectionTask, OptimiserOptions
+from detector.training.run_checkpoints import RunCheckpoints
 
 GROUPS = ("stem", "top", "head")
 SGD, ADAMW = OptimiserOptions("sgd", 0.9, 0.0), OptimiserOptions("adamw", 0.9, 0.0)
 
 # Processes are forked from a server that has imported what takes seconds.
 multiprocessing.set_forkserver_preload(
-    ["detector.run_checkpoints", "detector.task", "torch._dynamo"]
+    ["detector.training.run_checkpoints", "detector.training.module", "torch._dynamo"]
 )
 
 

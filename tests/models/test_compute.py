@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import ResNet50_Weights
 
-from detector.models.backbones import BACKBONES
+from detector.models.backbones.table import BACKBONES
 from detector.models.compute import MultiplyAdds, StepCounter, step_compute
 from detector.models.faster_rcnn import FasterRCNNOptions, SpeedOptions, build_faster_rcnn
 from detector.models.heads import HeadOptions

@@ -4,14 +4,10 @@ from networks import build_ours, build_torchvision
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.ops import MultiScaleRoIAlign
 
-from detector.models.backbones import IMAGENET_MEAN, IMAGENET_STD
-from detector.models.faster_rcnn import (
-    FasterRCNNOptions,
-    NormaliseAndBatch,
-    build_faster_rcnn,
-)
+from detector.models.backbones.table import IMAGENET_MEAN, IMAGENET_STD
+from detector.models.faster_rcnn import FasterRCNNOptions, NormaliseAndBatch, build_faster_rcnn
 from detector.models.heads import HeadOptions
-from detector.models.loading import find_pretrained, load_pretrained
+from detector.models.weights.load import find_pretrained, load_pretrained
 
 SMALL = FasterRCNNOptions(
     fpn_channels=8, head=HeadOptions(hidden=(16,)), rpn_top_n_train=50, rpn_top_n_test=50

@@ -8,7 +8,7 @@ import pytest
 from run_content import class_row, comparison, content, picture, suspect, training
 from test_page import HOSTILE
 
-from detector.evaluation.strata import SIDE_NAMES
+from detector.evaluation.breakdown import SIDE_NAMES
 from detector.report.draw import Boxes
 from detector.report.run_page import write_run_page
 

@@ -11,18 +11,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.data.coco import CocoReader, find_jsons
-from detector.data.facts import Facts, FactsCache, look_at
-from detector.data.findings import Findings, Item
-from detector.data.folder import CONVERT, MASKS, Folder, fold
-from detector.data.groups import read_groups
-from detector.data.judge import Judge, choose_classes
-from detector.data.leakage import find_copies, join_equal, join_similar
-from detector.data.raw import POOL, RawSplit, Reader, by_name
-from detector.data.split import divide
-from detector.data.voc import VocReader
-from detector.data.yolo import YoloReader, find_names, find_yamls, hint
-from detector.types import AnnotatedImages, ClassMap, RequestError
+from detector.core.errors import RequestError
+from detector.core.structures import AnnotatedImages, ClassMap
+from detector.data.division.groups import read_groups
+from detector.data.division.split import divide
+from detector.data.formats.coco import CocoReader, find_jsons
+from detector.data.formats.folder import CONVERT, MASKS, Folder, fold
+from detector.data.formats.raw import POOL, RawSplit, Reader, by_name
+from detector.data.formats.voc import VocReader
+from detector.data.formats.yolo import YoloReader, find_names, find_yamls, hint
+from detector.data.validation.duplicates import find_copies, join_equal, join_similar
+from detector.data.validation.image_info import Facts, FactsCache, look_at
+from detector.data.validation.issues import Findings, Item
+from detector.data.validation.validate import Judge, choose_classes
 
 SPLITS = ("train", "val", "test")
 READERS: dict[str, Callable[[Folder, dict[str, Sequence[str] | None]], Reader]] = {

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.evaluation import coco
+from detector.evaluation.breakdown import aspects, kept_at, sizes
 from detector.evaluation.curves import (
     GRID,
     Curve,
@@ -19,10 +20,9 @@ from detector.evaluation.curves import (
     recall_precision,
     together,
 )
+from detector.evaluation.label_errors import Suspect, suspects
 from detector.evaluation.matching import RECALLS, Matches
 from detector.evaluation.ranking import by_image, gallery
-from detector.evaluation.strata import aspects, kept_at, sizes
-from detector.evaluation.suspects import Suspect, suspects
 
 BEST = "the score threshold of best F1 of each class, chosen on"
 GIVEN = "score thresholds chosen elsewhere"

@@ -12,9 +12,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from detector.core.structures import Prediction, Target
 from detector.evaluation.arrays import Detections, Truth
 from detector.evaluation.coco import NAMES, coco_scores
-from detector.types import Prediction, Target
 
 
 @dataclass(frozen=True)

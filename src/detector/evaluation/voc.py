@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detector import boxes as box_ops
+from detector.core import boxes as box_ops
 from detector.evaluation.arrays import Detections, Truth
 
 PROTOCOL = "PASCAL VOC: IoU >= 0.5 of boxes in whole pixels, difficult ignored, mean over classes"

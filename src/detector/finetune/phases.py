@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from detector.types import RequestError, require
+from detector.core.errors import RequestError, require
 
 DECAYS = ("none", "linear", "cosine")
 OPTIMIZER_STATES = ("current", "checkpoint", "reset")

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from detector.models.depthwise import learns_in_float32
+from detector.models.backbones.depthwise import learns_in_float32
 from detector.models.device import compute_dtype, on_cpu
 
 _ADDITIONS = (operator.add, torch.add)  # a trace takes `y += x` as `y = y + x`

@@ -8,13 +8,7 @@ from typing import Any
 
 from detector.report import charts
 from detector.report.render import environment, write_page
-from detector.report.thumbnail import (
-    PALETTE,
-    Thumbnail,
-    class_color,
-    data_uri,
-    draw_thumbnail,
-)
+from detector.report.thumbnail import PALETTE, Thumbnail, class_color, data_uri, draw_thumbnail
 
 __all__ = ["Thumbnail", "write_check_page"]
 

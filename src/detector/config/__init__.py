@@ -1,0 +1,1 @@
+"""The whole configuration, put together from the options of the parts."""

@@ -1,0 +1,1 @@
+"""Plain types, boxes, errors, files and text, which every part shares."""

@@ -1,0 +1,1 @@
+"""Images split by ratio, copies and groups together."""

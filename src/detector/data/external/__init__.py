@@ -1,0 +1,1 @@
+"""Detections and ground truth of other tools, from files."""

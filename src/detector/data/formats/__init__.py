@@ -1,0 +1,1 @@
+"""Annotation files of every format as `RawSplit`, with nothing validated."""

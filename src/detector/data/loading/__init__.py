@@ -1,0 +1,1 @@
+"""Data set, sampler, augmentation and caches behind Lightning's loaders."""

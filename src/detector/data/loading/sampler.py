@@ -1,0 +1,195 @@
+"""Which images, in which batches: a pure function of seed, epoch and rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from detector.core.structures import AnnotatedImages
+
+# Images whose sides' ratios are within an eighth of an octave (9 %) may share a batch.
+GROUPS_PER_OCTAVE = 8
+
+
+class Draw(NamedTuple):
+    """What a data set is asked for.
+
+    Attributes:
+        epoch: That the augmentation is keyed by.
+        image: Index in the split.
+        repeat: How often the image has come in this epoch before; keys the augmentation too.
+    """
+
+    epoch: int
+    image: int
+    repeat: int = 0
+
+
+class KeyedSampler(Sampler[Draw]):
+    """Every image once an epoch, dealt out to the processes batch by batch.
+
+    Batches are formed over all processes, then cut: two processes with `batch_size=b` together see
+    what one with `2 * b` sees. Consecutive `batch_size` draws are a batch, so a plain DataLoader
+    can be used. Only the last batch is smaller; it is padded with the epoch's first images so that
+    all processes get the same number, as collective operations need.
+
+    Args:
+        length: Number of images.
+        shuffle: A new order every epoch; else always the split's own.
+        seed: Of the order.
+        rank: This process.
+        world: Number of processes.
+        batch_size: Images a step and process.
+        groups: `(length,)` from `aspect_groups`: when shuffled, batches hold neighbouring groups
+            so that little padding is needed. None mixes all.
+        factors: `(length,)` from `repeat_factors`; None draws every image once.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        batch_size: int = 1,
+        groups: NDArray[np.int64] | None = None,
+        factors: NDArray[np.float64] | None = None,
+    ) -> None:
+        self.images = length
+        self.shuffle = shuffle
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.batch_size = batch_size
+        self.groups = groups
+        self.factors = factors
+        self.length = length if factors is None else round(float(factors.sum()))
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls it, also after a resume."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Draws of this process in an epoch."""
+        return -(-self.length // self.world)
+
+    def __iter__(self) -> Iterator[Draw]:
+        """The draws of this process."""
+        images, repeats = self._epoch_order()
+        order = np.resize(np.arange(len(images)), len(self) * self.world)
+        whole = len(order) // (self.batch_size * self.world) * self.batch_size * self.world
+        mine = np.concatenate(
+            [
+                order[:whole].reshape(-1, self.world, self.batch_size)[:, self.rank].ravel(),
+                order[whole:].reshape(self.world, -1)[self.rank],
+            ]
+        )
+        pairs = zip(images[mine].tolist(), repeats[mine].tolist(), strict=True)
+        return (Draw(self.epoch, image, repeat) for image, repeat in pairs)
+
+    def _epoch_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Images and their repeat numbers, of all processes, in order."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        images = np.arange(self.images)
+        repeats = np.zeros(self.images, dtype=np.int64)
+        if self.factors is not None:
+            counts = _draw_counts(self.factors, self.length, rng)
+            images = np.repeat(images, counts)
+            repeats = np.arange(len(images)) - np.repeat(counts.cumsum() - counts, counts)
+        if self.shuffle:
+            order = rng.permutation(len(images))
+            if self.groups is not None:
+                size = self.batch_size * self.world
+                order = _group(order, self.groups[images[order]], size, rng)
+            images, repeats = images[order], repeats[order]
+        return images, repeats
+
+
+def aspect_groups(sizes: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Number images by the ratio of their sides, from wide to high.
+
+    Args:
+        sizes: `(n, 2)` height and width; zeros where unknown, which counts as square.
+
+    Returns:
+        `(n,)` int64; 0 is square.
+    """
+    octaves = np.log2(np.maximum(sizes, 1), dtype=np.float64)
+    ratios = octaves[:, 0] - octaves[:, 1]
+    groups: NDArray[np.int64] = np.rint(ratios * GROUPS_PER_OCTAVE).astype(np.int64)
+    return groups
+
+
+def repeat_factors(images: AnnotatedImages, threshold: float) -> NDArray[np.float64]:
+    """How often images are drawn so that rare classes are seen more (Gupta et al. 2019, LVIS).
+
+    A class in a share f of the images has the factor `max(1, sqrt(threshold / f))`, an image the
+    largest of its classes'. What is ignored does not count.
+
+    Args:
+        images: The split.
+        threshold: Share of the images below which a class is drawn more often.
+
+    Returns:
+        `(n,)` float64, at least 1.
+    """
+    counts = np.diff(images.offsets)
+    rows = np.flatnonzero(~images.ignore)
+    owner, label = np.repeat(np.arange(len(images)), counts)[rows], images.labels[rows]
+    classes = int(label.max(initial=0)) + 1
+    present = np.unique(owner * classes + label)
+    owner, label = present // classes, present % classes
+    share = np.bincount(label, minlength=classes) / len(images)
+    factor = np.sqrt(threshold / np.maximum(share, np.finfo(np.float64).tiny))
+    factors = np.ones(len(images))  # what the maximum starts from
+    np.maximum.at(factors, owner, factor[label])
+    return factors
+
+
+def _draw_counts(
+    factors: NDArray[np.float64], total: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """How often each image comes: its factor rounded up or down.
+
+    Systematic sampling: the fractions are laid end to end, in random order, and whoever covers a
+    mark of a ruler with unit steps comes once more. The ruler's offset is drawn from where the
+    number of marks is right, so that epochs are equally long.
+
+    Args:
+        factors: `(n,)`, at least 1.
+        total: Sum of the counts; the factors' sum, rounded.
+        rng: Of the draw.
+    """
+    counts = np.floor(factors).astype(np.int64)
+    order = rng.permutation(np.flatnonzero(factors > counts))
+    ends = np.cumsum(factors[order] - counts[order])
+    missing = total - int(counts.sum()) - float(ends[-1] if len(ends) else 0)
+    offset = rng.uniform(max(0, missing), min(1, missing + 1))
+    counts[order] += np.diff(np.floor(ends + offset).astype(np.int64), prepend=0)
+    return counts
+
+
+def _group(
+    order: NDArray[np.int64], groups: NDArray[np.int64], size: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Reorder so that each `size` in a row are of neighbouring groups, such batches shuffled.
+
+    Args:
+        order: `(n,)`, shuffled.
+        groups: `(n,)`, of those in `order`.
+        size: Images of a batch, over all processes.
+        rng: Of the batches' order.
+    """
+    order = order[np.argsort(groups, kind="stable")]
+    batches, rest = divmod(len(order), size)
+    # The last batch has only the rest: it is taken from anywhere, so that it is no group's fate.
+    start = int(rng.integers(batches + 1)) * size
+    whole = np.delete(order, slice(start, start + rest)).reshape(-1, size)
+    return np.concatenate([rng.permutation(whole).ravel(), order[start : start + rest]])

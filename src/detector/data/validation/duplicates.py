@@ -1,0 +1,183 @@
+"""The same picture more than once: in two splits, where it flatters figures, or within one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.bar import over
+from detector.data.validation.image_info import Facts
+from detector.data.validation.issues import Findings, Item
+
+# Of 256 bits. Unrelated pictures, also microscope slides of one kind, differ in 90 and more;
+# copies that were compressed, resized, brightened or trimmed by 2 % in up to about 48.
+NEAR = 48
+TILE = (64, 1024)  # hashes that are compared at once, so that the numbers stay in the cache
+
+
+def find_copies(splits: Mapping[str, Sequence[str]], facts: Mapping[str, Facts]) -> Findings:
+    """Find copies by content and by perceptual hash.
+
+    Args:
+        splits: Split -> its images' relative paths.
+        facts: Of the images, looked at closely.
+    """
+    findings = Findings()
+    for name, files in splits.items():
+        first: dict[str, str] = {}
+        for file in dict.fromkeys(files):
+            other = first.setdefault(facts[file].digest, file)
+            if other != file and facts[file].digest:
+                findings.add("same picture twice", Item(name, file, f"the same as {other}", file))
+    for a, b in itertools.combinations(splits, 2):
+        exact = _find_exact(a, splits[a], b, splits[b], facts, findings)
+        ours = [f for f in splits[a] if facts[f].hash]
+        theirs = [f for f in splits[b] if facts[f].hash and f not in exact]
+        hashes = [facts[f].hash for f in ours], [facts[f].hash for f in theirs]
+        for i, j, bits in similar(*hashes, NEAR):
+            message = f"like {ours[i]} in {a} ({bits} of 256 bits differ)"
+            item = Item(b, theirs[j], message, theirs[j], other=ours[i])
+            findings.add("similar pictures in two splits", item)
+    return findings
+
+
+def _find_exact(
+    a: str,
+    ours: Sequence[str],
+    b: str,
+    theirs: Sequence[str],
+    facts: Mapping[str, Facts],
+    findings: Findings,
+) -> set[str]:
+    """Note files of one content in both splits; those of the second."""
+    known = {facts[file].digest: file for file in ours if facts[file].digest}
+    exact = {file for file in theirs if facts[file].digest in known}
+    for file in sorted(exact):
+        other = known[facts[file].digest]
+        if other != file:  # the same path in both has been found by reading the lists
+            message = f"the same picture as {other} in {a}"
+            item = Item(b, file, message, file, other=other)
+            findings.add("picture in two splits", item)
+    return exact
+
+
+def similar(ours: Sequence[str], theirs: Sequence[str], bits: int) -> list[tuple[int, int, int]]:
+    """Pairs of hashes of which at most so many bits differ.
+
+    Args:
+        ours: Hashes of `perceptual_hash`.
+        theirs: Likewise.
+        bits: The most that may differ.
+
+    Returns:
+        Index in ours, index in theirs, bits that differ; for each of theirs, the nearest of ours.
+    """
+    a, b = _words(ours), _words(theirs)
+    least = np.full(len(b), bits + 1)
+    nearest = np.zeros(len(b), dtype=np.int64)
+    for rows, columns in _tiles(len(a), len(b)):
+        distance = _distance(a[rows], b[columns])
+        best = distance.argmin(0)
+        differing = distance[best, np.arange(len(best))]
+        closer = differing < least[columns]
+        nearest[columns][closer] = rows.start + best[closer]
+        least[columns][closer] = differing[closer]
+    return [(int(nearest[j]), j, int(least[j])) for j in np.flatnonzero(least <= bits).tolist()]
+
+
+def join_equal(count: int, *keys: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Number what belongs together because a key is equal, directly or over others.
+
+    Args:
+        count: Of the things, such as images.
+        keys: One for each thing; an empty one is equal to none.
+
+    Returns:
+        `(count,)` the index of the first thing of each one's group.
+    """
+    labels = np.arange(count)
+    for those in keys:
+        first: dict[Hashable, int] = {}
+        firsts = [first.setdefault(key, i) if key else i for i, key in enumerate(those)]
+        labels = _joined(labels, np.arange(count), np.array(firsts, dtype=np.int64))
+    return labels
+
+
+def join_similar(labels: NDArray[np.int64], hashes: Sequence[str]) -> NDArray[np.int64]:
+    """Join groups over pictures of which at most `NEAR` bits differ.
+
+    Every hash is compared with every other, in memory for a tile of them.
+
+    Args:
+        labels: Of `join_equal`.
+        hashes: Perceptual hash of each picture; of an empty one nothing is known.
+
+    Returns:
+        `(count,)` the index of the first picture of each one's group.
+    """
+    first: dict[str, int] = {}
+    for place, key in enumerate(hashes):
+        if key:
+            first.setdefault(key, place)
+    joined = _joined(labels, np.arange(len(labels)), join_equal(len(labels), hashes))
+    places = np.array(list(first.values()), dtype=np.int64)
+    words = _words(list(first))
+    for rows, columns in _tiles(len(words), len(words), halved=True):
+        if (joined[places[rows]] == joined[places[columns.start]]).all() and (
+            joined[places[columns]] == joined[places[columns.start]]
+        ).all():
+            continue
+        i, j = np.nonzero(_distance(words[rows], words[columns]) <= NEAR)
+        joined = _joined(joined, places[rows][i], places[columns][j])
+    return joined
+
+
+def _joined(
+    labels: NDArray[np.int64], ours: NDArray[np.int64], theirs: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Join the groups of pairs of things; a group keeps its smallest number."""
+    count = len(labels)
+    a, b = labels[ours], labels[theirs]
+    pairs = np.unique((a * count + b)[a != b])
+    if not len(pairs):
+        return labels
+    above: dict[int, int] = {}
+
+    def top(label: int) -> int:
+        while (up := above.get(label, label)) != label:
+            above[label] = above.get(up, up)
+            label = up
+        return label
+
+    for one, other in zip(*(part.tolist() for part in np.divmod(pairs, count)), strict=True):
+        low, high = sorted((top(one), top(other)))
+        above[high] = low
+    table = np.arange(count)
+    table[list(above)] = [top(label) for label in above]
+    return np.asarray(table[labels], dtype=np.int64)
+
+
+def _words(hashes: Sequence[str]) -> NDArray[np.uint64]:
+    """Hashes of 256 bits as `(n, 4)` numbers of 64."""
+    return np.frombuffer(bytes.fromhex("".join(hashes)), np.uint64).reshape(-1, 4)
+
+
+def _tiles(ours: int, theirs: int, *, halved: bool = False) -> Iterator[tuple[slice, slice]]:
+    """The parts of a table of all pairs; halved: only those on and above its diagonal."""
+    height, width = TILE
+    starts = range(0, ours, height)
+    for start in over(starts, "comparing pictures", "part"):
+        first = start // width * width if halved else 0
+        for left in range(first, theirs, width):
+            yield slice(start, min(start + height, ours)), slice(left, min(left + width, theirs))
+
+
+def _distance(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint16]:
+    """`(len(a), len(b))` the bits that differ."""
+    total = np.zeros((len(a), len(b)), np.uint16)
+    for k in range(4):
+        total += np.bitwise_count(a[:, None, k] ^ b[None, :, k])
+    return total

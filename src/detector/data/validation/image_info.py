@@ -1,0 +1,222 @@
+"""What is known of image files, each looked at once: their size, whether they decode, their hash.
+
+What was found is kept in a small database in the cache folder, by path, and holds as long as the
+file's size and time do, or else its content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.bar import over
+from detector.core.errors import RequestError
+from detector.data.images.pixels import read_header, read_image
+
+VERSION = 3  # of what is kept; another one is thrown away
+COMMIT_EVERY = 500  # files; what Ctrl-C can lose
+
+
+class Facts(NamedTuple):
+    """What is known of one image file.
+
+    Attributes:
+        width: Of the upright image, pixels; 0 if unreadable.
+        height: Likewise.
+        orientation: EXIF's, 1..8.
+        fault: Why it cannot be used; empty if it can.
+        digest: Of the content, hexadecimal; empty unless all of the file was read.
+        hash: Perceptual hash, hexadecimal; empty where there is none, as for a plain surface.
+        bands: As `Header` has them; 0 if unreadable.
+    """
+
+    width: int
+    height: int
+    orientation: int
+    fault: str = ""
+    digest: str = ""
+    hash: str = ""
+    bands: int = 0
+
+
+class FactsCache:
+    """Facts by path, size and time of a file, in a SQLite database.
+
+    Args:
+        file: The database; None keeps nothing. Where it cannot be used, nothing is kept either.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self._db: sqlite3.Connection | None = None
+        if file is None:
+            return
+        with contextlib.suppress(OSError, sqlite3.Error):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._db = self._open(file)
+
+    @staticmethod
+    def _open(file: Path) -> sqlite3.Connection:
+        db = sqlite3.connect(file, timeout=10)
+        try:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+        except sqlite3.OperationalError:  # in use for long
+            db.close()
+            raise
+        except sqlite3.DatabaseError:  # not a database, or a broken one
+            db.close()
+            file.unlink()
+            db = sqlite3.connect(file, timeout=10)
+            version = 0
+        if version != VERSION:
+            db.execute("DROP TABLE IF EXISTS facts")
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS facts (path TEXT PRIMARY KEY, size INT, time INT,"
+                " width INT, height INT, orientation INT, fault TEXT, digest TEXT, hash TEXT,"
+                " bands INT) WITHOUT ROWID"
+            )
+            db.execute(f"PRAGMA user_version = {VERSION}")
+            db.commit()
+        return db
+
+    def load(self, root: Path) -> dict[str, tuple[int, int, Facts]]:
+        """Everything known below a root: path -> size in bytes, time in ns, facts."""
+        if self._db is None:
+            return {}
+        prefix = f"{root}{os.sep}"
+        question = "SELECT * FROM facts WHERE path >= ? AND path < ?"
+        try:
+            rows = self._db.execute(question, (prefix, f"{prefix}\U0010ffff")).fetchall()
+        except sqlite3.Error:  # in use for long, or broken further in
+            return {}
+        return {row[0]: (row[1], row[2], Facts(*row[3:])) for row in rows}
+
+    def close(self) -> None:
+        """Let go of the database."""
+        if self._db is not None:
+            self._db.close()
+
+    def store(self, rows: Iterable[tuple[str, int, int, Facts]]) -> None:
+        """Keep what was found, at once."""
+        if self._db is not None:
+            # A name that is not UTF-8 cannot be kept.
+            values = [(p, *rest, *facts) for p, *rest, facts in rows if p.isprintable()]
+            with contextlib.suppress(sqlite3.Error), self._db:
+                self._db.executemany("REPLACE INTO facts VALUES (?,?,?,?,?,?,?,?,?,?)", values)
+
+
+def look_at(
+    root: Path, files: Sequence[str], cache: FactsCache, *, closely: bool = False
+) -> dict[str, Facts]:
+    """Facts of image files; a progress bar appears when that takes more than two seconds.
+
+    Args:
+        root: The folder that the files are below.
+        files: Relative paths.
+        cache: Spares files that have not changed.
+        closely: Decode every image and hash it; else only its header and its end are read.
+
+    Returns:
+        Facts by relative path.
+    """
+    known = cache.load(root)
+    facts: dict[str, Facts] = {}
+    todo: list[tuple[str, int, int, Facts | None]] = []
+    for file in dict.fromkeys(files):
+        path = f"{root}{os.sep}{file}"
+        try:
+            stat = os.stat(path)  # noqa: PTH116 - a Path object each is slow for 100,000 files
+        except OSError as error:
+            facts[file] = Facts(0, 0, 1, error.strerror or str(error))
+            continue
+        size, time, old = known.get(path, (0, 0, None))
+        if old and (size, time) == (stat.st_size, stat.st_mtime_ns) and (old.digest or not closely):
+            facts[file] = old
+        else:
+            todo.append((file, stat.st_size, stat.st_mtime_ns, old))
+    if todo:
+        look = _look_closely if closely else _look_briefly
+        facts.update(_in_threads(root, todo, look, cache))
+    return facts
+
+
+def _in_threads(
+    root: Path,
+    todo: Sequence[tuple[str, int, int, Facts | None]],
+    look: Callable[[Path, Facts | None], Facts],
+    cache: FactsCache,
+) -> Iterator[tuple[str, Facts]]:
+    """Look at files in threads (decoders release Python's lock), keeping results as they come."""
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    fresh: list[tuple[str, int, int, Facts]] = []
+    try:
+        results = pool.map(lambda one: look(root / one[0], one[3]), todo)
+        shown = over(results, "looking at images", "file", len(todo))
+        for (file, size, time, _), facts in zip(todo, shown, strict=True):
+            fresh.append((f"{root}{os.sep}{file}", size, time, facts))
+            if len(fresh) >= COMMIT_EVERY:
+                cache.store(fresh)
+                fresh = []
+            yield file, facts
+    finally:  # also after Ctrl-C: what is done is kept
+        pool.shutdown(wait=False, cancel_futures=True)
+        cache.store(fresh)
+
+
+def _look_briefly(path: Path, _: Facts | None) -> Facts:
+    """The header, and whether the file's end is there."""
+    try:
+        header = read_header(path)
+    except RequestError as error:
+        return Facts(0, 0, 1, _reason(error, path))
+    return Facts(header.width, header.height, header.orientation, bands=header.bands)
+
+
+def _look_closely(path: Path, old: Facts | None) -> Facts:
+    """Decode the whole image, unless its content is that of before."""
+    try:
+        content = path.read_bytes()
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        if old and old.digest == digest:
+            return old
+        header = read_header(path)
+        image = read_image(path, content=content)
+    except RequestError as error:
+        return Facts(0, 0, 1, _reason(error, path), digest)
+    except OSError as error:
+        return Facts(0, 0, 1, error.strerror or str(error))
+    height, width = image.shape[:2]
+    hashed = perceptual_hash(image)
+    return Facts(width, height, header.orientation, "", digest, hashed, header.bands)
+
+
+def _reason(error: RequestError, path: Path) -> str:
+    """What is wrong, without the file's name, which stands before it anyway."""
+    return str(error).removeprefix(f"{path}: ")
+
+
+def perceptual_hash(image: NDArray[np.uint8]) -> str:
+    """A hash that similar pictures share most bits of, by the library imagehash.
+
+    Args:
+        image: `(H, W, 3)` RGB.
+
+    Returns:
+        256 bits, hexadecimal; empty for a picture without contrast, whose hash would be noise.
+    """
+    from imagehash import phash
+    from PIL import Image
+
+    small = cv2.resize(
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (64, 64), interpolation=cv2.INTER_AREA
+    )
+    return "" if small.std() < 2 else str(phash(Image.fromarray(small), hash_size=16))

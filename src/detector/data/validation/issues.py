@@ -1,0 +1,192 @@
+"""What is wrong, or worth knowing, about a data set: counted, and named file by file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from detector.core.structures import Box
+
+Severity = Literal["error", "leakage", "warning"]
+
+# Of one kind, so many are named; all are counted.
+NAMED = 10_000
+LONGEST = 500  # characters of a message
+
+# Kind -> how severe it is, and what would be right. The order is that of reports.
+KINDS: dict[str, tuple[Severity, str]] = {
+    "missing annotation": ("error", "Add the file, or take the image off the list."),
+    "malformed annotation": ("error", "Correct the file; nothing in it can be used as it is."),
+    "missing image": ("error", "Add the file, or take its annotation away."),
+    "unreadable image": ("error", "Replace the file by one still picture that decodes."),
+    "bands do not fit": ("error", "Convert the file, or choose model.in_channels as it is stored."),
+    "duplicate image": ("error", "List every image once, under one id."),
+    "size contradicts annotation": ("error", "Boxes may be on other pixels: annotate this file."),
+    "unknown class": ("error", "Correct the name, or list all classes in data.classes."),
+    "class spelt differently": ("error", "Use one spelling of the class."),
+    "box not finite": ("error", "Coordinates must be numbers."),
+    "inverted box": ("error", "The second corner must lie to the lower right of the first."),
+    "box without area": ("error", "Draw it again: it has no width or no height."),
+    "box outside the image": ("error", "Draw it again: no part of it is on the image."),
+    "unclear split": ("error", "Say data.splits.train=[FOLDER] and data.splits.val=[FOLDER]."),
+    "empty split": ("error", "Every split needs images."),
+    "split without boxes": ("error", "Every split needs boxes to learn from or to find."),
+    "picture in two splits": (
+        "leakage",
+        "Figures on the later split are too good: keep it in one.",
+    ),
+    "seen in training": ("leakage", "Evaluate on images that the detector was not trained on."),
+    "like a training image": ("leakage", "Look at them: of one scene, keep one split."),
+    "similar pictures in two splits": ("leakage", "Look at them: of one scene, keep one split."),
+    "box partly outside": ("warning", "It is clipped to the image."),
+    "tiny box": ("warning", "Sides of under 3 pixels are slips of the mouse, or hard to learn."),
+    "duplicate box": ("warning", "The same object twice teaches nothing and costs precision."),
+    "image without boxes": ("warning", "Right for background images; else boxes are missing."),
+    "image without labels": ("warning", "Right for background images; else the file is missing."),
+    "annotation not used": (
+        "warning",
+        "Folders name splits: move it, or say data.splits.train=[.]",
+    ),
+    "image not used": ("warning", "No annotation or list has it; an empty one marks background."),
+    "unsupported image": ("warning", "Convert it to PNG or JPEG: its format is not read."),
+    "broken link": ("warning", "Restore what the link led to, or take it away."),
+    "image listed twice": ("warning", "It is used once: take the second line away."),
+    "split not there": ("warning", "What is named for it is missing: add it, or take it out."),
+    "folder read once": (
+        "warning",
+        "Nothing is read twice: what a link is called says nothing of a split.",
+    ),
+    "file name disagrees": ("warning", "The file says another name than that of its image."),
+    "class lists disagree": ("warning", "Take one list away, or make them the same."),
+    "rotated box": ("warning", "The upright box around it is used; its angle is not."),
+    "box given otherwise too": ("warning", "bbox is used: look whether it is the right one."),
+    "flag not understood": ("warning", "Taken as no: write 1 or 0."),
+    "unusual columns": ("warning", "Lines of one data set should be of one kind."),
+    "image turned by EXIF": ("warning", "Boxes are taken to be on the upright picture."),
+    "class absent from a split": ("warning", "Nothing can be learnt or measured of it there."),
+    "class imbalance": ("warning", "Rare classes: more images, or data.repeat_threshold=0.05."),
+    "same picture twice": ("warning", "Within a split, it counts double."),
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing found.
+
+    Attributes:
+        split: Where; empty where it belongs to no split.
+        file: The file to look at, relative to the root where it lies in it.
+        message: What about it, in a few words.
+        image: Path of the picture that shows it; empty if none does.
+        box: The box in question, xyxy pixels, 0-based; None if it is about no box.
+        other: Path of a second picture to compare with; empty if there is none.
+    """
+
+    split: str
+    file: str
+    message: str
+    image: str = ""
+    box: Box | None = None
+    other: str = ""
+
+    def __str__(self) -> str:
+        """As one line."""
+        return f"{_legible(self.file)}: {self.message}" if self.file else self.message
+
+
+@dataclass
+class Finding:
+    """All that is of one kind.
+
+    Attributes:
+        kind: A key of `KINDS`.
+        count: How many there are.
+        items: The first `NAMED` of them.
+    """
+
+    kind: str
+    count: int = 0
+    items: list[Item] = field(default_factory=list)
+
+    @property
+    def severity(self) -> Severity:
+        """How severe this kind is."""
+        return KINDS[self.kind][0]
+
+    @property
+    def advice(self) -> str:
+        """What would be right."""
+        return KINDS[self.kind][1]
+
+
+class Findings:
+    """Findings by kind, in the order of `KINDS`."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, Finding] = {}
+
+    def __iter__(self) -> Iterator[Finding]:
+        """The kinds that occur."""
+        return (self._kinds[kind] for kind in KINDS if kind in self._kinds)
+
+    def add(self, kind: str, item: Item) -> None:
+        """Note one item."""
+        self.add_many(kind, [item], lambda i: i)
+
+    def add_many(self, kind: str, those: Iterable[Any], describe: Callable[[Any], Item]) -> None:
+        """Note many items, describing only as many as are named."""
+        for one in those:
+            finding = self._kinds.setdefault(kind, Finding(kind))
+            finding.count += 1
+            if len(finding.items) < NAMED:
+                item = describe(one)
+                finding.items.append(replace(item, message=_legible(item.message)))
+
+    def update(self, others: Findings) -> None:
+        """Take over what others found."""
+        for other in others:
+            mine = self._kinds.setdefault(other.kind, Finding(other.kind))
+            mine.count += other.count
+            mine.items += other.items[: NAMED - len(mine.items)]
+
+    def relabel(self, homes: Mapping[str, str]) -> None:
+        """Say in which split every image is, after they were dealt out.
+
+        Args:
+            homes: Split by image; what is not in it belongs to none.
+        """
+        for finding in self._kinds.values():
+            finding.items = [
+                replace(item, split=homes.get(item.image or item.file, ""))
+                for item in finding.items
+            ]
+
+    def count(self, severity: Severity) -> int:
+        """How many there are of a severity."""
+        return sum(finding.count for finding in self if finding.severity == severity)
+
+    def of(self, severity: Severity) -> list[Finding]:
+        """The kinds of a severity that occur."""
+        return [finding for finding in self if finding.severity == severity]
+
+    def plain(self) -> list[dict[str, Any]]:
+        """As check.json has them."""
+        return [
+            {
+                "kind": f.kind,
+                "severity": f.severity,
+                "count": f.count,
+                "advice": f.advice,
+                "items": [
+                    {"split": i.split, "file": i.file, "message": i.message} for i in f.items
+                ],
+            }
+            for f in self
+        ]
+
+
+def _legible(text: str) -> str:
+    """Text from a stranger's file as one line for a terminal: not endless, nothing invisible."""
+    short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)

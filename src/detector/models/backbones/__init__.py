@@ -1,0 +1,1 @@
+"""Pretrained networks as stages under a feature pyramid."""

@@ -1,0 +1,183 @@
+"""Pretrained weights put into a network, as far as they fit by name and shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from detector.core.errors import RequestError
+from detector.models.backbones.table import backbone_spec
+from detector.models.faster_rcnn import FasterRCNN
+from detector.models.weights.channels import RGB, adapted_kernel, first_convolution
+from detector.models.weights.files import Pretrained, State, read_weights
+from detector.models.weights.report import COUNTERS, LoadReport, report
+from detector.models.weights.sources import torchvision_coco
+
+BODY = "backbone.body."  # what a classification network's own names stand below
+PREDICTOR = "roi_heads.box_predictor."
+WRAPPERS = ("module.", "network.", "model.", "backbone.")  # before the names, in any order
+MOST_WRAPPINGS = 20  # more are nobody's network
+ENOUGH = 0.5  # a file with a smaller share of the network's numbers is of another network
+
+
+def find_pretrained(choice: str, backbone: str, network: FasterRCNN) -> Pretrained:
+    """What `model.weights` names.
+
+    Args:
+        choice: `imagenet`, `coco` or the path of a file.
+        backbone: The network's, as `backbone_spec` has it.
+        network: Which is to take the weights.
+
+    Raises:
+        RequestError: If there are none, or they cannot be had.
+    """
+    if choice == "coco":
+        neck = network.backbone.fpn.state_dict()
+        return torchvision_coco(backbone, v2="inner_blocks.0.1.weight" in neck)
+    if choice != "imagenet":
+        return read_weights(Path(choice))
+    fetch = backbone_spec(backbone).imagenet
+    if fetch is None:
+        raise RequestError(
+            f"model.weights=imagenet: none are published for {backbone}; choose "
+            "model.weights=none or the path of a file"
+        )
+    return Pretrained("model.weights=imagenet", fetch())
+
+
+def load_pretrained(
+    network: FasterRCNN, pretrained: Pretrained, classes: Sequence[str] = ()
+) -> LoadReport:
+    """Put weights into a network; what they do not cover keeps its random start.
+
+    A detector's file is matched with the whole network, a classification network's with the
+    backbone. The box predictor is taken over only from a file that says it was trained on the same
+    classes in the same order.
+
+    Args:
+        network: Changed in place. One on torch's meta device finds out whether a file fits.
+        pretrained: The weights.
+        classes: That the network is to find, without background.
+
+    Returns:
+        What was loaded and what was not.
+
+    Raises:
+        RequestError: If less than half of the network's numbers are in the file, or some of them
+            are not finite.
+    """
+    state, target = pretrained.state, network.state_dict()
+    kernel = f"{BODY}{first_convolution(network.backbone.body)}.weight"
+    fits = [(reading, _fitting(reading, state, target, kernel)) for reading in _readings(state)]
+    reading, found = max(fits, key=lambda pair: _numbers(pair[1]))
+    _refuse_too_little(pretrained, reading, found, target)
+    for name, value in found.items():
+        if not value.is_meta and not torch.isfinite(value).all():
+            raise RequestError(
+                f"{pretrained.source}: {reading[name]} has values that are no numbers"
+            )
+    if pretrained.classes != tuple(classes):
+        found = {name: t for name, t in found.items() if not name.startswith(PREDICTOR)}
+    if pretrained.norm_eps is not None:
+        found |= _at_our_eps(network, found, pretrained.norm_eps)
+    with torch.no_grad():
+        for name, value in found.items():
+            target[name].copy_(value)
+    return report(network, pretrained, reading, found)
+
+
+def _readings(state: State) -> Iterator[dict[str, str]]:
+    """The ways to read a file's names: from the network's name for a tensor to the file's."""
+    for names in _unwrapped({_modern(name): name for name in state}):
+        yield names
+        yield {f"{BODY}{name}": file for name, file in names.items()}
+
+
+def _unwrapped(names: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Names as they are, and without what modules around the network put before them."""
+    tried: list[dict[str, str]] = []
+    todo = [names]
+    while todo and len(tried) < MOST_WRAPPINGS:
+        names = todo.pop(0)
+        tried.append(names)
+        yield names
+        for prefix in WRAPPERS:
+            if any(name.startswith(prefix) for name in names):
+                fewer = {name.removeprefix(prefix): file for name, file in names.items()}
+                todo += [fewer] if fewer not in (*tried, *todo) else []
+
+
+def _modern(name: str) -> str:
+    """How torchvision calls a tensor now; its older COCO and DenseNet files have older names."""
+    name = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$", r"\1\2", name)
+    name = re.sub(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
+    return re.sub(r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2", name)
+
+
+def _fitting(reading: Mapping[str, str], state: State, target: State, kernel: str) -> State:
+    """The tensors that the network has under the same name in the same shape.
+
+    A layer is taken whole or not at all: the bias of one weight is of no use to another. The first
+    convolution's `kernel` over RGB is made one over as many channels as the network's images have.
+    """
+    there = {name: state[file] for name, file in reading.items() if name in target}
+    first = there.get(kernel)
+    if first is not None and first.ndim == 4 and first.shape[1] == RGB:
+        there[kernel] = adapted_kernel(first, target[kernel].shape[1])
+    torn = {_layer(name) for name, tensor in there.items() if tensor.shape != target[name].shape}
+    return {name: tensor for name, tensor in there.items() if _layer(name) not in torn}
+
+
+def _layer(name: str) -> str:
+    """The module that a tensor belongs to."""
+    return name.rpartition(".")[0]
+
+
+def _numbers(tensors: Mapping[str, Tensor]) -> int:
+    """How many numbers there are of those that say whether a file is of this network."""
+    beside = (COUNTERS, PREDICTOR)
+    return sum(t.numel() for name, t in tensors.items() if not any(b in name for b in beside))
+
+
+def _refuse_too_little(
+    pretrained: Pretrained, reading: Mapping[str, str], found: State, target: State
+) -> None:
+    """Refuse a file of another network: of another backbone, or of another neck and head."""
+    whole = any(name in target and not name.startswith(BODY) for name in reading)
+    parts = {"backbone": BODY, "network": ""} if whole else {"backbone": BODY}
+    for part, beginning in parts.items():
+        wanted = {name: t for name, t in target.items() if name.startswith(beginning)}
+        there = {name: t for name, t in found.items() if name.startswith(beginning)}
+        share = _numbers(there) / _numbers(wanted)
+        if share >= ENOUGH:
+            continue
+        lacking = next(name for name in wanted if name not in found)
+        used = {reading[name] for name in found}
+        other = next((name for name in pretrained.state if name not in used), None)
+        seen = f"{other} {tuple(pretrained.state[other].shape)}" if other else "no more"
+        raise RequestError(
+            f"{pretrained.source}: fits {100 * share:.0f} % of the {part} by name and shape, and "
+            f"half is needed; expected tensors such as {lacking.removeprefix(BODY)} "
+            f"{tuple(wanted[lacking].shape)}, found {seen}"
+        )
+
+
+def _at_our_eps(network: FasterRCNN, found: State, eps: float) -> State:
+    """The weights with which the backbone's norms compute what they did with another eps.
+
+    Norms that are asleep compute `weight * (x - mean) / sqrt(var + eps) + bias`. The difference
+    that eps makes goes into the weight, once: otherwise every checkpoint trained from there would
+    have to know its eps.
+    """
+    changed = {}
+    for path, module in network.backbone.body.named_modules():
+        weight, variance = f"{BODY}{path}.weight", f"{BODY}{path}.running_var"
+        if isinstance(module, _BatchNorm) and weight in found and variance in found:
+            var = found[variance].double()
+            changed[weight] = found[weight] * ((var + module.eps) / (var + eps)).sqrt()
+    return changed

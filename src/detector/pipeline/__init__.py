@@ -1,0 +1,1 @@
+"""What several commands share: load the data, detect and score, write results."""

@@ -1,0 +1,382 @@
+"""From a checked configuration to objects: network, loaders, callbacks, trainer."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detector.config.schema import Config, TrainerConfig, plain
+from detector.core.console import typed
+from detector.core.errors import RequestError
+from detector.core.structures import AnnotatedImages, ClassMap
+from detector.data.formats.folder import cache_folder
+from detector.data.loading import shared_memory
+from detector.training.checkpoint import (
+    checkpoint_classes,
+    checkpoint_path,
+    load_checkpoint,
+    read_checkpoint,
+)
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from lightning.pytorch.loggers import Logger
+
+    from detector.data.loading.datamodule import DetectionDataModule
+    from detector.finetune.schedule import Schedule
+    from detector.finetune.unfreezing import StagedFinetuning
+    from detector.models.faster_rcnn import FasterRCNN, FasterRCNNOptions, SpeedOptions
+    from detector.models.weights.files import Pretrained
+    from detector.models.weights.report import LoadReport
+    from detector.training.module import DetectionTask
+    from detector.training.progress import RunProgress
+
+log = logging.getLogger(__name__)
+
+MOST_WORKERS = 8  # that are chosen where nobody says how many
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def build_task(config: Config, classes: ClassMap) -> DetectionTask:
+    """The network in its LightningModule, with random weights.
+
+    Args:
+        config: The run's.
+        classes: The data's.
+    """
+    import torch
+
+    from detector.models.faster_rcnn import SpeedOptions
+    from detector.training.module import DetectionTask, OptimiserOptions
+
+    run = config.trainer
+    # Where a GPU has it, float32 products with shorter factors.
+    product = "tf32" if run.tf32 else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = product
+    # The new layers' weights are a function of the seed alone.
+    torch.manual_seed(config.seed)
+    speed = SpeedOptions(run.channels_last, run.fused, run.compile)
+    network = build_network(config, len(classes), speed)
+    optim = config.optim
+    options = OptimiserOptions(
+        optim.name,
+        optim.momentum,
+        optim.weight_decay,
+        optim.weight_decay_norm,
+        optim.weight_decay_bias,
+        optim.l1,
+    )
+    return DetectionTask(network, classes, options, plain(config), config.seed)
+
+
+def build_network(config: Config, classes: int, speed: SpeedOptions | None = None) -> FasterRCNN:
+    """The network with random weights, all of it trainable.
+
+    Args:
+        config: The run's.
+        classes: How many, without background.
+        speed: How it is run.
+    """
+    from detector.models.faster_rcnn import build_faster_rcnn
+
+    return build_faster_rcnn(
+        config.backbone.key,
+        classes,
+        norm=config.finetune.norm,  # type: ignore[arg-type]  # checked by FinetuneConfig
+        options=network_options(config),
+        speed=speed,
+    )
+
+
+def load_pretrained(
+    config: Config,
+    network: FasterRCNN,
+    classes: Sequence[str] = (),
+    pretrained: Pretrained | None = None,
+) -> LoadReport | None:
+    """Put the weights that `model.weights` names into a network.
+
+    Args:
+        config: The run's.
+        network: Changed in place; on torch's meta device it is only seen whether they fit.
+        classes: Its classes.
+        pretrained: The weights, if they were read before.
+
+    Returns:
+        What was loaded; None if all weights are to be random.
+
+    Raises:
+        RequestError: If there are no such weights, they cannot be had, or they do not fit.
+    """
+    from detector.models.weights import load
+
+    if config.model.weights == "none":
+        return None
+    if pretrained is None:
+        pretrained = load.find_pretrained(config.model.weights, config.backbone.key, network)
+    return load.load_pretrained(network, pretrained, classes)
+
+
+def unloaded_task(config: Config, device: str) -> DetectionTask:
+    """A run's task with random weights, and the classes that are known without its data.
+
+    Args:
+        config: The run's.
+        device: `meta` for shapes alone, without numbers.
+    """
+    import torch
+
+    names = config.data.classes or ["any"]
+    classes = ClassMap(tuple(names), tuple(range(1, len(names) + 1)))
+    plainly = replace(config.trainer, compile=False)  # for a few steps at most
+    with torch.device(device):
+        return build_task(replace(config, trainer=plainly), classes)
+
+
+def network_options(config: Config) -> FasterRCNNOptions:
+    """The network's numbers."""
+    from detector.models.faster_rcnn import FasterRCNNOptions
+    from detector.models.heads import HeadOptions
+
+    numbers = {k: v for k, v in _fixed(config.model).items() if k not in ("weights", "summary")}
+    head = {k: v for k, v in _fixed(config.model.head).items() if k != "width"}
+    numbers["head"] = HeadOptions(**head)
+    return FasterRCNNOptions(**numbers)
+
+
+def _fixed(part: object) -> dict[str, Any]:
+    """A part of the configuration, with tuples for lists."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in vars(part).items()}
+
+
+def load_task(verb: str, config: Config) -> DetectionTask:
+    """The task of a checkpoint, with its weights."""
+    assert config.ckpt is not None
+    path = checkpoint_path(verb, config.ckpt)
+    task = build_task(config, checkpoint_classes(read_checkpoint(path)))
+    load_weights(task, path)
+    return task
+
+
+def load_weights(task: DetectionTask, path: Path) -> None:
+    """Put a checkpoint's weights into a task.
+
+    Raises:
+        RequestError: If they do not fit.
+    """
+    try:
+        task.load_state_dict(load_checkpoint(path)["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RequestError(f"ckpt={path}: its weights do not fit the model ({reason})") from error
+
+
+def build_datamodule(config: Config, images: dict[str, AnnotatedImages]) -> DetectionDataModule:
+    """The loaders."""
+    from detector.data.loading.datamodule import DetectionDataModule, LoaderOptions
+
+    on_gpu = uses_gpu(config.trainer.accelerator)
+    options = LoaderOptions(
+        image_size=config.data.image_size,
+        batch_size=config.data.batch_size,
+        workers=loader_workers(config, images),
+        steps=config.augment.steps,
+        min_visibility=config.augment.min_visibility,
+        seed=config.seed,
+        channels=config.model.in_channels,
+        pin_memory=on_gpu and config.data.pin_memory,
+        group_by_aspect=config.data.group_by_aspect,
+        repeat_threshold=config.data.repeat_threshold,
+        cache=config.data.cache,  # type: ignore[arg-type]  # checked by DataConfig
+        cache_folder=cache_folder() / "images",
+        stall_seconds=config.data.stall_seconds,
+        processes=local_processes(config.trainer),
+    )
+    return DetectionDataModule(images, options)
+
+
+def loader_workers(config: Config, images: dict[str, AnnotatedImages]) -> int:
+    """How many processes load for each training process.
+
+    Args:
+        config: The run's.
+        images: That are loaded; their batches must find room in shared memory.
+
+    Raises:
+        RequestError: If there is no room for those that were asked for.
+    """
+    asked = config.data.workers
+    wanted = asked
+    if wanted is None:
+        on_gpu = uses_gpu(config.trainer.accelerator)
+        wanted = min(MOST_WORKERS, os.cpu_count() or 1) if on_gpu else 0
+    if not wanted:
+        return 0
+    data, run = config.data, config.trainer
+    batch = shared_memory.largest_batch(
+        images.values(), data.image_size, config.model.in_channels, data.batch_size
+    )
+    # What was loaded ahead in an epoch that is cut short waits while the other split is loaded.
+    cut = "train" in images and (run.limit_train_batches, run.limit_val_batches) != (1.0, 1.0)
+    loaders, free = 2 if cut else 1, shared_memory.free_shared_memory()
+    if shared_memory.most_workers(wanted, free / loaders, batch) == wanted:
+        loaders *= local_processes(run)  # which may take the import of torch
+    fitting = shared_memory.most_workers(wanted, free / loaders, batch)
+    if fitting == wanted:
+        return wanted
+    need = shared_memory.batches_at_once(wanted) * batch * loaders
+    said = (
+        f"{shared_memory.FOLDER} has {shared_memory.megabytes(free)} free, but batches of "
+        f"{shared_memory.megabytes(batch)} need about {shared_memory.megabytes(need)}"
+    )
+    if asked is not None:
+        fewer = f"data.workers={fitting}, " if fitting else ""
+        remedy = shared_memory.REMEDY.replace("1g", f"{math.ceil(need / 2**30)}g")
+        raise RequestError(f"data.workers={asked}: {said}; {remedy}, {fewer}or data.workers=0")
+    log.warning("data.workers=%d instead of %d: %s", fitting, wanted, said)
+    return fitting
+
+
+def local_processes(trainer: TrainerConfig) -> int:
+    """How many processes will train on this machine."""
+    if isinstance(trainer.devices, int):
+        return trainer.devices
+    if trainer.accelerator == "cpu":
+        return 1
+    import torch
+
+    return max(1, torch.cuda.device_count()) if uses_gpu(trainer.accelerator) else 1
+
+
+def build_callbacks(
+    config: Config, schedule: Schedule, folder: Path, epochs: int
+) -> tuple[StagedFinetuning, RunProgress, list[pl.Callback]]:
+    """What happens around the steps: the schedule, the bar, all of them in their order.
+
+    Args:
+        config: The run's.
+        schedule: Its phases.
+        folder: The run's.
+        epochs: How many there are at most.
+    """
+    from detector.finetune.averaging import AveragedWeights
+    from detector.finetune.unfreezing import StagedFinetuning
+    from detector.training.progress import RunProgress
+    from detector.training.run_checkpoints import RunCheckpoints
+
+    optim, kept = config.optim, folder / "checkpoints"
+    finetuning = StagedFinetuning(
+        schedule,
+        optim.lr,
+        config.data.batch_size,
+        optim.reference_batch,
+        config.monitor,
+        kept / "best.ckpt",
+    )
+    resume = f"python -m detector.train {typed('ckpt', folder)}"
+    progress = RunProgress(folder, finetuning, epochs, resume)
+    averaging = [] if optim.ema is None else [AveragedWeights(optim.ema)]
+    # The schedule judges an epoch before its row and its checkpoint are written.
+    callbacks = [finetuning, *averaging, progress, RunCheckpoints(finetuning, kept)]
+    return finetuning, progress, callbacks
+
+
+def build_trainer(
+    config: Config,
+    folder: Path,
+    callbacks: Sequence[pl.Callback] = (),
+    epochs: int = 1,
+    logger: Logger | None = None,
+) -> pl.Trainer:
+    """Lightning's trainer, quiet: our callbacks speak.
+
+    Args:
+        config: The run's.
+        folder: Where it may write.
+        callbacks: Ours.
+        epochs: Of the schedule.
+        logger: Gets what `RunProgress` logs.
+    """
+    import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import Checkpoint
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # A resumed run goes on in its own folder.
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+    # Validation scores are equal on all processes: the metric has gathered before.
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")
+    # Small data on a laptop is loaded in the training process by choice.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Frozen stages are in evaluation mode by design.
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
+    # Between Lightning 2.6 and torch's newest release; neither is ours.
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+    keep_memory()
+    settings = config.trainer
+    return pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        precision=precision(settings.precision, settings.accelerator),  # type: ignore[arg-type]
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        default_root_dir=folder,
+        logger=logger or False,
+        log_every_n_steps=1,  # or Lightning warns of short epochs; nothing is logged by step
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+        # A score of an untrained model must never become the best.
+        num_sanity_val_steps=0,
+        # `KeyedSampler` deals the images out itself.
+        use_distributed_sampler=False,
+        gradient_clip_val=config.optim.clip_norm,
+        limit_train_batches=settings.limit_train_batches,
+        limit_val_batches=settings.limit_val_batches,
+        limit_test_batches=settings.limit_test_batches,
+    )
+
+
+def keep_memory() -> None:
+    """Ask the C library to keep what is freed: the next step needs as much again.
+
+    Else it returns large blocks to the system, which clears each page anew. Only glibc is asked.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            mallopt(option, 2**31 - 1)
+
+
+def uses_gpu(accelerator: str) -> bool:
+    """Whether `trainer.accelerator` means a CUDA device on this machine."""
+    import torch
+
+    return accelerator in ("auto", "gpu") and torch.cuda.is_available()
+
+
+def precision(name: str, accelerator: str) -> str:
+    """What `trainer.precision` means on this machine.
+
+    Args:
+        name: `auto`, or one of Lightning's names.
+        accelerator: `trainer.accelerator`.
+    """
+    import torch
+
+    if name != "auto":
+        return name
+    if uses_gpu(accelerator):
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    # Without instructions of its own for it, a CPU is slower in bf16 than in float32.
+    has = torch.cpu.get_capabilities()
+    return "bf16-mixed" if has.get("avx512_bf16") or has.get("amx_bf16") else "32"

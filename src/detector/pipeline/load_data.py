@@ -1,0 +1,334 @@
+"""The data that is asked for: read, judged, and refused or trimmed where something is wrong."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from detector.config.schema import Config
+from detector.core.console import typed
+from detector.core.errors import RequestError
+from detector.data.formats import trees
+from detector.data.formats.folder import CONVERT, SUFFIXES, Folder, cache_folder
+from detector.data.images.headers import misfit, read_header
+from detector.data.read import SPLITS, DataSet, Reading, Source
+from detector.data.validation.duplicates import NEAR, similar
+from detector.data.validation.image_info import FactsCache, look_at
+from detector.data.validation.issues import Item
+from detector.pipeline.network_view import crowded
+from detector.training.checkpoint import Fingerprint
+
+log = logging.getLogger(__name__)
+
+# What no `data.on_bad` can leave out.
+FATAL = ("empty split", "split without boxes")
+LISTED = 50  # of every kind, in the log
+
+# What the check of a request has read, until the run takes it.
+_kept: dict[str, Reading | DataSet] = {}
+
+
+def find_source(config: Config) -> Source:
+    """Where the data are and how they are divided; fetched if need be.
+
+    Raises:
+        RequestError: If that is not said, or they cannot be had.
+    """
+    data = config.data
+    named = {split: getattr(data.splits, split) for split in SPLITS}
+    kind = "voc" if data.format == "trees" else data.format
+    if data.format == "trees" and data.root is None:
+        root = trees.prepare()
+    elif data.root is None:
+        raise RequestError("data.root= is required: the folder of your images and annotations")
+    else:
+        root = Path(data.root)
+        asked = [part for parts in named.values() for part in parts or ()]
+        if data.download:
+            download_voc(root, asked)
+        elif kind == "voc":
+            _check_devkit(root, asked)
+    return Source(
+        root=root,
+        format=kind,
+        splits=named,
+        ratios={"val": data.split.val, "test": data.split.test},
+        split_file=_split_file(data.split.file),
+        seed=data.split.seed,
+        group=data.split.group,
+        closely=data.on_bad == "skip",  # what fails to decode is to be left out before the run
+        classes=data.classes,
+        classes_from=f"those that {config.ckpt} knows" if config.ckpt else "data.classes",
+        channels=config.model.in_channels,
+    )
+
+
+def read_data(
+    config: Config, wanted: str | None = None, *, briefly: bool = False, keep: bool = False
+) -> DataSet:
+    """Read the data and judge them, whatever is wrong with them.
+
+    Args:
+        config: Says which data.
+        wanted: The only split wanted; `final`: `test`, or `val` where there is no test; None: all.
+        briefly: Decode no image: what a request can be refused for at once (see `Reading.judge`).
+        keep: Remember what was read for the next call.
+    """
+    key = f"{wanted} {config.ckpt} {config.data} {config.model.in_channels}"
+    kept = _kept.pop(key, None)
+    if not isinstance(kept, DataSet):
+        reading = kept or Reading(find_source(config), wanted)
+        with closing(open_cache()) as cache:
+            data = reading.judge(cache, briefly=briefly)
+        kept = reading if briefly and not reading.is_brief else data
+    else:
+        data = kept
+    if keep:
+        _kept[key] = kept
+    return data
+
+
+def usable_data(
+    config: Config, wanted: str | None = None, *, briefly: bool = False, keep: bool = False
+) -> DataSet:
+    """Read the data as `read_data`, but refuse what is wrong with them.
+
+    Raises:
+        RequestError: If there are errors and `data.on_bad=error`, or nothing to work with is left.
+    """
+    data = read_data(config, wanted, briefly=briefly, keep=keep)
+    errors = data.findings.of("error")
+    skip = config.data.on_bad == "skip"
+    serious = [finding for finding in errors if not skip or finding.kind in FATAL]
+    if not serious:
+        return data
+    item = serious[0].items[0]
+    place = f"{data.root / item.file}: " if item.file else ""
+    more = sum(finding.count for finding in serious) - 1
+    others = f" (and {more} more error{'s' * (more > 1)})" if more else ""
+    unknown = [finding for finding in errors if finding.kind == "unknown class"]
+    if serious[0].kind in FATAL and unknown:
+        others = f"; {unknown[0].count} boxes of it were left out: {unknown[0].items[0].message}"
+    nothing_left = not all(len(split.labels) for split in data.splits.values())
+    hopeless = skip or serious[0].kind in FATAL or nothing_left
+    way_out = "" if hopeless else "data.on_bad=skip leaves such things out; "
+    channels = config.model.in_channels
+    kind = "" if config.data.format == "trees" else f"data={config.data.format} "
+    more_keys = "" if channels == 3 else f" model.in_channels={channels}"
+    raise RequestError(
+        f"{place}{item.message}{others}; {way_out}"
+        f"python -m detector.check {kind}"
+        f"{typed('data.root', data.root)}{more_keys} shows everything"
+    )
+
+
+def describe_data(data: DataSet, limit: int | None = None) -> None:
+    """Log what was read, and name everything that was left out.
+
+    Args:
+        data: As read.
+        limit: Of detections an image, to say which images have more boxes; None says nothing.
+    """
+    log.info("%s", data.recognised)
+    for line in data.division:
+        log.info("%s", line)
+    log.info("classes: %s", ", ".join(data.classes.names))
+    for name, split in data.splits.items():
+        ignored = int(split.ignore.sum())
+        note = f", {ignored} of them ignored (difficult or crowd)" if ignored else ""
+        log.info("%-5s %d images, %d boxes%s", name, len(split), len(split.labels), note)
+    if limit is not None and (said := crowded(data.splits, limit)):
+        log.warning("%s", said)
+    for finding in data.findings.of("leakage"):
+        log.warning(
+            "%d x %s, so figures are too good: %s", finding.count, finding.kind, finding.items[0]
+        )
+    for finding in data.findings.of("error"):
+        log.warning("left out, %d x %s:", finding.count, finding.kind)
+        for item in finding.items[:LISTED]:
+            log.warning("  %s", item)
+        if finding.count > LISTED:
+            log.warning("  ... and %d more (python -m detector.check)", finding.count - LISTED)
+    warnings = [f"{f.count} x {f.kind}" for f in data.findings.of("warning")]
+    if warnings:
+        log.info("worth a look (python -m detector.check): %s", ", ".join(warnings))
+
+
+def fingerprints(data: DataSet, split: str) -> dict[str, Fingerprint]:
+    """What is known of the pictures of a split, by relative path; unreadable ones are left out."""
+    files = data.files()[split]
+    with closing(open_cache()) as cache:
+        facts = look_at(data.root, files, cache, closely=True)
+    return {f: Fingerprint(facts[f].digest, facts[f].hash) for f in files if facts[f].digest}
+
+
+class Seen(NamedTuple):
+    """Images of a split that a detector was trained on, by relative path.
+
+    Attributes:
+        same: The same files, under any name.
+        near: Files of nearly the same pictures.
+    """
+
+    same: set[str]
+    near: set[str]
+
+
+def seen_in_training(
+    data: DataSet, split: str, records: Sequence[Collection[Fingerprint]]
+) -> list[Seen]:
+    """The images of a split that detectors were trained on, wherever they lay then.
+
+    Args:
+        data: Has the split.
+        split: Its name.
+        records: Of training images, as checkpoints have them; where all are empty, nothing is read.
+
+    Returns:
+        For each record, the images of the split that are in it.
+    """
+    ours = fingerprints(data, split) if any(records) else {}
+    return [_seen(ours, record) for record in records]
+
+
+def _seen(ours: Mapping[str, Fingerprint], record: Collection[Fingerprint]) -> Seen:
+    digests = {one.digest for one in record}
+    same = {file for file, one in ours.items() if one.digest in digests}
+    rest = [file for file, one in ours.items() if one.hash and file not in same]
+    hashes = [one.hash for one in record if one.hash], [ours[file].hash for file in rest]
+    return Seen(same, {rest[j] for _, j, _ in similar(*hashes, NEAR)})
+
+
+def note_seen(data: DataSet, split: str, seen: Seen, by: str) -> None:
+    """Add a finding for each image of a split that a detector was trained on.
+
+    Args:
+        data: Gets the findings.
+        split: Its name.
+        seen: The images.
+        by: What was done with them, for messages, such as `ckpt=a was trained on`.
+    """
+    for kind, files, what in (
+        ("seen in training", seen.same, "it"),
+        ("like a training image", seen.near, "a picture like it"),
+    ):
+        for file in sorted(files):
+            data.findings.add(kind, Item(split, file, f"{by} {what}", file))
+
+
+def open_cache() -> FactsCache:
+    """What is known of image files from before."""
+    return FactsCache(cache_folder() / "files.sqlite")
+
+
+def _split_file(named: str | None) -> Path | None:
+    """The splits.json that `data.split.file` means: a file, or a run's folder."""
+    if named is None:
+        return None
+    path = Path(named).expanduser()
+    path = path / "splits.json" if path.is_dir() else path
+    if not path.is_file():
+        raise RequestError(f"data.split.file={named}: no such file, nor a run that has splits.json")
+    return path
+
+
+def _check_devkit(root: Path, parts: list[str]) -> None:
+    """Say how to get the years of VOC that are asked for, where they are not there."""
+    years = dict.fromkeys(p.partition("/")[0] for p in parts if re.match(r"VOC\d{4}/", p))
+    for year in years:
+        if not any((base / year).is_dir() for base in (root, root / "VOCdevkit")):
+            raise RequestError(
+                f"data.root={root}: no VOCdevkit/{year} in it; expected VOCdevkit/"
+                f"{{{','.join(years)}}}/{{Annotations,ImageSets/Main,JPEGImages}}, "
+                "or fetch them with data.download=true (3 GB)"
+            )
+
+
+def download_voc(root: Path, parts: list[str]) -> None:
+    """Fetch the VOC years that split names ask for, through torchvision.
+
+    Args:
+        root: The folder that gets `VOCdevkit/`.
+        parts: Such as `VOC2007/trainval`; other names are left alone.
+
+    Raises:
+        RequestError: If it cannot be fetched.
+    """
+    from torchvision.datasets import VOCDetection
+
+    for part in parts:
+        year, _, name = part.partition("/")
+        if not year.startswith("VOC"):
+            continue
+        if (root / "VOCdevkit" / year / "ImageSets" / "Main" / f"{name}.txt").is_file():
+            continue
+        root.mkdir(parents=True, exist_ok=True)
+        image_set = "test" if name == "test" else "trainval"
+        try:
+            VOCDetection(root, year=year[3:], image_set=image_set, download=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise RequestError(f"data.download=true: cannot fetch {part}: {error}") from error
+
+
+def source_files(source: str, channels: int) -> list[Path]:
+    """The image files that predict's `source` means, sorted.
+
+    Args:
+        source: A file or a folder.
+        channels: Of the network's images.
+
+    Raises:
+        RequestError: If there is nothing there, or no file that will do.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise RequestError(f"source={source}: no such file or folder")
+    files, unread = [path], ""
+    if path.is_dir():
+        folder = Folder(path, "source")
+        files = [path / file for file in folder.images]
+        unread = unread_pictures(folder)
+    if not files:
+        raise RequestError(f"source={source}: no images in it ({unread or ', '.join(SUFFIXES)})")
+    faults = []
+    for file in files:
+        try:
+            fault = misfit(read_header(file).bands, channels)
+        except RequestError as error:
+            faults.append(str(error))
+            continue
+        if not fault:
+            return files  # what is wrong with others is said when their turn comes
+        faults.append(f"{file}: {fault}")
+    raise nothing_read(source, faults)
+
+
+def unread_pictures(folder: Folder) -> str:
+    """How many pictures of a folder cannot be read by their kind, in words; empty if none."""
+    said = []
+    if count := len(folder.unread):
+        kinds = ", ".join(sorted({Path(file).suffix.lower() for file in folder.unread}))
+        said.append(
+            f"{count} file{'s' * (count > 1)} of kinds that are not read, {kinds}: {CONVERT}"
+        )
+    if broken := folder.broken_images:
+        said.append(
+            f"{len(broken)} link{'s' * (len(broken) > 1)} that lead nowhere, or no files, such as "
+            f"{broken[0]}"
+        )
+    return "; ".join(said)
+
+
+def nothing_read(source: str, faults: Sequence[str]) -> RequestError:
+    """What to raise where predict's `source` has no image that can be read.
+
+    Args:
+        source: As asked for.
+        faults: What is wrong with each file.
+    """
+    more = f" (and {len(faults) - 1} more files)" if len(faults) > 1 else ""
+    return RequestError(f"source={source}: nothing could be read: {faults[0]}{more}")

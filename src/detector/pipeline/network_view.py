@@ -1,0 +1,210 @@
+"""What the network would see of a data set: how large boxes are, which are lost or missed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.config.schema import Config
+from detector.core.structures import AnnotatedImages
+from detector.data.images.pixels import resized_shape
+from detector.data.read import DataSet
+from detector.evaluation.anchors import Anchors, Grid, Level, best_iou, recall, suggest
+
+DRAWS = 256  # training images that are augmented to see which boxes that costs
+SIZES = (0, 16, 32, 64, 128, 256)  # pixels of the network's input
+ASPECTS = (0, 1 / 3, 2 / 3, 3 / 2, 3)  # height over width
+# Below this share of boxes within reach of an anchor, others are suggested.
+LOW_RECALL = 0.95
+
+
+def _input_boxes(
+    images: AnnotatedImages, size: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Boxes in pixels of the network's input, and the size of each one's image there."""
+    shapes = np.array(
+        [resized_shape(int(h), int(w), size) for h, w in images.sizes], dtype=np.int32
+    ).reshape(-1, 2)
+    scale = shapes / np.maximum(images.sizes, 1)
+    owner = images.owners()
+    boxes = images.boxes * np.tile(scale[owner][:, ::-1], 2)
+    return boxes.astype(np.float32), shapes[owner]
+
+
+def histograms(config: Config, data: DataSet) -> dict[str, Any]:
+    """Distributions over all splits."""
+    parts = [_input_boxes(images, config.data.image_size)[0] for images in data.splits.values()]
+    boxes = np.concatenate(parts) if parts else np.zeros((0, 4), np.float32)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-3)
+    counts = np.concatenate([np.diff(images.offsets) for images in data.splits.values()])
+    longer = np.concatenate([images.sizes.max(1, initial=0) for images in data.splits.values()])
+    all_of_them = {
+        "box side in the network's input, pixels": _histogram(
+            sides.prod(1) ** 0.5, 2 ** (np.arange(40) / 3), "square root of the area"
+        ),
+        "aspect ratio (height / width)": _histogram(
+            sides[:, 1] / sides[:, 0], 2 ** (np.arange(-20, 21) / 5)
+        ),
+        "boxes per image": _histogram(counts, _even(counts)),
+        "image longer side, pixels": _histogram(longer, _even(longer)),
+    }
+    return {name: found for name, found in all_of_them.items() if len(found["counts"]) > 1}
+
+
+def _even(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Edges of at most 28 equal bins of whole numbers over the range of the values."""
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    step = max(1, -(-(high - low + 1) // 28))
+    return np.arange(low, high + step + 1, step, dtype=np.float64)
+
+
+def _histogram(
+    values: NDArray[Any], edges: NDArray[np.float64], note: str | None = None
+) -> dict[str, Any]:
+    """Counts between edges; empty ends are left out, and what lies beyond counts with the ends."""
+    # The last bin of numpy's has both its edges, so the limit stays just below.
+    counts = np.histogram(values.clip(edges[0], np.nextafter(edges[-1], 0)), edges)[0]
+    filled = np.flatnonzero(counts)
+    first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (0, 0)
+    return {
+        "edges": [round(e, 3) for e in edges[first : last + 2].tolist()],
+        "counts": counts[first : last + 1].tolist(),
+        "note": note,
+    }
+
+
+def network_view(config: Config, data: DataSet) -> dict[str, Any] | None:
+    """Boxes lost by resizing and augmentation, and how well the anchors fit."""
+    train = data.splits.get("train")
+    if train is None or not len(train.labels):
+        return None
+    size = config.data.image_size
+    boxes, shapes = _input_boxes(train, size)
+    seen = ~train.ignore
+    return {
+        "image_size": size,
+        "crowded": crowded(data.splits, config.model.detections_per_image),
+        "lost": _lost(config, train, boxes, shapes),
+        "anchors": _fit_anchors(config, boxes[seen], shapes[seen]),
+    }
+
+
+def crowded(splits: Mapping[str, AnnotatedImages], limit: int) -> str | None:
+    """Say which splits have images with more boxes than are detected in one.
+
+    Args:
+        splits: By name.
+        limit: Of detections an image (`model.detections_per_image`).
+
+    Returns:
+        A sentence; None if there are none.
+    """
+    counts = {
+        name: np.bincount(images.owners()[~images.ignore], minlength=len(images))
+        for name, images in splits.items()
+    }
+    over = {name: int((count > limit).sum()) for name, count in counts.items()}
+    if not any(over.values()):
+        return None
+    most = max(int(count.max(initial=0)) for count in counts.values())
+    where = ", ".join(f"{number} in {name}" for name, number in over.items() if number)
+    return (
+        f"images with more than {limit} boxes: {where} (up to {most} boxes); no more than {limit} "
+        f"can be found, model.detections_per_image={-(-most // 50) * 50} allows more (COCO's "
+        "scores count at most 100 of a class in an image)"
+    )
+
+
+def _lost(
+    config: Config,
+    train: AnnotatedImages,
+    resized: NDArray[np.float32],
+    shapes: NDArray[np.int32],
+) -> dict[str, Any]:
+    """The share of boxes that resizing, and then augmentation, leave too little of."""
+    from detector.data.loading.augment import Augmenter
+
+    settings = config.augment
+    size, channels = config.data.image_size, config.model.in_channels
+    augment = Augmenter(settings.steps, size, settings.min_visibility, channels)
+    small: NDArray[np.bool_] = np.any(resized[:, 2:] - resized[:, :2] < 1, axis=1)
+    draws = np.linspace(0, len(train) - 1, min(DRAWS, len(train))).astype(int).tolist()
+    before = after = 0
+    for index in draws:
+        rows = np.arange(train.offsets[index], train.offsets[index + 1])
+        rows = rows[~train.ignore[rows] & ~small[rows]]
+        if len(rows):
+            height, width = shapes[rows[0]].tolist()
+            blank = np.zeros(
+                (height, width, channels), np.uint8
+            )  # where boxes go depends on size alone
+            before += len(rows)
+            after += len(augment(blank, resized[rows], (config.seed, 0, index))[2])
+    return {
+        "draws": len(draws),
+        "boxes": before,
+        "by_resizing": float(small.mean()) if len(small) else 0.0,
+        "by_augmentation": 1 - after / before if before else 0.0,
+    }
+
+
+def _fit_anchors(
+    config: Config, boxes: NDArray[np.float32], shapes: NDArray[np.int32]
+) -> dict[str, Any] | None:
+    """The recall ceiling of the configured anchors, and better ones where it is low."""
+    from detector.models.backbones.pyramid import pyramid_levels
+    from detector.models.backbones.table import backbone_spec
+
+    good = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
+    boxes, shapes = boxes[good], shapes[good]
+    if not len(boxes):
+        return None
+    model = config.model
+    spec = backbone_spec(config.backbone.key)
+    levels = [Level(s.stride, s.offset, s.missing) for s in pyramid_levels(spec.stages)]
+    grid = Grid(tuple(levels), spec.smallest)
+    anchors = Anchors(grid, tuple(model.anchor_scales), tuple(model.anchor_ratios))
+    overlaps = best_iou(boxes, shapes, anchors)
+    at_50, at_70 = recall(overlaps)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    found: dict[str, Any] = {
+        "scales": list(anchors.scales),
+        "ratios": list(anchors.ratios),
+        "strides": list(grid.strides),
+        "recall_50": at_50,
+        "recall_70": at_70,
+        "by_size": _by_range(overlaps, sides.prod(1) ** 0.5, SIZES, " px"),
+        "by_aspect": _by_range(overlaps, sides[:, 1] / sides[:, 0], ASPECTS, ""),
+        "suggestion": None,
+    }
+    if at_50 < LOW_RECALL and (better := suggest(boxes, shapes, anchors)) is not None:
+        other, other_50, other_70 = better
+        lists = (",".join(f"{v:g}" for v in values) for values in (other.scales, other.ratios))
+        found["suggestion"] = {
+            "override": "model.anchor_scales=[{}] model.anchor_ratios=[{}]".format(*lists),
+            "anchors_per_cell": other.per_cell,
+            "recall_50": other_50,
+            "recall_70": other_70,
+        }
+    return found
+
+
+def _by_range(
+    overlaps: NDArray[np.float64], values: NDArray[np.float32], edges: tuple[float, ...], unit: str
+) -> list[dict[str, Any]]:
+    """Recall for ranges of a value; the last one is open."""
+    rows = []
+    for low, high in zip(edges, (*edges[1:], np.inf), strict=True):
+        inside = (values >= low) & (values < high)
+        if inside.any():
+            text = (
+                f"{low:.3g} to {high:.3g}{unit}" if np.isfinite(high) else f"over {low:.3g}{unit}"
+            )
+            at_50, at_70 = recall(overlaps[inside])
+            rows.append(
+                {"range": text, "boxes": int(inside.sum()), "recall_50": at_50, "recall_70": at_70}
+            )
+    return rows

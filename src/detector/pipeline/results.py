@@ -1,0 +1,402 @@
+"""Write what came of a split: metrics.json, analysis.json, suspects.csv, pictures, the report."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from detector import __version__
+from detector.config.schema import Config, plain
+from detector.core.errors import RequestError
+from detector.core.files import uninterrupted, write_json
+from detector.data.read import DataSet, files_of
+from detector.data.validation.issues import Item
+from detector.evaluation.analysis import BEST, analyse
+from detector.evaluation.coco import protocol
+from detector.evaluation.comparison import Comparison, Difference, compare, sentence
+from detector.evaluation.curves import curves
+from detector.evaluation.matching import Matches
+from detector.evaluation.ranking import outcomes
+from detector.evaluation.thresholds import choose, thresholds_content
+from detector.evaluation.voc import PROTOCOL as VOC_PROTOCOL
+from detector.pipeline.console_summary import print_scores, remarks
+from detector.pipeline.external import write_detections
+from detector.pipeline.score import LEVEL, Scored
+
+if TYPE_CHECKING:
+    from detector.report.draw import Boxes
+
+log = logging.getLogger(__name__)
+
+REPORT = Path("report", "index.html")
+FILES = (
+    *("analysis.json", "suspects.csv", "thresholds.json", "detections.json", "detections.png"),
+    *(REPORT, "metrics.json"),
+)
+PICTURED = 6  # images in detections.png
+WEAKEST = 0.05  # score of detections that the gallery has
+PACKAGES = ("torch", "torchvision", "lightning", "hotcoco", "pycocotools", "albumentations")
+
+
+@dataclass(frozen=True)
+class About:
+    """What the report says beside the scores.
+
+    Attributes:
+        verb: `train` or `evaluate`.
+        config: In force.
+        commands: What to type, and what for.
+        data: The data set, if there is one.
+        training: From `history.read_training`, if the detector was trained here.
+        train_seconds: That the training took.
+        thresholds: What thresholds.json holds that the training chose, to judge by.
+        own: Whether the split is one of the data that the training had.
+        names: What each image is called, where there is no data set.
+        comparison: With another detector, and what the two are called.
+        settings: Settings in which the two differ, as `comparison.differing_settings` gives them;
+            None where they have none, as files of detections.
+    """
+
+    verb: str
+    config: Config
+    commands: Sequence[tuple[str, str]]
+    data: DataSet | None = None
+    training: dict[str, Any] | None = None
+    train_seconds: float | None = None
+    thresholds: Mapping[str, Any] | None = None
+    own: bool = True
+    names: Sequence[str] = ()
+    comparison: tuple[Comparison, str, str] | None = None
+    settings: Sequence[Mapping[str, Any]] | None = None
+
+
+def write_results(scored: Scored, about: About, folder: Path) -> None:
+    """Write all files of a scored split into a folder at once, and print the summary.
+
+    An interrupted run leaves what was there before; what was there of another evaluation goes. If
+    the process is killed while files are replaced, there is no metrics.json.
+
+    Args:
+        scored: The split.
+        about: What else to say.
+        folder: Is there.
+    """
+    draft = folder / ".results"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        content, where, warnings = _write(scored, about, folder, draft)
+        with uninterrupted():
+            (folder / "metrics.json").unlink(missing_ok=True)  # the last to come
+            for name in FILES:
+                if (draft / name).is_file():
+                    (folder / name).parent.mkdir(exist_ok=True)
+                    (draft / name).replace(folder / name)
+                else:
+                    (folder / name).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    print_scores(scored, content, where, warnings)
+    log.info("metrics: %s", folder / "metrics.json")
+    log.info("report: %s", folder / REPORT)
+
+
+def _write(
+    scored: Scored, about: About, folder: Path, draft: Path
+) -> tuple[dict[str, Any], str, list[str]]:
+    """Write all files into a draft folder.
+
+    Returns:
+        What metrics.json holds, where it is judged, and what is to be known of the scores.
+    """
+    names = scored.classes.names
+    points = about.thresholds
+    chosen = None if points is None else choose(points, names)
+    where = _operating_point(scored, about)
+    matches, probable = _with_probabilities(scored.matches)
+    analysis = analyse(matches, names, chosen, operating_point=where, pictures=about.config.gallery)
+    if not probable:
+        analysis["calibration"] = {"d_ece": math.nan, "bins": []}
+    gallery = analysis.pop("gallery")
+    scored = replace(scored, matches=matches)
+    files = files_of(scored.images, about.data.root) if about.data else about.names
+    for suspect in analysis["suspects"]:
+        suspect["file"] = files[suspect["image"]]
+    content = _headline(scored, about, analysis.pop("per_class"))
+    write_json(draft / "metrics.json", content)
+    write_json(draft / "analysis.json", analysis)
+    _write_suspects(draft / "suspects.csv", analysis["suspects"])
+    if about.config.ckpt and about.data and about.verb == "evaluate":
+        rest = scored.matches.detections, scored.images, scored.classes, about.data.root
+        write_detections(draft / "detections.json", *rest)
+    if about.verb == "evaluate" and probable:  # a training keeps them beside its checkpoints
+        here = thresholds_of(scored.matches, names, scored.split)
+        write_json(draft / "thresholds.json", here)
+    thresholds = [row["threshold"] for row in content["per_class"].values()]
+    _draw_some(scored, thresholds, draft / "detections.png")
+    whole = _whole(scored, about, content, analysis, folder)
+    _write_report(draft / REPORT, whole, _pictures(scored, gallery, files))
+    return content, where, [*filter(None, [whole["leak"]]), *whole["remarks"]]
+
+
+def _operating_point(scored: Scored, about: About) -> str:
+    """What precision and recall are at."""
+    points = about.thresholds
+    if points is None or (about.own and points["split"] == scored.split):
+        return f"{BEST} this very split"
+    return f"{BEST} the training's {points['split']} split"
+
+
+def _with_probabilities(matches: Matches) -> tuple[Matches, bool]:
+    """The same with scores in 0..1, for curves and slider; and whether they were so already."""
+    scores = matches.detections.scores
+    if not len(scores) or (scores.min() >= 0 and scores.max() <= 1):
+        return matches, True
+    scaled = (scores - scores.min()) / max(np.ptp(scores), 1e-12)
+    return replace(matches, detections=replace(matches.detections, scores=scaled)), False
+
+
+def thresholds_of(matches: Matches, names: Sequence[str], split: str) -> dict[str, Any]:
+    """What thresholds.json holds: precision and recall over the score, measured on a split."""
+    images = len(matches.truth.images)
+    each = curves(matches, len(names))
+    return thresholds_content(split, images, names, each)
+
+
+def compared(a: Scored, b: Matches, resamples: int) -> Comparison:
+    """The difference of two detectors on the same images."""
+    return compare(a.matches, b, len(a.classes), resamples, level=LEVEL)
+
+
+def _leaks(scored: Scored, about: About) -> dict[str, list[Item]]:
+    """What makes the scores of this very split look better than they are, by kind."""
+    found = about.data.findings.of("leakage") if about.data else []
+    of_split = {f.kind: [item for item in f.items if item.split == scored.split] for f in found}
+    return {kind: items for kind, items in of_split.items() if items}
+
+
+def _leak(scored: Scored, about: About) -> str | None:
+    """The same as a sentence."""
+    items = [item for those in _leaks(scored, about).values() for item in those]
+    count = len({item.image or item.file for item in items})
+    if not count:
+        return None
+    verb = "are" if count > 1 else "is"
+    return (
+        f"{count} of the {len(scored.images)} {scored.split} images {verb} also, or nearly, in the "
+        "data that the detector was trained or chosen on: the scores are too high"
+    )
+
+
+def _headline(scored: Scored, about: About, per_class: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What metrics.json holds."""
+    intervals = None
+    if scored.resampled is not None:
+        intervals = {"level": LEVEL, "resamples": about.config.resamples} | {
+            name: scored.interval(name) for name in ("map", "map_50")
+        }
+    rows = {
+        name: {
+            **scored.per_class[name],
+            **{f"{key}_interval": scored.interval(key, label) for key in ("ap", "ap_50")},
+            **per_class[name],
+        }
+        for label, name in enumerate(scored.classes.names, start=1)
+    }
+    return {
+        "split": scored.split,
+        "images": len(scored.matches.truth.images),
+        "protocol": {"coco": protocol(scored.matches.truth), "voc": VOC_PROTOCOL},
+        "coco": scored.coco,
+        "voc": scored.voc,
+        "intervals": intervals,
+        "per_class": rows,
+        "comparison": _comparison(scored, about),
+        "leakage": [
+            {
+                "kind": kind,
+                "count": len({item.image or item.file for item in items}),
+                "example": str(items[0]),
+            }
+            for kind, items in _leaks(scored, about).items()
+        ],
+        "seconds": {"train": about.train_seconds, "evaluate": scored.seconds},
+        "environment": environment(),
+    }
+
+
+def _comparison(scored: Scored, about: About) -> dict[str, Any] | None:
+    """The comparison as plain data."""
+    if about.comparison is None:
+        return None
+    found, a, b = about.comparison
+
+    def row(name: str, one: Difference) -> dict[str, Any]:
+        bounds = None if one.interval is None else list(one.interval)
+        values = {"a": one.a, "b": one.b, "difference": one.difference, "interval": bounds}
+        return {"name": name, **values}
+
+    rows = [row("mAP", found.map), row("AP50", found.map_50)]
+    pairs = zip(scored.classes.names, found.ap, strict=True)
+    rows += [row(f"AP of {name}", one) for name, one in pairs]
+    said = sentence(found.map)
+    return {"a": a, "b": b, "sentence": said, "rows": rows, "settings": about.settings}
+
+
+def _write_suspects(file: Path, suspects: Sequence[Mapping[str, Any]]) -> None:
+    """A table of labels that may be wrong, the most suspicious first."""
+    columns = ("kind", "file", "class", "truth", "suspicion", "x1", "y1", "x2", "y2")
+    with file.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        for one in suspects:
+            words = [one["kind"], one["file"], one["class"], one.get("truth", "")]
+            numbers = [round(one["suspicion"], 4), *(round(x, 1) for x in one["box"])]
+            writer.writerow([*words, *numbers])
+
+
+def _write_report(file: Path, content: dict[str, Any], pictures: list[Any]) -> None:
+    """The page; see docs/evaluation.md."""
+    from detector.report.run_page import write_run_page
+
+    file.parent.mkdir(exist_ok=True)
+    write_run_page(file, content, pictures)
+
+
+def _whole(
+    scored: Scored,
+    about: About,
+    content: Mapping[str, Any],
+    analysis: Mapping[str, Any],
+    folder: Path,
+) -> dict[str, Any]:
+    """What the report is made of."""
+    truth, data = scored.matches.truth, about.data
+    root = None if data is None else str(data.root)
+    splits = {} if data is None else data.splits
+    title = about.config.truth or root or about.config.name
+    limit = None if about.config.predictions else about.config.model.detections_per_image
+    return {
+        **content,
+        **analysis,
+        "verb": about.verb,
+        "leak": _leak(scored, about),
+        "remarks": remarks(scored, content, limit),
+        "title": Path(title).name,
+        "created": f"{datetime.now():%Y-%m-%d %H:%M}",
+        "folder": str(folder),
+        "truths": int((~truth.ignore).sum()),
+        "ignored": int(truth.ignore.sum()),
+        "detections": len(scored.matches.detections.labels),
+        "classes": list(scored.classes.names),
+        "training": about.training,
+        "data": {
+            "root": root or about.config.truth,
+            "recognised": "" if data is None else data.recognised,
+            "splits": {
+                name: {"images": len(split), "boxes": len(split.labels)}
+                for name, split in splits.items()
+            },
+            "left_out": 0 if data is None else sum(f.count for f in data.findings.of("error")),
+        },
+        "config": OmegaConf.to_yaml(OmegaConf.create(plain(about.config))),
+        "commands": [{"what": what, "command": command} for what, command in about.commands],
+    }
+
+
+def _pictures(
+    scored: Scored, gallery: Sequence[Mapping[str, Any]], files: Sequence[str]
+) -> list[Any]:
+    """The gallery's pictures, as far as images can be read."""
+    from detector.data.images.pixels import read_image
+    from detector.report.gallery import SIDE, Picture, shrink
+
+    truth, found = scored.matches.truth, scored.matches.detections
+    kept = found.scores >= WEAKEST
+    came, found_by = outcomes(scored.matches)
+    pictures = []
+    for choice in gallery:
+        index = choice["image"]
+        path = str(scored.images.paths[index])
+        if not path:
+            continue
+        try:
+            image = read_image(Path(path))
+        except RequestError as error:  # beside a truth, where nothing but pictures needs it
+            log.warning("not pictured: %s", error)
+            continue
+        labels, boxes = _boxes(scored, index, kept)
+        pictures.append(
+            Picture(
+                index=index,
+                name=files[index],
+                reasons=tuple(choice["reasons"]),
+                note=choice["note"],
+                image=shrink(image, SIDE),
+                size=(image.shape[0], image.shape[1]),
+                truth=labels,
+                found=boxes,
+                found_by=found_by[truth.image == index],
+                outcomes=came[(found.image == index) & kept],
+            )
+        )
+    return pictures
+
+
+def _boxes(scored: Scored, index: int, kept: NDArray[np.bool_]) -> tuple[Boxes, Boxes]:
+    """The truth of an image, and those of its detections that are kept, to be drawn."""
+    from detector.report.draw import Boxes
+
+    truth, found = scored.matches.truth, scored.matches.detections
+    there, rows = truth.image == index, (found.image == index) & kept
+    return (
+        Boxes(truth.boxes[there], truth.labels[there], ignore=truth.ignore[there]),
+        Boxes(found.boxes[rows], found.labels[rows], found.scores[rows]),
+    )
+
+
+def _draw_some(scored: Scored, thresholds: Sequence[float], file: Path) -> None:
+    """A picture of some images, truth beside detections; none where no image can be read."""
+    from detector.data.images.pixels import read_image
+    from detector.report.draw import Panel, draw_sheet
+
+    truth, found = scored.matches.truth, scored.matches.detections
+    seen = truth.images[scored.images.paths[truth.images] != ""]
+    chosen = np.linspace(0, len(seen) - 1, min(PICTURED, len(seen))).round().astype(int)
+    strong = found.scores >= np.array(thresholds)[found.labels - 1]
+    panels = []
+    for index in seen[chosen].tolist():
+        labels, boxes = _boxes(scored, index, strong)
+        path = Path(str(scored.images.paths[index]))
+        try:
+            panels.append(Panel(path.name, read_image(path), labels, boxes))
+        except RequestError:
+            continue
+    if panels:
+        lowest = f"score >= {thresholds[0]:g}" if len(thresholds) == 1 else "scores of best F1"
+        draw_sheet(panels, scored.classes.names, lowest, file)
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers were made with."""
+    return {
+        "detector": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        **{name: metadata.version(name) for name in PACKAGES},
+    }

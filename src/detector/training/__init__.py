@@ -1,0 +1,1 @@
+"""The LightningModule, its callbacks, checkpoint files and loggers."""

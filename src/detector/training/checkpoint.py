@@ -1,0 +1,259 @@
+"""Checkpoint files, read as data: nothing in them is executed.
+
+Torch takes seconds to import, so it is when a file is read.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from detector.config.schema import WEIGHTS, Config
+from detector.core.errors import RequestError
+from detector.core.structures import ClassMap
+from detector.finetune.schedule import STATE_KEY, Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SIDECAR = "thresholds.json"
+NO_HASH = "0" * 64  # which no picture has
+BYTES = 48  # of a digest and a perceptual hash
+UNKNOWN = 0.5  # the score threshold where nothing was measured
+
+
+def checkpoint_path(verb: str, ckpt: str) -> Path:
+    """The file that `ckpt` means: of a run folder, the last to go on from, the best to use.
+
+    Raises:
+        RequestError: If there is none, or the file is no checkpoint.
+    """
+    path = Path(ckpt)
+    if path.is_dir():
+        path = path / "checkpoints" / ("last.ckpt" if verb == "train" else "best.ckpt")
+        if not path.is_file():
+            raise RequestError(f"ckpt={ckpt}: not the folder of a run: it has no {path}")
+    if not path.is_file():
+        raise RequestError(f"ckpt={ckpt}: no such file or folder")
+    if not zipfile.is_zipfile(path):
+        which = "" if path == Path(ckpt) else f"{path} is "
+        raise RequestError(f"ckpt={ckpt}: {which}not a checkpoint of detector.train")
+    return path
+
+
+def absolute_path(key: str, value: str) -> Path:
+    """The path that a key means, from any folder.
+
+    Raises:
+        RequestError: If it is a link that leads to itself, or the home of an unknown user.
+    """
+    try:
+        return Path(value).expanduser().resolve()
+    except (RuntimeError, OSError) as error:
+        raise RequestError(f"{key}={value}: {error}") from error
+
+
+def weights_path(weights: str) -> Path:
+    """The file that `model.weights` means when it is no word: of a run folder, the best checkpoint.
+
+    Raises:
+        RequestError: If there is none.
+    """
+    path = absolute_path("model.weights", weights)
+    if not weights.strip():
+        raise RequestError(f"model.weights=: expected {', '.join(WEIGHTS)}, or a path")
+    if path.is_dir():
+        path = path / "checkpoints" / "best.ckpt"
+        if not path.is_file():
+            raise RequestError(
+                f"model.weights={weights}: not the folder of a run: it has no {path}"
+            )
+    if not path.is_file():
+        raise RequestError(
+            f"model.weights={weights}: no such file; expected {', '.join(WEIGHTS)}, or the path of "
+            "a file of weights or of a run"
+        )
+    return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Our part of a checkpoint, as data: nothing in the file is executed.
+
+    Returns:
+        `config` and `classes`.
+
+    Raises:
+        RequestError: If it is not one of ours.
+    """
+    ours: Any = load_checkpoint(path).get("detector")
+    try:
+        classes = checkpoint_classes(ours)
+        config = dict(ours["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RequestError(f"ckpt={path}: not a checkpoint of detector.train") from error
+    return {"config": config, "classes": {"names": classes.names, "ids": classes.ids}}
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint file's content, tensors mapped from the file."""
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+        raise RequestError(f"ckpt={path}: not a checkpoint of plain weights") from error
+    if not isinstance(content, dict):
+        raise RequestError(f"ckpt={path}: not a checkpoint of detector.train")
+    return content
+
+
+def checkpoint_classes(ours: dict[str, Any]) -> ClassMap:
+    """The classes a checkpoint was trained on."""
+    classes = ours["classes"]
+    return ClassMap(tuple(map(str, classes["names"])), tuple(map(int, classes["ids"])))
+
+
+class Fingerprint(NamedTuple):
+    """What tells a picture from others, wherever it lies and whatever it is called.
+
+    Attributes:
+        digest: Of the file's content, 32 hexadecimal digits.
+        hash: Perceptual hash, 64 hexadecimal digits; empty for a picture without contrast.
+    """
+
+    digest: str
+    hash: str
+
+
+def read_trained_on(path: Path, key: str = "trained_on") -> list[Fingerprint]:
+    """The pictures that a checkpoint was trained on.
+
+    Args:
+        path: The checkpoint.
+        key: `chosen_on` for those that its epoch and its thresholds were chosen on.
+
+    Returns:
+        None of them if the file does not say, as weights of other programs.
+
+    Raises:
+        RequestError: If it is no file of plain weights.
+    """
+    ours = load_checkpoint(path).get("detector")
+    packed = ours.get(key) if isinstance(ours, dict) else None
+    return [] if packed is None else unpack_fingerprints(packed)
+
+
+def pack_fingerprints(pictures: Iterable[Fingerprint]) -> Tensor:
+    """Fingerprints as `(n, 48)` uint8, sorted, each once: 100,000 pictures take 4.8 MB."""
+    import torch
+
+    texts = sorted({one.digest + (one.hash or NO_HASH) for one in pictures})
+    content = bytearray.fromhex("".join(texts))
+    flat = torch.frombuffer(content, dtype=torch.uint8) if content else torch.zeros(0).byte()
+    return flat.reshape(-1, BYTES)
+
+
+def unpack_fingerprints(packed: Tensor) -> list[Fingerprint]:
+    """The way back from `pack_fingerprints`."""
+    content, digits = packed.numpy().tobytes().hex(), 2 * BYTES
+    texts = (content[i : i + digits] for i in range(0, len(content), digits))
+    return [Fingerprint(text[:32], text[32:].replace(NO_HASH, "")) for text in texts]
+
+
+def read_progress(path: Path) -> Progress:
+    """Where the run stood when it wrote a checkpoint.
+
+    Raises:
+        RequestError: If the checkpoint does not say.
+    """
+    try:
+        return Progress.from_plain(load_checkpoint(path)["callbacks"][STATE_KEY])
+    except (KeyError, TypeError) as error:
+        raise RequestError(f"ckpt={path}: does not say where its schedule stood") from error
+
+
+def read_sidecar(path: Path, names: Sequence[str]) -> dict[str, Any] | None:
+    """The score thresholds that were measured for a checkpoint, thresholds.json beside it.
+
+    Args:
+        path: The checkpoint.
+        names: Its classes.
+
+    Returns:
+        None if there are none, or those there are of another epoch.
+
+    Raises:
+        RequestError: If the file is damaged, or of other classes.
+    """
+    from detector.evaluation.thresholds import choose, read_thresholds
+
+    file = path.with_name(SIDECAR)
+    if not file.is_file():
+        return None
+    try:
+        content = read_thresholds(file)
+    except RequestError as error:
+        raise RequestError(f"{error}; delete it, or type score_threshold=") from error
+    choose(content, names)
+    return content if content.get("epoch") == load_checkpoint(path).get("epoch") else None
+
+
+def score_thresholds(config: Config) -> tuple[list[float], str]:
+    """For each class of a checkpoint, the lowest score of a detection that is wanted.
+
+    Returns:
+        The thresholds, and in words where they come from.
+
+    Raises:
+        RequestError: If what is wanted is not known or cannot be reached.
+    """
+    from detector.evaluation.thresholds import choose, read_thresholds, unmeasured
+
+    names = config.data.classes or []
+    if config.score_threshold is not None:
+        return [config.score_threshold] * len(names), "score_threshold"
+    path = checkpoint_path("predict", str(config.ckpt))
+    if config.thresholds:
+        try:
+            content: dict[str, Any] | None = read_thresholds(Path(config.thresholds).expanduser())
+        except RequestError as error:
+            raise RequestError(
+                f"thresholds={error}; expected a {SIDECAR}, as train and evaluate write it"
+            ) from error
+    else:
+        content = read_sidecar(path, names)
+    if content is None:
+        for key in ("min_precision", "min_recall"):
+            if (value := getattr(config, key)) is not None:
+                raise RequestError(
+                    f"{key}={value}: no {SIDECAR} of this checkpoint is beside it; evaluate writes "
+                    "one, for thresholds="
+                )
+        return [UNKNOWN] * len(names), f"there is no {SIDECAR} beside the checkpoint"
+    wanted = {"precision": config.min_precision, "recall": config.min_recall}
+    chosen = choose(content, names, **wanted)
+    asked = [f"{key} {value:g}" for key, value in wanted.items() if value is not None]
+    said = f"{asked[0] if asked else 'best F1'} on the {content['split']} split"
+    if unknown := unmeasured(content, names):
+        said += f", where there was no {', '.join(unknown)}"
+    return chosen, said
+
+
+def read_best(path: Path) -> Path:
+    """The file of the best epoch, as a checkpoint knows it: the checkpoint itself or its sibling.
+
+    Raises:
+        RequestError: If it is neither.
+    """
+    best_epoch, beside = read_progress(path).best_epoch, path.with_name("best.ckpt")
+    if load_checkpoint(path).get("epoch") == best_epoch:
+        return path
+    if not beside.is_file() or load_checkpoint(beside).get("epoch") != best_epoch:
+        raise RequestError(
+            f"ckpt={path}: beside it must be best.ckpt of epoch {(best_epoch or 0) + 1}, the best "
+            "so far"
+        )
+    return beside

@@ -1,0 +1,242 @@
+"""The LightningModule around the network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from detector.core.structures import ClassMap, Prediction, Target
+from detector.evaluation.metric import DetectionMetric
+from detector.models.faster_rcnn import FasterRCNN
+
+# What our checkpoints carry beside Lightning's own keys.
+CHECKPOINT_KEY = "detector"
+
+
+NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class OptimiserOptions:
+    """The optimiser's numbers.
+
+    Attributes:
+        name: `sgd` or `adamw`.
+        momentum: Of SGD.
+        weight_decay: Of convolutions and linear layers (L2).
+        weight_decay_norm: Of norm layers.
+        weight_decay_bias: Of biases.
+        l1: Times the sum of sizes of the trained weights of convolutions and linear layers, which
+            is added to the loss.
+    """
+
+    name: str
+    momentum: float
+    weight_decay: float
+    weight_decay_norm: float = 0.0
+    weight_decay_bias: float = 0.0
+    l1: float = 0.0
+
+
+class DetectionTask(pl.LightningModule):
+    """Trains and evaluates a detector.
+
+    Args:
+        network: The detector.
+        classes: Its classes.
+        optimiser: The optimiser; learning rates come from `finetune.StagedFinetuning`.
+        config: The run's configuration as plain data, kept in checkpoints.
+        seed: Of the sampling of anchors and proposals in training.
+
+    Attributes:
+        trained_on: The training images (`checkpoint.pack_fingerprints`), and those that the first weights
+            were trained on; kept in checkpoints, so that an evaluation on such images is noticed.
+        chosen_on: Likewise the validation images.
+    """
+
+    def __init__(
+        self,
+        network: FasterRCNN,
+        classes: ClassMap,
+        optimiser: OptimiserOptions,
+        config: dict[str, Any],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.classes = classes
+        self.optimiser = optimiser
+        self.config = config
+        self.seed = seed
+        self.metric = DetectionMetric(len(classes))
+        self.trained_on: Tensor | None = None
+        self.chosen_on: Tensor | None = None
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Key the randomness by seed, epoch, step and process: a resumed run is the same run."""
+        key = (self.seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+    def training_step(
+        self, batch: tuple[list[Tensor], list[Target]], batch_idx: int
+    ) -> dict[str, Tensor]:
+        """The sum of the detector's losses as `loss`, and each as `loss_<part>`, all logged."""
+        images, targets = batch
+        parts = self.network(images, [{"boxes": t.boxes, "labels": t.labels} for t in targets])
+        losses: dict[str, Tensor] = {
+            f"loss_{name.removeprefix('loss_')}": value.float() for name, value in parts.items()
+        }
+        if self.optimiser.l1:
+            losses["loss_l1"] = self.optimiser.l1 * _sum_of_sizes(self.network)
+        losses["loss"] = torch.stack(list(losses.values())).sum()
+        self.log_dict(
+            {f"train/{name}": value for name, value in losses.items()},
+            on_step=False,
+            on_epoch=True,
+            sync_dist=True,
+            batch_size=len(images),
+            logger=False,  # `RunProgress` logs what it writes into metrics.csv
+        )
+        return losses
+
+    def predict(self, images: list[Tensor], scales: list[Tensor]) -> list[Prediction]:
+        """Detect.
+
+        Args:
+            images: Each `(C, H, W)` uint8, resized to the network's input.
+            scales: Each `(2,)`; original pixels times this are input pixels.
+
+        Returns:
+            Predictions in original pixels.
+        """
+        return [
+            Prediction(row["boxes"].float() / scale.repeat(2), row["labels"], row["scores"].float())
+            for row, scale in zip(self.network(images), scales, strict=True)
+        ]
+
+    def validation_step(self, batch: tuple[list[Tensor], list[Target]], batch_idx: int) -> None:
+        """Detect and remember."""
+        images, targets = batch
+        self.metric.update(self.predict(images, [t.scale for t in targets]), targets)
+
+    test_step = validation_step
+
+    def predict_step(
+        self, batch: tuple[list[Tensor], list[Target]], batch_idx: int
+    ) -> list[Prediction]:
+        """Predictions in original pixels."""
+        images, targets = batch
+        return self.predict(images, [t.scale for t in targets])
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self._begin(self.trainer.val_dataloaders, self.trainer.limit_val_batches)
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the last evaluation."""
+        self._begin(self.trainer.test_dataloaders, self.trainer.limit_test_batches)
+
+    def _begin(self, loader: Any, limit: float) -> None:
+        """Start to count: unless the split is cut short, every image of it must come."""
+        self.metric.reset()
+        whole = isinstance(limit, float) and limit == 1.0
+        self.metric.expected = len(loader.dataset) if whole else None
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores as `val/<name>`."""
+        # The same on every process: the metric has gathered.
+        scores = {f"val/{name}": value for name, value in self.metric.compute().items()}
+        self.log_dict(scores, logger=False)
+
+    def on_test_epoch_end(self) -> None:
+        """Score, while the processes are together; `metric.evaluation` of the first has it all."""
+        self.metric.compute()
+
+    def on_train_epoch_end(self) -> None:
+        """Stop before weights that are no numbers are written over good ones.
+
+        Raises:
+            FloatingPointError: If the epoch's loss is not finite.
+        """
+        loss = self.trainer.callback_metrics.get("train/loss")  # of all processes
+        if loss is not None and not torch.isfinite(loss):
+            kept = "the checkpoints are those of the epoch before"
+            raise FloatingPointError(
+                f"the loss became {float(loss)} in epoch {self.current_epoch + 1}: a lower "
+                f"optim.lr may help; {kept if self.current_epoch else 'no epoch was finished'}"
+            )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """All groups, one entry for each of their weight decays, with rate 0 for now."""
+        groups: list[dict[str, Any]] = []
+        for name, modules in self.network.groups().items():
+            by_decay: dict[float, list[nn.Parameter]] = {}
+            for module in modules:
+                for child in module.modules():
+                    for key, parameter in child.named_parameters(recurse=False):
+                        decay = self._decay(child, key, parameter)
+                        by_decay.setdefault(decay, []).append(parameter)
+            groups += [
+                {"params": params, "group": name, "weight_decay": decay, "lr": 0.0}
+                for decay, params in by_decay.items()
+            ]
+        _check_partition(self.network, groups)
+        # On a CPU all in one pass over the weights; on GPUs torch chooses.
+        fused = True if self.device.type == "cpu" else None
+        optimiser: torch.optim.Optimizer
+        if self.optimiser.name == "sgd":
+            momentum = self.optimiser.momentum
+            optimiser = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=fused)
+        else:
+            optimiser = torch.optim.AdamW(groups, lr=0.0, fused=fused)
+        # A fused optimiser may be given gradients that are still scaled, which could not be
+        # clipped, so that Lightning refuses. Without this mark they are unscaled before.
+        optimiser._step_supports_amp_scaling = False
+        return optimiser
+
+    def _decay(self, module: nn.Module, name: str, parameter: nn.Parameter) -> float:
+        """The weight decay of a module's own parameter."""
+        if _is_kernel(name, parameter):
+            return self.optimiser.weight_decay
+        bias = name == "bias" and not isinstance(module, NORMS)
+        return self.optimiser.weight_decay_bias if bias else self.optimiser.weight_decay_norm
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is needed to build this task again, as plain data."""
+        checkpoint[CHECKPOINT_KEY] = {
+            "config": self.config,
+            "classes": {"names": list(self.classes.names), "ids": list(self.classes.ids)},
+            "trained_on": self.trained_on,
+            "chosen_on": self.chosen_on,
+        }
+
+
+def _is_kernel(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is the weight of a convolution or a linear layer.
+
+    ConvNeXt's scales and Swin's tables of positions have several axes too, but other names.
+    """
+    return name.split(".")[-1] == "weight" and parameter.ndim > 1
+
+
+def _sum_of_sizes(network: nn.Module) -> Tensor:
+    """The sum of absolute values of the trained weights of convolutions and linear layers."""
+    weights = [p for n, p in network.named_parameters() if p.requires_grad and _is_kernel(n, p)]
+    return torch.stack([weight.abs().sum() for weight in weights]).sum()
+
+
+def _check_partition(network: nn.Module, groups: list[dict[str, Any]]) -> None:
+    """Each parameter must be in the optimiser once, by identity: equal values are not the same."""
+    held = Counter(id(parameter) for group in groups for parameter in group["params"])
+    for name, parameter in network.named_parameters():
+        if held.pop(id(parameter), 0) != 1:
+            raise ValueError(f"{name} must belong to exactly one group of the network")
+    if held:
+        raise ValueError("a group has parameters that are not the network's")

@@ -1,0 +1,306 @@
+"""What a user sees while a run lasts: how far it is, a line and a row an epoch, how to go on."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from tqdm import tqdm
+
+from detector.core.bar import Bar, in_words
+from detector.finetune.unfreezing import StagedFinetuning
+
+log = logging.getLogger(__name__)
+
+RECENT = 50  # steps that the pace is measured on: a phase that trains more has slower ones
+DETECTING = 0.4  # of a training step that a batch without gradients takes, until one is measured
+
+
+def seconds_left(
+    steps: int, batches: int, recent: Sequence[float], validation: tuple[float, int]
+) -> float:
+    """Estimate the time that the rest of a run takes, validations and final evaluation included.
+
+    Args:
+        steps: Training steps that are left.
+        batches: Batches that are left to detect on: of all validations, and after the training.
+        recent: Seconds of each of the last training steps, at least one.
+        validation: What was validated so far: its seconds and its batches.
+    """
+    step = sum(recent) / len(recent)
+    seconds, done = validation
+    batch = seconds / done if done else DETECTING * step
+    return steps * step + batches * batch
+
+
+class EvaluationBar(pl.Callback):
+    """How far an evaluation is.
+
+    Args:
+        split: What is evaluated.
+    """
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+        self._bar: Bar | None = None
+
+    @rank_zero_only
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the bar."""
+        self._bar = Bar(f"detecting on {self.split}", _total(trainer.num_test_batches), "batch")
+
+    @rank_zero_only
+    def on_test_batch_end(self, *_: Any) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update()
+
+    @rank_zero_only
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    @rank_zero_only
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Close the bar."""
+        self.on_test_end(trainer, pl_module)
+
+
+class RunProgress(pl.Callback):
+    """How far the whole run is, and a row for every epoch in `metrics.csv` and the run's log.
+
+    Of several processes the first one speaks; training losses are those of its own batches.
+
+    Args:
+        folder: The run's.
+        finetuning: Knows the phase.
+        epochs: How many there are at most.
+        resume_command: What to type to go on after an interruption.
+    """
+
+    def __init__(
+        self, folder: Path, finetuning: StagedFinetuning, epochs: int, resume_command: str
+    ) -> None:
+        self.file = folder / "metrics.csv"
+        self.finetuning = finetuning
+        self.epochs = epochs
+        self.resume_command = resume_command
+        self.seconds = 0.0  # of training and validation, also before a resume
+        self._bar: Bar | None = None
+        self._losses: list[dict[str, Tensor]] = []  # of the epoch's steps
+        self._started = 0.0  # when the epoch began
+        self._trained = 0.0  # when its last step so far ended
+        self._moment = 0.0  # when the last step or batch ended
+        self._validation = 0.0  # seconds of the epoch's validation
+        self._recent: deque[float] = deque(maxlen=RECENT)  # seconds of the last steps
+        self._validated = (0.0, 0)  # seconds and batches of all validations
+        self._batches = 0  # to detect on, that are left of the run
+
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in checkpoints."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Taken from a checkpoint."""
+        self.seconds = state_dict["seconds"]
+
+    @rank_zero_only
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the bar, and drop rows of epochs that are about to be repeated."""
+        steps, done = int(trainer.num_training_batches), trainer.current_epoch
+        self._bar = Bar("", steps * self.epochs, "step", initial=steps * done, noted=True)
+        validations = (self.epochs - done) * _total(trainer.num_val_batches)
+        self._batches = validations + _final_batches(trainer)
+        self._write([r for r in self.rows() if int(r["epoch"]) < trainer.current_epoch])
+
+    @rank_zero_only
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._losses = []
+        self._validation = 0.0
+        self._started = self._trained = self._moment = time.perf_counter()
+
+    @rank_zero_only
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Move the bar."""
+        self._losses.append({name: value.detach() for name, value in outputs.items()})
+        self._recent.append(self._lap())
+        self._trained = self._moment
+        if self._bar is not None:
+            # The note reads the loss, which waits for the device: not at every step.
+            place = f"step {batch_idx + 1}/{int(trainer.num_training_batches)}"
+            self._bar.update(note=lambda: self._note(trainer, place))
+
+    @rank_zero_only
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        *_: Any,
+    ) -> None:
+        """Say that it validates."""
+        self._batches -= 1
+        self._validated = (self._validated[0] + self._lap(), self._validated[1] + 1)
+        if self._bar is not None:
+            place = f"validating {batch_idx + 1}/{_total(trainer.num_val_batches)}"
+            self._bar.update(0, lambda: self._note(trainer, place))
+
+    def _lap(self) -> float:
+        """Seconds since the last step or batch ended."""
+        before, self._moment = self._moment, time.perf_counter()
+        return self._moment - before
+
+    def _note(self, trainer: pl.Trainer, place: str) -> str:
+        """Where the run is: epoch, place in it, loss, pace, the time that is left."""
+        assert self._bar is not None
+        assert self._bar.total is not None
+        steps = self._bar.total - self._bar.done
+        left = seconds_left(steps, self._batches, self._recent, self._validated)
+        pace = sum(self._recent) / len(self._recent)
+        return (
+            f"epoch {trainer.current_epoch + 1}/{self.epochs} {place}, "
+            f"loss {float(self._losses[-1]['loss']):.3f}, {pace:.2g} s/step, "
+            f"{in_words(left)} left"
+        )
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add up what validation took: within the epoch, since the last training step.
+
+        Lightning starts the loaders before the first of its hooks for validation.
+        """
+        self._validated = (self._validated[0] + self._lap(), self._validated[1])  # the scores
+        self._validation += self._moment - self._trained
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what the epoch brought: on the terminal, in metrics.csv and in the log."""
+        seconds = time.perf_counter() - self._started
+        self.seconds += seconds
+        share = self._validation / seconds
+        row = self._row(trainer, seconds)
+        self._write([*self.rows(), row])
+        self._log(trainer, {**row, "validation_share": share})
+        with tqdm.external_write_mode():
+            log.info(
+                "epoch %d/%d  %s  loss %.3f  val/map %.3f  val/map_50 %.3f  "
+                "%.0f s, %.0f %% of it validation",
+                *(trainer.current_epoch + 1, self.epochs, row["stage"], row["train/loss"]),
+                *(row.get(f"val/{name}", float("nan")) for name in ("map", "map_50")),
+                *(seconds, 100 * share),
+            )
+
+    def _row(self, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
+        """The epoch's row of metrics.csv."""
+        scores = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
+        losses = {
+            f"train/{name}": float(torch.stack([step[name] for step in self._losses]).mean())
+            for name in sorted(self._losses[0])
+        }
+        rates = {f"lr/{g['group']}": g["lr"] for g in trainer.optimizers[0].param_groups}
+        return {
+            "epoch": trainer.current_epoch,
+            "stage": self.finetuning.progress.phases[-1].name,
+            "seconds": round(seconds, 2),
+            "seconds_validation": round(self._validation, 2),
+            **losses,
+            **scores,
+            **rates,
+        }
+
+    def _log(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
+        """Log a row's numbers, and its phase as one: 0 is the first."""
+        row["phase"] = len(self.finetuning.progress.phases) - 1
+        scalars = {k: float(v) for k, v in row.items() if k != "stage" and math.isfinite(v)}
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, step=trainer.global_step)
+            logger.save()
+
+    @rank_zero_only
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    @rank_zero_only
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """After Ctrl-C: what is kept, and the line to go on."""
+        if self._bar is not None:
+            self._bar.close()
+        if not isinstance(exception, KeyboardInterrupt):
+            return
+        last = self.file.parent / "checkpoints" / "last.ckpt"
+        if last.is_file():
+            log.info("interrupted; all finished epochs are kept. To go on:")
+            log.info("  %s", self.resume_command)
+        else:
+            log.info("interrupted before the first epoch was finished: nothing to resume from")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of metrics.csv so far; those that were read hold strings."""
+        if not self.file.is_file():
+            return []
+        with self.file.open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        """Replace metrics.csv in one step."""
+        if not rows:
+            self.file.unlink(missing_ok=True)
+            return
+        draft = self.file.with_suffix(".csv.part")
+        with draft.open("w", newline="", encoding="utf-8") as stream:
+            # What is logged may differ since a resume; the newest row's order comes first.
+            columns = dict.fromkeys(name for row in reversed(rows) for name in row)
+            writer = csv.DictWriter(stream, list(columns))
+            writer.writeheader()
+            writer.writerows(rows)
+        draft.replace(self.file)
+
+
+def _total(batches: int | float | Sequence[int | float]) -> int:
+    """Batches of one loader, or of several."""
+    return int(sum(batches)) if isinstance(batches, Sequence) else int(batches)
+
+
+def _final_batches(trainer: pl.Trainer) -> int:
+    """Batches that the best weights are evaluated on after the training.
+
+    Those of the test split, and of the validation split, which is detected on once more.
+    """
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    again = _total(trainer.num_val_batches)
+    if data is None or "test" not in data.splits:
+        return again
+    limit = trainer.limit_test_batches
+    batches = -(-len(data.splits["test"]) // (data.options.batch_size * trainer.world_size))
+    return again + (min(batches, limit) if isinstance(limit, int) else int(batches * limit))

@@ -1,0 +1,219 @@
+import logging
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import write_image
+
+from detector import cli
+from detector.core.errors import RequestError
+from detector.core.structures import AnnotatedImage, AnnotatedImages
+from detector.data.images.pixels import read_resized
+from detector.data.loading import image_cache
+from detector.data.loading.augment import Augmenter
+from detector.data.loading.datamodule import DetectionDataModule, LoaderOptions
+from detector.data.loading.dataset import DetectionDataset
+from detector.data.loading.image_cache import DiskCache, RamCache, make_sources
+from detector.data.loading.sampler import Draw
+from detector.pipeline import request
+
+SHAPES = [(60, 80), (80, 60), (50, 50), (61, 97)]
+STEPS = [{"name": "HorizontalFlip", "p": 0.5}, {"name": "GaussNoise", "p": 1.0}]
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Four JPEGs; the annotation of the third does not say its size."""
+    found = []
+    for i, (height, width) in enumerate(SHAPES):
+        write_image(tmp_path / f"{i}.jpg", [], height=height, width=width)
+        boxes, labels = np.float32([[5, 5, 30, 40]]), np.array([1])
+        size = (0, 0) if i == 2 else (height, width)
+        found.append(AnnotatedImage(tmp_path / f"{i}.jpg", size, boxes, labels, labels > 1))
+    return AnnotatedImages.pack(found)
+
+
+def options(**more):
+    return LoaderOptions(48, 2, more.pop("workers", 0), STEPS, 0.0, 0, **more)
+
+
+def content(loader):
+    return [
+        (image.clone(), target.boxes, target.image_id, target.scale)
+        for batch in loader
+        for image, target in zip(*batch, strict=True)
+    ]
+
+
+def refuse(*_, **__):
+    raise AssertionError("decoded again")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+@pytest.mark.parametrize("training", [True, False])
+def test_batches_are_the_same_bits_with_and_without_a_cache(
+    tmp_path, images, kind, workers, training
+):
+    splits = {"train": images, "val": images, "test": images}
+    expected = DetectionDataModule(splits, options()).loader("val", training=training)
+    data = DetectionDataModule(
+        splits, options(cache=kind, cache_folder=tmp_path / "kept", workers=workers)
+    )
+    loader = data.loader("val", training=training)
+    for epoch in range(2):  # filled in the first, used in the second
+        expected.sampler.set_epoch(epoch)
+        loader.sampler.set_epoch(epoch)
+        for one, other in zip(content(expected), content(loader), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+def test_an_image_is_decoded_once_whichever_process_did_it(tmp_path, images, monkeypatch, kind):
+    data = DetectionDataModule(
+        {"train": images}, options(cache=kind, cache_folder=tmp_path / "kept", workers=2)
+    )
+    filled = content(data.loader("train", training=False))  # in the workers
+    monkeypatch.setattr(image_cache, "read_resized", refuse)
+    monkeypatch.setattr(cv2, "imdecode", refuse)
+    for index, (image, *_) in enumerate(filled):
+        found = data.sources["train"](index, images[index].path)
+        assert np.array_equal(found.image, image.permute(1, 2, 0))
+        assert (found.height, found.width) == SHAPES[index]
+
+
+def test_what_becomes_of_an_image_does_not_reach_the_memory(images):
+    kept = RamCache(images, 48)
+    path = images[0].path
+    for _ in range(3):
+        found = kept(0, path).image
+        assert np.array_equal(found, read_resized(path, 48).image)
+        found[:] = 0
+
+
+def test_the_test_split_is_not_kept_in_memory(images):
+    sources = make_sources({"train": images, "val": images, "test": images}, 48, "ram")
+    assert [isinstance(source, RamCache) for source in sources.values()] == [True, True, False]
+
+
+def test_the_memory_needed_is_said_and_too_much_is_refused_before_anything_is_loaded(
+    images, monkeypatch, caplog
+):
+    shapes = [(36, 48), (48, 36), (48, 48), (30, 48)]
+    needed = sum(height * width * 3 for height, width in shapes)
+    assert RamCache(images, 48).bytes == needed
+    monkeypatch.setattr(image_cache, "read_resized", refuse)
+    splits = {"train": images, "val": images}
+    memory = SimpleNamespace(available=4 * needed)
+    monkeypatch.setattr(image_cache.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(image_cache, "CGROUP", image_cache.Path("/nowhere"))
+    with caplog.at_level(logging.INFO):
+        make_sources(splits, 48, "ram", processes=2)
+    (said,) = caplog.messages
+    assert said.startswith("data.cache=ram: 8 images in each of 2 processes take 0.0 GB")
+    memory.available -= 1
+    with pytest.raises(RequestError, match=r"data\.cache=ram: 8 images .* are free; use"):
+        DetectionDataModule(splits, options(cache="ram", processes=2))
+    DetectionDataModule(splits, options(cache="ram"))
+
+
+@pytest.mark.parametrize(("limit", "fits"), [("28000", True), ("20000", False), ("max", True)])
+def test_what_the_container_leaves_counts_too(tmp_path, images, monkeypatch, limit, fits):
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("9000\n")
+    (tmp_path / "memory.stat").write_text("anon 6000\nactive_file 2000\ninactive_file 1000\n")
+    monkeypatch.setattr(image_cache, "CGROUP", tmp_path)
+    assert RamCache(images, 48).bytes == 21_600  # and 22000 or 14000 are free
+    if fits:
+        make_sources({"train": images}, 48, "ram")
+    else:
+        with pytest.raises(RequestError, match=r"data\.cache=ram"):
+            make_sources({"train": images}, 48, "ram")
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+def test_an_image_that_contradicts_its_annotation_is_named_from_a_cache_too(tmp_path, images, kind):
+    write_image(images[0].path, [], height=80, width=60)
+    (source,) = make_sources({"train": images}, 40, kind, tmp_path / "kept").values()
+    data = DetectionDataset(images, Augmenter([], 40), training=True, seed=0, source=source)
+    for _ in range(2):
+        with pytest.raises(RequestError, match=r"0\.jpg: the image is 60x80 .* says 80x60"):
+            data[Draw(0, 0)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-1],
+        lambda content: content[:9],
+        lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+        lambda content: content[:4] + bytes([content[4] ^ 1]) + content[5:],
+    ],
+    ids=["empty", "short", "no head", "a pixel", "the size"],
+)
+def test_a_damaged_entry_is_made_anew(tmp_path, images, damage):
+    kept = DiskCache(tmp_path / "kept", 48)
+    expected = kept(0, images[0].path)
+    (file,) = (tmp_path / "kept").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    again = kept(0, images[0].path)
+    assert np.array_equal(again.image, expected.image)
+    assert again[1:] == expected[1:]
+    assert file.read_bytes() == whole
+    assert list((tmp_path / "kept").iterdir()) == [file]
+
+
+def test_a_file_with_new_content_is_not_found_under_its_old_one(tmp_path, images):
+    kept = DiskCache(tmp_path / "kept", 48)
+    kept(0, images[0].path)
+    write_image(images[0].path, [("square", (1, 1, 40, 40))])
+    fresh = kept(0, images[0].path).image
+    assert np.array_equal(fresh, read_resized(images[0].path, 48).image)
+    assert DiskCache(tmp_path / "kept", 32)(0, images[0].path).image.shape == (24, 32, 3)
+    assert len(list((tmp_path / "kept").iterdir())) == 3  # beside each other
+
+
+def test_a_disk_that_is_full_is_said_once_and_loading_goes_on(
+    tmp_path, images, monkeypatch, caplog
+):
+    kept = DiskCache(tmp_path / "kept", 48)
+
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(image_cache.Path, "replace", full)
+    for i in range(2):
+        expected = read_resized(images[i].path, 48).image
+        assert np.array_equal(kept(i, images[i].path).image, expected)
+    (said,) = caplog.messages
+    assert "No space left on device" in said
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, images):
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match=r"data\.cache=disk: .*file/kept: Not a directory"):
+        make_sources({"train": images}, 48, "disk", tmp_path / "file" / "kept")
+    with pytest.raises(RequestError, match=r"data\.cache=disk needs a folder"):
+        make_sources({"train": images}, 48, "disk")
+
+
+def test_memory_that_the_system_does_not_give_is_refused(images, monkeypatch):
+    def refused(*_):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(image_cache.mmap, "mmap", refused)
+    with pytest.raises(RequestError, match=r"^data\.cache=ram: the system gives no 0\.0 GB"):
+        make_sources({"train": images}, 48, "ram")
+
+
+def test_a_request_whose_images_cannot_be_kept_is_refused(tmp_path, voc_root, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DETECTOR_CACHE", str(tmp_path / "file"))
+    typed = [f"data.root={voc_root}", "model.weights=none", "data.cache=disk"]
+    with pytest.raises(RequestError, match=r"data\.cache=disk: .*file/images: Not a directory"):
+        request.check_request("train", cli.compose("train", typed))

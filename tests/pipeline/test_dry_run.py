@@ -1,0 +1,215 @@
+"""The dry run: what it says is true of the network, and it does nothing else."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import TINY
+
+from detector.cli import compose
+from detector.config.schedules import read_schedule
+from detector.config.schema import Config, plain
+from detector.core.errors import RequestError
+from detector.finetune.schedule import STATE_KEY
+from detector.models.faster_rcnn import build_faster_rcnn
+from detector.pipeline import build, load_data
+from detector.pipeline.dry_run import phase_table
+from detector.pipeline.request import resolve
+from detector.train import train
+
+LITE = "backbone=efficientnet_lite0"
+
+
+def config_of(*overrides: str) -> Config:
+    return resolve("train", compose("train", list(overrides)))
+
+
+def table(*overrides: str) -> list[str]:
+    return phase_table(config_of(*overrides))
+
+
+def phase_of(lines: list[str], name: str) -> dict[str, str]:
+    """A phase's row, as `row`, and the lines below it by their word."""
+    first = next(i for i, line in enumerate(lines) if line.split()[:1] == [name])
+    found = {"row": " ".join(lines[first].split())}
+    for line in lines[first + 1 :]:
+        if line.startswith("---"):
+            return found
+        word, text = line[2:12].strip(), line[12:]
+        last = word or list(found)[-1]
+        found[last] = f"{found.get(last, '')} {text}".strip()
+    raise AssertionError("no line below the phase")
+
+
+def footer(lines: list[str]) -> str:
+    last = max(i for i, line in enumerate(lines) if line.startswith("---"))
+    return " ".join(" ".join(lines[last + 1 :]).split())
+
+
+def run(*overrides: str, cwd) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", "-m", "detector.train", *overrides, "dry_run=true"]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_a_phase_says_what_it_trains_how_long_and_at_which_rates():
+    top = phase_of(table("finetune=staged"), "top")
+    # Layer4 has 3 blocks of 3 convolutions and a shortcut's: 10, norms frozen; pyramid 8, RPN 3,
+    # box head 4. ResNet-50 has 53 convolutions and as many norms.
+    assert top["row"].startswith("top 2 25 of 121 32.79 M 79 % 26 %")
+    assert top["trained"] == "layer4, neck, head"
+    assert top["frozen"] == "stem, layer1, layer2, layer3"
+    assert top["rates"] == "layer4 0.0003; neck, head 0.0007"
+    assert top["course"] == "20 steps of warm-up from 0.1 %"
+    assert "begins" not in top
+
+
+@pytest.mark.parametrize("norm", ["frozen", "eval_when_frozen", "train"])
+def test_the_parameters_are_those_of_the_real_network_in_that_phase(norm):
+    config = config_of("finetune=auto", LITE, f"finetune.norm={norm}", "data.classes=[a,b,c]")
+    lines = phase_table(config)
+    network = build_faster_rcnn(
+        config.backbone.name, 3, norm=norm, options=build.network_options(config)
+    )
+    whole = sum(p.numel() for p in network.parameters())
+    assert f"{whole / 1e6:.2f} M parameters with a head for 3 classes" in footer(lines)
+    for phase in read_schedule(config).phases:
+        network.set_trainable(phase.train)
+        trained = [p for p in network.parameters() if p.requires_grad]
+        numbers = sum(p.numel() for p in trained)
+        row = phase_of(lines, phase.name)["row"]
+        assert f" {numbers / 1e6:.2f} M " in row
+        share = float(re.search(r"M ([\d.]+) %", row)[1])
+        assert share == pytest.approx(100 * numbers / whole, abs=0.5)
+
+
+def test_a_plateau_says_between_which_epochs_and_until_when():
+    lines = table("finetune=plateau", LITE)
+    # Patience 2: the first epoch gains, the next two may not. Patience 4 likewise: 5, though 4
+    # would be allowed.
+    assert "3 to 8, until no gain for 2" in phase_of(lines, "top")["row"]
+    upper = phase_of(lines, "upper")
+    assert "5 to 12, until no gain for 4" in upper["row"]
+    assert upper["a gain"] == "is more than 0.002 in val/map"
+    assert upper["begins"] == "from the best weights so far, with the optimiser as it was then"
+    assert upper["course"] == (
+        "50 steps of warm-up of new groups from 0.1 %, cosine decay to 2 % of the rate"
+    )
+    assert "28 at most" in footer(lines)
+
+
+def test_a_plateau_that_cannot_end_a_phase_early_is_not_promised():
+    lines = table("finetune=staged", LITE, "finetune.early_stopping.patience=8")
+    assert phase_of(lines, "upper")["row"].startswith("upper 8 54")
+
+
+def test_auto_says_what_each_further_phase_is_conditional_on():
+    lines = table("finetune=auto", LITE)
+    assert "then" not in phase_of(lines, "heads")
+    told = "on if the best val/map rose by 0.002, else the run ends"
+    assert phase_of(lines, "layer2")["then"] == told
+    assert "then" not in phase_of(lines, "stem")  # nothing comes after it
+    # 0.3 and 0.7 as the group above, each time.
+    rates = "stem 7.2e-05; layer1 0.000103; layer2 0.000147; layer3 0.00021; layer4 0.0003; "
+    assert phase_of(lines, "stem")["rates"] == rates + "neck, head 0.0007"
+
+
+def test_rates_are_scaled_to_the_effective_batch():
+    # 0.02 for 16 images a step; here 2 x 4 x 2 processes and machines.
+    more = ["data.batch_size=2", "trainer.devices=4", "trainer.num_nodes=2"]
+    lines = table("optim=sgd", LITE, *more, "optim.reference_batch=8")
+    assert phase_of(lines, "heads")["rates"] == "neck, head 0.04"
+    assert "optim.lr=0.02 x 16 images a step / 8" in footer(lines)
+
+
+def test_phases_beyond_the_cap_are_named():
+    lines = table("finetune=staged", LITE, "trainer.max_epochs=3")
+    assert phase_of(lines, "top")["cut"] == "after 1 by trainer.max_epochs"
+    assert "cut" not in phase_of(lines, "heads")
+    told = "warning phase upper is never reached within trainer.max_epochs=3"
+    assert footer(lines).endswith(told)
+    assert "warning" not in footer(table("finetune=staged", LITE, "trainer.max_epochs=5"))
+
+
+def test_a_phase_that_an_early_end_would_let_in_is_not_called_unreachable():
+    # Each of the two phases before it lasts three epochs at least: a first, and two without gain.
+    assert "warning" not in footer(table("finetune=plateau", LITE, "trainer.max_epochs=7"))
+    told = "warning phase upper is never reached within trainer.max_epochs=6"
+    assert footer(table("finetune=plateau", LITE, "trainer.max_epochs=6")).endswith(told)
+
+
+@pytest.mark.parametrize(
+    "overrides", [["finetune=auto"], ["finetune=full"], ["finetune=plateau", "optim=sgd"]]
+)
+def test_it_fits_a_terminal_of_80_columns(overrides):
+    long = "finetune.phases=[{name: a_phase_whose_name_is_long, train: [head], "
+    long += "until: {max_epochs: 100, plateau: {patience: 10}}}]"
+    for lines in (table(*overrides, "trainer.max_epochs=7"), table(long, LITE)):
+        assert max(map(len, lines)) <= 80
+
+
+def test_everything_trained_saves_nothing():
+    row = phase_of(table("finetune=full"), "all")["row"]
+    assert row.endswith(" 0 %")
+
+
+def test_nothing_is_read_fetched_or_written(tmp_path, monkeypatch, capsys):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("a dry run needs no data and no weights")
+
+    monkeypatch.setattr(load_data, "usable_data", forbidden)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", forbidden)
+    out = tmp_path / "out"
+    assert train(compose("train", ["dry_run=true", "data.root=/not/there"], out)) == {}
+    assert not out.exists()
+    assert "neck, head" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("overrides", [[], ["data.root=/not/there", "hydra.run.dir=out"]])
+def test_the_command_prints_the_table_and_exits_with_0(tmp_path, overrides):
+    done = run(LITE, "finetune=staged", *overrides, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == table(LITE, "finetune=staged")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_sweep_it_shows_what_the_trials_share(tmp_path):
+    done = run("-m", LITE, "finetune=staged", "optim.lr=1e-3,1e-2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    assert lines == table(LITE, "finetune=staged")
+    assert last.startswith("sweep ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_schedule_that_cannot_be_meant_is_refused(tmp_path):
+    done = run("finetune.phases=[{name: a, train: [hed], until: {max_epochs: 1}}]", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: finetune.phases[0].train: no group 'hed'; did you mean head?")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_run_it_shows_that_runs_schedule(tmp_path):
+    config = config_of(*TINY, "finetune=staged", "data.root=/not/there")
+    ours = {"config": plain(config), "classes": {"names": ["cat", "dog"], "ids": [1, 2]}}
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    schedule = read_schedule(config)
+    stands = schedule.observe(schedule.start(), 0.5).to_plain()
+    torch.save({"detector": ours, "epoch": 0, "callbacks": {STATE_KEY: stands}}, last)
+    before = last.stat().st_mtime_ns
+    done = run(f"ckpt={tmp_path / 'run'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert phase_of(lines, "top")["trained"] == "layer4, neck, head"
+    assert "efficientnet_lite0" in footer(lines)
+    assert "a head for 2 classes" in footer(lines)
+    assert [p.name for p in tmp_path.rglob("*")] == ["run", "checkpoints", "last.ckpt"]
+    assert last.stat().st_mtime_ns == before
+
+
+def test_the_function_refuses_a_schedule_too():
+    with pytest.raises(RequestError, match="no group 'hed'"):
+        table("finetune.phases=[{name: a, train: [hed], until: {max_epochs: 1}}]")

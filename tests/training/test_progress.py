@@ -1,0 +1,166 @@
+"""The row and the line of an epoch, by a clock that the test sets."""
+
+import csv
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from detector.training import progress
+from detector.training.progress import seconds_left
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now.seconds)
+    return now
+
+
+class Recorded:
+    def __init__(self):
+        self.calls = []
+
+    def log_metrics(self, metrics, step):
+        self.calls.append((step, dict(metrics)))
+
+    def save(self):
+        self.calls.append("saved")
+
+
+# Three batches of two to test on.
+DATA = SimpleNamespace(splits={"test": range(6)}, options=SimpleNamespace(batch_size=2))
+
+
+def new_bar(folder):
+    """Of a run that is in its second phase."""
+    phases = [SimpleNamespace(name="heads"), SimpleNamespace(name="top")]
+    finetuning = SimpleNamespace(progress=SimpleNamespace(phases=phases))
+    return progress.RunProgress(folder, finetuning, 3, "")
+
+
+def an_epoch(bar, clock, number=0, scores=None):
+    """An epoch of 26 seconds: two steps until the 20th, validation until the 25th."""
+    trainer = SimpleNamespace(
+        current_epoch=number,
+        global_step=2 * (number + 1),
+        num_training_batches=2,
+        num_val_batches=[4],
+        datamodule=DATA,
+        world_size=1,
+        limit_test_batches=1.0,
+        callback_metrics={"val/map": torch.tensor(0.25), **(scores or {})},
+        optimizers=[SimpleNamespace(param_groups=[{"group": "head", "lr": 0.5}])],
+        loggers=[Recorded()],
+    )
+    start = clock.seconds
+    bar.on_train_start(trainer, None)
+    bar.on_train_epoch_start(trainer, None)
+    for step, loss in enumerate((1.0, 2.0)):
+        clock.seconds = start + 10 * (step + 1)
+        bar.on_train_batch_end(trainer, None, {"loss": torch.tensor(loss)}, None, step)
+    for batch in range(4):
+        clock.seconds = start + 21 + batch
+        bar.on_validation_batch_end(trainer, None, None, None, batch)
+    clock.seconds = start + 25
+    bar.on_validation_end(trainer, None)
+    clock.seconds = start + 26
+    bar.on_train_epoch_end(trainer, None)
+    return trainer.loggers[0].calls
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_validation_is_what_comes_after_the_last_step_of_the_epoch(tmp_path, clock):
+    an_epoch(new_bar(tmp_path), clock)
+    (row,) = rows(tmp_path)
+    assert list(row)[:4] == ["epoch", "stage", "seconds", "seconds_validation"]
+    assert (row["seconds"], row["seconds_validation"]) == ("26.0", "5.0")
+
+
+def test_every_epoch_is_timed_anew(tmp_path, clock):
+    bar = new_bar(tmp_path)
+    for number in (0, 1):
+        an_epoch(bar, clock, number)
+    assert [(r["seconds"], r["seconds_validation"]) for r in rows(tmp_path)] == [
+        ("26.0", "5.0")
+    ] * 2
+
+
+def test_the_time_left_has_the_validations_and_the_final_evaluation_in_it():
+    # Ten steps of 3 s; eight batches, at 0.4 of a step until one is measured, then at 5 s.
+    assert seconds_left(10, 8, [2.0, 4.0], (0.0, 0)) == pytest.approx(30 + 8 * 0.4 * 3)
+    assert seconds_left(10, 8, [2.0, 4.0], (10.0, 2)) == 30 + 40
+
+
+def test_where_there_is_no_bar_a_line_says_how_far_the_run_is(tmp_path, clock, caplog):
+    caplog.set_level("INFO")
+    bar = new_bar(tmp_path)
+    for number in (0, 1):
+        an_epoch(bar, clock, number)
+    said = [message for message in caplog.messages if "left" in message]
+    # 5 steps are left, 3 validations of 4 batches, and 4 + 3 at the end, at 4 s per batch.
+    assert said[0] == "epoch 1/3 step 1/2, loss 1.000, 10 s/step, 2 min left"  # 126 s
+    # 3 steps, 2 validations, 7 batches at the end; four batches took 5 s: 30 + 15 * 5 / 4 s.
+    assert said[1] == "epoch 2/3 step 1/2, loss 1.000, 10 s/step, 49 s left"
+
+
+@pytest.mark.parametrize(
+    ("splits", "limit", "batches"),
+    [
+        ({"test": range(5)}, 1.0, 4 + 3),  # two in a batch
+        ({"test": range(5)}, 2, 4 + 2),
+        ({"test": range(40)}, 0.25, 4 + 5),
+        ({}, 1.0, 4),  # the validation split is then evaluated once
+    ],
+)
+def test_the_final_evaluation_is_on_test_and_once_more_on_val(splits, limit, batches):
+    trainer = SimpleNamespace(
+        num_val_batches=[4],
+        datamodule=SimpleNamespace(splits=splits, options=DATA.options),
+        world_size=1,
+        limit_test_batches=limit,
+    )
+    assert progress._final_batches(trainer) == batches
+
+
+def test_the_line_of_an_epoch_ends_with_its_seconds_and_the_share_of_validation(
+    tmp_path, clock, caplog
+):
+    with caplog.at_level("INFO"):
+        an_epoch(new_bar(tmp_path), clock)
+    assert caplog.messages[-1].endswith("26 s, 19 % of it validation")  # 5 of 26
+
+
+def test_the_log_gets_the_rows_numbers_with_the_steps_done_and_the_phase_counted_from_0(
+    tmp_path, clock
+):
+    calls = an_epoch(new_bar(tmp_path), clock, scores={"val/map_small": torch.tensor(float("nan"))})
+    assert calls == [
+        (
+            2,
+            {
+                "epoch": 0,
+                "seconds": 26,
+                "seconds_validation": 5,
+                "validation_share": pytest.approx(5 / 26),
+                "train/loss": 1.5,
+                "val/map": 0.25,
+                "lr/head": 0.5,
+                "phase": 1,
+            },
+        ),
+        "saved",
+    ]
+
+
+def test_rows_from_before_validation_was_timed_stay_as_they_are(tmp_path, clock):
+    old = "epoch,stage,seconds,train/loss,val/map,lr/head\n0,heads,30,3.0,0.1,0.5\n"
+    (tmp_path / "metrics.csv").write_text(old)
+    an_epoch(new_bar(tmp_path), clock, number=1)
+    before, after = rows(tmp_path)
+    assert (before["seconds"], before["seconds_validation"], before["val/map"]) == ("30", "", "0.1")
+    assert (after["seconds"], after["seconds_validation"]) == ("26.0", "5.0")
