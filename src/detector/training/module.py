@@ -56,8 +56,9 @@ class DetectionTask(pl.LightningModule):
         seed: Of the sampling of anchors and proposals in training.
 
     Attributes:
-        trained_on: The training images (`checkpoint.pack_fingerprints`), and those that the first weights
-            were trained on; kept in checkpoints, so that an evaluation on such images is noticed.
+        trained_on: The training images (`checkpoint.pack_fingerprints`), and those that the first
+            weights were trained on; kept in checkpoints, so that an evaluation on such images is
+            noticed.
         chosen_on: Likewise the validation images.
     """
 
