@@ -18,6 +18,7 @@ from detector.cli import run_verb
 from detector.config.schema import Config
 from detector.core.console import log_table
 from detector.core.files import write_json
+from detector.core.run_folder import RunFolder
 from detector.pipeline import check_data, load_data, request
 
 log = logging.getLogger(__name__)
@@ -51,8 +52,8 @@ def check(cfg: DictConfig) -> dict[str, Any]:
         _print(content)
         if config.preview:
             log.info("preview: %s", _write_preview(config, folder))
-        log.info("all findings: %s", folder / "check.json")
-        log.info("page: %s", folder / "check.html")
+        log.info("all findings: %s", RunFolder(folder).check_json)
+        log.info("page: %s", RunFolder(folder).check_html)
         log.info("%s", next_step(content, cfg.overrides))
     return content
 
@@ -62,8 +63,8 @@ def _check_anew(config: Config, folder: Path) -> dict[str, Any]:
 
     data = load_data.read_data(config, keep=config.preview)
     content, thumbnails = check_data.inspect(config, data)
-    write_json(folder / "check.json", content)
-    write_check_page(folder / "check.html", content, thumbnails)
+    write_json(RunFolder(folder).check_json, content)
+    write_check_page(RunFolder(folder).check_html, content, thumbnails)
     return content
 
 
@@ -161,7 +162,7 @@ def _write_preview(config: Config, folder: Path) -> Path:
         name = Path(str(data.splits["train"].paths[index])).name
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         pictures.append((name, pixels, Boxes(target.boxes.numpy(), target.labels.numpy())))
-    file = folder / "preview.png"
+    file = RunFolder(folder).preview
     draw_preview(pictures, data.classes.names, file)
     return file
 

@@ -32,7 +32,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from detector import __version__
 from detector.config.schema import conf_folder
-from detector.core import run_folder
 from detector.core.console import (
     first_process,
     harmless,
@@ -42,6 +41,7 @@ from detector.core.console import (
     typed,
 )
 from detector.core.errors import RequestError, WorkError
+from detector.core.run_folder import RunFolder, writes
 
 VERBS = ("train", "evaluate", "predict", "check")
 PATIENCE = 0.5  # seconds, before a line says what is being done
@@ -265,22 +265,22 @@ class CheckRequest(Callback):
             raise SystemExit(0)
         key, folder = f"hydra.{mode}.dir", Path(str(config.hydra[mode].dir))
         _check_folder(verb, key, folder)
-        if run_folder.writes(verb):
+        if writes(verb):
             trial = folder / str(config.hydra.sweep.subdir) if mode == "sweep" else folder
             ckpt = request.ckpt if mode == "run" else None
-            run_folder.check_unused(verb, key, trial, ckpt)
+            RunFolder(trial).check_unused(verb, key, ckpt)
         given = [request.get(k) for k in ("source", "predictions") if k in request]
         what = next(filter(None, [*given, request.data.root, request.ckpt]), "the data")
         with said_if_slow(f"reading {what} ..."):
             check_request(verb, request)
-        if run_folder.writes(verb):
+        if writes(verb):
             chosen = any(str(o).startswith(f"{key}=") for o in config.hydra.overrides.hydra)
-            resumed = request.ckpt is not None and run_folder.is_resumed(folder, request.ckpt)
+            resumed = request.ckpt is not None and RunFolder(folder).is_resumed(request.ckpt)
             if not chosen and not resumed:
-                folder = run_folder.make_folder(folder)
+                folder = RunFolder.create(folder).path
                 with read_write(config.hydra), open_dict(config.hydra):
                     config.hydra[mode].dir = str(folder)
-            run_folder.claim(folder, key)
+            RunFolder(folder).claim(key)
 
 
 @contextmanager
@@ -326,12 +326,7 @@ def _check_folder(verb: str, key: str, folder: Path) -> None:
     except OSError as error:
         raise RequestError(f"{key}={folder}: cannot be written to ({error.strerror})") from error
     if verb == "evaluate" and path.is_dir():
-        from detector.pipeline.results import FILES
-
-        for file in (path / name for name in FILES):
-            if file.is_dir() or (file.parent.exists() and not file.parent.is_dir()):
-                wrong = file if file.is_dir() else file.parent
-                raise RequestError(f"{key}={folder}: {wrong} is in the way of the results")
+        RunFolder(folder).check_replaceable(key)
 
 
 def _fail(message: str) -> NoReturn:

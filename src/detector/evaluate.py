@@ -16,6 +16,7 @@ from detector.cli import run_verb
 from detector.config.schema import Config, parse, plain
 from detector.core.console import announce, typed, typed_command
 from detector.core.errors import RequestError
+from detector.core.run_folder import RunFolder
 from detector.pipeline import external, load_data, request
 from detector.training.checkpoint import (
     checkpoint_path,
@@ -96,7 +97,8 @@ def _evaluate(
             path = checkpoint_path("evaluate", str(config.ckpt))
             step = int(load_checkpoint(path)["global_step"])
             named = {f"{next(iter(data.splits))}/{name}": value for name, value in scores.items()}
-            pictures = {p.stem: read_image(p) for p in folder.glob("detections.png")}
+            picture = RunFolder(folder).detections_png
+            pictures = {"detections": read_image(picture)} if picture.is_file() else {}
             log_results(logger, named, pictures, step)
     return scores
 
@@ -149,7 +151,7 @@ def _score_checkpoint(
             ),
         ],
         data,
-        read_training(path.parent.parent, best, config.monitor),
+        read_training(RunFolder.of_checkpoint(path), best, config.monitor),
         thresholds=thresholds,
         own=root == config.data.root,
         comparison=comparison,

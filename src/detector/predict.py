@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import logging
 import os
@@ -19,10 +18,10 @@ from detector.config.schema import Config
 from detector.core.bar import Bar
 from detector.core.console import announce
 from detector.core.errors import RequestError, WorkError
-from detector.core.files import uninterrupted, write_json
+from detector.core.files import uninterrupted, write_bytes, write_csv, write_json
+from detector.core.run_folder import RunFolder
 from detector.data.formats.folder import Folder
 from detector.pipeline import load_data, request
-from detector.training.checkpoint import score_thresholds
 
 if TYPE_CHECKING:
     from detector.core.structures import Prediction
@@ -50,7 +49,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
     """
     config = request.resolve("predict", cfg)
     files = load_data.source_files(config.source or "", config.model.in_channels)
-    chosen, why = score_thresholds(config)
+    chosen, why = request.wanted_thresholds(config)
     thresholds = dict(zip(config.data.classes or (), chosen, strict=True))
 
     with request.output_folder("predict", cfg) as folder:
@@ -78,7 +77,7 @@ def _predict(
             "the network itself drops scores below model.score_threshold=%g",
             config.model.score_threshold,
         )
-    pictures = Pictures(folder / "images", files, source)
+    pictures = Pictures(RunFolder(folder).images, files, source)
     device = torch.device("cuda" if build.uses_gpu(config.trainer.accelerator) else "cpu")
     half = build.precision(config.trainer.precision, config.trainer.accelerator)
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(half)
@@ -126,7 +125,7 @@ def _predict(
         log.warning("not drawn: %s", line)
     log.info("%d detections in %d image%s", len(results), done, "s" * (done != 1))
     log.info("annotated images: %s", pictures.folder)
-    log.info("predictions: %s", folder / "predictions.json")
+    log.info("predictions: %s", RunFolder(folder).predictions_json)
     if len(pictures.failed) == done:
         raise WorkError(f"no picture could be written: {pictures.failed[0]}")
     return coco
@@ -192,7 +191,7 @@ class Pictures:
 
     def _save(self, image_id: int, name: Path, picture: NDArray[np.uint8]) -> None:
         """Write a picture under the first name whose format can hold it."""
-        from detector.report.draw import FORMATS, encoded, write_bytes
+        from detector.report.draw import FORMATS, encoded
 
         own = [name] if name.suffix.lower() in FORMATS else []
         for chosen in (*own, *(self._free(image_id, name, suffix) for suffix in (".jpg", ".png"))):
@@ -255,13 +254,8 @@ def _write(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for r in rows
     ]
-    write_json(folder / "predictions.json", coco)
-    with (folder / "predictions.csv").open(
-        "w", newline="", encoding="utf-8", errors="backslashreplace"
-    ) as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_json(RunFolder(folder).predictions_json, coco)
+    write_csv(RunFolder(folder).predictions_csv, COLUMNS, rows)
     return coco
 
 

@@ -18,12 +18,12 @@ from detector.config.schema import WEIGHTS, Config, plain
 from detector.core.console import announce, typed, typed_command
 from detector.core.errors import RequestError
 from detector.core.files import write_json
+from detector.core.run_folder import RunFolder
 from detector.finetune.schedule import Progress, Schedule
 from detector.pipeline import load_data, request
 from detector.pipeline.dry_run import print_phases
 from detector.pipeline.model_summary import summary_table
 from detector.training.checkpoint import (
-    SIDECAR,
     Fingerprint,
     checkpoint_path,
     load_checkpoint,
@@ -84,6 +84,7 @@ def _train(
     from detector.training.logger import build_logger, opened
     from detector.training.run_checkpoints import link_or_copy
 
+    run = RunFolder(folder)
     resumed = checkpoint_path("train", config.ckpt) if config.ckpt else None
     pl.seed_everything(config.seed, workers=True, verbose=False)
     task = build.build_task(config, data_set.classes)
@@ -99,16 +100,14 @@ def _train(
     logger = build_logger(config.logger, folder, steps)
     trainer = build.build_trainer(config, folder, callbacks, epochs, logger)
     if trainer.is_global_zero:
-        OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
+        OmegaConf.save(OmegaConf.create(plain(config)), run.config)
         load_data.describe_data(data_set, config.model.detections_per_image)
         if resumed is None:
             log_weights(config, task.network, loaded)
         for name in schedule.unreached():
             log.warning("phase %s is never reached within %d epochs", name, epochs)
         if data_set.divided:
-            write_json(
-                folder / "splits.json", {"root": str(data_set.root), "splits": data_set.files()}
-            )
+            write_json(run.splits, {"root": str(data_set.root), "splits": data_set.files()})
     else:
         logging.getLogger("detector").setLevel(logging.ERROR)  # one process speaks
     data = build.build_datamodule(config, data_set.splits)
@@ -118,9 +117,9 @@ def _train(
         if trainer.is_global_zero:
             best.parent.mkdir(exist_ok=True)
             link_or_copy(read_best(resumed), best)
-            past = resumed.parent.parent / progress.file.name
-            if past.is_file() and not progress.file.exists():
-                shutil.copyfile(past, progress.file)
+            past = RunFolder.of_checkpoint(resumed).metrics_csv
+            if past.is_file() and not run.metrics_csv.exists():
+                shutil.copyfile(past, run.metrics_csv)
     if config.model.summary != "false" and trainer.is_global_zero:
         if resumed is not None:
             build.load_weights(task, resumed)  # as `fit` will: proposals depend on them
@@ -135,7 +134,7 @@ def _train(
 
         if trainer.is_global_zero:
             write_history(
-                folder,
+                run,
                 schedule,
                 finetuning.progress,
                 finetuning.base_rate(trainer),
@@ -206,7 +205,7 @@ def evaluate_best(
         return {}
     thresholds = thresholds_of(match(*validated[:2]), task.classes.names, "val")
     thresholds["epoch"] = progress.best_epoch
-    write_json(folder / "checkpoints" / SIDECAR, thresholds)
+    write_json(RunFolder(folder).checkpoint_thresholds, thresholds)
     run = typed("ckpt", folder)
     about = About(
         "train",
@@ -217,7 +216,7 @@ def evaluate_best(
             ("Detect in other images", f"python -m detector.predict {run} source=FOLDER"),
         ],
         data_set,
-        read_training(folder, progress.best_epoch, config.monitor),
+        read_training(RunFolder(folder), progress.best_epoch, config.monitor),
         round(seconds, 2),
         thresholds,
     )
@@ -258,7 +257,8 @@ def log_final(logger: Logger | None, final: dict[str, float], folder: Path, step
     from detector.training.logger import log_results
 
     if logger is not None:
-        files = {name: folder / f"{name}.png" for name in ("detections", "schedule")}
+        run = RunFolder(folder)
+        files = {"detections": run.detections_png, "schedule": run.schedule}
         pictures = {name: read_image(file) for name, file in files.items() if file.is_file()}
         # The names of the epochs' validation scores are taken.
         scores = {re.sub("^val/", "best_val/", name): value for name, value in final.items()}

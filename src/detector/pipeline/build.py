@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from detector.config.schema import Config, TrainerConfig, plain
 from detector.core.console import typed
 from detector.core.errors import RequestError
+from detector.core.run_folder import RunFolder
 from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.formats.folder import cache_folder
 from detector.data.loading import shared_memory
@@ -272,20 +273,20 @@ def build_callbacks(
     from detector.training.progress import RunProgress
     from detector.training.run_checkpoints import RunCheckpoints
 
-    optim, kept = config.optim, folder / "checkpoints"
+    optim, run = config.optim, RunFolder(folder)
     finetuning = StagedFinetuning(
         schedule,
         optim.lr,
         config.data.batch_size,
         optim.reference_batch,
         config.monitor,
-        kept / "best.ckpt",
+        run.best_checkpoint,
     )
     resume = f"python -m detector.train {typed('ckpt', folder)}"
-    progress = RunProgress(folder, finetuning, epochs, resume)
+    progress = RunProgress(run, finetuning, epochs, resume)
     averaging = [] if optim.ema is None else [AveragedWeights(optim.ema)]
     # The schedule judges an epoch before its row and its checkpoint are written.
-    callbacks = [finetuning, *averaging, progress, RunCheckpoints(finetuning, kept)]
+    callbacks = [finetuning, *averaging, progress, RunCheckpoints(finetuning, run)]
     return finetuning, progress, callbacks
 
 

@@ -21,8 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from detector.config.schedules import GROUPS, read_schedule
 from detector.config.schema import WEIGHTS, Config, HeadConfig, LoggerConfig, parse, plain
-from detector.core import run_folder
 from detector.core.errors import RequestError, require
+from detector.core.run_folder import RunFolder, writes
 from detector.data.formats.folder import cache_folder
 from detector.data.loading.image_cache import DiskCache
 from detector.data.read import DataSet
@@ -89,7 +89,7 @@ def check_request(verb: str, cfg: DictConfig) -> None:
         raise RequestError(f"model.summary={config.model.summary}: only train prints one")
     if verb == "predict":
         source_files(config.source or "", config.model.in_channels)
-        score_thresholds(config)
+        wanted_thresholds(config)
         return
     if config.predictions:
         read_contest(config, keep=True)
@@ -119,6 +119,18 @@ def check_request(verb: str, cfg: DictConfig) -> None:
     data = usable_data(config, wanted_split(verb, config), keep=True)
     if verb == "evaluate" and config.compare:
         rival(config, data)
+
+
+def wanted_thresholds(config: Config) -> tuple[list[float], str]:
+    """The score threshold of each class, and a phrase that says where they come from."""
+    return score_thresholds(
+        str(config.ckpt),
+        config.data.classes or [],
+        score_threshold=config.score_threshold,
+        min_precision=config.min_precision,
+        min_recall=config.min_recall,
+        thresholds=config.thresholds,
+    )
 
 
 def check_backbone(config: Config) -> None:
@@ -188,7 +200,7 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         # A checkpoint must know its data from any folder.
         cfg.data.root = str(absolute_path("data.root", str(cfg.data.root)))
     if cfg.model.weights not in WEIGHTS and ("model.weights" in typed or not cfg.ckpt):
-        cfg.model.weights = str(weights_path(str(cfg.model.weights or "")))
+        cfg.model.weights = str(weights_path(str(cfg.model.weights or ""), WEIGHTS))
     values = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in RUN_KEYS])
     if not values.ckpt:
         config = parse(values)
@@ -234,8 +246,8 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
     config.data.classes = names
     if not any(re.match(r"experiment|data$|data\.(root|format|split)", key) for key in typed):
         # Images added since must not move others from one split to another.
-        dealt = path.parent.parent / "splits.json"
-        config.data.split.file = str(dealt.resolve()) if dealt.is_file() else None
+        splits = RunFolder.of_checkpoint(path).splits
+        config.data.split.file = str(splits.resolve()) if splits.is_file() else None
     return config
 
 
@@ -447,11 +459,11 @@ def output_folder(verb: str, cfg: DictConfig) -> Iterator[Path]:
     """
     if cfg.output_dir is None:
         raise RequestError("output_dir= is required: the folder for the run's outputs")
-    folder = Path(cfg.output_dir)
-    if not run_folder.writes(verb):  # the first process has seen to it
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
+    run = RunFolder(Path(cfg.output_dir))
+    if not writes(verb):  # the first process has seen to it
+        run.path.mkdir(parents=True, exist_ok=True)
+        yield run.path
         return
-    run_folder.check_unused(verb, "output_dir", folder, cfg.ckpt)
-    with run_folder.locked(folder, "output_dir"):
-        yield folder
+    run.check_unused(verb, "output_dir", cfg.ckpt)
+    with run.locked("output_dir"):
+        yield run.path

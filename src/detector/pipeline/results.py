@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,7 +21,8 @@ from omegaconf import OmegaConf
 from detector import __version__
 from detector.config.schema import Config, plain
 from detector.core.errors import RequestError
-from detector.core.files import uninterrupted, write_json
+from detector.core.files import write_json
+from detector.core.run_folder import RunFolder
 from detector.data.read import DataSet, files_of
 from detector.data.validation.issues import Item
 from detector.evaluation.analysis import BEST, analyse
@@ -42,11 +42,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REPORT = Path("report", "index.html")
-FILES = (
-    *("analysis.json", "suspects.csv", "thresholds.json", "detections.json", "detections.png"),
-    *(REPORT, "metrics.json"),
-)
 PICTURED = 6  # images in detections.png
 WEAKEST = 0.05  # score of detections that the gallery has
 PACKAGES = ("torch", "torchvision", "lightning", "hotcoco", "pycocotools", "albumentations")
@@ -95,28 +90,16 @@ def write_results(scored: Scored, about: About, folder: Path) -> None:
         about: What else to say.
         folder: Is there.
     """
-    draft = folder / ".results"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
+    run = RunFolder(folder)
+    with run.replace() as draft:
         content, where, warnings = _write(scored, about, folder, draft)
-        with uninterrupted():
-            (folder / "metrics.json").unlink(missing_ok=True)  # the last to come
-            for name in FILES:
-                if (draft / name).is_file():
-                    (folder / name).parent.mkdir(exist_ok=True)
-                    (draft / name).replace(folder / name)
-                else:
-                    (folder / name).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     print_scores(scored, content, where, warnings)
-    log.info("metrics: %s", folder / "metrics.json")
-    log.info("report: %s", folder / REPORT)
+    log.info("metrics: %s", run.metrics_json)
+    log.info("report: %s", run.report)
 
 
 def _write(
-    scored: Scored, about: About, folder: Path, draft: Path
+    scored: Scored, about: About, folder: Path, draft: RunFolder
 ) -> tuple[dict[str, Any], str, list[str]]:
     """Write all files into a draft folder.
 
@@ -137,19 +120,19 @@ def _write(
     for suspect in analysis["suspects"]:
         suspect["file"] = files[suspect["image"]]
     content = _headline(scored, about, analysis.pop("per_class"))
-    write_json(draft / "metrics.json", content)
-    write_json(draft / "analysis.json", analysis)
-    _write_suspects(draft / "suspects.csv", analysis["suspects"])
+    write_json(draft.metrics_json, content)
+    write_json(draft.analysis, analysis)
+    _write_suspects(draft.label_errors, analysis["suspects"])
     if about.config.ckpt and about.data and about.verb == "evaluate":
         rest = scored.matches.detections, scored.images, scored.classes, about.data.root
-        write_detections(draft / "detections.json", *rest)
+        write_detections(draft.detections_json, *rest)
     if about.verb == "evaluate" and probable:  # a training keeps them beside its checkpoints
         here = thresholds_of(scored.matches, names, scored.split)
-        write_json(draft / "thresholds.json", here)
+        write_json(draft.thresholds, here)
     thresholds = [row["threshold"] for row in content["per_class"].values()]
-    _draw_some(scored, thresholds, draft / "detections.png")
+    _draw_some(scored, thresholds, draft.detections_png)
     whole = _whole(scored, about, content, analysis, folder)
-    _write_report(draft / REPORT, whole, _pictures(scored, gallery, files))
+    _write_report(draft.report, whole, _pictures(scored, gallery, files))
     return content, where, [*filter(None, [whole["leak"]]), *whole["remarks"]]
 
 
