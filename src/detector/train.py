@@ -17,6 +17,7 @@ from detector.config.schema import WEIGHTS, Config, plain
 from detector.core.console import announce, typed, typed_command
 from detector.core.errors import RequestError
 from detector.core.files import write_json
+from detector.core.run_folder import RunFolder
 from detector.data.read import DataSet
 from detector.finetune.schedule import Progress, Schedule
 from detector.pipeline import checks, load_data
@@ -24,7 +25,6 @@ from detector.pipeline.command import Outcome
 from detector.pipeline.dry_run import print_phases
 from detector.pipeline.model_summary import summary_table
 from detector.training.checkpoint import (
-    SIDECAR,
     Fingerprint,
     checkpoint_path,
     load_checkpoint,
@@ -99,7 +99,7 @@ def prepare(cfg: DictConfig) -> Prepared | None:
     return Prepared(config, schedule, data, resumed, typed_command("train", cfg.overrides))
 
 
-def run(prepared: Prepared, folder: Path) -> Outcome:
+def run(prepared: Prepared, folder: RunFolder) -> Outcome:
     """Train, and evaluate the best epoch.
 
     Args:
@@ -119,10 +119,10 @@ def run(prepared: Prepared, folder: Path) -> Outcome:
     training = _set_up(prepared, folder)
     if training.trainer.is_global_zero:
         _describe(prepared, training, folder)
-        _bring_along(prepared.resumed, training)
+        _bring_along(prepared.resumed, folder)
     else:
         logging.getLogger("detector").setLevel(logging.ERROR)  # one process speaks
-    with opened(training.logger, config, folder):
+    with opened(training.logger, config, folder.path):
         _fit(prepared, training, folder)
         final = _evaluate_or_say_how(prepared, training, folder)
         _log_final(training, final, folder)
@@ -156,7 +156,7 @@ class _Training:
     data: DetectionDataModule
 
 
-def _set_up(prepared: Prepared, folder: Path) -> _Training:
+def _set_up(prepared: Prepared, folder: RunFolder) -> _Training:
     """Build network, callbacks, logger, trainer and loaders."""
     import lightning.pytorch as pl
 
@@ -177,18 +177,18 @@ def _set_up(prepared: Prepared, folder: Path) -> _Training:
     epochs = schedule.total(progress)
     finetuning, rows, callbacks = build.build_callbacks(config, schedule, folder, epochs)
     steps = int(load_checkpoint(resumed)["global_step"]) if resumed else 0
-    logger = build_logger(config.logger, folder, steps)
-    trainer = build.build_trainer(config, folder, callbacks, epochs, logger)
+    logger = build_logger(config.logger, folder.path, steps)
+    trainer = build.build_trainer(config, folder.path, callbacks, epochs, logger)
     loaders = build.build_datamodule(config, data.splits)
     return _Training(task, loaded, progress, finetuning, rows, logger, trainer, loaders)
 
 
-def _describe(prepared: Prepared, training: _Training, folder: Path) -> None:
+def _describe(prepared: Prepared, training: _Training, folder: RunFolder) -> None:
     """Write the configuration and the split, and log what is trained, on what, from where."""
     config, schedule, data = prepared.config, prepared.schedule, prepared.data
-    OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create(plain(config)), folder.config)
     if data.divided:
-        write_json(folder / "splits.json", {"root": str(data.root), "splits": data.files()})
+        write_json(folder.splits, {"root": str(data.root), "splits": data.files()})
     load_data.describe_data(data, config.model.detections_per_image)
     if prepared.resumed is None:
         log_weights(config, training.task.network, training.loaded)
@@ -213,21 +213,20 @@ def _log_summary(prepared: Prepared, training: _Training) -> None:
     log.info("%s", "\n".join(lines))
 
 
-def _bring_along(resumed: Path | None, training: _Training) -> None:
+def _bring_along(resumed: Path | None, folder: RunFolder) -> None:
     """Take over the best checkpoint and metrics.csv of the run that is resumed elsewhere."""
     from detector.training.run_checkpoints import link_or_copy
 
     if resumed is None:
         return
-    best, rows = training.finetuning.best, training.rows.file
-    best.parent.mkdir(exist_ok=True)
-    link_or_copy(read_best(resumed), best)
-    past = resumed.parent.parent / rows.name
-    if past.is_file() and not rows.exists():
-        shutil.copyfile(past, rows)
+    folder.checkpoints.mkdir(exist_ok=True)
+    link_or_copy(read_best(resumed), folder.best_checkpoint)
+    past = RunFolder.of_checkpoint(resumed).metrics_csv
+    if past.is_file() and not folder.metrics_csv.exists():
+        shutil.copyfile(past, folder.metrics_csv)
 
 
-def _fit(prepared: Prepared, training: _Training, folder: Path) -> None:
+def _fit(prepared: Prepared, training: _Training, folder: RunFolder) -> None:
     """Train, and write the history; the best weights are in the network afterwards."""
     from detector.data.loading.watchdog import named_ends
     from detector.pipeline import build
@@ -253,7 +252,9 @@ def _fit(prepared: Prepared, training: _Training, folder: Path) -> None:
     build.load_weights(task, finetuning.best)
 
 
-def _evaluate_or_say_how(prepared: Prepared, training: _Training, folder: Path) -> dict[str, float]:
+def _evaluate_or_say_how(
+    prepared: Prepared, training: _Training, folder: RunFolder
+) -> dict[str, float]:
     """Evaluate; after Ctrl-C say how to evaluate what was trained."""
     try:
         return evaluate_best(prepared, training, folder)
@@ -263,7 +264,7 @@ def _evaluate_or_say_how(prepared: Prepared, training: _Training, folder: Path) 
         raise
 
 
-def evaluate_best(prepared: Prepared, training: _Training, folder: Path) -> dict[str, float]:
+def evaluate_best(prepared: Prepared, training: _Training, folder: RunFolder) -> dict[str, float]:
     """Evaluate the best checkpoint, choose its score thresholds, and write both.
 
     The validation split chooses the thresholds, and the test split measures what they give.
@@ -298,7 +299,7 @@ def evaluate_best(prepared: Prepared, training: _Training, folder: Path) -> dict
         return {}
     matches = match(validation.detections, validation.truth)
     thresholds = thresholds_of(matches, task.classes.names, "val") | {"epoch": best_epoch}
-    write_json(folder / "checkpoints" / SIDECAR, thresholds)
+    write_json(folder.checkpoint_thresholds, thresholds)
     context = ReportContext(
         "train",
         config,
@@ -312,7 +313,7 @@ def evaluate_best(prepared: Prepared, training: _Training, folder: Path) -> dict
     return {f"{split}/{name}": value for name, value in scores.items()}
 
 
-def _next_commands(command: str, folder: Path) -> list[tuple[str, str]]:
+def _next_commands(command: str, folder: RunFolder) -> list[tuple[str, str]]:
     """What may be typed next, for the report."""
     ckpt = typed("ckpt", folder)
     return [
@@ -347,7 +348,7 @@ def record_images(config: Config, data: DataSet, resumed: Path | None) -> Tensor
     return pack_fingerprints([*earlier, *load_data.fingerprints(data, "train").values()])
 
 
-def _log_final(training: _Training, final: dict[str, float], folder: Path) -> None:
+def _log_final(training: _Training, final: dict[str, float], folder: RunFolder) -> None:
     """Hand the final scores and pictures to the run's logger."""
     from detector.pipeline.results import log_to
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detector.config.schema import Config
 from detector.core.errors import RequestError
-from detector.core.files import whole
+from detector.core.files import atomic
 from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.external.detections import Results, read_results
 from detector.data.external.ground_truth import CocoTruth, read_coco_truth
@@ -222,8 +222,7 @@ def write_detections(
     ]
     boxes = xywh(detections)
     numbers, encoder = classes.ids, msgspec.json.Encoder()
-    draft = file.with_name(file.name + ".part")
-    with whole(draft, file), draft.open("wb") as stream:
+    with atomic(file) as draft, draft.open("wb") as stream:
         separator = b"[\n"
         for start in range(0, len(boxes), CHUNK):
             here = slice(start, start + CHUNK)

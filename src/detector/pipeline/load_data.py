@@ -12,6 +12,7 @@ from typing import NamedTuple
 from detector.config.schema import Config
 from detector.core.console import typed
 from detector.core.errors import RequestError
+from detector.core.run_folder import RunFolder
 from detector.data.formats import trees
 from detector.data.formats.folder import CONVERT, SUFFIXES, Folder, cache_folder
 from detector.data.images.headers import misfit, read_header
@@ -248,7 +249,7 @@ def _split_file(named: str | None) -> Path | None:
     if named is None:
         return None
     path = Path(named).expanduser()
-    path = path / "splits.json" if path.is_dir() else path
+    path = RunFolder(path).splits if path.is_dir() else path
     if not path.is_file():
         raise RequestError(f"data.split.file={named}: no such file, nor a run that has splits.json")
     return path

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from detector.config.schedules import GROUPS, read_schedule
 from detector.config.schema import WEIGHTS, Config, HeadConfig, parse, plain
 from detector.core.errors import RequestError, require
+from detector.core.run_folder import RunFolder
 from detector.finetune.schedule import Schedule
 from detector.training.checkpoint import (
     absolute_path,
@@ -67,7 +68,7 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
         # A checkpoint must know its data from any folder.
         cfg.data.root = str(absolute_path("data.root", str(cfg.data.root)))
     if cfg.model.weights not in WEIGHTS and ("model.weights" in typed or not cfg.ckpt):
-        cfg.model.weights = str(weights_path(str(cfg.model.weights or "")))
+        cfg.model.weights = str(weights_path(str(cfg.model.weights or ""), WEIGHTS))
     values = OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in RUN_KEYS])
     if not values.ckpt:
         config = parse(values)
@@ -113,8 +114,8 @@ def resolve(verb: str, cfg: DictConfig) -> Config:
     config.data.classes = names
     if not any(re.match(r"experiment|data$|data\.(root|format|split)", key) for key in typed):
         # Images added since must not move others from one split to another.
-        dealt = path.parent.parent / "splits.json"
-        config.data.split.file = str(dealt.resolve()) if dealt.is_file() else None
+        splits = RunFolder.of_checkpoint(path).splits
+        config.data.split.file = str(splits.resolve()) if splits.is_file() else None
     return config
 
 

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,7 +20,8 @@ from omegaconf import OmegaConf
 
 from detector.config.schema import Config, plain
 from detector.core.errors import RequestError
-from detector.core.files import uninterrupted, write_json
+from detector.core.files import write_json
+from detector.core.run_folder import RunFolder
 from detector.core.version import __version__
 from detector.data.read import DataSet, files_of
 from detector.data.validation.issues import Item
@@ -44,11 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REPORT = Path("report", "index.html")
-FILES = (
-    *("analysis.json", "suspects.csv", "thresholds.json", "detections.json", "detections.png"),
-    *(REPORT, "metrics.json"),
-)
 PICTURED = 6  # images in detections.png
 WEAKEST = 0.05  # score of detections that the gallery has
 PACKAGES = ("torch", "torchvision", "lightning", "hotcoco", "pycocotools", "albumentations")
@@ -90,7 +85,9 @@ class ReportContext:
     own_detections: bool = True
 
 
-def evaluate(inputs: EvaluationInputs, context: ReportContext, folder: Path) -> dict[str, float]:
+def evaluate(
+    inputs: EvaluationInputs, context: ReportContext, folder: RunFolder
+) -> dict[str, float]:
     """Score detections of any origin, write everything into a folder, and print the summary.
 
     An interrupted run leaves what was there before; results of an earlier evaluation are replaced.
@@ -105,29 +102,16 @@ def evaluate(inputs: EvaluationInputs, context: ReportContext, folder: Path) -> 
         COCO's scores, and VOC's as `voc_<name>`.
     """
     scored = score(inputs, context.config.resamples)
-    draft = folder / ".results"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
+    with folder.replace() as draft:
         content, where, warnings = _write(scored, context, folder, draft)
-        with uninterrupted():
-            (folder / "metrics.json").unlink(missing_ok=True)  # the last to come
-            for name in FILES:
-                if (draft / name).is_file():
-                    (folder / name).parent.mkdir(exist_ok=True)
-                    (draft / name).replace(folder / name)
-                else:
-                    (folder / name).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     print_scores(scored, content, where, warnings)
-    log.info("metrics: %s", folder / "metrics.json")
-    log.info("report: %s", folder / REPORT)
+    log.info("metrics: %s", folder.metrics_json)
+    log.info("report: %s", folder.report)
     return scored.flat
 
 
 def _write(
-    scored: Scored, context: ReportContext, folder: Path, draft: Path
+    scored: Scored, context: ReportContext, folder: RunFolder, draft: RunFolder
 ) -> tuple[dict[str, Any], str, list[str]]:
     """Write all files into a draft folder.
 
@@ -148,14 +132,14 @@ def _write(
     for suspect in analysis["suspects"]:
         suspect["file"] = files[suspect["image"]]
     content = _headline(scored, context, per_class)
-    write_json(draft / "metrics.json", content)
-    write_json(draft / "analysis.json", analysis)
-    _write_suspects(draft / "suspects.csv", analysis["suspects"])
+    write_json(draft.metrics_json, content)
+    write_json(draft.analysis, analysis)
+    _write_suspects(draft.label_errors, analysis["suspects"])
     _write_own(scored, context, draft, probable=probable)
     thresholds = [row["threshold"] for row in content["per_class"].values()]
-    _draw_some(scored, thresholds, draft / "detections.png")
+    _draw_some(scored, thresholds, draft.detections_png)
     whole = _report_content(scored, context, content, analysis, folder)
-    _write_report(draft / REPORT, whole, _pictures(scored, gallery, files))
+    _write_report(draft.report, whole, _pictures(scored, gallery, files))
     return content, where, [*filter(None, [whole["leak"]]), *whole["remarks"]]
 
 
@@ -164,17 +148,17 @@ def _image_names(inputs: EvaluationInputs, context: ReportContext) -> Sequence[s
     return files_of(inputs.images, context.data.root) if context.data else context.image_names
 
 
-def _write_own(scored: Scored, context: ReportContext, draft: Path, *, probable: bool) -> None:
+def _write_own(scored: Scored, context: ReportContext, draft: RunFolder, *, probable: bool) -> None:
     """Write what an evaluation adds: a training keeps its thresholds beside its checkpoints."""
     if context.command != "evaluate":
         return
     inputs = scored.inputs
     if context.own_detections and context.data:
         rest = inputs.images, inputs.classes, context.data.root
-        write_detections(draft / "detections.json", scored.matches.detections, *rest)
+        write_detections(draft.detections_json, scored.matches.detections, *rest)
     if probable:
         here = thresholds_of(scored.matches, inputs.classes.names, inputs.split)
-        write_json(draft / "thresholds.json", here)
+        write_json(draft.thresholds, here)
 
 
 def _threshold_source(split: str, context: ReportContext) -> str:
@@ -308,7 +292,7 @@ def _report_content(
     context: ReportContext,
     content: Mapping[str, Any],
     analysis: Mapping[str, Any],
-    folder: Path,
+    folder: RunFolder,
 ) -> dict[str, Any]:
     """What the report is made of."""
     truth, data = scored.matches.truth, context.data
@@ -429,7 +413,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-def log_to(logger: Logger | None, scores: Mapping[str, float], folder: Path, step: int) -> None:
+def log_to(
+    logger: Logger | None, scores: Mapping[str, float], folder: RunFolder, step: int
+) -> None:
     """Hand final scores and pictures to a run's logger, if it has one.
 
     Args:
@@ -442,6 +428,6 @@ def log_to(logger: Logger | None, scores: Mapping[str, float], folder: Path, ste
     from detector.training.logger import log_results
 
     if logger is not None:
-        files = {name: folder / f"{name}.png" for name in ("detections", "schedule")}
+        files = {"detections": folder.detections_png, "schedule": folder.schedule}
         pictures = {name: read_image(file) for name, file in files.items() if file.is_file()}
         log_results(logger, scores, pictures, step)

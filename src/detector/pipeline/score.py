@@ -6,10 +6,10 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.config.schema import Config
+from detector.core.run_folder import RunFolder
 from detector.core.structures import AnnotatedImages, ClassMap
 from detector.evaluation.arrays import Detections, Truth
 from detector.evaluation.bootstrap import Resampled, bootstrap, interval
@@ -95,7 +95,7 @@ class Scored:
 
 
 def detect(
-    config: Config, task: DetectionTask, data: DetectionDataModule, split: str, folder: Path
+    config: Config, task: DetectionTask, data: DetectionDataModule, split: str, folder: RunFolder
 ) -> EvaluationInputs | None:
     """Run a network over a split.
 
@@ -116,7 +116,7 @@ def detect(
     from detector.pipeline.build import build_trainer
     from detector.training.progress import EvaluationBar
 
-    trainer = build_trainer(config, folder, [EvaluationBar(split)])
+    trainer = build_trainer(config, folder.path, [EvaluationBar(split)])
     data.trainer = trainer  # says which process this is
     started = time.perf_counter()
     try:

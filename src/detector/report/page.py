@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from detector.core.files import write_text
 from detector.report import charts
-from detector.report.render import environment, write_page
+from detector.report.render import environment
 from detector.report.thumbnail import PALETTE, Thumbnail, class_color, data_uri, draw_thumbnail
 
 __all__ = ["Thumbnail", "write_check_page"]
@@ -27,7 +28,7 @@ def write_check_page(file: Path, content: dict[str, Any], thumbnails: Sequence[T
     Raises:
         ValueError: If a thumbnail illustrates no finding of `content`.
     """
-    write_page(file, _render(content, thumbnails))
+    write_text(file, _render(content, thumbnails))
 
 
 def _render(content: dict[str, Any], thumbnails: Sequence[Thumbnail]) -> str:

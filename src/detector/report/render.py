@@ -43,22 +43,6 @@ def environment() -> jinja2.Environment:
     return made
 
 
-def write_page(file: Path, page: str) -> None:
-    """Write a page in one step: on failure nothing is left, and an older page stays.
-
-    Args:
-        file: An `.html`; its folder exists.
-        page: Its text.
-    """
-    draft = file.with_name(file.name + ".part")
-    try:
-        # File names may hold bytes that are not UTF-8; Python carries them as lone surrogates.
-        draft.write_text(page, encoding="utf-8", errors="backslashreplace")
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def tidy(value: Any) -> Any:
     """Plain data without what JSON and UTF-8 cannot hold.
 

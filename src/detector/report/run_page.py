@@ -10,10 +10,11 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
+from detector.core.files import write_text
 from detector.report import charts, plots_curves, plots_errors, plots_training
 from detector.report.gallery import REASONS, Picture, class_colors, describe, encode_pictures
 from detector.report.plots import Figure
-from detector.report.render import environment, tidy, write_page
+from detector.report.render import environment, tidy
 
 __all__ = ["Picture", "write_run_page"]
 
@@ -77,7 +78,7 @@ def write_run_page(file: Path, content: dict[str, Any], pictures: Sequence[Pictu
             plotly=_packed_plotly(),
         )
     )
-    write_page(file, page)
+    write_text(file, page)
 
 
 def headline(run: Mapping[str, Any]) -> str:
