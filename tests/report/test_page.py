@@ -10,7 +10,7 @@ import jinja2
 import numpy as np
 import pytest
 
-from detector.report import text
+from detector.report import formatting
 from detector.report.page import Thumbnail, class_balance, write_check_page
 from detector.report.thumbnail import draw_thumbnail
 
@@ -303,8 +303,8 @@ def test_unknown_numbers_are_dashes(tmp_path):
     split = dict.fromkeys(("boxes", "ignored", "without_boxes", "per_class"), None)
     lost = MODEL["lost"] | {"by_resizing": None}
     page = write(tmp_path, splits={"train": split | {"images": 2}}, model=MODEL | {"lost": lost})
-    assert page.count(f"<td>{text.NONE}</td>") == 4 + 1
-    assert f"<dd>{text.NONE}</dd>" in page
+    assert page.count(f"<td>{formatting.NONE}</td>") == 4 + 1
+    assert f"<dd>{formatting.NONE}</dd>" in page
 
 
 @pytest.mark.parametrize("missing", ["lost", "anchors"])
@@ -417,8 +417,8 @@ def test_shares_are_of_a_split_and_their_bars_comparable_over_the_table():
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (None, text.NONE),
-        (float("nan"), text.NONE),
+        (None, formatting.NONE),
+        (float("nan"), formatting.NONE),
         (0, "0%"),
         (1.0, "100%"),
         (0.00001, "<0.1%"),
@@ -427,4 +427,4 @@ def test_shares_are_of_a_split_and_their_bars_comparable_over_the_table():
     ],
 )
 def test_a_percentage_is_neither_none_nor_all_unless_it_is(value, expected):
-    assert text.percent(value) == expected
+    assert formatting.percent(value) == expected

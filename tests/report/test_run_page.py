@@ -13,13 +13,13 @@ from plotly.offline import get_plotlyjs
 from run_content import class_row, comparison, content, picture, suspect, training, write
 from test_page import HOSTILE, QUOTED, Reader
 
-from detector.report import text
+from detector.report import formatting
 from detector.report.draw import Boxes
 from detector.report.gallery import class_colors, describe, encode_pictures
 from detector.report.run_page import _confused, _start, headline, write_run_page
 
 BREAKING = "</script><!-- <script>"
-DASH = text.NONE
+DASH = formatting.NONE
 NAN = float("nan")
 
 
@@ -380,23 +380,23 @@ def test_long_tables_scroll_and_short_ones_do_not(tmp_path):
 @pytest.mark.parametrize(
     ("write_it", "value", "expected"),
     [
-        (text.points, 0.572, "57.2"),
-        (text.points, 0.0001, "<0.1"),
-        (text.points, None, DASH),
-        (text.interval, (0.521, 0.619), "52.1 to 61.9"),
-        (text.interval, (-0.01, 0.02), "\N{MINUS SIGN}1.0 to 2.0"),
-        (text.interval, (NAN, 0.5), ""),
-        (text.interval, None, ""),
-        (text.signed, 0.021, "+2.1"),
-        (text.signed, -0.003, "\N{MINUS SIGN}0.3"),
-        (text.signed, NAN, DASH),
-        (text.short, 2.5e-05, "2.5e-05"),
-        (text.short, 7, "7"),
-        (text.short, None, DASH),
-        (text.duration, 12.34, "12.3 s"),
-        (text.duration, 233.0, "3 min 53 s"),
-        (text.duration, 7500, "2 h 5 min"),
-        (text.duration, None, DASH),
+        (formatting.points, 0.572, "57.2"),
+        (formatting.points, 0.0001, "<0.1"),
+        (formatting.points, None, DASH),
+        (formatting.interval, (0.521, 0.619), "52.1 to 61.9"),
+        (formatting.interval, (-0.01, 0.02), "\N{MINUS SIGN}1.0 to 2.0"),
+        (formatting.interval, (NAN, 0.5), ""),
+        (formatting.interval, None, ""),
+        (formatting.signed, 0.021, "+2.1"),
+        (formatting.signed, -0.003, "\N{MINUS SIGN}0.3"),
+        (formatting.signed, NAN, DASH),
+        (formatting.short, 2.5e-05, "2.5e-05"),
+        (formatting.short, 7, "7"),
+        (formatting.short, None, DASH),
+        (formatting.duration, 12.34, "12.3 s"),
+        (formatting.duration, 233.0, "3 min 53 s"),
+        (formatting.duration, 7500, "2 h 5 min"),
+        (formatting.duration, None, DASH),
     ],
 )
 def test_numbers_are_written_as_people_read_them(write_it, value, expected):

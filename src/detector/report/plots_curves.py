@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detector.report import text
+from detector.report import formatting
 from detector.report.gallery import class_colors
 from detector.report.plots import LABEL, Figure, figure, label, line, rounded
 
@@ -59,7 +59,7 @@ def recall_precision(
     for name, color in zip(names, class_colors(len(names)), strict=True):
         if not (values := curves["classes"].get(name)):
             continue
-        title = f"{label(name, LABEL)}  {text.points(per_class[name]['ap_50'])}"
+        title = f"{label(name, LABEL)}  {formatting.points(per_class[name]['ap_50'])}"
         look = line(title, color) if few else line(title, "--quiet", 1)
         traces.append(
             {
@@ -95,7 +95,7 @@ def ranges(rows: Sequence[Mapping[str, Any]], title: str) -> Figure | None:
             "x": [label(row["range"]).replace(" to ", "<br>to ") for row in rows],
             "y": rounded([row[key] for row in rows]),
             "customdata": [
-                text.many(row[of], "box" if of == "truths" else "detection") for row in rows
+                formatting.many(row[of], "box" if of == "truths" else "detection") for row in rows
             ],
             "marker": marker,
             "hovertemplate": "%{y:.1%} of %{customdata}",
@@ -131,7 +131,7 @@ def calibration(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
         "x": rounded([part["confidence"] for part in filled]),
         "y": rounded([part["precision"] for part in filled]),
         "customdata": [
-            [f"{b['low']:.2f} to {b['high']:.2f}", text.many(b["count"], "detection")]
+            [f"{b['low']:.2f} to {b['high']:.2f}", formatting.many(b["count"], "detection")]
             for b in filled
         ],
         "hovertemplate": "scores %{customdata[0]}: %{customdata[1]}<br>"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detector.report import text
+from detector.report import formatting
 from detector.report.plots import LABEL, Figure, figure, is_finite, label, rounded
 
 NUMBERED = 12  # labels, at most, of a confusion matrix with its counts written into it
@@ -38,7 +38,10 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure |
         "y": places,
         "z": shares,
         "customdata": [
-            [[text.number(n), text.many(whole, unit)] for n, whole in zip(row, of, strict=True)]
+            [
+                [formatting.number(n), formatting.many(whole, unit)]
+                for n, whole in zip(row, of, strict=True)
+            ]
             for row, (unit, of) in zip(matrix, wholes, strict=True)
         ],
         "zmin": 0,
@@ -53,7 +56,7 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure |
         "%{customdata[1]} (%{z:.1%})<extra></extra>",
     }
     if numbered:
-        texts = [[text.number(n) for n in row] for row in matrix]
+        texts = [[formatting.number(n) for n in row] for row in matrix]
         texts[-1][-1] = ""
         trace |= {"text": texts, "texttemplate": "%{text}"}
     cell = min(76.0, max(9.6, 620 / count))
@@ -72,7 +75,7 @@ def errors(types: Sequence[Mapping[str, Any]]) -> Figure | None:
         "orientation": "h",
         "x": costs,
         "y": [label(kind["name"]) for kind in types],
-        "customdata": [[text.number(k["count"]), label(k["meaning"])] for k in types],
+        "customdata": [[formatting.number(k["count"]), label(k["meaning"])] for k in types],
         "marker": {"color": "--bar"},
         "texttemplate": "%{x:.1%}",
         "textposition": "outside",
@@ -100,7 +103,7 @@ def differences(comparison: Mapping[str, Any]) -> Figure | None:
     rows = [row for row in comparison["rows"] if is_finite(row["difference"])]
     reaches = [
         [abs(end - row["difference"]) for end in row["interval"]]
-        if text.interval(row["interval"])
+        if formatting.interval(row["interval"])
         else [0, 0]
         for row in rows
     ]
@@ -110,7 +113,7 @@ def differences(comparison: Mapping[str, Any]) -> Figure | None:
         "x": rounded([row["difference"] for row in rows]),
         "y": list(range(len(rows))),
         "text": [label(row["name"]) for row in rows],
-        "customdata": [text.interval(row["interval"]) or "no interval" for row in rows],
+        "customdata": [formatting.interval(row["interval"]) or "no interval" for row in rows],
         "error_x": {
             "array": rounded([high for _, high in reaches]),
             "arrayminus": rounded([low for low, _ in reaches]),

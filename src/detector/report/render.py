@@ -12,10 +12,10 @@ import jinja2
 from markupsafe import Markup
 
 from detector.core.files import whole
-from detector.report import text
+from detector.report import formatting
 
 TEMPLATES = Path(__file__).with_name("templates")
-# Functions of `text` that templates use as filters.
+# Functions of `formatting` that templates use as filters.
 FILTERS = (
     *("number", "percent", "points", "interval", "many"),
     *("signed", "short", "setting", "duration"),
@@ -31,7 +31,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {name: getattr(text, name) for name in FILTERS} | {
+    made.filters |= {name: getattr(formatting, name) for name in FILTERS} | {
         "json": script_json,
         "sentence": lambda words: words[:1].upper() + words[1:],
         "shell": lambda words: shlex.join(shlex.split(words)),

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
-from detector.report import plots_curves, plots_errors, plots_training, text
+from detector.report import formatting, plots_curves, plots_errors, plots_training
 from detector.report.gallery import REASONS, Picture, class_colors, describe, encode_pictures
 from detector.report.plots import Figure
 from detector.report.render import environment, tidy, write_page
@@ -82,16 +82,16 @@ def write_run_page(file: Path, content: dict[str, Any], pictures: Sequence[Pictu
 
 def headline(run: Mapping[str, Any]) -> str:
     """The result in one line."""
-    images = text.many(run["images"], "image")
+    images = formatting.many(run["images"], "image")
     if run["split"] in ("train", "val", "test"):
-        images = text.many(run["images"], f"{run['split']} image")
+        images = formatting.many(run["images"], f"{run['split']} image")
     ap_50 = run["coco"]["map_50"]
     if not run["truths"]:
         return f"No AP: there are no boxes to find in {images}"
     if not run["detections"]:
         return f"Nothing was detected on {images}"
-    bounds = text.interval((run["intervals"] or {}).get("map_50"))
-    return f"AP50 {text.points(ap_50)}{f' ({bounds})' if bounds else ''} on {images}"
+    bounds = formatting.interval((run["intervals"] or {}).get("map_50"))
+    return f"AP50 {formatting.points(ap_50)}{f' ({bounds})' if bounds else ''} on {images}"
 
 
 def _figures(run: Mapping[str, Any]) -> dict[str, Figure | None]:
