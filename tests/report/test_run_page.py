@@ -2,7 +2,6 @@
 
 import base64
 import gzip
-import json
 import re
 
 import cv2
@@ -10,7 +9,17 @@ import numpy as np
 import pytest
 from markupsafe import escape
 from plotly.offline import get_plotlyjs
-from run_content import class_row, comparison, content, picture, suspect, training, write
+from run_content import (
+    class_row,
+    comparison,
+    content,
+    embedded,
+    picture,
+    section,
+    suspect,
+    training,
+    write,
+)
 from test_page import HOSTILE, QUOTED, Reader
 
 from detector.report import formatting
@@ -23,18 +32,8 @@ DASH = formatting.NONE
 NAN = float("nan")
 
 
-def embedded(page):
-    """What the page's scripts are given."""
-    (text,) = re.findall(r'id="report-data">(.*?)</script>', page)
-    return json.loads(text, parse_constant=pytest.fail)
-
-
 def sections(page):
     return re.findall(r'<section id="(\w+)"', page)
-
-
-def section(page, name):
-    return re.search(rf'<section id="{name}".*?</section>', page, re.DOTALL)[0]
 
 
 def words(page):

@@ -17,8 +17,16 @@ SHARE = {"range": [0, 1.03], "tickformat": ".0%", "dtick": 0.2}
 PRECISION, RECALL = class_colors(2)
 
 
-def thresholds(curves: Mapping[str, Any], names: Sequence[str]) -> Figure | None:
-    """Precision, recall and F1 over the score threshold: of all, and of a class to choose."""
+def thresholds(curves: Mapping[str, Any], names: Sequence[str], detections: int) -> Figure | None:
+    """Precision, recall and F1 over the score threshold, of all classes and of a chosen one.
+
+    Args:
+        curves: `curves` of the analysis.
+        names: Class names.
+        detections: Number of detections; without any there is no plot.
+    """
+    if not detections:
+        return None
     styles = {
         "precision": line("Precision", PRECISION),
         "recall": line("Recall", RECALL),
@@ -117,8 +125,9 @@ def ranges(rows: Sequence[Mapping[str, Any]], title: str) -> Figure | None:
     return figure(traces, layout)
 
 
-def calibration(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """The precision of detections by their confidence, and how many there are of each."""
+def calibration(calibration: Mapping[str, Any]) -> Figure | None:
+    """Precision of the detections by confidence, and how many detections each bin has."""
+    bins = calibration["bins"]
     filled = [part for part in bins if part["count"]]
     if not filled:
         return None

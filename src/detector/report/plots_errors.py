@@ -14,12 +14,13 @@ from detector.report.plots import LABEL, Figure, figure, is_finite, label, round
 NUMBERED = 12  # labels, at most, of a confusion matrix with its counts written into it
 
 
-def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure | None:
+def confusion(confusion: Mapping[str, Any]) -> Figure | None:
     """A heat map: what every class was detected as.
 
     A class's row is shaded by shares of its true boxes. False alarms, the last row, are all of
     their row, so they are shaded by shares of the detections of their class, which is their column.
     """
+    matrix, names = confusion["matrix"], confusion["labels"]
     count = len(names)
     wholes = [("true box", [sum(row)] * count) for row in matrix[:-1]]
     wholes.append(("detection", [sum(column) for column in zip(*matrix, strict=True)]))
@@ -66,8 +67,9 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure |
     return figure([trace], layout, least=0 if numbered else width, most=max(width, 460))
 
 
-def errors(types: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """What every type of error costs."""
+def errors(errors: Mapping[str, Any]) -> Figure | None:
+    """AP50 that each type of error costs."""
+    types = errors["types"]
     costs = rounded([kind["cost"] for kind in types])
     ends = [cost for cost in costs if cost is not None] or [0.0]
     trace = {
