@@ -14,7 +14,7 @@ from rich.text import Text
 from detector.core.console import log_table
 from detector.pipeline.network_view import crowded
 from detector.pipeline.score import Scored
-from detector.report.charts import setting
+from detector.report.formatting import setting
 
 log = logging.getLogger(__name__)
 
