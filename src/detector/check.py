@@ -148,7 +148,7 @@ def _write_preview(config: Config, folder: Path) -> Path:
     """A sheet of training images as the network would get them."""
     import numpy as np
 
-    from detector.data.loading.sampler import Draw
+    from detector.data.loading.sampler import SampleKey
     from detector.pipeline import build
     from detector.report.draw import Boxes, draw_preview
 
@@ -157,7 +157,7 @@ def _write_preview(config: Config, folder: Path) -> Path:
     count = len(data.splits["train"])
     pictures = []
     for index in np.linspace(0, count - 1, min(PREVIEWED, count)).astype(int).tolist():
-        image, target = samples[Draw(0, index)]
+        image, target = samples[SampleKey(0, index)]
         name = Path(str(data.splits["train"].paths[index])).name
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         pictures.append((name, pixels, Boxes(target.boxes.numpy(), target.labels.numpy())))

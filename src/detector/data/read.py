@@ -1,4 +1,4 @@
-"""Any data set by its root: recognised, read, split and judged."""
+"""Any data set by its root: recognised, read, split and validated."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from detector.data.formats.raw import POOL, RawSplit, Reader, by_name
 from detector.data.formats.voc import VocReader
 from detector.data.formats.yolo import YoloReader, find_names, find_yamls, hint
 from detector.data.validation.duplicates import find_copies, join_equal, join_similar
-from detector.data.validation.image_info import Facts, FactsCache, look_at
-from detector.data.validation.issues import Findings, Item
-from detector.data.validation.validate import Judge, choose_classes
+from detector.data.validation.image_info import ImageInfo, ImageInfoCache, inspect
+from detector.data.validation.issues import Issues, Item
+from detector.data.validation.validate import Validator, choose_classes
 
 SPLITS = ("train", "val", "test")
 READERS: dict[str, Callable[[Folder, dict[str, Sequence[str] | None]], Reader]] = {
@@ -34,7 +34,7 @@ READERS: dict[str, Callable[[Folder, dict[str, Sequence[str] | None]], Reader]] 
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSetSpec:
     """Which data set, and how it is divided.
 
     Attributes:
@@ -45,7 +45,7 @@ class Source:
         split_file: A `splits.json` of an earlier run, instead of the ratios.
         seed: Of the split by ratio.
         group: Which images stay together in it, as `read_groups` takes it; None: copies alone.
-        closely: Decode images that have not been before, so that none fails later, even where only
+        decode: Decode images that have not been before, so that none fails later, even where only
             one split is wanted.
         classes: Class names in order; None takes the data's.
         classes_from: Where given classes come from, for messages.
@@ -59,7 +59,7 @@ class Source:
     split_file: Path | None = None
     seed: int = 0
     group: str | None = None
-    closely: bool = False
+    decode: bool = False
     classes: Sequence[str] | None = None
     classes_from: str = "data.classes"
     channels: int = 3
@@ -70,12 +70,12 @@ class DataSet:
     """A data set, read.
 
     Attributes:
-        root: Its folder, which findings' files are relative to.
+        root: Its folder, which issues' files are relative to.
         format: What it turned out to be.
         recognised: What was found, in one line.
         splits: What can be used of every split.
         classes: Its classes.
-        findings: What is wrong with it.
+        issues: What is wrong with it.
         divided: Whether images were dealt out by ratio, so that the split is worth keeping.
         groups: Categories by id that only group others, and are no classes.
         division: How they were, a line each; empty where the data set has splits of its own.
@@ -86,7 +86,7 @@ class DataSet:
     recognised: str
     splits: dict[str, AnnotatedImages]
     classes: ClassMap
-    findings: Findings
+    issues: Issues
     divided: bool
     groups: Mapping[int, str] = field(default_factory=dict)
     division: tuple[str, ...] = ()
@@ -103,17 +103,17 @@ def recognise(folder: Folder) -> str:
         RequestError: If it is none, or several.
     """
     root = folder.root
-    jsons, faults = find_jsons(folder)
+    jsons, issues = find_jsons(folder)
     signs = {
         "yolo": bool(find_yamls(folder)),
-        "coco": bool(jsons) or any(f.unreadable and f.called for f in faults.values()),
+        "coco": bool(jsons) or any(f.unreadable and f.called for f in issues.values()),
         "voc": bool(folder.with_suffix(".xml")),
     }
     found = [name for name, there in signs.items() if there]
     # Weaker signs, which are none beside others.
     if not found and find_names(folder) is not None:
         found = ["yolo"]
-    if not found and faults:
+    if not found and issues:
         found = ["coco"]
     if len(found) == 1:
         return found[0]
@@ -131,42 +131,42 @@ def recognise(folder: Folder) -> str:
     )
 
 
-def read(source: Source, cache: FactsCache, wanted: str | None = None) -> DataSet:
+def read(spec: DataSetSpec, cache: ImageInfoCache, wanted: str | None = None) -> DataSet:
     """Read a data set and judge it, as `Reading` does."""
-    return Reading(source, wanted).judge(cache)
+    return Reading(spec, wanted).validate(cache)
 
 
 class Reading:
     """A data set whose annotation files have been read, and whose images have not.
 
     Args:
-        source: Which one.
+        spec: Which one.
         wanted: The only split wanted; `final` means `test`, or `val` where there is no test;
             None: all.
 
     Raises:
-        RequestError: If it cannot be read at all; single faults are among the findings.
+        RequestError: If it cannot be read at all; single issues are among the issues.
     """
 
-    def __init__(self, source: Source, wanted: str | None = None) -> None:
-        self._source, self._wanted = source, wanted
-        folder = Folder(source.root)
-        self._format = recognise(folder) if source.format == "auto" else source.format
-        self._reader = READERS[self._format](folder, source.splits)
+    def __init__(self, spec: DataSetSpec, wanted: str | None = None) -> None:
+        self._spec, self._wanted = spec, wanted
+        folder = Folder(spec.root)
+        self._format = recognise(folder) if spec.format == "auto" else spec.format
+        self._reader = READERS[self._format](folder, spec.splits)
         there = self._reader.splits
         self._raws = {split: self._reader.read(split) for split in _needed(there, wanted)}
-        self._classes = choose_classes(self._reader, self._raws, source.classes)
+        self._classes = choose_classes(self._reader, self._raws, spec.classes)
         divides = POOL in self._raws or ("train" in self._raws and "val" not in there)
         self._divides = divides
         self._groups: tuple[list[str], list[str]] = [], []
-        for key, value in (("file", source.split_file), ("group", source.group)):
+        for key, value in (("file", spec.split_file), ("group", spec.group)):
             if value is not None and not divides and wanted is None:
                 own = ", ".join(self._raws)
                 raise RequestError(
-                    f"data.split.{key}={value}: {source.root} has splits of its own ({own})"
+                    f"data.split.{key}={value}: {spec.root} has splits of its own ({own})"
                 )
-        if self._by_ratio and source.group is not None and self._pool.images:
-            self._groups = read_groups(source.group, self._pool.images)
+        if self._by_ratio and spec.group is not None and self._pool.images:
+            self._groups = read_groups(spec.group, self._pool.images)
 
     @property
     def _pool(self) -> RawSplit:
@@ -176,64 +176,64 @@ class Reading:
     @property
     def _by_ratio(self) -> bool:
         """Whether images are divided by ratio, not as an earlier run did."""
-        return self._divides and self._source.split_file is None
+        return self._divides and self._spec.split_file is None
 
     @property
-    def is_brief(self) -> bool:
-        """Whether no image has to be decoded: nothing is divided, and nothing compared."""
-        return not (self._by_ratio or self._source.closely or self._wanted is None)
+    def needs_pixels(self) -> bool:
+        """Whether images have to be decoded: to split or compare them, or because it is asked."""
+        return self._by_ratio or self._spec.decode or self._wanted is None
 
-    def judge(self, cache: FactsCache, *, briefly: bool = False) -> DataSet:
+    def validate(self, cache: ImageInfoCache, *, decode: bool = True) -> DataSet:
         """Look at the images, divide them where the data set does not, and judge everything.
 
         Args:
             cache: Of image files.
-            briefly: Decode no image, to find at once what is quickly found. Then copies are not
-                known, and a division by ratio is not the final one.
+            decode: Decode images where that is needed. If not, only headers are read, which is
+                quick, but copies stay unknown and a split by ratio is not the final one.
 
         Raises:
             RequestError: If a split that is wanted is not there.
         """
-        source, reader, raws = self._source, self._reader, self._raws
-        root, closely = reader.root, not (briefly or self.is_brief)
-        named_by = source.classes_from if source.classes else "the classes of the data"
+        spec, reader, raws = self._spec, self._reader, self._raws
+        root, decode = reader.root, decode and self.needs_pixels
+        named_by = spec.classes_from if spec.classes else "the classes of the data"
         files = [image for raw in raws.values() for image in raw.images]
-        facts = look_at(root, files, cache, closely=closely)
-        judge = Judge(reader, facts, self._classes, named_by, source.channels)
-        judged = {split: judge.judge(split, raw) for split, raw in raws.items()}
-        splits = {split: one.images for split, one in judged.items()}
-        findings = Findings()
-        for one in judged.values():
-            findings.update(one.findings)
+        infos = inspect(root, files, cache, decode=decode)
+        validator = Validator(reader, infos, self._classes, named_by, spec.channels)
+        validated = {split: validator.validate(split, raw) for split, raw in raws.items()}
+        splits = {split: one.images for split, one in validated.items()}
+        issues = Issues()
+        for one in validated.values():
+            issues.update(one.issues)
         division: list[str] = []
         if self._divides:
-            homes, division = self._divide(facts if closely else {})
+            homes, division = self._divide(infos if decode else {})
             splits = _apply(splits, homes, tuple(self._shares), root)
-            findings.relabel({f: name for name, s in splits.items() for f in files_of(s, root)})
-        splits = _only(splits, self._wanted, source.root)
-        if closely or not self._by_ratio:
-            _judge_splits(splits, self._classes, findings, root)
+            issues.relabel({f: name for name, s in splits.items() for f in files_of(s, root)})
+        splits = _only(splits, self._wanted, spec.root)
+        if decode or not self._by_ratio:
+            _validate_splits(splits, self._classes, issues, root)
         if self._wanted is None:
-            _find_unused(reader.folder, files, findings)
-            if closely:
+            _find_unused(reader.folder, files, issues)
+            if decode:
                 named = {name: files_of(images, root) for name, images in splits.items()}
-                findings.update(find_copies(named, facts))
+                issues.update(find_copies(named, infos))
         divided = self._divides and self._wanted is None
         categories = zip(reader.ids or (), reader.names, strict=False)
-        own = self._classes.names if source.classes is None else reader.names
+        own = self._classes.names if spec.classes is None else reader.names
         groups = {i: name for i, name in categories if name not in own}
-        rest = splits, self._classes, findings, divided, groups, tuple(division)
+        rest = splits, self._classes, issues, divided, groups, tuple(division)
         return DataSet(root, self._format, reader.recognised, *rest)
 
     @property
     def _shares(self) -> dict[str, float]:
         """The share of each split that is made by ratio."""
-        shares = {name: share for name, share in self._source.ratios.items() if share > 0}
+        shares = {name: share for name, share in self._spec.ratios.items() if share > 0}
         if POOL not in self._raws:
             shares.pop("test", None)  # what is held out of given training images is for validation
         return {"train": 1 - sum(shares.values()), **shares}
 
-    def _divide(self, known: Mapping[str, Facts]) -> tuple[dict[str, str], list[str]]:
+    def _divide(self, known: Mapping[str, ImageInfo]) -> tuple[dict[str, str], list[str]]:
         """The split of every image by ratio, or as an earlier run had it; and how, in words.
 
         Images that nothing is known of are copies of none.
@@ -242,18 +242,18 @@ class Reading:
         Nothing but images, their names and the names of their classes matters, so that a set is
         divided alike in any format.
         """
-        source, raw = self._source, self._pool
-        if source.split_file is not None:
-            homes = _read_split_file(source.split_file, set(raw.images), self._reader.root)
-            return homes, [f"divided as {source.split_file} says"]
+        spec, raw = self._spec, self._pool
+        if spec.split_file is not None:
+            homes = _read_split_file(spec.split_file, set(raw.images), self._reader.root)
+            return homes, [f"divided as {spec.split_file} says"]
         order = by_name(raw.images)
         files = [raw.images[i] for i in order]
         keys, notes = self._groups
         given = [[keys[i] for i in order]] if keys else []
-        nothing = Facts(0, 0, 1)
-        facts = [known.get(file, nothing) for file in files]
-        same = [files, [fact.digest for fact in facts]]
-        near = join_similar(join_equal(len(files), *same), [fact.hash for fact in facts])
+        nothing = ImageInfo(0, 0, 1)
+        infos = [known.get(file, nothing) for file in files]
+        same = [files, [info.digest for info in infos]]
+        near = join_similar(join_equal(len(files), *same), [info.hash for info in infos])
         copies = join_equal(len(files), *same, *given)
         alike = join_equal(len(files), (near + 1).tolist(), *given)
         counted = ~raw.ignore  # not every format has boxes that are ignored
@@ -261,16 +261,16 @@ class Reading:
         rank = {name: k for k, name in enumerate(sorted(set(self._reader.names)))}
         table = np.array([rank[name] for name in self._reader.names] or [0])
         classes = table[raw.names[counted]]
-        dealt, broken = divide(copies, alike, owners, classes, self._shares, source.seed)
+        dealt, broken = divide(copies, alike, owners, classes, self._shares, spec.seed)
         units = len(np.unique(copies))
         if units < len(dealt) <= len(files):
-            key = f"data.root={source.root}"
-            key = key if source.group is None else f"data.split.group={source.group}"
+            key = f"data.root={spec.root}"
+            key = key if spec.group is None else f"data.split.group={spec.group}"
             raise RequestError(
                 f"{key}: {len(files)} images in {units} group{'s' * (units > 1)} that stay "
                 f"together, as copies of one picture do: too few for {', '.join(dealt)}"
             )
-        lines = [f"divided by ratio with data.split.seed={source.seed}", *notes]
+        lines = [f"divided by ratio with data.split.seed={spec.seed}", *notes]
         lines += _describe_copies(near, broken)
         return {files[i]: name for name, rows in dealt.items() for i in rows.tolist()}, lines
 
@@ -342,35 +342,35 @@ def _read_split_file(file: Path, images: Collection[str], root: Path) -> dict[st
 
 
 def files_of(images: AnnotatedImages, root: Path) -> list[str]:
-    """The images' paths, relative to the root, as findings have them."""
+    """The images' paths, relative to the root, as issues have them."""
     prefix = f"{root}/"
     return [path.removeprefix(prefix) for path in images.paths.tolist()]
 
 
-def _find_unused(folder: Folder, used: Collection[str], findings: Findings) -> None:
+def _find_unused(folder: Folder, used: Collection[str], issues: Issues) -> None:
     """Name pictures that no annotation or list has, or that are not read at all."""
-    malformed = [i.file for f in findings if f.kind == "malformed annotation" for i in f.items]
+    malformed = [i.file for f in issues if f.kind == "malformed annotation" for i in f.items]
     known = {*used, *filter(None, map(folder.image_for, malformed))}
     rest = [f for f in folder.images if f not in known and not MASKS & {*f.lower().split("/")}]
     unused = "no annotation or list has it"
-    findings.add_many("image not used", rest, lambda f: Item("", f, unused, f))
-    findings.add_many("unsupported image", folder.unread, lambda f: Item("", f, CONVERT))
+    issues.add_many("image not used", rest, lambda f: Item("", f, unused, f))
+    issues.add_many("unsupported image", folder.unread, lambda f: Item("", f, CONVERT))
     nowhere = "a link that leads nowhere, or no file"
-    findings.add_many("broken link", folder.broken_images, lambda f: Item("", f, nowhere))
+    issues.add_many("broken link", folder.broken_images, lambda f: Item("", f, nowhere))
     once = "a link to a folder that is read by its own name"
-    findings.add_many("folder read once", folder.again, lambda f: Item("", f, once))
+    issues.add_many("folder read once", folder.again, lambda f: Item("", f, once))
 
 
-def _judge_splits(
-    splits: dict[str, AnnotatedImages], classes: ClassMap, findings: Findings, root: Path
+def _validate_splits(
+    splits: dict[str, AnnotatedImages], classes: ClassMap, issues: Issues, root: Path
 ) -> None:
     """What can only be said of whole splits."""
     for name, images in splits.items():
         if not len(images):
-            findings.add("empty split", Item(name, "", f"the split {name!r} has no usable image"))
+            issues.add("empty split", Item(name, "", f"the split {name!r} has no usable image"))
         elif not (~images.ignore).any():
             message = f"the split {name!r} has no boxes to learn or to find"
-            findings.add("split without boxes", Item(name, "", message))
+            issues.add("split without boxes", Item(name, "", message))
     spelt: dict[str, str] = {}
     for name in classes.names:
         first = spelt.setdefault(fold(name), name)
@@ -378,11 +378,11 @@ def _judge_splits(
             alike = first.casefold() != name.casefold()
             how = "how accents are encoded (Unicode's NFC and NFD)" if alike else "case"
             message = f"the classes {first!r} and {name!r} differ only in {how}"
-            findings.add("class spelt differently", Item("", "", message))
+            issues.add("class spelt differently", Item("", "", message))
     files = {name: set(files_of(images, root)) for name, images in splits.items()}
     for a, b in itertools.combinations(splits, 2):
         for file in sorted(files[a] & files[b]):
-            findings.add("picture in two splits", Item(b, file, f"is in {a} too", file))
+            issues.add("picture in two splits", Item(b, file, f"is in {a} too", file))
     counts = {
         name: np.bincount(s.labels[~s.ignore], minlength=len(classes) + 1)[1:]
         for name, s in splits.items()
@@ -391,10 +391,10 @@ def _judge_splits(
         if count.any():
             for label in np.flatnonzero(count == 0).tolist():
                 message = f"no box of {classes.names[label]!r} in {name}"
-                findings.add("class absent from a split", Item(name, "", message))
+                issues.add("class absent from a split", Item(name, "", message))
     train = counts.get("train", np.zeros(len(classes)))
     most = int(train.max(initial=0))
     for label in np.flatnonzero((train > 0) & (train * 100 < most)).tolist():
         message = f"{int(train[label])} boxes of {classes.names[label]!r}, but {most} of "
         other = classes.names[int(train.argmax())]
-        findings.add("class imbalance", Item("train", "", f"{message}{other!r}"))
+        issues.add("class imbalance", Item("train", "", f"{message}{other!r}"))

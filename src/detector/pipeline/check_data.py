@@ -20,7 +20,7 @@ from detector.core.structures import AnnotatedImages
 from detector.data.formats.folder import Folder, cache_folder
 from detector.data.images.pixels import read_image
 from detector.data.read import DataSet
-from detector.data.validation.issues import Findings
+from detector.data.validation.issues import Issues
 from detector.pipeline.load_data import find_source
 from detector.pipeline.network_view import histograms, network_view
 
@@ -130,26 +130,26 @@ def inspect(config: Config, data: DataSet) -> tuple[dict[str, Any], list[Thumbna
         What check.json holds, and pictures of what was found.
     """
     started = time.perf_counter()
-    findings = data.findings
+    issues = data.issues
     content = {
         "root": str(data.root),
         "format": data.format,
         "recognised": data.recognised,
         "division": list(data.division),
         "summary": {
-            "errors": findings.count("error"),
-            "leakage": findings.count("leakage"),
-            "warnings": findings.count("warning"),
+            "errors": issues.count("error"),
+            "leakage": issues.count("leakage"),
+            "warnings": issues.count("warning"),
         },
         "classes": list(data.classes.names),
         "splits": {name: _describe(images, data) for name, images in data.splits.items()},
-        "findings": findings.plain(),
+        "findings": issues.plain(),
         "histograms": histograms(config, data),
         "model": network_view(config, data),
         "environment": {"detector": __version__},
         "seconds": round(time.perf_counter() - started, 2),
     }
-    return content, _pictures(data, findings)
+    return content, _pictures(data, issues)
 
 
 def _describe(images: AnnotatedImages, data: DataSet) -> dict[str, Any]:
@@ -164,8 +164,8 @@ def _describe(images: AnnotatedImages, data: DataSet) -> dict[str, Any]:
     }
 
 
-def _pictures(data: DataSet, findings: Findings) -> list[Thumbnail]:
-    """A few images of every kind of finding, with their boxes, and those in question marked."""
+def _pictures(data: DataSet, issues: Issues) -> list[Thumbnail]:
+    """A few images of every kind of issue, with their boxes, and those in question marked."""
     from detector.report.page import Thumbnail
 
     place = {
@@ -174,8 +174,8 @@ def _pictures(data: DataSet, findings: Findings) -> list[Thumbnail]:
         for i, path in enumerate(images.paths.tolist())
     }
     pictures = []
-    for finding in findings:
-        for item in [item for item in finding.items if item.image][:PICTURED]:
+    for issue in issues:
+        for item in [item for item in issue.items if item.image][:PICTURED]:
             for file, message in ((item.image, item.message), (item.other, "the other one")):
                 pixels = _pixels(data.root / file) if file else None
                 if pixels is None:
@@ -185,7 +185,7 @@ def _pictures(data: DataSet, findings: Findings) -> list[Thumbnail]:
                 marked = [item.box] if item.box is not None else []
                 pictures.append(
                     Thumbnail(
-                        kind=finding.kind,
+                        kind=issue.kind,
                         name=file,
                         message=message,
                         image=pixels,
@@ -198,7 +198,7 @@ def _pictures(data: DataSet, findings: Findings) -> list[Thumbnail]:
 
 
 def _pixels(path: Path) -> NDArray[np.uint8] | None:
-    """An image to be shown; None if it cannot be read, which is a finding of its own."""
+    """An image to be shown; None if it cannot be read, which is an issue of its own."""
     try:
         return read_image(path)
     except RequestError:

@@ -184,7 +184,7 @@ def compared(a: Scored, b: Matches, resamples: int) -> Comparison:
 
 def _leaks(scored: Scored, about: About) -> dict[str, list[Item]]:
     """What makes the scores of this very split look better than they are, by kind."""
-    found = about.data.findings.of("leakage") if about.data else []
+    found = about.data.issues.of("leakage") if about.data else []
     of_split = {f.kind: [item for item in f.items if item.split == scored.split] for f in found}
     return {kind: items for kind, items in of_split.items() if items}
 
@@ -311,7 +311,7 @@ def _whole(
                 name: {"images": len(split), "boxes": len(split.labels)}
                 for name, split in splits.items()
             },
-            "left_out": 0 if data is None else sum(f.count for f in data.findings.of("error")),
+            "left_out": 0 if data is None else sum(f.count for f in data.issues.of("error")),
         },
         "config": OmegaConf.to_yaml(OmegaConf.create(plain(about.config))),
         "commands": [{"what": what, "command": command} for what, command in about.commands],

@@ -11,8 +11,8 @@ from detector.core.errors import RequestError
 from detector.core.structures import ClassMap
 from detector.data.external import detections as module
 from detector.data.external.detections import read_results
-from detector.data.external.ground_truth import read_coco_truth
-from detector.data.external.match import ELSEWHERE, match_classes, match_folder, match_truth
+from detector.data.external.ground_truth import read_coco_ground_truth
+from detector.data.external.match import ELSEWHERE, match_classes, match_folder, match_ground_truth
 
 CLASSES = ClassMap(("disc", "square"), (40, 7))
 
@@ -168,11 +168,11 @@ def test_unknown_classes_are_named_and_counted(tmp_path):
 @pytest.fixture
 def truth(tmp_path):
     root = write_coco(tmp_path / "coco", three_splits())  # test: ids 100 to 102, test0 to test2
-    return read_coco_truth(root / "annotations/instances_test.json", None)
+    return read_coco_ground_truth(root / "annotations/instances_test.json", None)
 
 
 def places(tmp_path, truth, *rows):
-    return match_truth(read(tmp_path, list(rows)), truth)[0].tolist()
+    return match_ground_truth(read(tmp_path, list(rows)), truth)[0].tolist()
 
 
 def test_an_image_is_found_by_its_own_id(tmp_path, truth):
@@ -207,7 +207,7 @@ def test_ids_that_are_words_are_found(tmp_path):
         "categories": [{"id": 1, "name": "cat"}],
     }
     (tmp_path / "truth.json").write_text(json.dumps(content))
-    truth = read_coco_truth(tmp_path / "truth.json", None)
+    truth = read_coco_ground_truth(tmp_path / "truth.json", None)
     found = places(tmp_path, truth, entry("a"), entry("b"))
     assert [truth.names[i] for i in found] == ["a.jpg", "b.jpg"]
 

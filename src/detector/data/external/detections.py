@@ -70,7 +70,7 @@ _ENTRIES = msgspec.json.Decoder(list[_Entry])
 _RAWS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-class _Fault(Exception):
+class _EntryError(Exception):
     """What is wrong with an entry."""
 
 
@@ -141,8 +141,8 @@ def _decode(file: Path, part: str, start: int, rows: list[msgspec.Raw]) -> list[
         for i, row in enumerate(rows, start):
             try:
                 entries.append(_look_at(row))
-            except _Fault as fault:
-                raise RequestError(f"{file}: {part}[{i}]: {fault}") from fault
+            except _EntryError as issue:
+                raise RequestError(f"{file}: {part}[{i}]: {issue}") from issue
         return entries
 
 
@@ -151,26 +151,30 @@ def _look_at(row: msgspec.Raw) -> _Entry:
     try:
         entry = msgspec.json.decode(row)
     except msgspec.MsgspecError as error:
-        raise _Fault(f"cannot be decoded: {str(error).partition(' - at')[0]}") from error
+        raise _EntryError(f"cannot be decoded: {str(error).partition(' - at')[0]}") from error
     if not isinstance(entry, dict):
-        raise _Fault(f"is {short(entry)}, expected an object: {WANTED}")
+        raise _EntryError(f"is {short(entry)}, expected an object: {WANTED}")
     if "score" not in entry:
-        raise _Fault(
+        raise _EntryError(
             "has no score; expected a number in every entry of results (a file without is a truth, "
             "which goes to truth=)"
         )
     image, category = entry.get("image_id"), _whole(entry.get("category_id"))
     image = image if isinstance(image, str) and image else _whole(image)
     if image is None:
-        raise _Fault(f"image_id is {short(entry.get('image_id'))}, expected a number or a name")
+        raise _EntryError(
+            f"image_id is {short(entry.get('image_id'))}, expected a number or a name"
+        )
     if category is None:
-        raise _Fault(f"category_id is {short(entry.get('category_id'))}, expected a whole number")
+        raise _EntryError(
+            f"category_id is {short(entry.get('category_id'))}, expected a whole number"
+        )
     box, score = entry.get("bbox"), entry["score"]
     if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
         wanted = "[x, y, width, height], finite numbers"
-        raise _Fault(f"bbox is {short(box)}, expected {wanted}")
+        raise _EntryError(f"bbox is {short(box)}, expected {wanted}")
     if not _is_number(score):
-        raise _Fault(f"score is {short(score)}, expected a finite number")
+        raise _EntryError(f"score is {short(score)}, expected a finite number")
     texts = (entry.get(key) for key in ("file_name", "category"))
     x, y, width, height = map(float, box)
     return _Entry(

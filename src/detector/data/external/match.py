@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detector.core.errors import RequestError
 from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.external.detections import Results
-from detector.data.external.ground_truth import CocoTruth
+from detector.data.external.ground_truth import CocoGroundTruth
 from detector.data.formats.folder import Folder, last_part
 from detector.data.read import files_of
 
@@ -77,7 +77,7 @@ def match_classes(
     raise results.error(row, f"no category_id {key} in {where}{more}; there: {there}")
 
 
-def match_truth(results: Results, truth: CocoTruth) -> tuple[NDArray[np.int64], bool]:
+def match_ground_truth(results: Results, truth: CocoGroundTruth) -> tuple[NDArray[np.int64], bool]:
     """The image of every entry in a COCO truth: by `image_id`, as pycocotools does.
 
     Where that cannot be meant, because an id is unknown or is another image than the entry's

@@ -18,7 +18,7 @@ from detector.data.formats.coco_fields import contradictions, groups_of, upright
 from detector.data.formats.coco_json import Category, Image, decode, read_json
 from detector.data.formats.folder import Folder, fold, last_part, relative, split_named, split_of
 from detector.data.formats.raw import POOL, RawSplit, show
-from detector.data.validation.issues import Findings, Item
+from detector.data.validation.issues import Issues, Item
 
 SNIFFED = 100  # JSON files that are opened to see whether they are COCO's
 PARTS = frozenset(("images", "annotations", "categories"))
@@ -68,14 +68,14 @@ class CocoReader:
         by_split: dict[str | None, list[str]] = {}
         for file in files:
             by_split.setdefault(_split_of(file), []).append(file)
-        for file, fault in passed_over.items():
+        for file, issue in passed_over.items():
             split = _split_of(file)
             if file in taken or (split and wanted[split] is not None):
                 continue
             # Without it the images would be divided otherwise than the files say.
             useless = not files and not chosen
-            if useless or fault.unreadable or (split not in by_split and (split or not chosen)):
-                raise RequestError(fault.message)
+            if useless or issue.unreadable or (split not in by_split and (split or not chosen)):
+                raise RequestError(issue.message)
         if not files and not chosen:
             raise RequestError(
                 f"data.root={self.root}: no COCO instances in it; expected a JSON file with "
@@ -116,12 +116,12 @@ class CocoReader:
         parts = [self._read_one(file, split) for file in show(self._jsons[split], split)]
         for file in self._unsorted if split == "train" else ():
             item = Item("", file, "COCO instances, but its name speaks of no split")
-            parts[0].findings.add("annotation not used", item)
+            parts[0].issues.add("annotation not used", item)
         if len(parts) == 1:
             return parts[0]
-        findings = Findings()
+        issues = Issues()
         for part in parts:
-            findings.update(part.findings)
+            issues.update(part.issues)
         return RawSplit(
             [i for p in parts for i in p.images],
             [s for p in parts for s in p.sources],
@@ -131,28 +131,28 @@ class CocoReader:
             np.concatenate([p.names for p in parts]),
             np.concatenate([p.ignore for p in parts]),
             np.concatenate([p.rows for p in parts]),
-            findings,
+            issues,
             _own_ids([i for p in parts for i in (p.ids if p.ids is not None else [-1])]),
         )
 
     def _read_one(self, file: str, split: str) -> RawSplit:
         """Read one JSON file."""
         content = decode(self.root / file)
-        findings = Findings()
-        findings.add_many("malformed annotation", content.faults, lambda m: Item(split, file, m))
+        issues = Issues()
+        issues.add_many("malformed annotation", content.issues, lambda m: Item(split, file, m))
         used = set(np.unique(content.category_ids[content.good]).tolist())
         numbers = self._number_categories(content.categories, used, file)
         known = {image.id for image in content.images.values()}
-        images = self._locate(content.images, file, split, findings)
+        images = self._locate(content.images, file, split, issues)
         owner = look_up(content.image_ids, [image.id for image in images])
         names = look_up(content.category_ids, list(numbers))
         for row in np.flatnonzero((owner < 0) & content.good).tolist():
             if content.image_ids[row] not in known:  # else its image has been named
                 message = f"annotations[{row}]: there is no image_id {content.image_ids[row]}"
-                findings.add("malformed annotation", Item(split, file, message))
+                issues.add("malformed annotation", Item(split, file, message))
         for row in np.flatnonzero((names < 0) & content.good).tolist():
             message = f"annotations[{row}]: there is no category_id {content.category_ids[row]}"
-            findings.add("malformed annotation", Item(split, file, message))
+            issues.add("malformed annotation", Item(split, file, message))
         usable = np.flatnonzero((owner >= 0) & (names >= 0) & content.good)
         order = usable[np.argsort(owner[usable], kind="stable")]
         sizes = np.array([(i.height, i.width) for i in images], dtype=np.int32).reshape(-1, 2)
@@ -171,7 +171,7 @@ class CocoReader:
             for row, message in rows:
                 image = images[owner[row]].file_name
                 where = self.where.format(row, last_part(image))
-                findings.add(kind, Item(split, file, f"{where}: {message}", image))
+                issues.add(kind, Item(split, file, f"{where}: {message}", image))
         return RawSplit(
             [image.file_name for image in images],
             [file] * len(images),
@@ -181,7 +181,7 @@ class CocoReader:
             np.array(list(numbers.values()), dtype=np.int64)[names[order]],
             content.crowd[order],
             order,
-            findings,
+            issues,
             _own_ids([image.id for image in images]),
         )
 
@@ -216,7 +216,7 @@ class CocoReader:
         return numbers
 
     def _locate(
-        self, images: Mapping[int, Image], file: str, split: str, findings: Findings
+        self, images: Mapping[int, Image], file: str, split: str, issues: Issues
     ) -> list[Image]:
         """The images that are there, each once, with the path below the root as `file_name`."""
         base = self._image_folder(list(images.values()), file)
@@ -243,12 +243,12 @@ class CocoReader:
                 kind = "malformed annotation"
             ids.add(image.id)
             if kind:
-                findings.add(kind, Item(split, file, f"images[{i}]: {message}"))
+                issues.add(kind, Item(split, file, f"images[{i}]: {message}"))
                 continue
             assert path is not None
             if last_part(path).casefold() != last_part(image.file_name).casefold():
                 message = f"images[{i}]: file_name is {image.file_name!r}; {path} is used"
-                findings.add("file name disagrees", Item(split, file, message, path))
+                issues.add("file name disagrees", Item(split, file, message, path))
             paths.add(path)
             image.file_name = path
             located.append(image)
@@ -265,7 +265,7 @@ class CocoReader:
         return max(prefixes, key=lambda p: sum(self.folder.find(p + n) is not None for n in first))
 
 
-class Fault(NamedTuple):
+class JsonIssue(NamedTuple):
     """Why a JSON file that seems to be meant for a split holds no instances.
 
     Attributes:
@@ -279,7 +279,7 @@ class Fault(NamedTuple):
     called: bool
 
 
-def find_jsons(folder: Folder) -> tuple[list[str], dict[str, Fault]]:
+def find_jsons(folder: Folder) -> tuple[list[str], dict[str, JsonIssue]]:
     """The JSON files that hold instances, and those that seem to be meant to but do not.
 
     Files named after instances are taken as they are: reading them says what is wrong.
@@ -292,28 +292,30 @@ def find_jsons(folder: Folder) -> tuple[list[str], dict[str, Fault]]:
     if len(others) > SNIFFED:  # one for each image: another tool's
         others = [f for f in others if folder.unique(PurePosixPath(f).stem) is None]
         others.sort(key=lambda f: (f.count("/"), "annotations" not in f.lower(), f))
-    faults, unclear = dict[str, Fault](), dict[str, Fault]()
+    issues, unclear = dict[str, JsonIssue](), dict[str, JsonIssue]()
     for file in others[:SNIFFED]:
         path = folder.root / file
         stat = path.stat()
         keys = _sniff(path, stat.st_size, stat.st_mtime_ns)
         called = "coco" in file.lower() or "instances" in file.lower()
         if isinstance(keys, str):
-            fault = Fault(keys, True, called)
+            issue = JsonIssue(keys, True, called)
             if called or _split_of(file):
-                faults[file] = fault
+                issues[file] = issue
             elif folder.unique(path.stem) is None:  # else perhaps of that image alone
-                unclear[file] = fault
+                unclear[file] = issue
         elif keys >= PARTS:
             found.append(file)
         elif split_of(path.stem) and (_is_split(path.stem) or keys & {"images", "annotations"}):
             lacks = ", ".join(sorted(PARTS - keys))
-            faults[file] = Fault(f"{path}: not COCO instances: it has no {lacks}", False, called)
+            issues[file] = JsonIssue(
+                f"{path}: not COCO instances: it has no {lacks}", False, called
+            )
     for file in folder.with_suffix(*PACKED):
         if _split_of(file) and "json" in file.lower():
             message = f"{folder.root / file}: expected a plain .json file: unpack or convert it"
-            faults[file] = Fault(message, False, False)
-    return sorted(found), faults if found else {**faults, **unclear}
+            issues[file] = JsonIssue(message, False, False)
+    return sorted(found), issues if found else {**issues, **unclear}
 
 
 def _is_split(stem: str) -> bool:

@@ -35,7 +35,7 @@ from detector.data.formats.raw import (
     show,
     turn,
 )
-from detector.data.validation.issues import Findings, Item
+from detector.data.validation.issues import Issues, Item
 
 LISTS = "ImageSets/Main/"
 PEEKED = 50  # lines, to see whether a text file is a list
@@ -73,7 +73,7 @@ class VocReader:
         self._missing: dict[str, list[Item]] = {}
         self._unsorted: list[str] = []  # in no folder of a split
         self._unclear = False  # whether these could be the validation split
-        self._remarks = Findings()  # on lists
+        self._remarks = Issues()  # on lists
         self._lists = self._find_lists()
         if self._lists:
             parts = _usual_lists(sorted(self._lists), wanted)
@@ -187,19 +187,19 @@ class VocReader:
     def read(self, split: str) -> RawSplit:
         """Read the annotations of one split."""
         builder = RawBuilder()
-        builder.findings.add_many("missing annotation", self._missing.get(split, []), lambda i: i)
+        builder.issues.add_many("missing annotation", self._missing.get(split, []), lambda i: i)
         for xml in self._unsorted if split == "train" else ():
             item = Item("", xml, "lies in no folder of a split")
-            builder.findings.add("annotation not used", item)
+            builder.issues.add("annotation not used", item)
         if split == self.splits[0]:
-            builder.findings.update(self._remarks)
+            builder.issues.update(self._remarks)
         if self._unclear and split == "train":
-            add_unclear(builder.findings, self._unsorted)
+            add_unclear(builder.issues, self._unsorted)
         for xml in show(self._xmls[split], split):
             try:
                 self._read_one(xml, split, builder)
             except (RequestError, OSError) as error:
-                builder.findings.add("malformed annotation", Item(split, xml, str(error)))
+                builder.issues.add("malformed annotation", Item(split, xml, str(error)))
         return builder.build()
 
     def _read_one(self, xml: str, split: str, builder: RawBuilder) -> None:
@@ -231,14 +231,14 @@ class VocReader:
         if image is None:
             called = f", nor {written!r}" if written else ""
             item = Item(split, xml, f"no image of that name{called}")
-            builder.findings.add("missing image", item)
+            builder.issues.add("missing image", item)
             return
         if written and not _same_name(last_part(written), image):
             there = ", which is there too" if self.folder.unique(last_part(written)) else ""
             message = f"<filename> says {written!r}{there}; {image} is used"
             remarks.append(("file name disagrees", message))
         for kind, message in remarks:
-            builder.findings.add(kind, Item(split, xml, message, image))
+            builder.issues.add(kind, Item(split, xml, message, image))
         builder.add(image, xml, size, boxes, names, ignore, range(1, len(objects) + 1))
 
 
