@@ -142,9 +142,7 @@ def one_by_one(
     """Sample by sample in this process; a round is an epoch, of which the first fills the cache."""
     longer = int(images.sizes.max())  # so that generated images are not resized
     load = make_image_loaders({"train": images}, longer, cache)["train"]
-    data = DetectionDataset(
-        images, Augmenter(FLIP, longer), training=True, seed=0, load_image=load
-    )
+    data = DetectionDataset(images, Augmenter(FLIP, longer), training=True, seed=0, load_image=load)
     reference, epochs, count = Peer(images), itertools.count(), len(images)
 
     def ours() -> None:

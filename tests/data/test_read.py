@@ -21,7 +21,7 @@ from PIL import Image
 from detector.core.errors import RequestError
 from detector.core.files import write_json
 from detector.data.formats.folder import Folder
-from detector.data.read import recognise
+from detector.data.formats.table import recognise
 
 
 def test_the_three_formats_give_the_same_images_boxes_and_classes(tmp_path):
@@ -43,7 +43,7 @@ def test_the_three_formats_give_the_same_images_boxes_and_classes(tmp_path):
 def test_several_formats_in_one_folder_must_be_told_apart(tmp_path):
     write_voc(tmp_path, three_splits())
     write_coco(tmp_path, three_splits())
-    with pytest.raises(RequestError, match=r"could be coco or voc; say which, such as data=coco"):
+    with pytest.raises(RequestError, match=r"could be voc or coco; say which, such as data=voc"):
         recognise(Folder(tmp_path))
 
 

@@ -18,7 +18,7 @@ from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.external.detections import Results, read_results
 from detector.data.external.ground_truth import CocoGroundTruth, read_coco_ground_truth
 from detector.data.external.match import match_classes, match_folder, match_ground_truth
-from detector.data.read import DataSet, files_of
+from detector.data.read import DataSet
 from detector.evaluation.arrays import Detections, Truth, xywh
 from detector.pipeline.load_data import LISTED, describe_data, usable_data
 
@@ -234,7 +234,7 @@ def write_detections(
     names = [
         # as JSON has it; Linux allows names that are no text
         name.encode(errors="backslashreplace").decode()
-        for name in files_of(images, root)
+        for name in images.files(root)
     ]
     boxes = xywh(detections)
     numbers, encoder = classes.ids, msgspec.json.Encoder()

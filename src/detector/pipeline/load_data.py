@@ -12,10 +12,11 @@ from typing import NamedTuple
 from detector.config.schema import Config
 from detector.core.console import typed
 from detector.core.errors import RequestError
-from detector.data.formats import trees
+from detector.core.structures import SPLITS
+from detector.data.formats import table
 from detector.data.formats.folder import CONVERT, SUFFIXES, Folder, cache_folder
 from detector.data.images.headers import misfit, read_header
-from detector.data.read import SPLITS, DataSet, DataSetSpec, Reading
+from detector.data.read import DataSet, DataSetSpec, Reading
 from detector.data.validation.duplicates import NEAR, similar
 from detector.data.validation.image_info import ImageInfoCache, inspect
 from detector.data.validation.issues import Item
@@ -40,9 +41,10 @@ def find_source(config: Config) -> DataSetSpec:
     """
     data = config.data
     named = {split: getattr(data.splits, split) for split in SPLITS}
-    kind = "voc" if data.format == "trees" else data.format
-    if data.format == "trees" and data.root is None:
-        root = trees.prepare()
+    embedded = table.EMBEDDED.get(data.format)
+    kind = embedded.format if embedded else data.format
+    if embedded and data.root is None:
+        root = embedded.prepare()
     elif data.root is None:
         raise RequestError("data.root= is required: the folder of your images and annotations")
     else:

@@ -23,7 +23,7 @@ from detector import __version__
 from detector.config.schema import Config, plain
 from detector.core.errors import RequestError
 from detector.core.files import uninterrupted, write_json
-from detector.data.read import DataSet, files_of
+from detector.data.read import DataSet
 from detector.data.validation.issues import Item
 from detector.evaluation.analysis import BEST, analyse
 from detector.evaluation.coco import protocol
@@ -133,7 +133,7 @@ def _write(
         analysis["calibration"] = {"d_ece": math.nan, "bins": []}
     gallery = analysis.pop("gallery")
     scored = replace(scored, matches=matches)
-    files = files_of(scored.images, about.data.root) if about.data else about.names
+    files = scored.images.files(about.data.root) if about.data else about.names
     for suspect in analysis["suspects"]:
         suspect["file"] = files[suspect["image"]]
     content = _headline(scored, about, analysis.pop("per_class"))

@@ -16,7 +16,6 @@ from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.external.detections import Results
 from detector.data.external.ground_truth import CocoGroundTruth
 from detector.data.formats.folder import Folder, last_part
-from detector.data.read import files_of
 
 NONE, ELSEWHERE = -1, -2  # no such image; one of the data set's, but not of the split
 SHOWN = 5  # of what there is, in a message
@@ -127,7 +126,7 @@ def match_folder(results: Results, images: AnnotatedImages, root: Path) -> NDArr
     Raises:
         RequestError: If an entry is of no image there, or none is of the split.
     """
-    files = files_of(images, root)
+    files = images.files(root)
     everything = Folder(root).images
     find_file, find_id = _file_finder(files, everything), _id_finder(images, files, everything)
     found = [find_id(key) if name is None else find_file(name) for key, name in results.images]

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.errors import RequestError
+from detector.core.structures import SPLITS
 from detector.data.formats.coco_fields import contradictions, groups_of, upright, without_roots
 from detector.data.formats.coco_json import Category, Image, decode, read_json
 from detector.data.formats.folder import Folder, fold, last_part, relative, split_named, split_of
-from detector.data.formats.raw import POOL, RawSplit, show
+from detector.data.formats.raw import POOL, Format, RawSplit, Sign, Wanted, show
 from detector.data.validation.issues import Issues, Item
 
 SNIFFED = 100  # JSON files that are opened to see whether they are COCO's
@@ -44,7 +45,7 @@ class CocoReader:
     relative = False
     where = "annotations[{}] of {}"
 
-    def __init__(self, folder: Folder, wanted: dict[str, Sequence[str] | None]) -> None:
+    def __init__(self, folder: Folder, wanted: Wanted) -> None:
         self.folder = folder
         self.root = folder.root
         self.names: list[str] = []
@@ -57,7 +58,7 @@ class CocoReader:
         listed = "; ".join(f"{split} = {' + '.join(files)}" for split, files in self._jsons.items())
         self.recognised = f"COCO ({listed})"
 
-    def _choose(self, wanted: dict[str, Sequence[str] | None]) -> dict[str, list[str]]:
+    def _choose(self, wanted: Wanted) -> dict[str, list[str]]:
         """The JSON files of every split: those named, and by their names those of other splits."""
         chosen = self._named(wanted)
         if None not in wanted.values():
@@ -84,7 +85,7 @@ class CocoReader:
         unsorted = by_split.pop(None, [])
         if len(files) == 1 and not chosen:
             return {next((name for name in by_split if name), POOL): files}
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             found = by_split.get(split, [])
             unclear = not found and (split == "train" or (split == "val" and unsorted))
             if (len(found) > 1 or unclear) and wanted[split] is None:
@@ -95,9 +96,9 @@ class CocoReader:
             if found and wanted[split] is None:
                 chosen[split] = found
         self._unsorted = unsorted
-        return {split: chosen[split] for split in ("train", "val", "test") if split in chosen}
+        return {split: chosen[split] for split in SPLITS if split in chosen}
 
-    def _named(self, wanted: dict[str, Sequence[str] | None]) -> dict[str, list[str]]:
+    def _named(self, wanted: Wanted) -> dict[str, list[str]]:
         """The JSON files that `data.splits` names."""
         chosen: dict[str, list[str]] = {}
         for split, files in wanted.items():
@@ -357,3 +358,13 @@ def look_up(wanted: NDArray[np.int64], ids: Sequence[int]) -> NDArray[np.int64]:
     order = np.argsort(array)
     place = order[np.searchsorted(array[order], wanted).clip(max=len(ids) - 1)]
     return np.where(array[place] == wanted, place, -1)
+
+
+def _sign(folder: Folder) -> Sign:
+    jsons, issues = find_jsons(folder)
+    if jsons or any(issue.unreadable and issue.called for issue in issues.values()):
+        return Sign.SURE
+    return Sign.POSSIBLE if issues else Sign.NONE
+
+
+FORMAT = Format(CocoReader, _sign, "COCO (a JSON file with images, annotations and categories)")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -47,6 +48,9 @@ class RawSplit:
     def owners(self) -> NDArray[np.int64]:
         """The image that each box belongs to, `(m,)`."""
         return np.repeat(np.arange(len(self.images)), self.counts)
+
+
+Wanted = dict[str, Sequence[str] | None]  # names of each split; None: the usual ones; empty: none
 
 
 def add_unclear(issues: Issues, files: Sequence[str]) -> None:
@@ -158,6 +162,38 @@ class Reader(Protocol):
 
     def read(self, split: str) -> RawSplit:
         """Read one of the splits."""
+
+
+class Sign(IntEnum):
+    """How much the files of a folder look like a format; the strongest sign decides."""
+
+    NONE = 0
+    POSSIBLE = 1
+    LIKELY = 2
+    SURE = 3
+
+
+def no_hint(_: Folder) -> str:
+    """The `hint` of a format that has none."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of annotation files: what its module exports as `FORMAT`.
+
+    Attributes:
+        reader: Class of its reader, called with the files and the names of the splits.
+        sign: How much the files of a folder look like this format.
+        expected: The name of the format and the files that it is recognised by, for messages.
+        hint: Where else a data set of this format is, for a message about a folder without one;
+            empty if nowhere.
+    """
+
+    reader: Callable[[Folder, Wanted], Reader]
+    sign: Callable[[Folder], Sign]
+    expected: str
+    hint: Callable[[Folder], str] = no_hint
 
 
 def by_name(files: Sequence[str]) -> list[int]:

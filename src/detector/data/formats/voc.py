@@ -27,8 +27,11 @@ from detector.data.formats.folder import (
 )
 from detector.data.formats.raw import (
     POOL,
+    Format,
     RawBuilder,
     RawSplit,
+    Sign,
+    Wanted,
     add_unclear,
     add_unclear_list,
     flag,
@@ -62,7 +65,7 @@ class VocReader:
     relative = False
     where = "object {}"
 
-    def __init__(self, folder: Folder, wanted: dict[str, Sequence[str] | None]) -> None:
+    def __init__(self, folder: Folder, wanted: Wanted) -> None:
         self.folder = _find_devkit(folder)
         self.root = self.folder.root
         self.names: list[str] = []
@@ -166,7 +169,7 @@ class VocReader:
                 return xml
         return self.folder.unique_annotation(last_part(path), ".xml", folder)
 
-    def _from_folders(self, wanted: dict[str, Sequence[str] | None]) -> None:
+    def _from_folders(self, wanted: Wanted) -> None:
         """Splits by folder, or none."""
         xmls = self.folder.with_suffix(".xml")
         if not xmls:
@@ -277,9 +280,7 @@ def _find_devkit(folder: Folder) -> Folder:
     return Folder(inner) if above else folder
 
 
-def _usual_lists(
-    names: Sequence[str], wanted: dict[str, Sequence[str] | None]
-) -> dict[str, list[str]]:
+def _usual_lists(names: Sequence[str], wanted: Wanted) -> dict[str, list[str]]:
     """The lists of every split: those wanted, else the usual names in every year there is."""
     parts: dict[str, list[str]] = {}
     # With an underscore, lists are those of single classes, if there are others.
@@ -311,9 +312,7 @@ def _image_id(line: str) -> str:
     return head if dot and f".{tail.lower()}" in (*SUFFIXES, *UNREAD, ".xml") else line
 
 
-def by_folder(
-    root: Path, files: Sequence[str], wanted: dict[str, Sequence[str] | None]
-) -> dict[str, list[str]]:
+def by_folder(root: Path, files: Sequence[str], wanted: Wanted) -> dict[str, list[str]]:
     """Sort files into splits by the folders that they lie in.
 
     Args:
@@ -383,3 +382,10 @@ def number(node: Element, path: str, where: str = "", default: float | None = No
         return float(text)
     except ValueError as error:
         raise RequestError(f"{where}<{path}> is {text!r}, expected a number") from error
+
+
+def _sign(folder: Folder) -> Sign:
+    return Sign.SURE if folder.with_suffix(".xml") else Sign.NONE
+
+
+FORMAT = Format(VocReader, _sign, "VOC (*.xml)")

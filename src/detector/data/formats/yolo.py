@@ -28,8 +28,11 @@ from detector.data.formats.folder import (
 )
 from detector.data.formats.raw import (
     POOL,
+    Format,
     RawBuilder,
     RawSplit,
+    Sign,
+    Wanted,
     add_unclear,
     add_unclear_list,
     show,
@@ -60,7 +63,7 @@ class YoloReader:
     relative = True
     where = "line {}"
 
-    def __init__(self, folder: Folder, wanted: dict[str, Sequence[str] | None]) -> None:
+    def __init__(self, folder: Folder, wanted: Wanted) -> None:
         self.folder = folder
         self.root = root = folder.root
         said: dict[str, list[str]] = {}
@@ -111,7 +114,7 @@ class YoloReader:
         return found
 
     def _sort(
-        self, wanted: dict[str, Sequence[str] | None], said: dict[str, list[str]], base: object
+        self, wanted: Wanted, said: dict[str, list[str]], base: object
     ) -> dict[str, list[str]]:
         """The images of every split.
 
@@ -510,3 +513,12 @@ def _parts(path: str) -> tuple[bool, list[str]]:
     plain = re.sub(r"^file:/*(?=/|[A-Za-z]:)", "", path.strip().replace("\\", "/"))
     foreign = re.match(r"/|[A-Za-z]:|~|\$|%|\.\.", plain) is not None
     return foreign, [p for p in plain.split("/") if not re.fullmatch(r"|\.|\.\.|~|[A-Za-z]:", p)]
+
+
+def _sign(folder: Folder) -> Sign:
+    if find_yamls(folder):
+        return Sign.SURE
+    return Sign.NONE if find_names(folder) is None else Sign.LIKELY
+
+
+FORMAT = Format(YoloReader, _sign, "YOLO (data.yaml with names)", hint)
