@@ -327,7 +327,7 @@ def record_images(config: Config, data: DataSet, resumed: Path | None) -> Tensor
     """Record all images that the weights are trained on, in this run and before, for checkpoints.
 
     Images of the split that is scored at the end on which the first weights were trained become
-    findings of the data.
+    issues of the data.
 
     Args:
         config: Configuration in force.

@@ -528,7 +528,7 @@ def test_leakage_of_the_scored_split_is_said_beside_the_score(runs, tmp_path, ca
             ("similar pictures in two splits", "test", "JPEGImages/other.jpg"),
             ("similar pictures in two splits", "val", "JPEGImages/val0.jpg"),
         ):
-            data.findings.add(kind, Item(split, file, "like x in train", file))
+            data.issues.add(kind, Item(split, file, "like x in train", file))
         return data
 
     monkeypatch.setattr(load_data, "usable_data", leaking)

@@ -60,7 +60,7 @@ def test_images_seen_in_training_are_known_under_any_name_and_nearly(tmp_path, d
     assert none == (set(), set())
     assert load_data.seen_in_training(test, "test", [[]]) == [(set(), set())]
     load_data.note_seen(test, "test", seen, "ckpt=a was trained on")
-    same, near = test.findings.of("leakage")
+    same, near = test.issues.of("leakage")
     assert (same.kind, near.kind) == ("seen in training", "like a training image")
     assert str(same.items[0]) == "JPEGImages/test9.jpg: ckpt=a was trained on it"
     assert str(near.items[0]) == "JPEGImages/test0.jpg: ckpt=a was trained on a picture like it"
@@ -76,5 +76,5 @@ def test_a_training_records_its_images_and_those_of_its_first_weights(tmp_path, 
     own = {picture(data.root / file) for file in data.files()["train"]}
     torch.save({"detector": {"trained_on": record}}, tmp_path / "second.ckpt")
     assert set(read_trained_on(tmp_path / "second.ckpt")) == own | set(earlier)
-    (leak,) = data.findings.of("leakage")
+    (leak,) = data.issues.of("leakage")
     assert [item.file for item in leak.items] == ["JPEGImages/test0.jpg"]

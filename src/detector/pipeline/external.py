@@ -16,9 +16,9 @@ from detector.core.errors import RequestError
 from detector.core.files import atomic
 from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.external.detections import Results, read_results
-from detector.data.external.ground_truth import CocoTruth, read_coco_truth
-from detector.data.external.match import match_classes, match_folder, match_truth
-from detector.data.read import DataSet, files_of
+from detector.data.external.ground_truth import CocoGroundTruth, read_coco_ground_truth
+from detector.data.external.match import match_classes, match_folder, match_ground_truth
+from detector.data.read import DataSet
 from detector.evaluation.arrays import Detections, Truth, xywh
 from detector.pipeline.load_data import LISTED, describe_data, usable_data
 from detector.pipeline.score import EvaluationInputs
@@ -82,16 +82,16 @@ def _file(key: str, value: str) -> Path:
 
 def _against_file_of(config: Config, file: Path, results: Sequence[Results]) -> ExternalInputs:
     """Detections against a COCO file."""
-    truth = read_coco_truth(file, Path(config.data.root) if config.data.root else None)
+    truth = read_coco_ground_truth(file, Path(config.data.root) if config.data.root else None)
     notes = list(truth.notes)
-    if truth.faults:
-        more = len(truth.faults) - 1
+    if truth.issues:
+        more = len(truth.issues) - 1
         others = f" (and {more} more error{'s' * (more > 1)})" if more else ""
         if config.data.on_bad == "error":
             raise RequestError(
-                f"{file}: {truth.faults[0]}{others}; data.on_bad=skip leaves such things out"
+                f"{file}: {truth.issues[0]}{others}; data.on_bad=skip leaves such things out"
             )
-        notes += [f"left out of {file}: {fault}" for fault in truth.faults[:LISTED]]
+        notes += [f"left out of {file}: {fault}" for fault in truth.issues[:LISTED]]
     found = [_against_file(one, truth, notes) for one in results]
     images = truth.images
     arrays = Truth(
@@ -110,10 +110,10 @@ def _against_file_of(config: Config, file: Path, results: Sequence[Results]) -> 
     return ExternalInputs(inputs, None, notes, names)
 
 
-def _against_file(results: Results, truth: CocoTruth, notes: list[str]) -> Detections:
+def _against_file(results: Results, truth: CocoGroundTruth, notes: list[str]) -> Detections:
     """Detections in the truth's images and classes."""
     labels = match_classes(results, truth.classes, str(truth.file))
-    place, named = match_truth(results, truth)
+    place, named = match_ground_truth(results, truth)
     if named:
         notes.append(f"{results.file}: image_id is not the truth's, so file_name is what counts")
     return _pack(results, place, labels, notes)
@@ -218,7 +218,7 @@ def write_detections(
     names = [
         # as JSON has it; Linux allows names that are no text
         name.encode(errors="backslashreplace").decode()
-        for name in files_of(images, root)
+        for name in images.files(root)
     ]
     boxes = xywh(detections)
     numbers, encoder = classes.ids, msgspec.json.Encoder()

@@ -23,7 +23,7 @@ from detector.core.errors import RequestError
 from detector.core.files import write_json
 from detector.core.run_folder import RunFolder
 from detector.core.version import __version__
-from detector.data.read import DataSet, files_of
+from detector.data.read import DataSet
 from detector.data.validation.issues import Item
 from detector.evaluation.analysis import BEST, analyse
 from detector.evaluation.coco import protocol
@@ -145,7 +145,7 @@ def _write(
 
 def _image_names(inputs: EvaluationInputs, context: ReportContext) -> Sequence[str]:
     """What each image is called."""
-    return files_of(inputs.images, context.data.root) if context.data else context.image_names
+    return inputs.images.files(context.data.root) if context.data else context.image_names
 
 
 def _write_own(scored: Scored, context: ReportContext, draft: RunFolder, *, probable: bool) -> None:
@@ -187,7 +187,7 @@ def thresholds_of(matches: Matches, names: Sequence[str], split: str) -> dict[st
 
 def _leaks(scored: Scored, context: ReportContext) -> dict[str, list[Item]]:
     """What makes the scores of this very split look better than they are, by kind."""
-    found = context.data.findings.of("leakage") if context.data else []
+    found = context.data.issues.of("leakage") if context.data else []
     of_split = {
         f.kind: [item for item in f.items if item.split == scored.inputs.split] for f in found
     }
@@ -322,7 +322,7 @@ def _report_content(
                 name: {"images": len(split), "boxes": len(split.labels)}
                 for name, split in splits.items()
             },
-            "left_out": 0 if data is None else sum(f.count for f in data.findings.of("error")),
+            "left_out": 0 if data is None else sum(f.count for f in data.issues.of("error")),
         },
         "config": OmegaConf.to_yaml(OmegaConf.create(plain(context.config))),
         "commands": [{"what": what, "command": command} for what, command in context.commands],

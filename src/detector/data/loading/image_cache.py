@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["none", "ram", "disk"]
 # Index and file of an image -> the image at the network's size.
-Source = Callable[[int, Path], Resized]
+ImageLoader = Callable[[int, Path], Resized]
 
 # Where Linux says what a container may use (its documentation: cgroup-v2, "memory").
 CGROUP = Path("/sys/fs/cgroup")
@@ -47,14 +47,14 @@ HEAD = struct.Struct("<5I")
 VERSION = f"2 {cv2.__version__}".encode()[: hashlib.blake2b.PERSON_SIZE]
 
 
-def make_sources(
+def make_image_loaders(
     splits: dict[str, AnnotatedImages],
     size: int,
     kind: Kind = "none",
     folder: Path | None = None,
     processes: int = 1,
     channels: int = 3,
-) -> dict[str, Source]:
+) -> dict[str, ImageLoader]:
     """One source for each split.
 
     Args:
@@ -73,7 +73,7 @@ def make_sources(
         if folder is None:
             raise RequestError("data.cache=disk needs a folder to keep images in")
         return dict.fromkeys(splits, DiskCache(folder, size, channels))
-    sources: dict[str, Source] = dict.fromkeys(splits, partial(_read, size, channels))
+    sources: dict[str, ImageLoader] = dict.fromkeys(splits, partial(_read, size, channels))
     if kind == "ram":
         kept = {n: RamCache(splits[n], size, channels) for n in splits if n in ("train", "val")}
         _check_memory(list(kept.values()), processes)
