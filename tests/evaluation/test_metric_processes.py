@@ -27,9 +27,13 @@ def score(rank, folder, expected):
         found = metric.compute()
     except RuntimeError as error:
         found = str(error)
-    voc = voc_scores(metric.evaluation.detections, metric.evaluation.truth, 3) if not rank else None
+    voc = (
+        voc_scores(metric.evaluation.detections, metric.evaluation.ground_truth, 3)
+        if not rank
+        else None
+    )
     knows = metric.evaluation is not None
-    torch.save((found, voc, knows, metric.found), f"{folder}/{rank}.pt")
+    torch.save((found, voc, knows, metric.predictions), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -46,8 +50,8 @@ def test_two_processes_score_as_one_to_the_last_bit(tmp_path):
     np.testing.assert_array_equal(list(second.values()), list(expected.values()))
     assert knows
     assert not other_knows  # only the first process computes
-    detections, truth = alone.arrays()
-    assert voc[0] == voc_scores(detections, truth, 3)[0]
+    detections, ground_truth = alone.arrays()
+    assert voc[0] == voc_scores(detections, ground_truth, 3)[0]
     assert len(rows) == 4  # its own batches again, after what was gathered
 
 

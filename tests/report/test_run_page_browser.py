@@ -26,7 +26,7 @@ PICTURES = [
         (0.9, 0.57, 0.2),
         truths=2,
         reasons=("best",),
-        found_by=np.array([0.57, np.nan], np.float32),
+        match_scores=np.array([0.57, np.nan], np.float32),
         outcomes=np.array([0, 1, 0]),
     ),
     picture(1, (0.8, 0.56), truths=0, reasons=("worst", "suspect")),
@@ -203,16 +203,19 @@ def test_a_box_lies_where_it_is_and_says_its_class_and_score(visit, report):
         assert box[key] - frame[key] == pytest.approx(place, abs=1.5)
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     assert page.inner_text("#tip") == "cat 0.57, right"
-    truth = scene.locator(".truth").first.bounding_box()
-    page.mouse.move(truth["x"] + truth["width"] / 2, truth["y"] + truth["height"] / 2)
+    ground_truth = scene.locator(".truth").first.bounding_box()
+    page.mouse.move(
+        ground_truth["x"] + ground_truth["width"] / 2,
+        ground_truth["y"] + ground_truth["height"] / 2,
+    )
     assert page.inner_text("#tip") == "truth: cat, found"
     page.mouse.move(frame["x"] + frame["width"] - 3, frame["y"] + frame["height"] - 3)
     assert page.locator("#tip").is_hidden()
 
 
-def test_a_small_box_is_found_by_the_pointer_below_a_large_one(visit, tmp_path):
+def test_a_small_box_is_match_scores_the_pointer_below_a_large_one(visit, tmp_path):
     large = Boxes(np.array([[0.0, 0, 80, 60]]), np.array([1]), np.array([0.9], np.float32))
-    write_run_page(tmp_path / "index.html", content(), [picture(found=large)])
+    write_run_page(tmp_path / "index.html", content(), [picture(predictions=large)])
     page = visit(tmp_path / "index.html")
     page.locator(".gallery .truth").hover()
     assert page.inner_text("#tip") == "truth: cat, missed"
