@@ -38,7 +38,11 @@ def score(rank, folder, expected):
 
 
 def together(folder, expected):
-    multiprocessing.spawn(score, (str(folder), expected), nprocs=2)
+    # Processes that are forked off a server that has imported what takes long.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torchmetrics", "hypothesis", "detector.evaluation.metric"])
+    given = str(folder), expected
+    multiprocessing.start_processes(score, given, nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
