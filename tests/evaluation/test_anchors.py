@@ -41,7 +41,7 @@ def lay(grid, scales, ratios, size):
 )
 def test_the_best_overlap_is_that_with_all_anchors(size, grid, scales, ratios):
     laid = lay(grid, scales, ratios, size)
-    boxes = random_boxes(300, size)
+    boxes = random_boxes(60, size)
     expected = box_iou(torch.tensor(boxes).double(), laid.double()).max(1).values
     sizes = np.tile(np.array(size, np.int32), (len(boxes), 1))
     ours = best_iou(boxes, sizes, Anchors(grid, scales, ratios))

@@ -25,7 +25,7 @@ from test_page import HOSTILE, QUOTED, Reader
 from detector.report import formatting
 from detector.report.draw import Boxes
 from detector.report.gallery import class_colors, describe, encode_pictures
-from detector.report.run_page import _confused, _start, headline, write_run_page
+from detector.report.run_page import headline, write_run_page
 
 BREAKING = "</script><!-- <script>"
 DASH = formatting.NONE
@@ -222,23 +222,33 @@ def test_the_settings_that_differ_between_two_models_are_listed(tmp_path):
     assert listed(None) == ""  # files of detections have no settings
 
 
-def test_the_most_frequent_confusions_come_first_and_the_background_is_none_of_them():
+def test_the_most_frequent_confusions_come_first_and_the_background_is_none_of_them(tmp_path):
     matrix = [[5, 3, 0, 9], [0, 6, 4, 9], [1, 0, 9, 0], [9, 9, 9, 0]]
-    pairs = _confused({"labels": ["a", "b", "c", "background"], "matrix": matrix})
-    assert pairs == [("b", "c", 4, 4 / 19), ("a", "b", 3, 3 / 17), ("c", "a", 1, 0.1)]
+    confusion = {"iou": 0.5, "labels": ["a", "b", "c", "background"], "matrix": matrix}
+    page = write(tmp_path, classes=("a", "b", "c"), confusion=confusion)
+    listed = words(section(page, "errors")).partition("Share of the true boxes ")[2]
+    assert listed == "b c 4 21.1% a b 3 17.6% c a 1 10.0%"  # 4 of 19, 3 of 17, 1 of 10
 
 
 @pytest.mark.parametrize(
     ("thresholds", "expected"),
-    [([0.615], 0.615), ([0.9, 0.2, 0.4], 0.4), ([0.9, 0.2], 0.2), ([0.0], 0.05), ([], 0.5)],
+    [
+        ([0.615], "0.615"),
+        ([0.9, 0.2, 0.4], "0.4"),
+        ([0.9, 0.2], "0.2"),
+        ([0.0], "0.05"),
+        ([], "0.5"),
+    ],
 )
-def test_the_gallery_starts_at_the_median_of_the_classes_thresholds(thresholds, expected):
+def test_the_gallery_starts_at_the_median_of_the_classes_thresholds(tmp_path, thresholds, expected):
     rows = {str(i): class_row(threshold=t) for i, t in enumerate(thresholds)}
-    assert _start({**rows, "absent": class_row(truths=0, threshold=0.99)}) == expected
+    rows["absent"] = class_row(truths=0, threshold=0.99)
+    page = write(tmp_path, [picture()], classes=tuple(rows), per_class=rows)
+    assert re.findall(r'id="threshold".*? value="(.*?)"', page) == [expected]
 
 
 def test_shapes_are_called_what_they_are_counted_by(tmp_path):
-    # evaluation/strata.py has 3:1 for what is three times as high as wide.
+    # evaluation/breakdown.py has 3:1 for what is three times as high as wide.
     page = write(tmp_path)
     axis = embedded(page)["figures"]["aspects"]["layout"]["xaxis"]
     assert axis["title"]["text"] == "height : width"
@@ -287,7 +297,7 @@ def test_commands_and_configuration_can_be_copied(tmp_path):
     assert "<code>seed: 0\n</code></pre><button" in read
 
 
-def test_a_hundred_noisy_pictures_stay_below_15_mib(tmp_path):
+def test_noisy_pictures_stay_below_15_mib(tmp_path):
     empty = Boxes(np.zeros((0, 4)), np.zeros(0, np.int64))
     shown = [picture(i, image=image, ground_truth=empty) for i, image in enumerate(noise(40))]
     page = write(tmp_path, shown)

@@ -257,7 +257,7 @@ def test_a_box_lies_where_it_is_and_says_its_class_and_score(page):
         ground_truth["x"] + ground_truth["width"] / 2,
         ground_truth["y"] + ground_truth["height"] / 2,
     )
-    assert page.inner_text("#tip") == "truth: cat, found"
+    assert page.inner_text("#tip") == "true box: cat, found"
     page.mouse.move(frame["x"] + frame["width"] - 3, frame["y"] + frame["height"] - 3)
     assert page.locator("#tip").is_hidden()
 
@@ -267,7 +267,7 @@ def test_a_small_box_is_found_by_the_pointer_below_a_large_one(visit, tmp_path):
     write_run_page(tmp_path / "index.html", content(), [picture(predictions=large)])
     page = visit(tmp_path / "index.html")
     page.locator(".gallery .truth").hover()
-    assert page.inner_text("#tip") == "truth: cat, missed"
+    assert page.inner_text("#tip") == "true box: cat, missed"
 
 
 def test_tables_are_sorted_by_their_headers_and_what_is_undefined_stays_last(page):

@@ -88,23 +88,24 @@ def draw_boxes(
         )
         look: dict[str, Any] = {"color": color} if color else {}
         scene = sv.BoxAnnotator(thickness=thickness, **look).annotate(scene, detections)
-        texts = [
-            " ".join(
-                ([_drawable(names[label - 1])] if len(names) > 1 else [])
-                + ([f"{score:.2f}"] if score is not None else [])
-            )
-            for label, score in zip(
-                boxes.labels[chosen],
-                boxes.scores[chosen] if boxes.scores is not None else [None] * chosen.sum(),
-                strict=True,
-            )
-        ]
+        texts = _texts(boxes, chosen, names)
         if any(texts) and color is None:
             writer = sv.LabelAnnotator(
                 text_scale=0.36, text_thickness=1, text_padding=2, smart_position=True
             )
             scene = writer.annotate(scene, detections, labels=texts)
     return np.asarray(scene, dtype=np.uint8)
+
+
+def _texts(boxes: Boxes, chosen: NDArray[np.bool_], names: Sequence[str]) -> list[str]:
+    """What is written beside the chosen boxes: class, if there are several, and score."""
+    texts = [
+        _drawable(names[label - 1]) if len(names) > 1 else "" for label in boxes.labels[chosen]
+    ]
+    if boxes.scores is None:
+        return texts
+    scores = boxes.scores[chosen]
+    return [f"{text} {score:.2f}".strip() for text, score in zip(texts, scores, strict=True)]
 
 
 def draw_sheet(panels: Sequence[Panel], names: Sequence[str], caption: str, file: Path) -> None:

@@ -31,32 +31,8 @@ def confusion(confusion: Mapping[str, Any]) -> Figure | None:
         for row, (_, of) in zip(matrix, wholes, strict=True)
     ]
     shares[-1][-1] = None  # background detected as background is not counted
-    numbered = count <= NUMBERED
-    places = _categories(names)
-    trace = {
-        "type": "heatmap",
-        "x": places,
-        "y": places,
-        "z": shares,
-        "customdata": [
-            [
-                [formatting.number(n), formatting.many(whole, unit)]
-                for n, whole in zip(row, of, strict=True)
-            ]
-            for row, (unit, of) in zip(matrix, wholes, strict=True)
-        ],
-        "zmin": 0,
-        "zmax": 1,
-        # Steep at the start, so that a share of 1% can be seen.
-        "colorscale": [[0, "--panel"], [0.01, "--heat-1"], [0.1, "--heat-2"], [1, "--strong"]],
-        "xgap": 1,
-        "ygap": 1,
-        "hoverongaps": False,
-        "colorbar": {"tickformat": ".0%", "thickness": 10, "outlinewidth": 0, "len": 0.6},
-        "hovertemplate": "truth: %{y}<br>detected: %{x}<br>%{customdata[0]} of "
-        "%{customdata[1]} (%{z:.1%})<extra></extra>",
-    }
-    if numbered:
+    trace = _cells(names, matrix, shares, wholes)
+    if numbered := count <= NUMBERED:
         texts = [[formatting.number(n) for n in row] for row in matrix]
         texts[-1][-1] = ""
         trace |= {"text": texts, "texttemplate": "%{text}"}
@@ -126,9 +102,13 @@ def differences(comparison: Mapping[str, Any]) -> Figure | None:
         "marker": {"size": 9, "color": "--bar"},
         "hovertemplate": "%{text}: %{x:+.1%}<br>%{customdata}<extra></extra>",
     }
-    names = [label(row["name"], LABEL) for row in rows]
-    layout = {
-        "height": 80 + 26 * len(rows),
+    return figure([trace], _differences_layout([row["name"] for row in rows]))
+
+
+def _differences_layout(names: Sequence[str]) -> Figure:
+    """Layout with a line for each score, from top to bottom."""
+    return {
+        "height": 80 + 26 * len(names),
         "hovermode": "closest",
         "showlegend": False,
         "xaxis": {
@@ -137,17 +117,49 @@ def differences(comparison: Mapping[str, Any]) -> Figure | None:
             "nticks": 6,
             "zeroline": True,
             "zerolinecolor": "--quiet",
-            "side": "top",  # of a long list the top is seen first
+            "side": "top",  # the top of a long list is seen first
         },
         "margin": {"t": 50, "b": 12},
         "yaxis": {
-            "tickvals": trace["y"],
-            "ticktext": names,
-            "range": [len(rows) - 0.4, -0.6],
+            "tickvals": list(range(len(names))),
+            "ticktext": [label(name, LABEL) for name in names],
+            "range": [len(names) - 0.4, -0.6],
             "automargin": True,
         },
     }
-    return figure([trace], layout)
+
+
+def _cells(
+    names: Sequence[str],
+    matrix: Sequence[Sequence[int]],
+    shares: Sequence[Sequence[float | None]],
+    wholes: Sequence[tuple[str, Sequence[int]]],
+) -> Figure:
+    """The trace of a confusion matrix; `wholes` are the units and the sums that shares are of."""
+    places = _categories(names)
+    return {
+        "type": "heatmap",
+        "x": places,
+        "y": places,
+        "z": shares,
+        "customdata": [
+            [
+                [formatting.number(n), formatting.many(whole, unit)]
+                for n, whole in zip(row, of, strict=True)
+            ]
+            for row, (unit, of) in zip(matrix, wholes, strict=True)
+        ],
+        "zmin": 0,
+        "zmax": 1,
+        # Steep at the start, so that a share of 1% can be seen.
+        "colorscale": [[0, "--panel"], [0.01, "--heat-1"], [0.1, "--heat-2"], [1, "--strong"]],
+        "xgap": 1,
+        "ygap": 1,
+        "hoverongaps": False,
+        "colorbar": {"tickformat": ".0%", "thickness": 10, "outlinewidth": 0, "len": 0.6},
+        "hovertemplate": "ground truth: %{y}<br>detected: %{x}<br>%{customdata[0]} of "
+        "%{customdata[1]} (%{z:.1%})<extra></extra>",
+    }
 
 
 def _matrix_layout(names: Sequence[str], cell: float, numbered: bool) -> Figure:
@@ -162,7 +174,7 @@ def _matrix_layout(names: Sequence[str], cell: float, numbered: bool) -> Figure:
         "hovermode": "closest",
         "height": round(cell * len(names) * (0.75 if numbered else 1) + 150),
         "xaxis": axis | {"title": {"text": "detected"}, "autorange": True},
-        "yaxis": axis | {"title": {"text": "truth"}},
+        "yaxis": axis | {"title": {"text": "ground truth"}},
     }
 
 

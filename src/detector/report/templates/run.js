@@ -1,5 +1,5 @@
 "use strict";
-// What all of the page's scripts use, sorted tables, copying.
+// Helpers for all scripts of the page, sorting of tables, copy buttons.
 const report = JSON.parse(document.getElementById("report-data").textContent);
 const byId = (id) => document.getElementById(id);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -18,7 +18,7 @@ function sort(button) {
   const rows = [...body.rows];
   const numbers = rows.some((row) => value(row) !== "" && !Number.isNaN(Number(value(row))));
   const before = header.getAttribute("aria-sort");
-  // Numbers are looked at from the highest on, names from the first.
+  // Numbers are sorted in descending order first, names in ascending order.
   const up = before === "none" ? !numbers || column === 0 : before === "descending";
   for (const other of header.parentNode.cells) other.setAttribute("aria-sort", "none");
   header.setAttribute("aria-sort", up ? "ascending" : "descending");
@@ -32,7 +32,7 @@ function sort(button) {
 
 all(".sort").forEach((button) => button.addEventListener("click", () => sort(button)));
 
-// ---- Tables that are wider than their place say so
+// ---- Notes above tables that are wider than the page
 
 const fitting = new ResizeObserver((entries) => entries.forEach(({ target }) => {
   const columns = all("thead th", target).length;

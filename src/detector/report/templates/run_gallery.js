@@ -1,5 +1,5 @@
 "use strict";
-// The gallery: boxes over the pictures, a threshold, the picture that is looked at.
+// The gallery: boxes over the pictures, the score threshold, and the viewer for one picture.
 const SVG = "http://www.w3.org/2000/svg";
 const state = { threshold: Number(byId("threshold")?.value), found: true, truth: true,
   errors: false };
@@ -17,8 +17,8 @@ function rectangle({ corners: [left, top, right, bottom], color }) {
 
 const score = (value) => value === null ? "" : ` ${value.toFixed(2)}`;
 
-// What became of a box at the threshold. A detection's match does not depend on weaker detections,
-// so a true box is missed where the detection that found it does not reach the threshold.
+// Outcome of a box at the threshold. The match of a detection does not depend on detections of lower
+// scores, so a true box is missed if the detection matched with it does not reach the threshold.
 function outcome(mark) {
   if (mark.kind === "found") return OUTCOMES[mark.outcome];
   if (mark.kind === "suspect") return "";
@@ -32,12 +32,12 @@ function describe(mark, outcome) {
   return `${mark.text}, ${said}`;
 }
 
-// All boxes of a picture as marks {rect, kind, score}; they are shown and hidden, not made anew.
+// All boxes of a picture as marks {rect, kind, score}, which are shown and hidden, not redrawn.
 function fill(svg, picture) {
   const boxes = [
     ...picture.truth.map(([x1, y1, x2, y2, label, ignored, foundBy]) => ({
       corners: [x1, y1, x2, y2], kind: "truth", color: report.colors[label - 1], score: 1,
-      ignored, foundBy, text: `truth: ${report.classes[label - 1]}`,
+      ignored, foundBy, text: `true box: ${report.classes[label - 1]}`,
     })),
     ...picture.found.map(([x1, y1, x2, y2, label, value, outcome]) => ({
       corners: [x1, y1, x2, y2], kind: "found", color: report.colors[label - 1], score: value,
@@ -45,7 +45,7 @@ function fill(svg, picture) {
     })),
   ];
   const area = ({ corners: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
-  // The pointer finds what is on top: small boxes lie on large ones.
+  // The pointer hits the topmost box: small boxes are on top of large ones.
   boxes.sort((a, b) => area(b) - area(a));
   boxes.push(...picture.suspects.map(([x1, y1, x2, y2, kind, name, value]) => ({
     corners: [x1, y1, x2, y2], kind: "suspect", color: "", score: value,
@@ -62,7 +62,7 @@ const isDrawn = (mark) => mark.kind === "suspect"
   || state[mark.kind] && (mark.kind === "truth" || mark.score >= state.threshold)
     && (!state.errors || ERRORS.has(outcome(mark)));
 
-// Show what is to be drawn, and count it by kind and by outcome.
+// Show or hide each box, and count the visible ones by kind and by outcome.
 function update(marks) {
   const drawn = {};
   for (const mark of marks) {
@@ -101,7 +101,7 @@ function startGallery() {
     if (viewer.card) listBoxes();
   }
 
-  // The boxes of the large picture as words, reachable by keyboard; one lights up in the picture.
+  // The boxes of the viewer as a list for the keyboard; the focused one is highlighted.
   function listBoxes() {
     update(viewer.marks);
     const order = { suspect: 0, found: 1, truth: 2 };
@@ -136,11 +136,11 @@ function startGallery() {
     listBoxes();
     if (viewer.dialog.open) return;
     viewer.dialog.showModal();
-    // A browser that goes to the picture's place in the page takes the focus away after this.
+    // A browser that scrolls to the picture's anchor moves the focus after this.
     requestAnimationFrame(() => setTimeout(() => byId("close").focus()));
   }
 
-  // The address says which picture is open, so that links, "back" and reloading do what they say.
+  // The URL fragment says which picture is open, so that links, "back" and reloading work.
   function follow() {
     const card = cards.find(({ picture }) => `#${picture.id}` === location.hash);
     if (card) open(card);
@@ -214,7 +214,7 @@ function startTip(dialog) {
     const text = event.target.dataset?.text;
     tip.hidden = !text;
     if (!text) return;
-    // A modal dialog covers what is outside it.
+    // A modal dialog covers all elements outside it.
     (dialog.open ? dialog : byId("gallery")).append(tip);
     tip.textContent = text;
     tip.style.left = `${Math.min(event.clientX + 12, innerWidth - tip.offsetWidth - 4)}px`;

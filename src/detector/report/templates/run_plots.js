@@ -1,5 +1,5 @@
 "use strict";
-// The plots: the library is unpacked, and draws them in the page's colours.
+// The plots: the library is decompressed and draws them in the colours of the page.
 const TOKENS = ["--ground", "--panel", "--ink", "--quiet", "--line", "--bar", "--track",
   "--strong", "--shade", "--shade-2", "--heat-1", "--heat-2"];
 
@@ -8,7 +8,7 @@ function readColors() {
   return Object.fromEntries(TOKENS.map((name) => [name, style.getPropertyValue(name).trim()]));
 }
 
-// A copy of plain data with the style's variables replaced by the colours they stand for now.
+// A copy of plain data with CSS variables replaced by their current colours.
 function colored(value, colors) {
   if (typeof value === "string") return Object.hasOwn(colors, value) ? colors[value] : value;
   if (Array.isArray(value)) return value.map((item) => colored(item, colors));
@@ -43,7 +43,7 @@ function laidOut(layout, colors) {
   return result;
 }
 
-// The traces as the chosen class wants them: only its own, or its own in front.
+// Traces for the chosen class: only its own, or its own in front.
 function chosenTraces(figure, name) {
   if (figure.choose === "only") {
     return figure.data.map((trace) => ({ ...trace, visible: trace.meta === name }));
@@ -91,7 +91,7 @@ async function startPlots() {
   document.documentElement.dataset.plots = "drawn";
   byId("class")?.addEventListener("change", () => draw(true));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
-  // On paper the plots are dark on light, whatever the screen.
+  // In print the plots are dark on light in either colour scheme.
   for (const [name, paper] of [["beforeprint", true], ["afterprint", false]]) {
     addEventListener(name, () => {
       document.documentElement.classList.toggle("paper", paper);
@@ -100,5 +100,5 @@ async function startPlots() {
   }
 }
 
-// The page is seen before the plots are made.
+// The page is shown before the plots are drawn.
 requestAnimationFrame(() => setTimeout(startPlots));
