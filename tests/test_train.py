@@ -337,7 +337,7 @@ def test_what_was_dealt_out_by_ratio_is_written_and_stays_when_images_are_added(
     for folder in ("Annotations", "JPEGImages"):
         for file in (tmp_path / "more" / folder).iterdir():
             shutil.move(file, voc_root / folder / file.name)
-    for overrides in ([], [f"data.root={voc_root}"], ["data.split.file=null"]):
+    for overrides in ([], [f"data.root={voc_root}"], ["data.auto_split.file=null"]):
         config = request.resolve("evaluate", ask("evaluate", f"ckpt={out}", *overrides, out=out))
         data = load_data.read_data(config)
         files = {Path(p).relative_to(voc_root).as_posix() for p in data.splits["test"].paths}
@@ -393,7 +393,7 @@ def test_the_coco_experiment_runs_with_random_weights(tmp_path):
     splits = three_splits()
     root = write_coco(tmp_path / "coco", {"train2017": splits["train"], "val2017": splits["val"]})
     small = ["model.weights=none", "data.image_size=64", "trainer.max_epochs=1"]
-    small += ["trainer.limit_train_batches=1", "trainer.accelerator=cpu", "data.split.val=0.2"]
+    small += ["trainer.limit_train_batches=1", "trainer.accelerator=cpu", "data.auto_split.val=0.2"]
     small += ["model.rpn_top_n_test=20", "model.fpn_channels=32", "model.head.hidden=[32]"]
     done = run_train(
         "+experiment=coco", f"data.root={root}", *small, "hydra.run.dir=out", cwd=tmp_path

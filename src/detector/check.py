@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from pydantic.dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +19,7 @@ from detector.cli import run_verb
 from detector.config.schema import Config
 from detector.core.console import log_table
 from detector.core.files import write_json
+from detector.core.options import STRICT
 from detector.pipeline import check_data, load_data, request
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,17 @@ log = logging.getLogger(__name__)
 EXAMPLES = 3  # of every kind, on the terminal
 NAMED = 12  # classes of a split, on the terminal
 PREVIEWED = 16  # images
+
+
+@dataclass(config=STRICT, frozen=True, kw_only=True)
+class CheckKeys(Config):
+    """The configuration of a check of a data set."""
+
+    preview: bool = False
+    """Also write preview.png, a sheet of augmented training images."""
+
+
+KEYS = CheckKeys
 
 
 def check(cfg: DictConfig) -> dict[str, Any]:

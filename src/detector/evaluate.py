@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig
+from pydantic.dataclasses import dataclass
 
 from detector.cli import run_verb
 from detector.config.schema import Config, parse, plain
 from detector.core.console import announce, typed, typed_command
 from detector.core.errors import RequestError
+from detector.core.options import STRICT
 from detector.pipeline import external, load_data, request
 from detector.training.checkpoint import (
     checkpoint_path,
@@ -33,6 +35,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ASIDE = ("ckpt", "name", "resamples", "gallery")  # settings that are not compared
+
+
+@dataclass(config=STRICT, frozen=True, kw_only=True)
+class EvaluateKeys(Config):
+    """The configuration of an evaluation."""
+
+    split: Literal["train", "val", "test"] | None = None
+    """Split that is scored; null: test, or val where there is no test."""
+    predictions: str | None = None
+    """Detections of any tool as COCO results (JSON), scored instead of a checkpoint."""
+    truth: str | None = None
+    """With predictions=: ground truth as COCO's JSON; null: the split of the data."""
+    compare: str | None = None
+    """A second checkpoint (with predictions=: file) on the same images: which is better?"""
+
+
+KEYS = EvaluateKeys
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:

@@ -8,11 +8,13 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from detector.cli import run_verb
 from detector.config.schema import Config
@@ -20,6 +22,7 @@ from detector.core.bar import Bar
 from detector.core.console import announce
 from detector.core.errors import RequestError, WorkError
 from detector.core.files import uninterrupted, write_json
+from detector.core.options import STRICT, Real
 from detector.data.formats.folder import Folder
 from detector.pipeline import load_data, request
 from detector.training.checkpoint import score_thresholds
@@ -33,6 +36,41 @@ log = logging.getLogger(__name__)
 COLUMNS = ("image_id", "file_name", "category_id", "category", "score", "x1", "y1", "x2", "y2")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing more can be written
 LONGEST_NAME = 255  # bytes, of a file on usual file systems
+
+Score = Annotated[Real, Field(ge=0, le=1)]
+
+
+@dataclass(config=STRICT, frozen=True, kw_only=True)
+class PredictKeys(Config):
+    """The configuration of a detection in new images.
+
+    Weaker detections are neither drawn nor written: for each class those below the score of best F1
+    on the validation split (checkpoints/thresholds.json), unless a key says otherwise.
+    """
+
+    source: str | None = None
+    """An image or a folder of images; required."""
+    score_threshold: Score | None = None
+    """Lowest score of a detection; null: for each class the score of best F1 on validation."""
+    min_precision: Score | None = None
+    """For each class, take the lowest score from which this share of the detections is right."""
+    min_recall: Score | None = None
+    """For each class, take the highest score at which this share of the objects is found."""
+    thresholds: str | None = None
+    """Another thresholds.json than the checkpoint's, as evaluate writes it."""
+
+    def __post_init__(self) -> None:
+        """Check that one rule is chosen."""
+        super().__post_init__()
+        rules = ("score_threshold", "min_precision", "min_recall")
+        typed = [key for key in rules if getattr(self, key) is not None]
+        if self.score_threshold is not None and self.thresholds is not None:
+            typed.append("thresholds")
+        if len(typed) > 1:
+            raise RequestError(f"{typed[0]}= and {typed[1]}=: expected one of the two")
+
+
+KEYS = PredictKeys
 
 
 def predict(cfg: DictConfig) -> list[dict[str, Any]]:

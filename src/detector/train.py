@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic.dataclasses import dataclass
 
 from detector.cli import run_verb
 from detector.config.schedules import frozen_at_random, read_schedule
-from detector.config.schema import WEIGHTS, Config, plain
+from detector.config.schema import Config, plain
 from detector.core.console import announce, typed, typed_command
 from detector.core.errors import RequestError
 from detector.core.files import write_json
+from detector.core.options import STRICT
 from detector.finetune.schedule import Progress, Schedule
+from detector.models.options import WEIGHTS
 from detector.pipeline import load_data, request
 from detector.pipeline.dry_run import print_phases
 from detector.pipeline.model_summary import summary_table
@@ -44,6 +47,17 @@ if TYPE_CHECKING:
     from detector.training.module import DetectionTask
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(config=STRICT, frozen=True, kw_only=True)
+class TrainKeys(Config):
+    """The configuration of a training."""
+
+    dry_run: bool = False
+    """Print the phases (what is trained, at which learning rates, how long), and stop."""
+
+
+KEYS = TrainKeys
 
 
 def train(cfg: DictConfig) -> dict[str, float]:

@@ -168,7 +168,7 @@ def test_keys_typed_replace_those_of_the_checkpoint_and_no_others(monkeypatch):
     assert config.backbone.name == "efficientnet_lite0"
     assert config.data.format == "trees"
     assert config.data.splits.test is None
-    assert config.data.split.val == 0.15
+    assert config.data.auto_split.val == 0.15
     assert config.augment.steps == []
     assert config.data.classes == ["tree"]
     with pytest.raises(RequestError, match=r"data\.classes=.*shrub.* knows tree"):

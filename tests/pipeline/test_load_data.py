@@ -73,12 +73,12 @@ def test_the_division_follows_a_seed_of_its_own(pool):
         return load_data.read_data(request.resolve("train", asked(pool, *overrides))).files()
 
     assert files() == files("seed=1")
-    assert files() != files("data.split.seed=1")
+    assert files() != files("data.auto_split.seed=1")
 
 
 def test_an_expression_is_typed_in_quotes_of_its_own(pool):
-    cfg = asked(pool, r'data.split.group="^(\w+?)(\d+)\.jpg$"')
-    assert request.resolve("train", cfg).data.split.group == r"^(\w+?)(\d+)\.jpg$"
+    cfg = asked(pool, r'data.auto_split.group="^(\w+?)(\d+)\.jpg$"')
+    assert request.resolve("train", cfg).data.auto_split.group == r"^(\w+?)(\d+)\.jpg$"
 
 
 def test_more_boxes_than_are_detected_are_pointed_out(voc_root, caplog):

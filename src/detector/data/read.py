@@ -163,7 +163,7 @@ class Reading:
             if value is not None and not divides and wanted is None:
                 own = ", ".join(self._raws)
                 raise RequestError(
-                    f"data.split.{key}={value}: {source.root} has splits of its own ({own})"
+                    f"data.auto_split.{key}={value}: {source.root} has splits of its own ({own})"
                 )
         if self._by_ratio and source.group is not None and self._pool.images:
             self._groups = read_groups(source.group, self._pool.images)
@@ -265,12 +265,12 @@ class Reading:
         units = len(np.unique(copies))
         if units < len(dealt) <= len(files):
             key = f"data.root={source.root}"
-            key = key if source.group is None else f"data.split.group={source.group}"
+            key = key if source.group is None else f"data.auto_split.group={source.group}"
             raise RequestError(
                 f"{key}: {len(files)} images in {units} group{'s' * (units > 1)} that stay "
                 f"together, as copies of one picture do: too few for {', '.join(dealt)}"
             )
-        lines = [f"divided by ratio with data.split.seed={source.seed}", *notes]
+        lines = [f"divided by ratio with data.auto_split.seed={source.seed}", *notes]
         lines += _describe_copies(near, broken)
         return {files[i]: name for name, rows in dealt.items() for i in rows.tolist()}, lines
 
@@ -335,9 +335,9 @@ def _read_split_file(file: Path, images: Collection[str], root: Path) -> dict[st
         listed = json.loads(file.read_bytes())["splits"]
         homes = {str(path): str(name) for name, paths in listed.items() for path in paths}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RequestError(f"data.split.file={file}: not a splits.json ({error})") from error
+        raise RequestError(f"data.auto_split.file={file}: not a splits.json ({error})") from error
     if not {"train", "val"} <= {homes[image] for image in images if image in homes}:
-        raise RequestError(f"data.split.file={file}: train or val has no images of {root}")
+        raise RequestError(f"data.auto_split.file={file}: train or val has no images of {root}")
     return homes
 
 

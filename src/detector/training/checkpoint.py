@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from detector.config.schema import WEIGHTS, Config
 from detector.core.errors import RequestError
 from detector.core.structures import ClassMap
 from detector.finetune.schedule import STATE_KEY, Progress
+from detector.models.options import WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -201,7 +201,7 @@ def read_sidecar(path: Path, names: Sequence[str]) -> dict[str, Any] | None:
     return content if content.get("epoch") == load_checkpoint(path).get("epoch") else None
 
 
-def score_thresholds(config: Config) -> tuple[list[float], str]:
+def score_thresholds(config: Any) -> tuple[list[float], str]:
     """For each class of a checkpoint, the lowest score of a detection that is wanted.
 
     Returns:

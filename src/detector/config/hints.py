@@ -1,0 +1,141 @@
+"""Words that people bring from other tools, answered with our key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from detector.core.console import typed
+from detector.core.errors import RequestError
+
+# Keys that were called otherwise in earlier versions.
+RENAMED = {"data.auto_split": "data.auto_split"}
+# Our key -> what it is called elsewhere.
+ELSEWHERE = {
+    "optim.lr": "lr lr0 learning_rate base_lr",
+    "optim": "optimizer optimiser",
+    "trainer.max_epochs": "epochs max_epochs num_epochs n_epochs",
+    "trainer.devices": "devices gpus num_gpus nproc",
+    "data.batch_size": "batch batch_size bs",
+    "data.image_size": "imgsz img_size image_size img size resolution",
+    "data.workers": "workers num_workers",
+    "data.root": "data root data_dir data_root data_path dataset path",
+    "backbone": "model arch architecture network",
+    "ckpt": "resume checkpoint ckpt_path resume_from model_path",
+    "hydra.run.dir": "output out out_dir output_dir outdir save_dir work_dir",
+    "name": "name project exp_name",
+    "source": "source input images",
+}
+SCORES = "conf confidence conf_thres threshold score score_thresh score_threshold min_score"
+WEIGHTS = "weights pretrained"
+DEVICES = {"cpu": "cpu", "mps": "mps", "auto": "auto"}  # whatever else is a GPU
+ACCELERATORS = ("cpu", "mps", "auto")
+# Flags of Hydra's own, and how many words follow them.
+FLAGS = {
+    **dict.fromkeys(("-m", "--multirun", "-r", "--run", "--resolve", "--hydra-help"), 0),
+    **dict.fromkeys(("-h", "--help", "--help-all", "--version"), 0),
+    **dict.fromkeys(("-c", "--cfg", "-p", "--package", "--experimental-rerun"), 1),
+    **dict.fromkeys(("-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir"), 1),
+    **dict.fromkeys(("-i", "--info", "-sc", "--shell-completion"), 0),
+}
+
+
+def near_miss(word: str, command: str = "train", known: Collection[str] = ()) -> str | None:
+    """What a word from another tool is typed like here.
+
+    Args:
+        word: Such as `lr`, `epochs=3`, `--epochs=3` or a path.
+        command: Name of the command.
+        known: The command's own keys: of `momentum`, the only one that ends so is meant.
+
+    Returns:
+        Such as `trainer.max_epochs=3`; None if nobody knows.
+    """
+    name, equals, value = word.lstrip("-+~").partition("=")
+    if not equals and _is_path(word):
+        return _path(word, command)
+    key = _key(name.lower().replace("-", "_"), command)
+    if key is None:
+        ends = [one for one in known if one.endswith(f".{name}")]
+        key = ends[0] if len(ends) == 1 else None
+    if key is None:
+        return None
+    key, value = _translated(key, name, value)
+    return typed(key, value) if value else f"{key}={'NAME' if '.' not in key else 'VALUE'}"
+
+
+def _key(name: str, command: str) -> str | None:
+    """Our key for another tool's."""
+    for old, new in RENAMED.items():
+        if f"{name}.".startswith(f"{old}."):
+            return new + name.removeprefix(old)
+    uses_run = command in ("evaluate", "predict")
+    if name in WEIGHTS.split():
+        return "ckpt" if uses_run else "model.weights"
+    if name in SCORES.split():
+        return "score_threshold" if command == "predict" else "model.score_threshold"
+    if name == "device":
+        return "trainer.accelerator"
+    if name == "model" and uses_run:
+        return "ckpt"
+    return next((key for key, names in ELSEWHERE.items() if name in names.split()), None)
+
+
+def _translated(key: str, name: str, value: str) -> tuple[str, str]:
+    """A key with another tool's value as it is typed here."""
+    if key == "trainer.accelerator":
+        return key, value if value in ACCELERATORS else "gpu"
+    if name == "pretrained" and value.lower() in ("true", "false", "1", "0"):
+        return key, "imagenet" if value.lower() in ("true", "1") else "none"
+    return key, value
+
+
+def _is_path(word: str) -> bool:
+    """Whether a word looks like a path rather than a key."""
+    return not word.startswith("-") and (bool(set(word) & set("/\\~")) or Path(word).exists())
+
+
+def _path(word: str, command: str) -> str:
+    """What a bare path means to a command."""
+    if re.search(r"\.(ckpt|pth|pt)$", word) or (Path(word) / "checkpoints").is_dir():
+        return typed("ckpt", word)
+    if command == "evaluate":
+        return typed("predictions" if word.endswith(".json") else "ckpt", word)
+    return typed("source" if command == "predict" else "data.root", word)
+
+
+def check_words(command: str, words: Sequence[str]) -> None:
+    """Refuse words that are no KEY=VALUE, before Hydra answers them with its own usage.
+
+    Args:
+        command: Name of the command.
+        words: What was typed after it.
+
+    Raises:
+        RequestError: Naming the word and what it is typed like.
+    """
+    skipped = 0
+    for position, word in enumerate(words):
+        if skipped:
+            skipped -= 1
+        elif word in FLAGS:
+            skipped = FLAGS[word]
+        elif word.startswith("-") and word.partition("=")[0] not in FLAGS:
+            after = words[position + 1 : position + 2]
+            value = after[0] if after and not re.match("-|.*=", after[0]) else ""
+            whole = f"{word}={value}" if value and "=" not in word else word
+            _refuse(word, near_miss(whole, command) or _as_key(whole), command)
+        elif "=" not in word and not word.startswith(("~", "-")):
+            _refuse(word, near_miss(word, command), command)
+
+
+def _as_key(word: str) -> str | None:
+    """An option of ours that was typed with dashes, such as `--optim.lr=0.1`."""
+    return word.lstrip("-") if "." in word or "=" in word else None
+
+
+def _refuse(word: str, meant: str | None, command: str) -> None:
+    """Refuse a word."""
+    hint = f"did you mean {meant}?" if meant else f"see python -m detector.{command} --help"
+    raise RequestError(f"{word}: expected KEY=VALUE; {hint}")
