@@ -70,7 +70,7 @@ def check(cfg: DictConfig) -> dict[str, Any]:
     return content
 
 
-def _check_anew(config: Config, folder: Path) -> dict[str, Any]:
+def _check_anew(config: CheckKeys, folder: Path) -> dict[str, Any]:
     from detector.report.page import write_check_page
 
     data = load_data.read_data(config, keep=config.preview)
@@ -157,7 +157,7 @@ def _print_model(model: dict[str, Any] | None) -> None:
         )
 
 
-def _write_preview(config: Config, folder: Path) -> Path:
+def _write_preview(config: CheckKeys, folder: Path) -> Path:
     """A sheet of training images as the network would get them."""
     import numpy as np
 

@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 from pydantic.dataclasses import dataclass
 
 from detector.cli import run_verb
-from detector.config.schema import Config, parse, plain
+from detector.config.resolve import saved_config
+from detector.config.schema import Config, plain
 from detector.core.console import announce, typed, typed_command
 from detector.core.errors import RequestError
 from detector.core.options import STRICT
@@ -87,7 +88,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 
 
 def _evaluate(
-    config: Config,
+    config: EvaluateKeys,
     rival: Config | None,
     thresholds: dict[str, Any] | None,
     data: DataSet,
@@ -120,7 +121,7 @@ def _evaluate(
     return scores
 
 
-def _thresholds(path: Path, config: Config) -> dict[str, Any] | None:
+def _thresholds(path: Path, config: EvaluateKeys) -> dict[str, Any] | None:
     """Those that the training chose, if they are there and of use: scores do not depend on them."""
     try:
         return read_sidecar(path, config.data.classes or [])
@@ -130,7 +131,7 @@ def _thresholds(path: Path, config: Config) -> dict[str, Any] | None:
 
 
 def _score_checkpoint(
-    config: Config,
+    config: EvaluateKeys,
     rival: Config | None,
     thresholds: dict[str, Any] | None,
     data: DataSet,
@@ -180,7 +181,7 @@ def _score_checkpoint(
 
 def _trained_with(path: str | Path | None) -> dict[str, Any]:
     """The configuration of a checkpoint's training, without what says nothing of the detector."""
-    config = plain(parse(read_checkpoint(Path(str(path)))["config"]))
+    config = plain(saved_config(Path(str(path))))
     return {key: value for key, value in config.items() if key not in ASIDE}
 
 
@@ -194,7 +195,7 @@ def _detect(config: Config, data: DataSet, folder: Path) -> tuple[Detections, Tr
     return detect(config, task, build.build_datamodule(config, data.splits), split, folder)
 
 
-def _score_predictions(config: Config, cfg: DictConfig, command: str) -> dict[str, float]:
+def _score_predictions(config: EvaluateKeys, cfg: DictConfig, command: str) -> dict[str, float]:
     """Score a file of detections; no network is needed, nor torch."""
     contest = external.read_contest(config)
     with request.output_folder("evaluate", cfg) as folder:
@@ -202,7 +203,7 @@ def _score_predictions(config: Config, cfg: DictConfig, command: str) -> dict[st
 
 
 def _score_contest(
-    config: Config, contest: external.Contest, folder: Path, command: str
+    config: EvaluateKeys, contest: external.Contest, folder: Path, command: str
 ) -> dict[str, float]:
     """Score a file of detections into a folder."""
     from detector.evaluation.matching import match

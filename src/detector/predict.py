@@ -97,7 +97,7 @@ def predict(cfg: DictConfig) -> list[dict[str, Any]]:
 
 
 def _predict(
-    config: Config, files: list[Path], thresholds: Mapping[str, float], why: str, folder: Path
+    config: PredictKeys, files: list[Path], thresholds: Mapping[str, float], why: str, folder: Path
 ) -> list[dict[str, Any]]:
     """Detect into a folder; the arguments have been checked."""
     import torch

@@ -87,7 +87,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
 
 
 def _train(
-    config: Config, schedule: Schedule, data_set: DataSet, folder: Path, command: str
+    config: TrainKeys, schedule: Schedule, data_set: DataSet, folder: Path, command: str
 ) -> dict[str, float]:
     """Train into a folder, and evaluate; the arguments have been checked."""
     import lightning.pytorch as pl
@@ -175,7 +175,7 @@ def _train(
 
 
 def evaluate_best(
-    config: Config,
+    config: TrainKeys,
     task: DetectionTask,
     data: DetectionDataModule,
     data_set: DataSet,
@@ -241,14 +241,14 @@ def evaluate_best(
     return {f"{split}/{name}": value for name, value in scored.flat.items()}
 
 
-def record_images(config: Config, data_set: DataSet, resumed: Path | None) -> Tensor:
+def record_images(config: TrainKeys, data_set: DataSet, resumed: Path | None) -> Tensor:
     """All images that the weights are trained on, in this run and before it, for checkpoints.
 
     Images of the split that is scored at the end, on which the first weights were trained, are
     added to the findings.
 
     Args:
-        config: Configuration of the run.
+        config: TrainKeysuration of the run.
         data_set: Its training split is recorded.
         resumed: The checkpoint that training goes on from, if any.
     """
@@ -279,7 +279,7 @@ def log_final(logger: Logger | None, final: dict[str, float], folder: Path, step
         log_results(logger, scores, pictures, step)
 
 
-def log_weights(config: Config, network: FasterRCNN, loaded: LoadReport | None) -> None:
+def log_weights(config: TrainKeys, network: FasterRCNN, loaded: LoadReport | None) -> None:
     """Say which weights a run starts from."""
     from detector.models.backbones.table import backbone_spec
 

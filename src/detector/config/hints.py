@@ -10,7 +10,7 @@ from detector.core.console import typed
 from detector.core.errors import RequestError
 
 # Keys that were called otherwise in earlier versions.
-RENAMED = {"data.auto_split": "data.auto_split"}
+RENAMED = {"data.split": "data.auto_split"}
 # Our key -> what it is called elsewhere.
 ELSEWHERE = {
     "optim.lr": "lr lr0 learning_rate base_lr",

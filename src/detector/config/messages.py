@@ -51,11 +51,11 @@ def _accepted(hint: Any, metadata: Collection[Any]) -> str:
     if hint in NUMBERS:
         return _range(metadata) or NUMBERS[hint]
     if origin in (list, tuple):
-        least = "at least one of " if "min_length" in _bounds(metadata) else ""
+        least = " of at least one" if "min_length" in _bounds(metadata) else ""
         number = choices(args[0])[0] in NUMBERS
-        return f"a list, {least}each {wanted(args[0])}" if number else "a list, such as [a, b]"
-    if is_dataclass(hint):
-        return "the keys " + ", ".join(hints(hint))  # type: ignore[arg-type]
+        return f"a list{least}, " + (f"each {wanted(args[0])}" if number else "such as [a, b]")
+    if isinstance(hint, type) and is_dataclass(hint):
+        return "the keys " + ", ".join(hints(hint))
     return {bool: "true or false", str: "text"}.get(hint, "KEY: VALUE pairs")
 
 

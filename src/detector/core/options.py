@@ -49,6 +49,12 @@ def _no_flag(value: object) -> object:
     return value
 
 
+def _as_text(value: object) -> object:
+    """A number or a flag as it was typed."""
+    return str(value).lower() if isinstance(value, bool | int | float) else value
+
+
+TYPED = BeforeValidator(_as_text)  # of words that YAML and Hydra may read as something else
 Int = Annotated[int, BeforeValidator(_no_flag)]
 Real = Annotated[float, BeforeValidator(_no_flag)]
 Count = Annotated[Int, Field(ge=1)]

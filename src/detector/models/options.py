@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from detector.core.errors import RequestError, one_of, require
-from detector.core.options import STRICT, Count, Int, Positive, Real, Wanted, fixed
+from detector.core.options import STRICT, TYPED, Count, Int, Positive, Real, Wanted, fixed
 
 # The rows of `detector.models.backbones.table`.
 BACKBONES = (
@@ -129,7 +129,7 @@ class ModelOptions:
     """Most detections per image."""
     summary: Annotated[
         Literal["false", "true", "profile"],
-        BeforeValidator(lambda value: str(value).lower()),  # `true` and `false` come as flags
+        TYPED,
         fixed("command"),
     ] = "false"
     """Print a table of the network by stage when training begins; profile: with times."""

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.config.schema import Config
 from detector.core.errors import RequestError
 from detector.core.files import whole
 from detector.core.structures import AnnotatedImages, ClassMap
@@ -58,7 +58,7 @@ class Contest:
 _kept: dict[str, Contest] = {}
 
 
-def read_contest(config: Config, *, keep: bool = False) -> Contest:
+def read_contest(config: Any, *, keep: bool = False) -> Contest:
     """Read what `predictions=`, `compare=` and `truth=` or the data's keys ask for.
 
     Args:
@@ -93,7 +93,7 @@ def _file(key: str, value: str | None) -> Path | None:
     return path
 
 
-def _of_file(config: Config, results: Sequence[Results]) -> Contest:
+def _of_file(config: Any, results: Sequence[Results]) -> Contest:
     """Detections against a COCO file."""
     file = _file("truth", config.truth)
     assert file is not None
@@ -133,7 +133,7 @@ def _against_file(results: Results, truth: CocoTruth, notes: list[str]) -> Detec
     return _pack(results, place, labels, notes)
 
 
-def _of_folder(config: Config, results: Sequence[Results]) -> Contest:
+def _of_folder(config: Any, results: Sequence[Results]) -> Contest:
     """Detections against a split of a data set."""
     data = usable_data(config, config.split or "final")
     ((split, images),) = data.splits.items()
@@ -180,7 +180,7 @@ def _corners(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), 1)
 
 
-def describe_contest(config: Config, contest: Contest) -> None:
+def describe_contest(config: Any, contest: Contest) -> None:
     """Log what was read, and everything that is to be known of it."""
     if contest.data is not None:
         describe_data(contest.data)

@@ -154,7 +154,7 @@ def resolve(verb: str, cfg: DictConfig) -> Any:
     return resolve_(kind, cfg, resume=verb == "train")
 
 
-def rival(config: Config, data: DataSet) -> Config:
+def rival(config: Any, data: DataSet) -> Config:
     """The configuration of the checkpoint that another is compared with, on the same data.
 
     Args:
@@ -207,7 +207,7 @@ def _refuse_unequal(key: str, path: Path, config: Config, data: DataSet) -> None
             )
 
 
-def wanted_split(verb: str, config: Config) -> str | None:
+def wanted_split(verb: str, config: Any) -> str | None:
     """The only split that a verb needs; None: all of them."""
     return (config.split or "final") if verb == "evaluate" else None
 

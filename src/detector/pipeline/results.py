@@ -288,8 +288,12 @@ def _whole(
     truth, data = scored.matches.truth, about.data
     root = None if data is None else str(data.root)
     splits = {} if data is None else data.splits
-    title = about.config.truth or root or about.config.name
-    limit = None if about.config.predictions else about.config.model.detections_per_image
+    title = getattr(about.config, "truth", None) or root or about.config.name
+    limit = (
+        None
+        if getattr(about.config, "predictions", None)
+        else about.config.model.detections_per_image
+    )
     return {
         **content,
         **analysis,
@@ -305,7 +309,7 @@ def _whole(
         "classes": list(scored.classes.names),
         "training": about.training,
         "data": {
-            "root": root or about.config.truth,
+            "root": root or getattr(about.config, "truth", None),
             "recognised": "" if data is None else data.recognised,
             "splits": {
                 name: {"images": len(split), "boxes": len(split.labels)}

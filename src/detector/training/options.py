@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from detector.core.errors import require
 from detector.core.options import (
     STRICT,
+    TYPED,
     Count,
     NotNegative,
     Positive,
@@ -20,7 +21,8 @@ from detector.core.options import (
 )
 
 Limit = Annotated[
-    Count | Annotated[Real, Field(gt=0, le=1)],
+    # Strictly: the text 1.0 would be one batch.
+    Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, le=1, strict=True)],
     Wanted("a number of batches or a share in 0..1"),
 ]
 Text = Annotated[str, Field(pattern=r"\S"), Wanted("some text")]
@@ -64,7 +66,7 @@ class TrainerOptions:
     """Number of devices; auto: all there are, one process on a CPU."""
     num_nodes: Count
     """Number of machines."""
-    precision: Literal["auto", "32", "bf16-mixed", "16-mixed"]
+    precision: Annotated[Literal["auto", "32", "bf16-mixed", "16-mixed"], TYPED]
     """Precision of the network; auto: bf16-mixed where the device computes in bf16, 16-mixed on
     older GPUs, else 32."""
     channels_last: bool
