@@ -25,8 +25,8 @@ from detector.cli import compose
 from detector.core.files import write_json
 from detector.models.backbones.table import BACKBONES
 from detector.models.compute import step_compute
-from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
-from detector.pipeline.build import network_options
+from detector.models.faster_rcnn import build_faster_rcnn
+from detector.models.options import ModelOptions
 from detector.pipeline.request import resolve
 
 # Those of the course, in its order, and those of timm whose weights come as packages.
@@ -65,9 +65,9 @@ class Cost:
     day: str
 
 
-def slim() -> FasterRCNNOptions:
+def slim() -> ModelOptions:
     """The numbers of the small network's pyramid and head."""
-    return network_options(resolve("train", compose("train", ["backbone=efficientnet_lite0"])))
+    return resolve("train", compose("train", ["backbone=efficientnet_lite0"])).model
 
 
 def read_costs(file: Path) -> dict[str, Cost]:

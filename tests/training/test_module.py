@@ -16,11 +16,12 @@ from detector.config.schedules import read_schedule
 from detector.config.schema import conf_folder
 from detector.core.structures import ClassMap
 from detector.evaluate import evaluate
-from detector.finetune.phases import Plateau
-from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
-from detector.models.heads import HeadOptions
+from detector.finetune.options import Plateau
+from detector.models.faster_rcnn import build_faster_rcnn
+from detector.models.options import HeadOptions, ModelOptions
 from detector.pipeline import build, request
-from detector.training.module import DetectionTask, OptimiserOptions
+from detector.training.module import DetectionTask
+from detector.training.options import OptimiserOptions
 
 ONE = ClassMap.from_names(["a"])
 
@@ -44,8 +45,12 @@ def test_l1_adds_the_sizes_of_the_trained_weights_to_the_loss(monkeypatch):
     monkeypatch.setattr(DetectionTask, "log_dict", lambda *_, **__: None)
     torch.manual_seed(0)
     network, images = Squares(), [torch.randn(3), torch.randn(3)]
-    plain = DetectionTask(network, ONE, OptimiserOptions("sgd", 0.9, 0.0), {}, 0)
-    sparse = DetectionTask(network, ONE, OptimiserOptions("sgd", 0.9, 0.0, l1=0.01), {}, 0)
+    plain = DetectionTask(
+        network, ONE, OptimiserOptions(name="sgd", momentum=0.9, weight_decay=0.0), {}, 0
+    )
+    sparse = DetectionTask(
+        network, ONE, OptimiserOptions(name="sgd", momentum=0.9, weight_decay=0.0, l1=0.01), {}, 0
+    )
     weight, bias = network.head.weight, network.head.bias
     gradients = []
     for task in (plain, sparse):
@@ -64,10 +69,12 @@ def test_l1_adds_the_sizes_of_the_trained_weights_to_the_loss(monkeypatch):
 
 @pytest.mark.parametrize("backbone", ["efficientnet_lite0", "swin_t", "convnext_tiny"])
 def test_weight_decay_is_that_of_the_parameters_kind(backbone):
-    options = FasterRCNNOptions(fpn_channels=8, head=HeadOptions(hidden=(8,)))
+    options = ModelOptions(fpn_channels=8, head=HeadOptions(hidden=(8,)))
     with torch.device("meta"):
         network = build_faster_rcnn(backbone, 1, options=options)
-    decays = OptimiserOptions("sgd", 0.9, 0.3, weight_decay_norm=0.2, weight_decay_bias=0.1)
+    decays = OptimiserOptions(
+        name="sgd", momentum=0.9, weight_decay=0.3, weight_decay_norm=0.2, weight_decay_bias=0.1
+    )
     optimiser = DetectionTask(network, ONE, decays, {}, 0).configure_optimizers()
     found = {id(p): g["weight_decay"] for g in optimiser.param_groups for p in g["params"]}
     kinds = set()

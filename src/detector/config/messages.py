@@ -96,7 +96,7 @@ def explain(error: ValidationError, kind: type, conf: Path) -> str:
         return f"{key}: missing"
     if one["type"] == "unexpected_keyword_argument":
         parent = _place(kind, one["loc"][:-1])[1]
-        fields = next(list(hints(part)) for part in choices(parent) if is_dataclass(part))
+        fields = next(list(hints(part)) for part in choices(parent) if isinstance(part, type))
         return unknown_key(key, fields)
     group = key.replace(".", "/")
     if one["type"] == "dataclass_type" and (conf / group).is_dir():
@@ -156,6 +156,6 @@ def _below(hint: Any, step: int | str) -> Any:
             return args[0]
         if isinstance(step, str) and origin is dict:
             return args[1]
-        if is_dataclass(part) and step in (there := hints(part)):  # type: ignore[arg-type]
+        if isinstance(part, type) and is_dataclass(part) and step in (there := hints(part)):
             return there[step]
     return None
