@@ -13,7 +13,6 @@ from torchvision.ops import FrozenBatchNorm2d
 from detector.config.schedules import GROUPS
 from detector.models.faster_rcnn import (
     FasterRCNN,
-    ModelOptions,
     SpeedOptions,
     build_faster_rcnn,
 )

@@ -8,7 +8,6 @@ from torch import nn
 from detector.models.backbones.table import BACKBONES
 from detector.models.compute import step_compute
 from detector.models.faster_rcnn import (
-    ModelOptions,
     NormaliseAndBatch,
     SpeedOptions,
     build_faster_rcnn,
