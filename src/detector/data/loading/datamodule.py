@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import lightning.pytorch as pl
+import torch
 from torch.utils.data import DataLoader
 
 from detector.core.structures import AnnotatedImages
@@ -95,7 +96,7 @@ class DetectionDataModule(pl.LightningDataModule):
             sampler=self._sampler(images, training=training),
             num_workers=self.workers,
             collate_fn=pack if self.workers else collate,
-            pin_memory=options.pin_memory,
+            pin_memory=options.pin_memory and torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
             worker_init_fn=_one_thread,
             # Memory that is shared without a name is inherited by forked processes alone.
