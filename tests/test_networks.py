@@ -4,14 +4,14 @@ import logging
 import re
 
 import pytest
-from conftest import TINY
+from conftest import TINY, prepared, resolved
 from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
 from detector import cli
 from detector.core.errors import RequestError
 from detector.evaluate import evaluate
-from detector.pipeline import build, request
+from detector.pipeline import build
 from detector.train import train
 
 WITHOUT_BACKBONE = [t for t in TINY if not t.startswith(("backbone=", "model.weights="))]
@@ -23,7 +23,7 @@ def ask(verb, *overrides, out=None):
 
 
 def checked(*overrides):
-    request.check_request("train", ask("train", *overrides))
+    prepared("train", ask("train", *overrides))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_network_that_nobody_has_trained_says_so(voc_root, tmp_path, caplog):
 
 def test_heads_and_versions_are_keys():
     typed = ("model=faster_rcnn_v2", "model.head.hidden=[32,8]", "model.head.dropout=0.3")
-    config = request.resolve("train", ask("train", *typed, "backbone=resnet18"))
+    config = resolved("train", ask("train", *typed, "backbone=resnet18"))
     options = config.model
     assert (options.neck_norm, options.rpn_convs) == ("batch", 2)
     assert options.head.convs == (256,) * 4
@@ -66,15 +66,15 @@ def test_heads_and_versions_are_keys():
 
 
 def test_a_small_network_takes_any_head_that_is_typed():
-    config = request.resolve(
+    config = resolved(
         "train", ask("train", "backbone=efficientnet_lite0", "model/head=conv_average")
     )
     assert config.model.head.hidden == ()
     assert config.model.fpn_channels == 128
     slim = ask("train", "backbone=efficientnet_lite0", "model=faster_rcnn_v2")
-    config = request.resolve("train", slim)
+    config = resolved("train", slim)
     assert (config.model.head.convs, config.model.head.hidden) == ((256,) * 4, (512,))
-    config = request.resolve("train", ask("train", "backbone=efficientnet_lite0"))
+    config = resolved("train", ask("train", "backbone=efficientnet_lite0"))
     assert config.model.head.hidden == (512, 512)
 
 
@@ -121,7 +121,7 @@ def test_a_wrong_network_is_refused_by_its_key(typed, said, voc_root):
 def test_the_check_refuses_an_unknown_network_before_it_reads_anything(voc_root):
     typed = [f"data.root={voc_root}", "backbone=timm", "backbone.name=resnt18"]
     with pytest.raises(RequestError, match="did you mean resnet18"):
-        request.check_request("check", ask("check", *typed))
+        prepared("check", ask("check", *typed))
 
 
 @pytest.mark.parametrize(
@@ -138,4 +138,4 @@ def test_a_checkpoint_keeps_its_network(typed, key, voc_root, tmp_path):
     train(ask("train", *tiny, out=tmp_path / "run"))
     for verb in ("evaluate", "train"):
         with pytest.raises(RequestError, match=rf"^{key}"):
-            request.resolve(verb, ask(verb, f"ckpt={tmp_path / 'run'}", typed))
+            resolved(verb, ask(verb, f"ckpt={tmp_path / 'run'}", typed))

@@ -17,14 +17,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, write_voc
+from conftest import TINY, prepared, resolved, write_voc
 from hydra.core.hydra_config import HydraConfig
 
 from detector import cli
 from detector.core.errors import RequestError
 from detector.evaluate import evaluate
 from detector.evaluation import reference
-from detector.pipeline import build, load_data, request
+from detector.pipeline import build, load_data
 from detector.predict import predict
 from detector.train import train
 from detector.training.checkpoint import read_trained_on
@@ -179,7 +179,7 @@ def test_a_checkpoint_of_other_classes_is_refused(run, tmp_path):
     )
     cfg = ask("evaluate", f"ckpt={out}", f"data.root={root}", out=tmp_path / "e")
     with pytest.raises(RequestError, match=r"class 'cat' is not among those that .* knows"):
-        request.check_request("evaluate", cfg)
+        prepared("evaluate", cfg)
 
 
 def test_evaluation_needs_nothing_but_the_split_asked_for(run, tmp_path):
@@ -190,7 +190,7 @@ def test_evaluation_needs_nothing_but_the_split_asked_for(run, tmp_path):
         (only / f"ImageSets/Main/{split}.txt").unlink()
     (only / "ImageSets/Main/test.txt").write_text("test0\n")
     cfg = ask("evaluate", f"ckpt={out}", f"data.root={only}", out=tmp_path / "e")
-    request.check_request("evaluate", cfg)
+    prepared("evaluate", cfg)
     evaluate(cfg)
     content = json.loads((tmp_path / "e/metrics.json").read_text())
     assert content["images"] == 1
@@ -225,7 +225,7 @@ def test_a_run_that_goes_on_elsewhere_brings_its_best_checkpoint_along(run, tmp_
 def test_images_in_two_splits_are_pointed_out(run, caplog):
     root, _, _ = run
     overrides = [f"data.root={root}", "data.splits.test=[train]"]
-    config = request.resolve("train", cli.compose("train", overrides))
+    config = resolved("train", cli.compose("train", overrides))
     with caplog.at_level("WARNING"):
         load_data.describe_data(load_data.read_data(config))
     assert "6 x picture in two splits, so figures are too good: JPEGImages/" in caplog.text
@@ -274,7 +274,7 @@ def test_predict_finds_what_evaluation_finds(run, tmp_path, size):
     _, out, _ = run
     smaller = f"data.image_size={size}"
     evaluation_cfg = ask("evaluate", f"ckpt={out}", smaller, out=tmp_path / "e")
-    config = request.resolve("evaluate", evaluation_cfg)
+    config = resolved("evaluate", evaluation_cfg)
     task = build.load_task("evaluate", config)
     images = load_data.read_data(config).splits
     data = build.build_datamodule(config, images)
@@ -338,7 +338,7 @@ def test_what_was_dealt_out_by_ratio_is_written_and_stays_when_images_are_added(
         for file in (tmp_path / "more" / folder).iterdir():
             shutil.move(file, voc_root / folder / file.name)
     for overrides in ([], [f"data.root={voc_root}"], ["data.auto_split.file=null"]):
-        config = request.resolve("evaluate", ask("evaluate", f"ckpt={out}", *overrides, out=out))
+        config = resolved("evaluate", ask("evaluate", f"ckpt={out}", *overrides, out=out))
         data = load_data.read_data(config)
         files = {Path(p).relative_to(voc_root).as_posix() for p in data.splits["test"].paths}
         assert (files == set(written["test"])) == (not overrides)

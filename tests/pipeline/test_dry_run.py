@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, resolved
 
 from detector.cli import compose
 from detector.config.schedules import read_schedule
@@ -16,14 +16,13 @@ from detector.finetune.schedule import STATE_KEY
 from detector.models.faster_rcnn import build_faster_rcnn
 from detector.pipeline import load_data
 from detector.pipeline.dry_run import phase_table
-from detector.pipeline.request import resolve
 from detector.train import train
 
 LITE = "backbone=efficientnet_lite0"
 
 
 def config_of(*overrides: str) -> Config:
-    return resolve("train", compose("train", list(overrides)))
+    return resolved("train", compose("train", list(overrides)))
 
 
 def table(*overrides: str) -> list[str]:

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from conftest import TINY, assert_same, random_split, write_voc
+from conftest import TINY, assert_same, random_split, resolved, write_voc
 from hydra.core.hydra_config import HydraConfig
 from killable import MOMENTS, SCORES, run
 
@@ -16,7 +16,6 @@ from detector.cli import compose
 from detector.config.schedules import GROUPS, read_schedule
 from detector.core.errors import RequestError
 from detector.finetune.schedule import Schedule
-from detector.pipeline import request
 from detector.training.run_checkpoints import link_or_copy
 
 THREE_PHASES = (
@@ -95,7 +94,7 @@ def finished(root, tmp_path_factory):
 
 def resume(out, *overrides):
     HydraConfig.instance().cfg = None
-    return request.resolve("train", compose("train", [f"ckpt={out}", *overrides]))
+    return resolved("train", compose("train", [f"ckpt={out}", *overrides]))
 
 
 @pytest.mark.parametrize(

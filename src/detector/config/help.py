@@ -103,7 +103,9 @@ def sections(kind: type, cfg: DictConfig) -> list[Section]:
     for name, hint in sorted(hints(kind).items(), key=lambda item: item[0] in shared):
         parts = [part for part in choices(hint) if is_dataclass(part)]
         if parts:
-            found.append(Section(name, _first_line(parts[0]), list(_keys(parts[0], f"{name}.", cfg))))
+            found.append(
+                Section(name, _first_line(parts[0]), list(_keys(parts[0], f"{name}.", cfg)))
+            )
         elif name in texts:
             found[0].keys.append(Key(name, texts[name], wanted(hint), _default(cfg, name)))
     return found

@@ -36,7 +36,7 @@ DROPPED = (
 )
 
 
-def resolve(kind: type[C], cfg: DictConfig, *, resume: bool) -> C:
+def resolve(kind: type[C], cfg: DictConfig, *, resume: bool = False) -> C:
     """The configuration in force.
 
     Without a checkpoint, what was composed. With one, what the checkpoint was trained with, except

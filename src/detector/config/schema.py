@@ -7,7 +7,7 @@ one that was typed.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,6 +27,16 @@ from detector.training.options import LoggerOptions, OptimiserOptions, TrainerOp
 @dataclass(config=STRICT, frozen=True, kw_only=True)
 class Config:
     """What every command is told; a command's own keys are the fields of a subclass."""
+
+    # The most used of the keys that all commands have, in the order of --help.
+    shown: ClassVar[tuple[str, ...]] = (
+        *("data.root", "data.classes", "data.image_size", "data.batch_size", "data.workers"),
+        *("data.on_bad", "data.auto_split.val", "data.auto_split.test", "model.weights"),
+        *("model.in_channels", "optim.lr", "optim.ema", "finetune.early_stopping.patience"),
+        *("trainer.max_epochs", "trainer.accelerator", "trainer.devices", "trainer.precision"),
+        *("trainer.limit_train_batches", "trainer.limit_val_batches", "seed", "ckpt", "name"),
+        *("monitor", "resamples"),
+    )
 
     name: str
     """Name of the folder below outputs/."""

@@ -116,7 +116,7 @@ def load_pretrained(
     return load.load_pretrained(network, pretrained, classes)
 
 
-def unloaded_task(config: Config, device: str) -> DetectionTask:
+def untrained_task(config: Config, device: str) -> DetectionTask:
     """A run's task with random weights, and the classes that are known without its data.
 
     Args:
@@ -132,10 +132,10 @@ def unloaded_task(config: Config, device: str) -> DetectionTask:
         return build_task(replace(config, trainer=plainly), classes)
 
 
-def load_task(verb: str, config: Config) -> DetectionTask:
-    """The task of a checkpoint, with its weights."""
+def load_task(config: Config) -> DetectionTask:
+    """The task of the checkpoint `config.ckpt`, with the weights of its best epoch."""
     assert config.ckpt is not None
-    path = checkpoint_path(verb, config.ckpt)
+    path = checkpoint_path("evaluate", config.ckpt)
     task = build_task(config, checkpoint_classes(read_checkpoint(path)))
     load_weights(task, path)
     return task

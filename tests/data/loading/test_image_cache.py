@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import write_image
+from conftest import prepared, write_image
 
 from detector import cli
 from detector.core.errors import RequestError
@@ -18,7 +18,6 @@ from detector.data.loading.dataset import DetectionDataset
 from detector.data.loading.image_cache import DiskCache, RamCache, make_sources
 from detector.data.loading.sampler import Draw
 from detector.data.options import AugmentOptions, DataOptions
-from detector.pipeline import request
 
 SHAPES = [(60, 80), (80, 60), (50, 50), (61, 97)]
 STEPS = [{"name": "HorizontalFlip", "p": 0.5}, {"name": "GaussNoise", "p": 1.0}]
@@ -215,4 +214,4 @@ def test_a_request_whose_images_cannot_be_kept_is_refused(tmp_path, voc_root, mo
     monkeypatch.setenv("DETECTOR_CACHE", str(tmp_path / "file"))
     typed = [f"data.root={voc_root}", "model.weights=none", "data.cache=disk"]
     with pytest.raises(RequestError, match=r"data\.cache=disk: .*file/images: Not a directory"):
-        request.check_request("train", cli.compose("train", typed))
+        prepared("train", cli.compose("train", typed))
