@@ -54,7 +54,7 @@ def test_a_failed_fetch_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torchvision.datasets, "VOCDetection", fetch)
     with pytest.raises(RequestError, match="cannot fetch VOC2007/trainval: no route to host"):
-        request.read_data(voc_config(f"data.root={tmp_path / 'new'}"))
+        load_data.read_data(voc_config(f"data.root={tmp_path / 'new'}"))
 
 
 @pytest.mark.parametrize(
@@ -158,9 +158,10 @@ def test_keys_typed_replace_those_of_the_checkpoint_and_no_others(monkeypatch):
     from detector.config.schema import plain
 
     saved = plain(resolved("train", cfg))
-    monkeypatch.setattr(request, "checkpoint_path", lambda verb, ckpt: ckpt)
+    monkeypatch.setattr("detector.config.resolve.checkpoint_path", lambda verb, ckpt: ckpt)
     monkeypatch.setattr(
-        request, "read_checkpoint", lambda path: {"config": saved, "classes": CLASSES}
+        "detector.config.resolve.read_checkpoint",
+        lambda path: {"config": saved, "classes": CLASSES},
     )
     typed = ["ckpt=x", "optim.lr=0.25", "data.splits.test=null", "augment=none"]
     config = resolved("evaluate", cli.compose("evaluate", typed))

@@ -178,7 +178,7 @@ def test_more_epochs_than_a_resumed_schedule_has_are_refused(finished, monkeypat
         if progress.ended:
             progress = schedule.advance(progress, 0)
         progress = schedule.observe(progress, 0.0)
-    monkeypatch.setattr(request, "read_progress", lambda _: progress)
+    monkeypatch.setattr("detector.config.resolve.read_progress", lambda _: progress)
     with pytest.raises(RequestError, match=r"=7: .*last\.ckpt: its schedule has ended after 6 epo"):
         resume(finished, "trainer.max_epochs=7")
 

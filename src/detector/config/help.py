@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_args, get_origin
 
@@ -19,11 +19,11 @@ from detector.config.messages import choices, hints, wanted
 from detector.config.schema import Config, conf_folder
 
 WIDTH, INDENT = 98, 34
-OUTPUT = "hydra.run.dir"
+OUTPUT = ("hydra.run.dir", "Folder for what the command writes.", "a folder", "outputs/...")
 FOOTER = """\
-{more}docs/keys.md has all keys. --cfg job prints the configuration, --version the version. With
--m first, several values make a sweep: -m optim.lr=1e-3,1e-4. +experiment=NAME and +sweep=NAME
-are added with a plus."""
+{more}
+--cfg job prints the whole configuration. With -m first, several values make a sweep:
+-m optim.lr=1e-3,1e-4."""
 
 
 @dataclass(frozen=True)
@@ -70,24 +70,24 @@ def help_text(
         overrides: What was typed beside: the defaults are those of these choices.
     """
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        cfg = hydra.compose(command, list(overrides))
-        groups = _groups(cfg)
+        cfg = hydra.compose(command, list(overrides), return_hydra_config=True)
+        groups = _groups(cfg.hydra.runtime.choices)
     about, _, examples = inspect.cleandoc(kind.__doc__ or "").partition("\n\nExamples:\n")
     lines = [f"python -m detector.{command} [GROUP=NAME ...] [KEY=VALUE ...]", "", about, ""]
-    lines += ["Examples:", examples, "", "Groups, each with the file of conf/ that is chosen:", ""]
+    lines += ["Examples:", examples, "", "Groups, each with its default and what there is:", ""]
     lines += [line for group in groups for line in _row(group)]
     found = sections(kind, cfg)
-    if everything:
-        for section in found:
-            title = f"{section.group}: {section.description}" if section.group else command
-            lines += ["", title, *(line for key in section.keys for line in _row(key))]
-    else:
-        known = {key.name: key for section in found for key in section.keys}
-        own = [field.name for field in fields(kind) if field.name not in _shared()]
-        lines += ["", "Keys, each with its default; the most used:", ""]
-        lines += [line for name in (*own, *kind.shown) for line in _row(known[name])]
-        lines += _row(Key(OUTPUT, "Folder for what the command writes.", "a folder"))
-    more = "" if everything else "--help-all lists all keys. "
+    own = {field.name for field in fields(kind)} - _shared()
+    shown = None if everything else {*own, *kind.shown, OUTPUT[0]}
+    lines += ["", "All keys:" if everything else "The most used keys, each with its default:"]
+    for section in found:
+        rows = [_row(key) for key in section.keys if shown is None or key.name in shown]
+        lines += [f"{section.description}:"] * bool(rows) + [line for row in rows for line in row]
+    more = (
+        "docs/keys.md has the keys of all commands."
+        if everything
+        else "--help-all lists all keys, --version the version."
+    )
     return "\n".join([*lines, "", FOOTER.format(more=more)])
 
 
@@ -98,8 +98,8 @@ def sections(kind: type, cfg: DictConfig) -> list[Section]:
         kind: Its class.
         cfg: As composed, for the defaults.
     """
-    texts, found = descriptions(kind), [Section("", "", [])]
-    shared = _shared()
+    texts, shared = descriptions(kind), _shared()
+    found = [Section("", "The command and its run", [Key(*OUTPUT)])]
     for name, hint in sorted(hints(kind).items(), key=lambda item: item[0] in shared):
         parts = [part for part in choices(hint) if is_dataclass(part)]
         if parts:
@@ -107,7 +107,8 @@ def sections(kind: type, cfg: DictConfig) -> list[Section]:
                 Section(name, _first_line(parts[0]), list(_keys(parts[0], f"{name}.", cfg)))
             )
         elif name in texts:
-            found[0].keys.append(Key(name, texts[name], wanted(hint), _default(cfg, name)))
+            key = Key(name, texts[name], wanted(hint), _default(cfg, name))
+            found[0].keys.insert(-1, key)
     return found
 
 
@@ -149,21 +150,29 @@ def _default(cfg: DictConfig, key: str) -> str:
         return ""
     if value is missing or (OmegaConf.is_list(value) and any(map(OmegaConf.is_config, value))):
         return ""
+    value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_list(value) else value
     words = {None: "null", True: "true", False: "false"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
-def _groups(cfg: DictConfig) -> list[Key]:
-    """The groups of files to choose from."""
-    loader = GlobalHydra.instance().config_loader()
-    found = []
-    for folder in sorted(path for path in conf_folder().rglob("*") if path.is_dir()):
-        group = folder.relative_to(conf_folder()).as_posix()
+def _groups(chosen: Mapping[str, str]) -> list[Key]:
+    """The groups of files to choose from, in the order of the fields, and those that are added."""
+    loader, found = GlobalHydra.instance().config_loader(), []
+    folders = [path.relative_to(conf_folder()) for path in conf_folder().rglob("*/")]
+    groups = sorted(folder.as_posix() for folder in folders if folder.parts[0] != "hydra")
+    for group in sorted(groups, key=lambda group: _position(group.split("/")[0])):
         names = loader.get_group_options(group, ObjectType.CONFIG)
-        if group != "hydra":
-            plus = "+" if OmegaConf.select(cfg, group.replace("/", ".")) is None else ""
-            found.append(Key(f"{plus}{group}", ", ".join(names), "", "NAME"))
+        if group not in chosen:
+            found.append(Key(f"+{group}", ", ".join(names), "", "NAME"))
+        elif len(names) > 1:
+            found.append(Key(group, ", ".join(names), "", chosen[group]))
     return found
+
+
+def _position(name: str) -> int:
+    """The place of a field among those that all commands have; other names come last."""
+    names = [field.name for field in fields(Config)]
+    return names.index(name) if name in names else len(names)
 
 
 def _row(key: Key) -> list[str]:
@@ -188,4 +197,4 @@ def _shared() -> set[str]:
 
 def _first_line(kind: Any) -> str:
     """The first line of a docstring."""
-    return inspect.cleandoc(kind.__doc__).splitlines()[0]
+    return inspect.cleandoc(kind.__doc__).splitlines()[0].rstrip(".")

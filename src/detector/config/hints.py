@@ -16,20 +16,23 @@ ELSEWHERE = {
     "optim.lr": "lr lr0 learning_rate base_lr",
     "optim": "optimizer optimiser",
     "trainer.max_epochs": "epochs max_epochs num_epochs n_epochs",
+    "trainer.accelerator": "device",
     "trainer.devices": "devices gpus num_gpus nproc",
     "data.batch_size": "batch batch_size bs",
     "data.image_size": "imgsz img_size image_size img size resolution",
     "data.workers": "workers num_workers",
-    "data.root": "data root data_dir data_root data_path dataset path",
+    "data.root": "data root data_dir data_root data_path dataset path source input images",
     "backbone": "model arch architecture network",
+    "model.weights": "weights pretrained",
+    "model.score_threshold": "conf confidence conf_thres threshold score score_thresh min_score",
     "ckpt": "resume checkpoint ckpt_path resume_from model_path",
     "hydra.run.dir": "output out out_dir output_dir outdir save_dir work_dir",
     "name": "name project exp_name",
-    "source": "source input images",
 }
-SCORES = "conf confidence conf_thres threshold score score_thresh score_threshold min_score"
-WEIGHTS = "weights pretrained"
-DEVICES = {"cpu": "cpu", "mps": "mps", "auto": "auto"}  # whatever else is a GPU
+# What these keys are for commands that use a trained detector.
+OF_A_DETECTOR = {"model.weights": "ckpt", "backbone": "ckpt"}
+OF_PREDICT = {**OF_A_DETECTOR, "model.score_threshold": "score_threshold", "data.root": "source"}
+INSTEAD = {"evaluate": OF_A_DETECTOR, "predict": OF_PREDICT}
 ACCELERATORS = ("cpu", "mps", "auto")
 # Flags of Hydra's own, and how many words follow them.
 FLAGS = {
@@ -47,10 +50,11 @@ def near_miss(word: str, command: str = "train", known: Collection[str] = ()) ->
     Args:
         word: Such as `lr`, `epochs=3`, `--epochs=3` or a path.
         command: Name of the command.
-        known: The command's own keys: of `momentum`, the only one that ends so is meant.
+        known: The command's own keys: `momentum` means the only one that ends so.
 
     Returns:
-        Such as `trainer.max_epochs=3`; None if nobody knows.
+        Such as `trainer.max_epochs=3`, or the key alone where there is no value; None if it is not
+        known.
     """
     name, equals, value = word.lstrip("-+~").partition("=")
     if not equals and _is_path(word):
@@ -59,36 +63,22 @@ def near_miss(word: str, command: str = "train", known: Collection[str] = ()) ->
     if key is None:
         ends = [one for one in known if one.endswith(f".{name}")]
         key = ends[0] if len(ends) == 1 else None
-    if key is None:
-        return None
-    key, value = _translated(key, name, value)
-    return typed(key, value) if value else f"{key}={'NAME' if '.' not in key else 'VALUE'}"
+    if key is None or not value:
+        return key
+    if key == "trainer.accelerator" and value not in ACCELERATORS:
+        value = "gpu"
+    if key == "model.weights" and value.lower() in ("true", "false"):
+        value = "imagenet" if value.lower() == "true" else "none"
+    return typed(key, value)
 
 
 def _key(name: str, command: str) -> str | None:
-    """Our key for another tool's."""
+    """Our key for another tool's, or for that of an earlier version."""
     for old, new in RENAMED.items():
         if f"{name}.".startswith(f"{old}."):
             return new + name.removeprefix(old)
-    uses_run = command in ("evaluate", "predict")
-    if name in WEIGHTS.split():
-        return "ckpt" if uses_run else "model.weights"
-    if name in SCORES.split():
-        return "score_threshold" if command == "predict" else "model.score_threshold"
-    if name == "device":
-        return "trainer.accelerator"
-    if name == "model" and uses_run:
-        return "ckpt"
-    return next((key for key, names in ELSEWHERE.items() if name in names.split()), None)
-
-
-def _translated(key: str, name: str, value: str) -> tuple[str, str]:
-    """A key with another tool's value as it is typed here."""
-    if key == "trainer.accelerator":
-        return key, value if value in ACCELERATORS else "gpu"
-    if name == "pretrained" and value.lower() in ("true", "false", "1", "0"):
-        return key, "imagenet" if value.lower() in ("true", "1") else "none"
-    return key, value
+    key = next((key for key, names in ELSEWHERE.items() if name in names.split()), None)
+    return INSTEAD.get(command, {}).get(key or "", key)
 
 
 def _is_path(word: str) -> bool:
@@ -125,7 +115,7 @@ def check_words(command: str, words: Sequence[str]) -> None:
             after = words[position + 1 : position + 2]
             value = after[0] if after and not re.match("-|.*=", after[0]) else ""
             whole = f"{word}={value}" if value and "=" not in word else word
-            _refuse(word, near_miss(whole, command) or _as_key(whole), command)
+            _refuse(whole, near_miss(whole, command) or _as_key(whole), command)
         elif "=" not in word and not word.startswith(("~", "-")):
             _refuse(word, near_miss(word, command), command)
 
@@ -137,5 +127,7 @@ def _as_key(word: str) -> str | None:
 
 def _refuse(word: str, meant: str | None, command: str) -> None:
     """Refuse a word."""
+    if meant and "=" not in meant:
+        meant += "=VALUE"
     hint = f"did you mean {meant}?" if meant else f"see python -m detector.{command} --help"
     raise RequestError(f"{word}: expected KEY=VALUE; {hint}")

@@ -125,7 +125,10 @@ class EarlyStopping:
 
 @dataclass(config=STRICT, frozen=True, kw_only=True)
 class FinetuneOptions:
-    """What is frozen when; the phases are checked against the network's groups later."""
+    """What is trained when.
+
+    The phases are checked against the network's groups later.
+    """
 
     norm: Literal["frozen", "eval_when_frozen", "train"]
     """How norm layers behave; see docs/finetune.md."""

@@ -99,7 +99,7 @@ class ModelOptions:
         Wanted("1 (grey), 3 (RGB) or 4 (RGB and one more band); other files are not read"),
         fixed("network"),
     ] = 3
-    """Channels of the images: 1 is grey, 3 RGB, 4 RGB and the band that files have beside it."""
+    """Channels of the images."""
     fpn_channels: Annotated[Channels, fixed("network")] = 256
     """Channels of every level of the feature pyramid."""
     neck_norm: Annotated[Norm, fixed("network")] = "none"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,7 +169,7 @@ class Detector:
         return Prediction(found.boxes.cpu().numpy()[kept], scores[kept], labels[kept], names)
 
 
-def load(run: str | Path, *, device: str = "auto") -> Detector:
+def load(run: str | Path, *, device: Literal["auto", "cpu", "gpu"] = "auto") -> Detector:
     """Load a trained detector.
 
     Args:
