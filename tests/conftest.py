@@ -6,13 +6,17 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import settings
+from omegaconf import DictConfig
 
+from detector.cli import load_command
+from detector.config.resolve import resolve
 from detector.data.read import DataSet, DataSetSpec, read
 from detector.data.validation.image_info import ImageInfoCache
 
@@ -22,6 +26,17 @@ settings.load_profile("detector")
 
 # Several tests run at once, and threads of their small tensors cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def resolved(command: str, cfg: DictConfig) -> Any:
+    """The configuration in force of a command."""
+    return resolve(load_command(command).KEYS, cfg, resume=command == "train")
+
+
+def prepared(command: str, cfg: DictConfig) -> Any:
+    """What a command has read and checked before its work begins."""
+    return load_command(command).prepare(cfg)
+
 
 Box = tuple[str, tuple[float, float, float, float]]
 WriteVoc = Callable[..., Path]

@@ -7,8 +7,8 @@ from omegaconf import OmegaConf
 
 from detector import cli
 from detector.config import schema
+from detector.config.resolve import RUN_KEYS
 from detector.config.schedules import read_schedule
-from detector.pipeline import request
 
 CONF = schema.conf_folder()
 FILES = sorted(p.relative_to(CONF) for p in CONF.rglob("*.yaml"))
@@ -54,7 +54,7 @@ def compose(*overrides):
 
 
 def config_keys():
-    return [k for k in compose() if k not in request.RUN_KEYS]
+    return [k for k in compose() if k not in RUN_KEYS]
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "check"])

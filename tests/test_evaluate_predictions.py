@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import TINY, three_splits, write_coco, write_voc, write_yolo
+from conftest import TINY, prepared, resolved, three_splits, write_coco, write_voc, write_yolo
 from hydra.core.hydra_config import HydraConfig
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -22,7 +22,7 @@ from detector.data.external.ground_truth import read_coco_ground_truth
 from detector.evaluate import evaluate
 from detector.evaluation.coco import NAMES, coco_scores
 from detector.evaluation.reference import pycocotools_scores
-from detector.pipeline import external, request, score
+from detector.pipeline import external, score
 from detector.predict import predict
 from detector.train import train
 
@@ -34,7 +34,7 @@ def ask(verb, *overrides, out=None):
 
 def contest(*overrides):
     """What is scored in such a request."""
-    return external.read_contest(request.resolve("evaluate", ask("evaluate", *overrides)))
+    return external.read_contest(resolved("evaluate", ask("evaluate", *overrides)))
 
 
 def by_pycocotools(truth: Path, results: Path) -> dict[str, float]:
@@ -281,7 +281,7 @@ def notes(caplog) -> str:
 
 def said(caplog, *overrides) -> str:
     """The warnings of such a request."""
-    config = request.resolve("evaluate", ask("evaluate", *overrides))
+    config = resolved("evaluate", ask("evaluate", *overrides))
     external.describe_contest(config, external.read_contest(config))
     return notes(caplog)
 
@@ -328,7 +328,7 @@ def test_a_second_file_to_compare_with_is_read_alike(tmp_path):
 def wrong(*overrides) -> str:
     """What is said to a request that must be refused."""
     with pytest.raises(RequestError) as caught:
-        request.check_request("evaluate", ask("evaluate", *overrides))
+        prepared("evaluate", ask("evaluate", *overrides))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

@@ -7,14 +7,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, three_splits, write_voc
+from conftest import TINY, prepared, resolved, three_splits, write_voc
 from hydra.core.hydra_config import HydraConfig
 
 from detector import cli
 from detector.check import check
 from detector.core.errors import RequestError
 from detector.evaluate import evaluate
-from detector.pipeline import build, load_data, request
+from detector.pipeline import build, load_data
 from detector.predict import predict
 from detector.train import train
 
@@ -50,7 +50,7 @@ def run(request, tmp_path_factory):
 
 def test_the_first_kernels_are_over_the_channels_and_were_trained(run):
     channels, _, out = run
-    config = request.resolve("evaluate", ask("evaluate", f"ckpt={out}"))
+    config = resolved("evaluate", ask("evaluate", f"ckpt={out}"))
     task = build.load_task("evaluate", config)
     first = task.network.backbone.body.conv_stem
     assert first.weight.shape[1] == first.in_channels == channels
@@ -74,7 +74,7 @@ def test_prediction_finds_what_the_loaders_images_give(run, tmp_path):
     with (tmp_path / "predictions.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["file_name"] == "test0.png"]
     assert rows
-    config = request.resolve("evaluate", ask("evaluate", f"ckpt={out}"))
+    config = resolved("evaluate", ask("evaluate", f"ckpt={out}"))
     data = build.build_datamodule(config, load_data.read_data(config, "test").splits)
     images, targets = next(iter(data.loader("test", training=False)))
     assert images[0].shape == (channels, 72, 96)
@@ -101,19 +101,19 @@ def test_a_checkpoint_knows_its_channels_and_takes_no_others(run):
         with pytest.raises(
             RequestError, match=rf"model\.in_channels=3: .* was trained with {channels}"
         ):
-            request.resolve(verb, ask(verb, f"ckpt={out}", "model.in_channels=3"))
+            resolved(verb, ask(verb, f"ckpt={out}", "model.in_channels=3"))
 
 
 @pytest.mark.parametrize("value", [0, 2, 5, -1])
 def test_channels_that_cannot_be_had_are_refused(value):
     with pytest.raises(RequestError, match=rf"model\.in_channels={value}: expected 1 \(grey\), 3"):
-        request.resolve("train", ask("train", f"model.in_channels={value}"))
+        resolved("train", ask("train", f"model.in_channels={value}"))
 
 
 def test_files_without_the_fourth_band_are_refused_before_a_run(voc_root):
     cfg = ask("train", *TINY, f"data.root={voc_root}", "model.in_channels=4")
     with pytest.raises(RequestError) as caught:
-        request.check_request("train", cfg)
+        prepared("train", cfg)
     said = str(caught.value)
     assert ".jpg: 3 bands, but model.in_channels=4 needs 4" in said
     assert f"data.root={voc_root} model.in_channels=4 shows everything" in said
@@ -122,9 +122,9 @@ def test_files_without_the_fourth_band_are_refused_before_a_run(voc_root):
 
 def test_the_number_of_channels_is_not_forgotten_between_two_requests(voc_root):
     keys = [*TINY, f"data.root={voc_root}"]
-    request.check_request("train", ask("train", *keys, "model.weights=none"))  # keeps what it read
+    prepared("train", ask("train", *keys, "model.weights=none"))  # keeps what it read
     with pytest.raises(RequestError, match="3 bands"):
-        load_data.usable_data(request.resolve("train", ask("train", *keys, "model.in_channels=4")))
+        load_data.usable_data(resolved("train", ask("train", *keys, "model.in_channels=4")))
 
 
 @pytest.mark.parametrize("verb", ["train", "check"])
@@ -132,7 +132,7 @@ def test_a_step_without_meaning_is_refused_before_a_run(voc_root, verb):
     keys = [*TINY, f"data.root={voc_root}", "model.in_channels=1"]
     cfg = ask(verb, *keys, "augment.steps=[{name: RandomFog, p: 0.1}]")
     with pytest.raises(RequestError, match=r"augment\.steps\[0\]: RandomFog .*in_channels=1"):
-        request.check_request(verb, cfg)
+        prepared(verb, cfg)
 
 
 def test_a_source_without_the_fourth_band_is_refused_before_a_run(voc_root):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from conftest import TINY, assert_same
+from conftest import TINY, assert_same, prepared, resolved
 from hydra.core.hydra_config import HydraConfig
 
 from detector import cli
@@ -13,7 +13,7 @@ from detector.core.errors import RequestError
 from detector.core.structures import ClassMap
 from detector.evaluate import evaluate
 from detector.models.weights.report import GroupLoad, LoadReport
-from detector.pipeline import build, request
+from detector.pipeline import build
 from detector.pipeline.dry_run import phase_table
 from detector.train import log_weights, train
 
@@ -30,7 +30,7 @@ def ask(verb, *overrides, out=None):
 
 
 def config_of(*overrides):
-    return request.resolve("train", ask("train", *TINY, *overrides))
+    return resolved("train", ask("train", *TINY, *overrides))
 
 
 def started(config, classes):
@@ -93,13 +93,13 @@ def test_weights_that_cannot_be_used_are_refused_before_anything_is_written(
     torch.save({"c": torch.zeros(2)}, tmp_path / "other.pth")
     override = f"model.weights={choice.format(folder=tmp_path)}"
     with pytest.raises(RequestError, match=said):
-        request.check_request("train", ask("train", *TINY, f"data.root={voc_root}", override))
+        prepared("train", ask("train", *TINY, f"data.root={voc_root}", override))
 
 
 def test_imagenet_weights_that_cannot_be_fetched_are_asked_for_at_once(voc_root, torch_home):
     cfg = ask("train", f"data.root={voc_root}")
     with pytest.raises(RequestError, match=rf"resnet50-\w+.pth .*put it into {torch_home}"):
-        request.check_request("train", cfg)
+        prepared("train", cfg)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_imagenet_weights_that_cannot_be_fetched_are_asked_for_at_once(voc_root,
 )
 def test_what_is_random_and_frozen_is_warned_of(overrides, frozen):
     lite = ["backbone=efficientnet_lite0", "model.weights=none"]
-    config = request.resolve("train", ask("train", *lite, *overrides))
+    config = resolved("train", ask("train", *lite, *overrides))
     text = " ".join(" ".join(phase_table(config)).split())
     if frozen is None:
         assert "learns nothing" not in text
@@ -143,7 +143,7 @@ def test_a_stem_that_does_not_fit_is_said_and_its_norms_are_not_blamed(caplog):
 )
 def test_a_dry_run_says_which_weights_it_would_start_from(choice, said):
     asked = ["backbone=resnet50", f"model.weights={choice}"]
-    text = " ".join(" ".join(phase_table(request.resolve("train", ask("train", *asked)))).split())
+    text = " ".join(" ".join(phase_table(resolved("train", ask("train", *asked)))).split())
     assert f"weights {said}" in text
 
 

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, write_voc
+from conftest import TINY, prepared, resolved, write_voc
 from hydra.core.hydra_config import HydraConfig
 
 from detector import cli
@@ -25,7 +25,7 @@ from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
 from detector.evaluate import evaluate
 from detector.evaluation import reference
-from detector.pipeline import build, load_data, request
+from detector.pipeline import build, load_data
 from detector.predict import predict
 from detector.train import train
 from detector.training.checkpoint import read_trained_on
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_other_classes_is_refused(run, tmp_path):
     )
     cfg = ask("evaluate", f"ckpt={out}", f"data.root={root}", out=tmp_path / "e")
     with pytest.raises(RequestError, match=r"class 'cat' is not among those that .* knows"):
-        request.check_request("evaluate", cfg)
+        prepared("evaluate", cfg)
 
 
 def test_evaluation_needs_nothing_but_the_split_asked_for(run, tmp_path):
@@ -191,7 +191,7 @@ def test_evaluation_needs_nothing_but_the_split_asked_for(run, tmp_path):
         (only / f"ImageSets/Main/{split}.txt").unlink()
     (only / "ImageSets/Main/test.txt").write_text("test0\n")
     cfg = ask("evaluate", f"ckpt={out}", f"data.root={only}", out=tmp_path / "e")
-    request.check_request("evaluate", cfg)
+    prepared("evaluate", cfg)
     evaluate(cfg)
     content = json.loads((tmp_path / "e/metrics.json").read_text())
     assert content["images"] == 1
@@ -226,7 +226,7 @@ def test_a_run_that_goes_on_elsewhere_brings_its_best_checkpoint_along(run, tmp_
 def test_images_in_two_splits_are_pointed_out(run, caplog):
     root, _, _ = run
     overrides = [f"data.root={root}", "data.splits.test=[train]"]
-    config = request.resolve("train", cli.compose("train", overrides))
+    config = resolved("train", cli.compose("train", overrides))
     with caplog.at_level("WARNING"):
         load_data.describe_data(load_data.read_data(config))
     assert "6 x picture in two splits, so figures are too good: JPEGImages/" in caplog.text
@@ -275,7 +275,7 @@ def test_predict_finds_what_evaluation_finds(run, tmp_path, size):
     _, out, _ = run
     smaller = f"data.image_size={size}"
     evaluation_cfg = ask("evaluate", f"ckpt={out}", smaller, out=tmp_path / "e")
-    config = request.resolve("evaluate", evaluation_cfg)
+    config = resolved("evaluate", evaluation_cfg)
     task = build.load_task("evaluate", config)
     images = load_data.read_data(config).splits
     data = build.build_datamodule(config, images)
@@ -338,8 +338,8 @@ def test_what_was_dealt_out_by_ratio_is_written_and_stays_when_images_are_added(
     for folder in ("Annotations", "JPEGImages"):
         for file in (tmp_path / "more" / folder).iterdir():
             shutil.move(file, voc_root / folder / file.name)
-    for overrides in ([], [f"data.root={voc_root}"], ["data.split.file=null"]):
-        config = request.resolve("evaluate", ask("evaluate", f"ckpt={out}", *overrides, out=out))
+    for overrides in ([], [f"data.root={voc_root}"], ["data.auto_split.file=null"]):
+        config = resolved("evaluate", ask("evaluate", f"ckpt={out}", *overrides, out=out))
         data = load_data.read_data(config)
         files = {Path(p).relative_to(voc_root).as_posix() for p in data.splits["test"].paths}
         assert (files == set(written["test"])) == (not overrides)
@@ -394,7 +394,7 @@ def test_the_coco_experiment_runs_with_random_weights(tmp_path):
     splits = three_splits()
     root = write_coco(tmp_path / "coco", {"train2017": splits["train"], "val2017": splits["val"]})
     small = ["model.weights=none", "data.image_size=64", "trainer.max_epochs=1"]
-    small += ["trainer.limit_train_batches=1", "trainer.accelerator=cpu", "data.split.val=0.2"]
+    small += ["trainer.limit_train_batches=1", "trainer.accelerator=cpu", "data.auto_split.val=0.2"]
     small += ["model.rpn_top_n_test=20", "model.fpn_channels=32", "model.head.hidden=[32]"]
     done = run_train(
         "+experiment=coco", f"data.root={root}", *small, "hydra.run.dir=out", cwd=tmp_path

@@ -15,13 +15,13 @@ import torchvision
 import training_runs
 from backbone_costs import Cost
 from backbone_runs import NETWORKS, REFERENCE, Result, Run
+from conftest import resolved
 from torch.utils.flop_counter import FlopCounterMode
 
 from detector.cli import compose
 from detector.config.schedules import read_schedule
 from detector.config.schema import plain
 from detector.models.backbones.table import BACKBONES
-from detector.pipeline.request import resolve
 
 LITE1 = "timm/tf_efficientnet_lite1"
 
@@ -226,8 +226,8 @@ def test_a_costs_row_has_each_state_and_the_remark_the_extremes_for_each_multipl
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_run_differs_from_the_demo_only_in_its_backbone_weights_and_epochs(name):
     run = Run(name, 3, 17)
-    config = resolve("train", compose("train", run.overrides()))
-    demo = resolve("train", compose("train", ["+experiment=trees"]))
+    config = resolved("train", compose("train", run.overrides()))
+    demo = resolved("train", compose("train", ["+experiment=trees"]))
     assert config.backbone.key == name
     assert (config.seed, read_schedule(config).epochs) == (3, 17)
     scratch = NETWORKS[name] == "scratch"
@@ -243,12 +243,12 @@ def test_a_run_differs_from_the_demo_only_in_its_backbone_weights_and_epochs(nam
 
 def test_the_references_eight_epochs_are_the_demo_as_it_is_shipped():
     typed = Run(REFERENCE, 0, 8).overrides()
-    ours = plain(resolve("train", compose("train", typed)))
-    assert ours == plain(resolve("train", compose("train", ["+experiment=trees"])))
+    ours = plain(resolved("train", compose("train", typed)))
+    assert ours == plain(resolved("train", compose("train", ["+experiment=trees"])))
 
 
 def test_a_quick_run_is_of_a_batch_of_small_images():
-    config = resolve("train", compose("train", Run("zfnet", 0, 1, quick=True).overrides()))
+    config = resolved("train", compose("train", Run("zfnet", 0, 1, quick=True).overrides()))
     assert config.data.image_size == 96
     assert config.trainer.limit_train_batches == 1
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import training_runs
 import transfer
+from conftest import resolved
 from transfer import Result, Run
 
 from detector.cli import compose
 from detector.config.schedules import read_schedule
-from detector.pipeline.request import resolve
 
 
 def result(data="trees", schedule="staged", seed=0, **values):
@@ -34,7 +34,7 @@ def result(data="trees", schedule="staged", seed=0, **values):
 
 
 def schedule_of(overrides):
-    return read_schedule(resolve("train", compose("train", overrides)))
+    return read_schedule(resolved("train", compose("train", overrides)))
 
 
 def write_run(folder, ap50=0.5, scores=(0.1, 0.3, 0.2)):
@@ -137,7 +137,7 @@ def test_folders_and_numbers_that_cannot_be_meant_are_refused(tmp_path, capsys):
 def test_a_run_is_typed_as_it_is_meant_also_with_an_odd_folder():
     root = Path("/data/it's, a {set}=1 #2")
     run = Run(root.name, root, "scratch", 4, 20)
-    config = resolve("train", compose("train", run.overrides()))
+    config = resolved("train", compose("train", run.overrides()))
     assert config.data.root == str(root)
     assert config.name == root.name
     assert config.data.on_bad == "skip"

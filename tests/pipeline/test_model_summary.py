@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from conftest import TINY, assert_same
+from conftest import TINY, assert_same, prepared, resolved
 from hydra.core.hydra_config import HydraConfig
 
 from detector import cli
@@ -17,7 +17,7 @@ from detector.core.errors import RequestError
 from detector.finetune.schedule import STATE_KEY
 from detector.models.compute import MultiplyAdds
 from detector.models.summary import GroupSummary, Seconds
-from detector.pipeline import build, request
+from detector.pipeline import build
 from detector.pipeline.model_summary import _table, summary_table
 from detector.train import train
 
@@ -35,7 +35,7 @@ PHASES = (
 
 def config_of(*overrides):
     HydraConfig.instance().cfg = None
-    return request.resolve("train", cli.compose("train", list(overrides)))
+    return resolved("train", cli.compose("train", list(overrides)))
 
 
 def table(*overrides):
@@ -191,7 +191,7 @@ def test_only_training_has_a_summary(verb, tmp_path):
     source = ["source=x"] * (verb == "predict")
     cfg = cli.compose(verb, [f"ckpt={last}", "model.summary=true", *source])
     with pytest.raises(RequestError, match=r"^model\.summary=true: only train prints one"):
-        request.check_request(verb, cfg)
+        prepared(verb, cfg)
 
 
 def test_a_profile_of_a_device_that_is_not_there_is_refused(tmp_path):

@@ -270,7 +270,7 @@ def test_a_comparison_on_images_that_one_was_trained_on_is_refused(tmp_path):
     (root / "ImageSets/Main/all.txt").unlink()
     keys = [*TINY, f"data.root={root}", "finetune=scratch", "trainer.max_epochs=1"]
     for seed in (0, 1):
-        more = ["data.split.test=0.25", f"data.split.seed={seed}"]
+        more = ["data.auto_split.test=0.25", f"data.auto_split.seed={seed}"]
         train(ask("train", *keys, *more, out=tmp_path / f"{seed}"))
     asked = ask("evaluate", f"ckpt={tmp_path}/0", f"compare={tmp_path}/1", out=tmp_path / "out")
     with pytest.raises(RequestError, match=r"compare=.*: was trained on \d of the 3 test images"):

@@ -56,10 +56,10 @@ def find_source(config: Config) -> DataSetSpec:
         root=root,
         format=kind,
         splits=named,
-        ratios={"val": data.split.val, "test": data.split.test},
-        split_file=_split_file(data.split.file),
-        seed=data.split.seed,
-        group=data.split.group,
+        ratios={"val": data.auto_split.val, "test": data.auto_split.test},
+        split_file=_split_file(data.auto_split.file),
+        seed=data.auto_split.seed,
+        group=data.auto_split.group,
         decode=data.on_bad == "skip",  # what fails to decode is to be left out before the run
         classes=data.classes,
         classes_from=f"those that {config.ckpt} knows" if config.ckpt else "data.classes",
@@ -245,13 +245,15 @@ def open_cache() -> ImageInfoCache:
 
 
 def _split_file(named: str | None) -> Path | None:
-    """The splits.json that `data.split.file` means: a file, or a run's folder."""
+    """The splits.json that `data.auto_split.file` means: a file, or a run's folder."""
     if named is None:
         return None
     path = Path(named).expanduser()
     path = RunFolder(path).splits if path.is_dir() else path
     if not path.is_file():
-        raise RequestError(f"data.split.file={named}: no such file, nor a run that has splits.json")
+        raise RequestError(
+            f"data.auto_split.file={named}: no such file, nor a run that has splits.json"
+        )
     return path
 
 
