@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import pytest
 from hypothesis import settings
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from detector.cli import load_command
-from detector.config.resolve import resolve
+from detector.cli import compose, load_command
+from detector.config.resolve import RUN_KEYS, resolve
 from detector.data.read import DataSet, DataSetSpec, read
 from detector.data.validation.image_info import ImageInfoCache
 
@@ -31,6 +31,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def resolved(command: str, cfg: DictConfig) -> Any:
     """The configuration in force of a command."""
     return resolve(load_command(command).KEYS, cfg, resume=command == "train")
+
+
+def composed(command: str, *overrides: str) -> dict[str, Any]:
+    """The values that are composed for a command, as plain data."""
+    cfg = compose(command, overrides)
+    values = OmegaConf.to_container(
+        OmegaConf.masked_copy(cfg, [key for key in cfg if key not in RUN_KEYS]), resolve=True
+    )
+    assert isinstance(values, dict)
+    return values
 
 
 def prepared(command: str, cfg: DictConfig) -> Any:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from detector.config.hints import near_miss
 from detector.config.schema import conf_folder
 from detector.core.console import typed
+from detector.models.options import BACKBONES
 
 
 def explain_hydra(
@@ -51,7 +52,9 @@ def _explain_choice(file: str, options: Sequence[str], command: str) -> str:
     if group == "data" and (set(choice) & set("/\\.~") or Path(choice).exists()):
         hint = f"the place of your data is named by {typed('data.root', choice)}; "
     elif group == "model" and not close:
-        hint = f"did you mean {near_miss(f'model={choice}', command)}? "
+        meant = near_miss(f"model={choice}", command) or ""
+        known = choice in BACKBONES or meant.startswith("ckpt=")
+        hint = f"did you mean {meant}? " if known else "backbone=NAME chooses the network; "
     return f"{group}={choice}: no such choice; {hint}there are {', '.join(sorted(options))}"
 
 

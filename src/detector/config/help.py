@@ -20,10 +20,10 @@ from detector.config.schema import Config, conf_folder
 
 WIDTH, INDENT = 98, 34
 OUTPUT = ("hydra.run.dir", "Folder for what the command writes.", "a folder", "outputs/...")
-FOOTER = """\
-{more}
---cfg job prints the whole configuration. With -m first, several values make a sweep:
--m optim.lr=1e-3,1e-4."""
+FOOTER = (
+    "--cfg job prints the whole configuration. With -m first, several values make a sweep:",
+    "-m optim.lr=1e-3,1e-4.",
+)
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,8 @@ def help_text(
     for section in found:
         rows = [_row(key) for key in section.keys if shown is None or key.name in shown]
         lines += [f"{section.description}:"] * bool(rows) + [line for row in rows for line in row]
-    more = (
-        "docs/keys.md has the keys of all commands."
-        if everything
-        else "--help-all lists all keys, --version the version."
-    )
-    return "\n".join([*lines, "", FOOTER.format(more=more)])
+    more = [] if everything else ["--help-all lists all keys, --version prints the version."]
+    return "\n".join([*lines, "", *more, *FOOTER])
 
 
 def sections(kind: type, cfg: DictConfig) -> list[Section]:
