@@ -317,7 +317,7 @@ def evaluate_best(prepared: Prepared, training: _Training, folder: RunFolder) ->
         validation = detect(limited, task, training.data, "val", folder)
     if validation is None or inputs is None:
         return {}
-    matches = match(validation.detections, validation.truth)
+    matches = match(validation.detections, validation.ground_truth)
     thresholds = thresholds_of(matches, task.classes.names, "val") | {"epoch": best_epoch}
     write_json(folder.checkpoint_thresholds, thresholds)
     context = ReportContext(
