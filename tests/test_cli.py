@@ -17,7 +17,7 @@ from hydra.errors import HydraException, MissingConfigException
 
 from detector import __version__, cli
 from detector.cli import _explain, compose, output_folder_of
-from detector.data.formats.folder import cache_folder
+from detector.data.formats.paths import cache_folder
 
 # Runs a verb as `python -m` does, and tells on exit whether torch was imported.
 RUN = """

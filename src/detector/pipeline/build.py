@@ -17,7 +17,7 @@ from detector.config.schema import Config, TrainerConfig, plain
 from detector.core.console import typed
 from detector.core.errors import RequestError
 from detector.core.structures import AnnotatedImages, ClassMap
-from detector.data.formats.folder import cache_folder
+from detector.data.formats.paths import cache_folder
 from detector.data.loading import shared_memory
 from detector.training.checkpoint import (
     checkpoint_classes,

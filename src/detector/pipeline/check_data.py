@@ -17,7 +17,8 @@ from detector import __version__
 from detector.config.schema import Config, plain
 from detector.core.errors import RequestError
 from detector.core.structures import AnnotatedImages
-from detector.data.formats.folder import Folder, cache_folder
+from detector.data.formats.folder import Folder
+from detector.data.formats.paths import cache_folder
 from detector.data.images.pixels import read_image
 from detector.data.read import DataSet
 from detector.data.validation.issues import Issues

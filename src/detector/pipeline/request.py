@@ -23,7 +23,7 @@ from detector.config.schedules import GROUPS, read_schedule
 from detector.config.schema import WEIGHTS, Config, HeadConfig, LoggerConfig, parse, plain
 from detector.core import run_folder
 from detector.core.errors import RequestError, require
-from detector.data.formats.folder import cache_folder
+from detector.data.formats.paths import cache_folder
 from detector.data.loading.image_cache import DiskCache
 from detector.data.read import DataSet
 from detector.finetune.schedule import Schedule
