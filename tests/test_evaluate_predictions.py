@@ -466,7 +466,7 @@ def test_turned_boxes_of_a_truth_are_taken_as_pycocotools_takes_them_and_counted
     content["annotations"][0]["attributes"] = {"rotation": 30.0}
     truth.write_text(json.dumps(content))
     notes = contest(f"predictions={results}", f"truth={truth}").notes
-    assert [n for n in notes if n.startswith("1 boxes of the truth are turned by attributes.rot")]
+    assert [n for n in notes if n.startswith("1 boxes of the ground truth are turned by attri")]
     assert read_coco_ground_truth(truth, None).boxes.tolist() == [[10, 0, 50, 20]]
 
 
@@ -483,7 +483,7 @@ def test_boxes_of_a_truth_that_contradict_their_polygons_are_counted(tmp_path):
     (note,) = (
         n for n in contest(f"predictions={results}", f"truth={truth}").notes if "otherwise" in n
     )
-    assert note.startswith("1 boxes of the truth are given otherwise too; bbox is used: annotat")
+    assert note.startswith("1 boxes of the ground truth are given otherwise too; bbox is used: an")
 
 
 def test_a_root_category_of_a_classs_name_in_a_truth_is_left_out(tmp_path):

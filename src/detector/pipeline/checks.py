@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detector.config.schema import Config
 from detector.core.errors import RequestError
-from detector.data.formats.folder import cache_folder
+from detector.data.formats.paths import cache_folder
 from detector.data.loading.image_cache import DiskCache
 from detector.data.read import DataSet
 from detector.models.options import WEIGHTS

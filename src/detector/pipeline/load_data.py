@@ -15,7 +15,8 @@ from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
 from detector.core.structures import SPLITS
 from detector.data.formats import table
-from detector.data.formats.folder import CONVERT, SUFFIXES, Folder, cache_folder
+from detector.data.formats.folder import Folder
+from detector.data.formats.paths import CONVERT, SUFFIXES, cache_folder
 from detector.data.images.headers import misfit, read_header
 from detector.data.read import DataSet, DataSetSpec, Reading
 from detector.data.validation.duplicates import NEAR, similar

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from detector.core.structures import AnnotatedImages
-from detector.data.formats.folder import cache_folder
+from detector.data.formats.paths import cache_folder
 from detector.data.loading.augment import Augmenter
 from detector.data.loading.dataset import DetectionDataset, collate, pack, unpack
 from detector.data.loading.image_cache import make_image_loaders
