@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from detector import cli
 from detector.config import schema
 from detector.config.schedules import read_schedule
+from detector.models.backbones.table import BACKBONES
 from detector.pipeline import request
 
 CONF = schema.conf_folder()
@@ -42,6 +43,7 @@ def test_a_file_is_at_most_35_lines(file):
         for name in choices(group)
         if name != "timm"
     ]
+    + [f"backbone={name}" for name in BACKBONES]
     + ["backbone=timm backbone.name=resnet18"],
 )
 def test_every_choice_composes_and_is_valid(override):

@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from detector import __version__
+from detector.config.groups import register_backbones
 from detector.config.schema import conf_folder
 from detector.core import run_folder
 from detector.core.console import (
@@ -59,6 +60,7 @@ def run_verb(verb: str, work: Callable[[DictConfig], Any]) -> None:
         work: Takes the composed configuration, completed with `output_dir` and `overrides`.
     """
     _find_home()
+    register_backbones()
     _register_resolvers()
     show_what_can_be_shown()
     _end_on_sigterm()
@@ -196,6 +198,7 @@ def compose(verb: str, overrides: Sequence[str], output_dir: Path | None = None)
         output_dir: Where outputs go; None leaves it open.
     """
     _find_home()
+    register_backbones()
     _register_resolvers()
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
         cfg = hydra.compose(verb, list(overrides), return_hydra_config=True)

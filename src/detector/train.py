@@ -267,7 +267,7 @@ def log_final(logger: Logger | None, final: dict[str, float], folder: Path, step
 
 def log_weights(config: Config, network: FasterRCNN, loaded: LoadReport | None) -> None:
     """Say which weights a run starts from."""
-    from detector.models.backbones.table import backbone_spec
+    from detector.models.backbones.build import backbone_spec
 
     if loaded is None:
         none = backbone_spec(config.backbone.key).imagenet is None

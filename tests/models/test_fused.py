@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.convnext import CNBlock
 
-from detector.models.backbones.table import build_backbone
+from detector.models.backbones.build import build_backbone
 from detector.models.fused import FusedConvolution, fuse
 
 # Those whose blocks are like no other's.

@@ -17,17 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from detector.config.schedules import FinetuneConfig, explain
 from detector.core.errors import RequestError, one_of, require
+from detector.models.backbones.table import BACKBONES, TIMM, check_weights
 
 # Names that tables of the network have as keys; importing those takes seconds.
-BACKBONES = (
-    *("alexnet", "zfnet", "vgg16", "vgg16_bn", "googlenet", "resnet18", "resnet34", "resnet50"),
-    *("resnet101", "resnet152", "densenet121", "mobilenet_v3_large", "efficientnet_b0"),
-    *("efficientnet_lite0", "convnext_tiny", "swin_t"),
-)
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "hardswish")
 NORMS = ("none", "batch")
-UNPUBLISHED = ("zfnet",)  # nobody has weights of them
-WITH_COCO = ("resnet50",)
 # More would not fit into memory.
 MOST_CHANNELS, WIDEST = 4096, 16384
 WEIGHTS = ("imagenet", "coco", "none")
@@ -153,8 +147,8 @@ class BackboneConfig:
 
     @property
     def key(self) -> str:
-        """What `detector.models.backbones.table.backbone_spec` knows it by."""
-        return f"timm/{self.name}" if self.library == "timm" else f"{self.name}"
+        """What `detector.models.backbones.build.backbone_spec` knows it by."""
+        return f"{TIMM}{self.name}" if self.library == "timm" else f"{self.name}"
 
 
 @dataclass
@@ -372,16 +366,7 @@ class Config:
         """Check ranges."""
         require(0 <= self.seed < 2**32, "seed", self.seed, "0..4294967295")
         one_of("monitor", self.monitor, ("val/map", "val/map_50"))
-        if self.model.weights == "imagenet" and self.backbone.key in UNPUBLISHED:
-            raise RequestError(
-                f"model.weights=imagenet: none are published for {self.backbone.key}; choose "
-                "model.weights=none or the path of a file"
-            )
-        if self.model.weights == "coco" and self.backbone.key not in WITH_COCO:
-            raise RequestError(
-                f"model.weights=coco: none are known for {self.backbone.key}, only for "
-                f"{', '.join(WITH_COCO)}; choose imagenet, none or a path"
-            )
+        check_weights(self.model.weights, self.backbone.key)
         for key in ("score_threshold", "min_precision", "min_recall"):
             value = getattr(self, key)
             require(value is None or 0 <= value <= 1, key, value, "null or 0..1")

@@ -13,8 +13,8 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
 
+from detector.models.backbones.build import backbone_spec, build_backbone
 from detector.models.backbones.pyramid import NormMode, PyramidBackbone
-from detector.models.backbones.table import backbone_spec, build_backbone
 from detector.models.device import at_least_float32
 from detector.models.heads import NORMS, HeadOptions, build_box_head
 from detector.models.roi_align import PyramidRoIAlign
@@ -265,7 +265,7 @@ def build_faster_rcnn(
     """Build the detector with random weights, everything trainable.
 
     Args:
-        backbone: As `detector.models.backbones.table.backbone_spec` has it.
+        backbone: As `detector.models.backbones.build.backbone_spec` has it.
         classes: Number of classes, without background.
         norm: How the backbone's norm layers behave.
         options: The network's numbers.

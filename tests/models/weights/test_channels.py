@@ -5,7 +5,6 @@ import torchvision.models as tv
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
-from detector.models.backbones.table import BACKBONES
 from detector.models.compute import step_compute
 from detector.models.faster_rcnn import (
     FasterRCNNOptions,
@@ -17,6 +16,7 @@ from detector.models.heads import HeadOptions
 from detector.models.weights.channels import adapt_first_convolution, for_channels
 from detector.models.weights.files import Pretrained
 from detector.models.weights.load import find_pretrained, load_pretrained
+from detector.models.weights.sources import imagenet_weights
 
 # Where the first convolution of each stands.
 FIRST = {
@@ -105,7 +105,7 @@ def small(in_channels, **numbers):
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_pretrained_kernels_are_what_is_adapted(channels):
-    kernel = BACKBONES["efficientnet_lite0"].imagenet()["conv_stem.weight"].double()
+    kernel = imagenet_weights("timm:tf_efficientnet_lite0")["conv_stem.weight"].double()
     network = small(channels)
     report = load_imagenet(network)
     red, green, blue = kernel.unbind(1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal, Self
 
 from torch import Tensor, nn
@@ -13,32 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from detector.models.backbones.stages import Stage, pyramid_levels
 from detector.models.fused import fuse
 
 NormMode = Literal["frozen", "eval_when_frozen", "train"]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stride level of a network.
-
-    Attributes:
-        name: `stem`, then `layer1` (the finest level) upwards.
-        modules: Dotted paths of the submodules, run one after the other.
-        stride: Input pixels per cell of the stage's output.
-        channels: Channels of the stage's output.
-        offset: Where the centre of the first cell's receptive field is, pixels; the centre of the
-            first pixel is 0. Padding on both sides of every layer leaves it there.
-        missing: How many cells fewer than size / stride there are along a side whose size is a
-            multiple of the coarsest stride: layers without padding do not reach the far edge.
-    """
-
-    name: str
-    modules: tuple[str, ...]
-    stride: int
-    channels: int
-    offset: float = 0.0
-    missing: int = 0
 
 
 @dataclass(frozen=True)
@@ -210,20 +187,6 @@ class PyramidBackbone(nn.Module):
                     elif frozen:
                         module.training = False
         return self
-
-
-def pyramid_levels(stages: Sequence[Stage]) -> list[Stage]:
-    """The last stage of every stride from 4, on which the pyramid stands.
-
-    Raises:
-        ValueError: Unless their strides double.
-    """
-    last = {s.stride: s for s in stages if s.stride >= 4}
-    levels = list(last.values())
-    strides = [s.stride for s in levels]
-    if any(b != 2 * a for a, b in pairwise(strides)):
-        raise ValueError(f"the pyramid needs strides that double, got {strides}")
-    return levels
 
 
 def _keep_only(root: nn.Module, paths: Sequence[str]) -> None:
