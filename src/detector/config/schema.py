@@ -274,7 +274,6 @@ class TrainerConfig:
     num_nodes: int
     precision: str
     channels_last: bool
-    fused: bool
     compile: bool
     tf32: bool
     limit_train_batches: int | float

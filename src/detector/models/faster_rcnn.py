@@ -67,13 +67,11 @@ class SpeedOptions:
 
     Attributes:
         channels_last: Keep images and kernels in the layout that convolutions are fastest in.
-        fused: Fold norms that are asleep into their convolutions (see `fused.py`).
-        compiled: Let `torch.compile` make the backbone and the box head, at their first use and
-            for each new size of images; it fuses by itself, so `fused` does nothing then.
+        compiled: Run the backbone and the box head through `torch.compile`, which compiles at the
+            first use and for each new size of images.
     """
 
     channels_last: bool = True
-    fused: bool = True
     compiled: bool = False
 
 
@@ -213,7 +211,6 @@ class FasterRCNN(TorchvisionFasterRCNN):
         self.transform = NormaliseAndBatch(mean, std, strides[-2], layout, smallest)
         self._frozen: list[nn.Module] = []  # of the neck and the head
         self.to(memory_format=layout)
-        self.backbone.fused = speed.fused and not speed.compiled
         if speed.compiled:  # in place: names of parameters do not change
             self.backbone.compile()
             self.roi_heads.box_head.compile()

@@ -63,7 +63,7 @@ def build_task(config: Config, classes: ClassMap) -> DetectionTask:
     torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = product
     # The new layers' weights are a function of the seed alone.
     torch.manual_seed(config.seed)
-    speed = SpeedOptions(run.channels_last, run.fused, run.compile)
+    speed = SpeedOptions(run.channels_last, run.compile)
     network = build_network(config, len(classes), speed)
     optim = config.optim
     options = OptimiserOptions(

@@ -92,7 +92,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         classes = checkpoint_classes(ours)
         config = dict(ours["config"])
-    except (KeyError, TypeError, ValueError) as error:
+        # Earlier versions had this switch for speed, which changed no result.
+        config.get("trainer", {}).pop("fused", None)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RequestError(f"ckpt={path}: not a checkpoint of detector.train") from error
     return {"config": config, "classes": {"names": classes.names, "ids": classes.ids}}
 

