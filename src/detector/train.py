@@ -387,7 +387,7 @@ def log_weights(config: Config, network: FasterRCNN, loaded: LoadReport | None) 
         network: The network.
         loaded: What became of pretrained weights; None if all are random.
     """
-    from detector.models.backbones.table import backbone_spec
+    from detector.models.backbones.build import backbone_spec
 
     if loaded is None:
         none = backbone_spec(config.backbone.key).imagenet is None

@@ -8,12 +8,10 @@ import pytest
 import torch
 from conftest import assert_same
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
 from toys import (
     ADAMW,
     GROUPS,
     SGD,
-    Images,
     ToyTask,
     fit,
     pictures,
@@ -23,7 +21,6 @@ from toys import (
 )
 
 from detector.core.run_folder import RunFolder
-from detector.data.loading.dataset import collate
 from detector.finetune.averaging import AveragedWeights
 from detector.finetune.options import Decay, Plateau, Warmup
 from detector.finetune.phases import Phase
@@ -246,29 +243,6 @@ def test_the_average_goes_on_from_the_restored_weights(tmp_path):
     assert not torch.equal(
         averages[3]["network.top.weight"], best["state_dict"]["network.top.weight"]
     )
-
-
-def test_a_frozen_stage_computes_with_its_weights_after_its_average_was_validated(tmp_path):
-    differences = []
-
-    class Compare(pl.Callback):
-        def on_train_epoch_start(self, trainer, module):
-            backbone, image = module.network.backbone, torch.ones(1, 3, 64, 64)
-            with torch.no_grad():
-                found = backbone(image)["0"]
-                backbone.fused = False
-                wanted = backbone(image)["0"]
-                backbone.fused = True
-            differences.append(float((found - wanted).norm() / wanted.norm()))
-
-    # The average of layer1 lags behind when it is frozen again.
-    phases = [Phase("a", ("layer1", "head"), 1), Phase("b", ("head",), 2)]
-    task = small_detector()
-    tuning = staged(phases, tmp_path, list(task.network.groups()), lr=0.02)
-    two_steps = DataLoader(Images(2), 1, collate_fn=collate)
-    fit(task, [tuning, AveragedWeights(0.9), Compare()], two_steps)
-    assert len(differences) == 3
-    assert max(differences) < 1e-5
 
 
 def test_anothers_best_weights_are_not_restored(tmp_path):
