@@ -11,15 +11,17 @@ from hydra.core.hydra_config import HydraConfig
 from killable import run
 from torch import nn
 
-from detector.cli import compose
+from detector.cli import call, compose
+from detector.config.resolve import resolve
 from detector.config.schedules import read_schedule
 from detector.config.schema import conf_folder
+from detector.core.errors import RequestError
 from detector.core.structures import ClassMap
-from detector.evaluate import evaluate
 from detector.finetune.phases import Plateau
 from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
 from detector.models.heads import HeadOptions
-from detector.pipeline import build, request
+from detector.pipeline import build
+from detector.train import KEYS
 from detector.training.module import DetectionTask, OptimiserOptions
 
 ONE = ClassMap.from_names(["a"])
@@ -82,7 +84,7 @@ def test_weight_decay_is_that_of_the_parameters_kind(backbone):
 
 def settings(*overrides):
     HydraConfig.instance().cfg = None
-    return request.resolve("train", compose("train", [*TINY, *overrides]))
+    return resolve(KEYS, compose("train", [*TINY, *overrides]), resume=True)
 
 
 def test_gradients_are_clipped_to_the_norm_or_not_at_all(tmp_path):
@@ -119,12 +121,12 @@ def test_gradients_are_clipped_to_the_norm_or_not_at_all(tmp_path):
     ],
 )
 def test_options_that_cannot_be_meant_are_refused_by_their_key(typed, said):
-    with pytest.raises(request.RequestError, match=said):
+    with pytest.raises(RequestError, match=said):
         read_schedule(settings(typed))
 
 
 def test_auto_refuses_numbers_by_their_own_keys():
-    with pytest.raises(request.RequestError, match=r"finetune\.auto\.patience=0: expected"):
+    with pytest.raises(RequestError, match=r"finetune\.auto\.patience=0: expected"):
         settings("finetune=auto", "finetune.auto.patience=0")
 
 
@@ -133,19 +135,19 @@ def test_early_stopping_is_a_plateau_of_the_last_phase():
     phases = read_schedule(settings("finetune=staged", *stopping)).phases
     assert [p.plateau is None for p in phases] == [True, True, False]
     assert (phases[-1].plateau.patience, phases[-1].plateau.min_delta) == (3, 0.01)
-    with pytest.raises(request.RequestError, match=r"patience=3: the last phase has a plateau"):
+    with pytest.raises(RequestError, match=r"patience=3: the last phase has a plateau"):
         read_schedule(settings("finetune=plateau", *stopping))
 
 
 def test_the_average_of_the_weights_is_what_is_kept_and_evaluated(voc_root, tmp_path):
     out = tmp_path / "out"
-    asked = [*TINY, f"data.root={voc_root}", "trainer.max_epochs=2", "optim.ema=0.8"]
+    asked = [*TINY, f"data.root={voc_root}", "trainer.max_epochs=1", "optim.ema=0.8"]
     assert run(asked, out) == 0
     best = torch.load(out / "checkpoints/best.ckpt", weights_only=True)
     key = "network.roi_heads.box_head.fc6.weight"
     assert not torch.equal(best["state_dict"][key], best["current_model_state"][key])
     HydraConfig.instance().cfg = None
-    evaluate(compose("evaluate", [f"ckpt={out}"], tmp_path / "again"))
+    call("evaluate", [f"ckpt={out}"], tmp_path / "again")
     first, again = (
         json.loads((folder / "metrics.json").read_text()) for folder in (out, tmp_path / "again")
     )
@@ -169,5 +171,5 @@ def test_a_schedule_of_ones_own_may_stop_early(tmp_path, monkeypatch):
     ],
 )
 def test_the_course_of_auto_is_refused_by_the_key_that_was_typed(typed, said):
-    with pytest.raises(request.RequestError, match=said):
+    with pytest.raises(RequestError, match=said):
         read_schedule(settings("finetune=auto", typed))
