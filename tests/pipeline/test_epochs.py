@@ -3,13 +3,14 @@
 import pytest
 
 from detector.cli import compose
+from detector.config.resolve import resolve
 from detector.core.errors import RequestError
-from detector.pipeline import request
+from detector.train import KEYS
 
 
 def refusal(*overrides):
     with pytest.raises(RequestError) as error:
-        request.resolve("train", compose("train", ["data=trees", *overrides]))
+        resolve(KEYS, compose("train", ["data=trees", *overrides]), resume=True)
     return str(error.value)
 
 
@@ -19,7 +20,7 @@ def test_more_epochs_than_the_schedule_has_are_refused():
     assert "finetune.phases.0.until.max_epochs=N" in line
     assert "finetune.auto.max_epochs=N" in refusal("finetune=auto", "trainer.max_epochs=500")
     most = ["data=trees", "finetune=feature_extraction", "trainer.max_epochs=10"]
-    assert request.resolve("train", compose("train", most)).trainer.max_epochs == 10
+    assert resolve(KEYS, compose("train", most), resume=True).trainer.max_epochs == 10
 
 
 def test_a_cap_that_an_experiment_brings_is_none_that_was_typed():
@@ -28,5 +29,5 @@ def test_a_cap_that_an_experiment_brings_is_none_that_was_typed():
         "finetune=feature_extraction",
         "finetune.phases.0.until.max_epochs=2",
     ]
-    config = request.resolve("train", compose("train", typed))
+    config = resolve(KEYS, compose("train", typed), resume=True)
     assert config.trainer.max_epochs == 8
