@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from commands import RUN, refused, run_script
 from conftest import TINY, three_splits, write_coco, write_voc, write_yolo
 from hydra.core.hydra_config import HydraConfig
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from test_cli import refused, run
 
 from detector import cli
 from detector.core.errors import RequestError
@@ -208,11 +208,12 @@ def test_metrics_json_holds_pycocotools_numbers_and_its_truth(tmp_path):
 
 def test_the_command_needs_no_torch(tmp_path):
     truth, results = write_case(tmp_path, 2)
-    code, out, err = run("evaluate", f"predictions={results}", f"truth={truth}", cwd=tmp_path)
-    assert code == 0, err
-    assert "torch imported: False" in out
+    keys = [f"predictions={results}", f"truth={truth}"]
+    ended = run_script(RUN, "evaluate", *keys, cwd=tmp_path)
+    assert ended.code == 0, ended.stderr
+    assert not ended.torch
     (file,) = tmp_path.glob("outputs/evaluate/*/metrics.json")
-    assert f"metrics: {file}" in out
+    assert f"metrics: {file}" in ended.stdout
 
 
 @pytest.mark.parametrize("root", [None, ".", "test"])

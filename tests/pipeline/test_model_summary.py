@@ -2,11 +2,10 @@
 
 import copy
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
+from commands import run_cli
 from conftest import TINY, assert_same
 from hydra.core.hydra_config import HydraConfig
 
@@ -46,8 +45,7 @@ def table(*overrides):
 
 
 def run(*overrides, cwd):
-    command = [sys.executable, "-W", "ignore", "-m", "detector.train", *overrides]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return run_cli("train", *overrides, cwd=cwd, heavy=True)
 
 
 def checkpoint(folder, *overrides, score=0.5):
@@ -106,10 +104,10 @@ def test_it_shows_the_phase_that_the_run_begins_with():
 
 def test_a_dry_run_shows_it_below_the_phases(tmp_path):
     asked = [*TINY, PHASES, "dry_run=true", "data.root=/not/there"]
-    done = run(*asked, "model.summary=true", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    without = run(*asked, cwd=tmp_path).stdout.splitlines()
-    assert done.stdout.splitlines() == [*without, "", *table(*TINY, PHASES)]
+    code, out, err = run(*asked, "model.summary=true", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    without = run(*asked, cwd=tmp_path)[1].splitlines()
+    assert out.splitlines() == [*without, "", *table(*TINY, PHASES)]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -121,9 +119,9 @@ def shares(lines):
 
 def test_a_dry_run_profiles_with_random_weights(tmp_path):
     asked = [*TINY, PHASES, "dry_run=true", "data.root=/not/there", "model.summary=profile"]
-    done = run(*asked, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.partition("\n\n")[2].splitlines()
+    code, out, err = run(*asked, cwd=tmp_path)
+    assert (code, err) == (0, "")
+    lines = out.partition("\n\n")[2].splitlines()
     *groups, whole = shares(lines)
     assert len(groups) == 7
     assert whole[0] == 100
@@ -198,10 +196,9 @@ def test_a_profile_of_a_device_that_is_not_there_is_refused(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     asked = ["dry_run=true", "model.summary=profile", "trainer.accelerator=gpu"]
-    done = run(*TINY, *asked, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+    code, out, err = run(*TINY, *asked, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
     assert line == "error: trainer.accelerator=gpu: no GPU is available; choose auto or cpu"
 
 
