@@ -20,6 +20,7 @@ from detector import __version__, cli
 from detector.cli import _explain, compose, output_folder_of
 from detector.data.formats.folder import cache_folder
 
+
 @pytest.fixture
 def cwd(tmp_path):
     folder = tmp_path / "cwd"

@@ -11,12 +11,10 @@ import cv2
 import numpy as np
 import pytest
 from commands import RUN, refused, run_script
-from conftest import TINY, three_splits, write_coco, write_voc, write_yolo
-from hydra.core.hydra_config import HydraConfig
+from conftest import TINY, ask, three_splits, write_coco, write_voc, write_yolo
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detector import cli
 from detector.core.errors import RequestError
 from detector.data.external.ground_truth import read_coco_truth
 from detector.evaluate import evaluate
@@ -25,11 +23,6 @@ from detector.evaluation.reference import pycocotools_scores
 from detector.pipeline import external, request, score
 from detector.predict import predict
 from detector.train import train
-
-
-def ask(verb, *overrides, out=None):
-    HydraConfig.instance().cfg = None
-    return cli.compose(verb, overrides, out)
 
 
 def contest(*overrides):
@@ -402,13 +395,16 @@ def test_a_wrong_file_is_refused_before_torch_or_a_folder(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
+def run_folder(shared):
     """A COCO tree, and a run on it."""
-    base = tmp_path_factory.mktemp("run")
-    root = write_coco(base / "coco", three_splits())
-    phases = "finetune.phases=[{name: a, train: [head], until: {max_epochs: 1}}]"
-    train(ask("train", *TINY, f"data.root={root}", phases, out=base / "run"))
-    return root, base / "run"
+
+    def fill(folder):
+        root = write_coco(folder / "coco", three_splits())
+        phases = "finetune.phases=[{name: a, train: [head], until: {max_epochs: 1}}]"
+        train(ask("train", *TINY, f"data.root={root}", phases, out=folder / "run"))
+
+    folder = shared("coco_run", fill)
+    return folder / "coco", folder / "run"
 
 
 @pytest.mark.parametrize("kind", ["coco", "voc"])

@@ -7,10 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, three_splits, write_voc
-from hydra.core.hydra_config import HydraConfig
+from conftest import TINY, ask, three_splits, write_voc
 
-from detector import cli
 from detector.check import check
 from detector.core.errors import RequestError
 from detector.evaluate import evaluate
@@ -24,11 +22,6 @@ ONE_EPOCH = (
 )
 
 
-def ask(verb, *overrides, out=None):
-    HydraConfig.instance().cfg = None
-    return cli.compose(verb, overrides, out)
-
-
 def add_band(file):
     """Give an image a fourth band: where it is bright."""
     image = cv2.imread(str(file))
@@ -36,16 +29,20 @@ def add_band(file):
 
 
 @pytest.fixture(scope="module", params=[1, 4])
-def run(request, tmp_path_factory):
+def run(request, shared):
     """A finished run with so many channels: its number, its data, its folder."""
-    base = tmp_path_factory.mktemp("run")
-    root = write_voc(base / "voc", three_splits(), suffix=".png")
-    if request.param == 4:
-        for file in (root / "JPEGImages").iterdir():
-            add_band(file)
-    keys = [*TINY, f"data.root={root}", f"model.in_channels={request.param}", ONE_EPOCH]
-    train(ask("train", *keys, "augment=standard", "data.cache=disk", out=base / "out"))
-    return request.param, root, base / "out"
+    channels = request.param
+
+    def fill(folder):
+        root = write_voc(folder / "voc", three_splits(), suffix=".png")
+        if channels == 4:
+            for file in (root / "JPEGImages").iterdir():
+                add_band(file)
+        keys = [*TINY, f"data.root={root}", f"model.in_channels={channels}", ONE_EPOCH]
+        train(ask("train", *keys, "augment=standard", "data.cache=disk", out=folder / "out"))
+
+    folder = shared(f"channels{channels}", fill)
+    return channels, folder / "voc", folder / "out"
 
 
 def test_the_first_kernels_are_over_the_channels_and_were_trained(run):

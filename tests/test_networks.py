@@ -4,22 +4,15 @@ import logging
 import re
 
 import pytest
-from conftest import TINY
-from hydra.core.hydra_config import HydraConfig
+from conftest import TINY, ask
 from torch import nn
 
-from detector import cli
 from detector.core.errors import RequestError
 from detector.evaluate import evaluate
 from detector.pipeline import build, request
 from detector.train import train
 
 WITHOUT_BACKBONE = [t for t in TINY if not t.startswith(("backbone=", "model.weights="))]
-
-
-def ask(verb, *overrides, out=None):
-    HydraConfig.instance().cfg = None
-    return cli.compose(verb, overrides, out)
 
 
 def checked(*overrides):
@@ -38,6 +31,7 @@ def checked(*overrides):
 )
 def test_a_run_is_evaluated_again_exactly(network, voc_root, tmp_path):
     typed = [*WITHOUT_BACKBONE, *network, "finetune.norm=train", f"data.root={voc_root}"]
+    typed += ["trainer.limit_train_batches=1"]
     scores = train(ask("train", *typed, "trainer.max_epochs=1", out=tmp_path / "run"))
     again = evaluate(ask("evaluate", f"ckpt={tmp_path / 'run'}", out=tmp_path / "again"))
     for name, value in again.items():
@@ -46,6 +40,7 @@ def test_a_run_is_evaluated_again_exactly(network, voc_root, tmp_path):
 
 def test_a_network_that_nobody_has_trained_says_so(voc_root, tmp_path, caplog):
     typed = [*WITHOUT_BACKBONE, "backbone=zfnet", f"data.root={voc_root}"]
+    typed += [f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test")]
     with caplog.at_level(logging.INFO):
         train(ask("train", *typed, "trainer.max_epochs=1", out=tmp_path))
     said = "model.weights=none (nobody has published any for zfnet): all layers start at random"
@@ -133,9 +128,7 @@ def test_the_check_refuses_an_unknown_network_before_it_reads_anything(voc_root)
         ("backbone=resnet18", "backbone.name"),
     ],
 )
-def test_a_checkpoint_keeps_its_network(typed, key, voc_root, tmp_path):
-    tiny = [*TINY, f"data.root={voc_root}", "trainer.max_epochs=1"]
-    train(ask("train", *tiny, out=tmp_path / "run"))
+def test_a_checkpoint_keeps_its_network(typed, key, runs):
     for verb in ("evaluate", "train"):
         with pytest.raises(RequestError, match=rf"^{key}"):
-            request.resolve(verb, ask(verb, f"ckpt={tmp_path / 'run'}", typed))
+            request.resolve(verb, ask(verb, f"ckpt={runs.first}", typed))

@@ -5,10 +5,8 @@ import shutil
 import pytest
 import torch
 import yaml
-from conftest import TINY, assert_same
-from hydra.core.hydra_config import HydraConfig
+from conftest import TINY, ask, assert_same
 
-from detector import cli
 from detector.core.errors import RequestError
 from detector.core.structures import ClassMap
 from detector.evaluate import evaluate
@@ -22,11 +20,6 @@ ONE_EPOCH = [
     "until: {max_epochs: 1}}]",
     "trainer.limit_train_batches=1",
 ]
-
-
-def ask(verb, *overrides, out=None):
-    HydraConfig.instance().cfg = None
-    return cli.compose(verb, overrides, out)
 
 
 def config_of(*overrides):

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from conftest import TINY, write_image, write_xml
-from test_train import ask
+from conftest import TINY, ask, write_image, write_xml
 
 from detector.core.errors import RequestError
 from detector.data.formats.folder import Folder

@@ -2,11 +2,12 @@
 
 import copy
 import re
+import shutil
 
 import pytest
 import torch
 from commands import run_cli
-from conftest import TINY, assert_same
+from conftest import TINY, assert_same, three_splits, write_voc
 from hydra.core.hydra_config import HydraConfig
 
 from detector import cli
@@ -222,17 +223,25 @@ def test_a_profiled_run_is_the_same_run_to_the_bit(voc_root, tmp_path, caplog):
 
 @pytest.mark.parametrize("dry", [False, True])
 def test_a_run_that_goes_on_is_profiled_with_its_phase_and_weights(
-    voc_root, tmp_path, monkeypatch, dry
+    shared, tmp_path, monkeypatch, dry
 ):
-    asked = [*TINY, f"data.root={voc_root}", PHASES, "trainer.max_epochs=1"]
-    weights = fresh_train(tmp_path / "run", *asked)["state_dict"]
+    def fill(folder):
+        write_voc(folder / "voc", three_splits())
+        asked = [*TINY, f"data.root={folder / 'voc'}", PHASES, "trainer.max_epochs=1"]
+        fresh_train(folder / "run", *asked)
+
+    shutil.copytree(shared("one_epoch", fill) / "run", tmp_path / "run")
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    weights = torch.load(last, weights_only=True)["state_dict"]
     seen = []
 
     def spy(config, network, phase, trainer):
         seen.append((phase.name, copy.deepcopy(network.state_dict())))
         return summary_table(config, network, phase, trainer)
 
-    monkeypatch.setattr(f"detector.{'model_summary' if dry else 'train'}.summary_table", spy)
+    monkeypatch.setattr(
+        f"detector.{'pipeline.model_summary' if dry else 'train'}.summary_table", spy
+    )
     more = ["model.summary=profile", "trainer.max_epochs=2", f"dry_run={dry}"]
     fresh_train(tmp_path / "run", f"ckpt={tmp_path / 'run'}", *more)
     ((phase, found),) = seen
