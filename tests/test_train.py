@@ -389,7 +389,7 @@ def test_two_processes_train_and_score_as_one_would(voc_root, tmp_path):
 
 
 def test_a_sweep_gives_every_trial_its_folder(voc_root, tmp_path):
-    out = run_train(
+    run_train(
         "-m",
         "seed=0,1",
         *TINY,
@@ -406,7 +406,7 @@ def test_a_sweep_gives_every_trial_its_folder(voc_root, tmp_path):
 
 
 def test_the_optuna_sweep_maximises_the_score_that_train_returns(voc_root, tmp_path):
-    out = run_train(
+    run_train(
         "-m",
         "+sweep=lr",
         *TINY,
