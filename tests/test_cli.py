@@ -16,8 +16,9 @@ from commands import RUN, refused, run_cli, run_script
 from conftest import TINY, write_xml
 from hydra.errors import HydraException, MissingConfigException
 
-from detector import __version__, cli
+from detector import cli
 from detector.cli import _explain, compose, output_folder_of
+from detector.core.version import __version__
 from detector.data.formats.folder import cache_folder
 
 

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detector.core.errors import RequestError
-from detector.data.external.ground_truth import read_coco_truth
+from detector.data.external.ground_truth import read_coco_ground_truth
 from detector.evaluate import evaluate
 from detector.evaluation.coco import NAMES, coco_scores
 from detector.evaluation.reference import pycocotools_scores
@@ -464,7 +464,7 @@ def test_turned_boxes_of_a_truth_are_taken_as_pycocotools_takes_them_and_counted
     truth.write_text(json.dumps(content))
     notes = contest(f"predictions={results}", f"truth={truth}").notes
     assert [n for n in notes if n.startswith("1 boxes of the truth are turned by attributes.rot")]
-    assert read_coco_truth(truth, None).boxes.tolist() == [[10, 0, 50, 20]]
+    assert read_coco_ground_truth(truth, None).boxes.tolist() == [[10, 0, 50, 20]]
 
 
 def test_boxes_of_a_truth_that_contradict_their_polygons_are_counted(tmp_path):
@@ -489,7 +489,7 @@ def test_a_root_category_of_a_classs_name_in_a_truth_is_left_out(tmp_path):
     (category,) = content["categories"]
     content["categories"].insert(0, {"id": 1 + category["id"], "name": category["name"]})
     truth.write_text(json.dumps(content))
-    assert read_coco_truth(truth, None).classes.ids == (category["id"],)
+    assert read_coco_ground_truth(truth, None).classes.ids == (category["id"],)
 
 
 def grouped(tmp_path, above: str) -> tuple[Path, Path]:

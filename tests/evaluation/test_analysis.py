@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from test_diagnostics import A, B, C, matched
-from test_suspects import planted
+from test_label_errors import planted
 
 from detector.evaluation.analysis import analyse
 from detector.evaluation.coco import coco_scores

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_suspects import planted
+from test_label_errors import planted
 
 from detector.evaluation.arrays import Detections, Truth
 from detector.evaluation.matching import match

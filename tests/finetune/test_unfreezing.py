@@ -22,6 +22,7 @@ from toys import (
     staged,
 )
 
+from detector.core.run_folder import RunFolder
 from detector.data.loading.dataset import collate
 from detector.finetune.averaging import AveragedWeights
 from detector.finetune.phases import Decay, Phase, Plateau, Warmup
@@ -194,7 +195,7 @@ def test_a_phase_begins_with_the_best_weights_if_it_says_so(tmp_path):
     _, tuning, records = second_phase(tmp_path, SGD)
     assert_same(records.begun[2]["weights"], records.ended[0]["weights"])
     assert tuning.progress.phases[1].restored_epoch == 0
-    best = torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"]
+    best = torch.load(RunFolder(tmp_path).best_checkpoint, weights_only=True)["state_dict"]
     assert_same(
         records.begun[2]["weights"], {k.removeprefix("network."): v for k, v in best.items()}
     )
@@ -229,7 +230,7 @@ def test_the_average_goes_on_from_the_restored_weights(tmp_path):
 
     average = AveragedWeights(0.9)
     _, _, records = second_phase(tmp_path, SGD, average, Averages())
-    best = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    best = torch.load(RunFolder(tmp_path).best_checkpoint, weights_only=True)
     assert best["epoch"] == 0
     assert_same(averages[2], best["state_dict"])
     assert_same(
@@ -273,8 +274,8 @@ def test_anothers_best_weights_are_not_restored(tmp_path):
     class Other(pl.Callback):
         def on_train_epoch_end(self, trainer, module):
             if trainer.current_epoch == 1:  # the file is of epoch 0
-                content = torch.load(tmp_path / "best.ckpt", weights_only=True)
-                torch.save(content | {"epoch": 7}, tmp_path / "best.ckpt")
+                content = torch.load(RunFolder(tmp_path).best_checkpoint, weights_only=True)
+                torch.save(content | {"epoch": 7}, RunFolder(tmp_path).best_checkpoint)
 
     with pytest.raises(RuntimeError, match=r"is of epoch 8, but the best was 1: another run"):
         second_phase(tmp_path, SGD, Other())
@@ -318,7 +319,7 @@ def test_the_score_of_an_untrained_network_never_becomes_the_best(tmp_path):
     task = ToyTask([[0.2, 0.3, 0.1]], sanity=0.9)
     _, tuning, _ = run_toy(task, TWO, tmp_path, num_sanity_val_steps=1)
     assert (tuning.progress.best, tuning.progress.best_epoch) == (pytest.approx(0.3), 1)
-    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == 1
+    assert torch.load(RunFolder(tmp_path).best_checkpoint, weights_only=True)["epoch"] == 1
 
 
 def test_a_run_stops_at_the_plateau_of_its_last_phase(tmp_path):
@@ -363,7 +364,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_kept(tmp_path):
 
     with pytest.raises(FloatingPointError, match=r"loss became nan in epoch 2: a lower optim\.lr"):
         run_toy(Exploding([[0.5] * 3]), [Phase("a", ("head",), 3)], tmp_path)
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 0
+    assert torch.load(RunFolder(tmp_path).last_checkpoint, weights_only=True)["epoch"] == 0
 
 
 def test_a_finished_run_does_not_train_on(tmp_path):
@@ -371,7 +372,9 @@ def test_a_finished_run_does_not_train_on(tmp_path):
     scores = [[0.5, 0.4, 0.6, 0.7]]
     _, _, records = run_toy(ToyTask(scores), phases, tmp_path)
     task = ToyTask(scores)
-    trainer, tuning, again = run_toy(task, phases, tmp_path, ckpt=tmp_path / "last.ckpt")
+    trainer, tuning, again = run_toy(
+        task, phases, tmp_path, ckpt=RunFolder(tmp_path).last_checkpoint
+    )
     assert trainer.global_step == 2 * 4
     assert (again.steps, tuning.progress.ended) == ([], "plateau")
     assert_same(dict(task.network.state_dict()), records.ended[-1]["weights"])
@@ -384,7 +387,7 @@ def test_a_resumed_run_trains_what_its_phase_does_and_ends_alike(cut, tmp_path):
     _, _, whole = run_toy(ToyTask(scores, ADAMW), phases, tmp_path)
     run_toy(ToyTask(scores, ADAMW), phases, tmp_path, max_epochs=cut)
     task = ToyTask(scores, ADAMW)
-    _, _, rest = run_toy(task, phases, tmp_path, ckpt=tmp_path / "last.ckpt")
+    _, _, rest = run_toy(task, phases, tmp_path, ckpt=RunFolder(tmp_path).last_checkpoint)
     layers = {name.split(".")[0] for name in rest.started["trained"]}
     assert layers == {*phases[cut - 2].train}
     for one, other in zip(rest.ended, whole.ended[cut:], strict=True):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import numpy as np
+import pytest
 
 from detector.report.draw import Boxes
 from detector.report.run_page import Picture, write_run_page
@@ -147,3 +151,13 @@ def write(folder, pictures=(), **parts):
     """The page's text."""
     write_run_page(folder / "index.html", content(**parts), pictures)
     return (folder / "index.html").read_text(encoding="utf-8")
+
+
+def embedded(page):
+    """What the page's scripts are given."""
+    (text,) = re.findall(r'id="report-data">(.*?)</script>', page)
+    return json.loads(text, parse_constant=pytest.fail)
+
+
+def section(page, name):
+    return re.search(rf'<section id="{name}".*?</section>', page, re.DOTALL)[0]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from detector.config.schema import Config, TrainerConfig, plain
 from detector.core.console import typed
 from detector.core.errors import RequestError
+from detector.core.run_folder import RunFolder
 from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.formats.folder import cache_folder
 from detector.data.loading import shared_memory
@@ -125,7 +126,7 @@ def load_pretrained(
     return load.load_pretrained(network, pretrained, classes)
 
 
-def unloaded_task(config: Config, device: str) -> DetectionTask:
+def untrained_task(config: Config, device: str) -> DetectionTask:
     """A run's task with random weights, and the classes that are known without its data.
 
     Args:
@@ -157,10 +158,10 @@ def _fixed(part: object) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in vars(part).items()}
 
 
-def load_task(verb: str, config: Config) -> DetectionTask:
-    """The task of a checkpoint, with its weights."""
+def load_task(config: Config) -> DetectionTask:
+    """The task of the checkpoint `config.ckpt`, with the weights of its best epoch."""
     assert config.ckpt is not None
-    path = checkpoint_path(verb, config.ckpt)
+    path = checkpoint_path("evaluate", config.ckpt)
     task = build_task(config, checkpoint_classes(read_checkpoint(path)))
     load_weights(task, path)
     return task
@@ -257,7 +258,7 @@ def local_processes(trainer: TrainerConfig) -> int:
 
 
 def build_callbacks(
-    config: Config, schedule: Schedule, folder: Path, epochs: int
+    config: Config, schedule: Schedule, folder: RunFolder, epochs: int
 ) -> tuple[StagedFinetuning, RunProgress, list[pl.Callback]]:
     """What happens around the steps: the schedule, the bar, all of them in their order.
 
@@ -272,20 +273,20 @@ def build_callbacks(
     from detector.training.progress import RunProgress
     from detector.training.run_checkpoints import RunCheckpoints
 
-    optim, kept = config.optim, folder / "checkpoints"
+    optim, run = config.optim, folder
     finetuning = StagedFinetuning(
         schedule,
         optim.lr,
         config.data.batch_size,
         optim.reference_batch,
         config.monitor,
-        kept / "best.ckpt",
+        run.best_checkpoint,
     )
     resume = f"python -m detector.train {typed('ckpt', folder)}"
-    progress = RunProgress(folder, finetuning, epochs, resume)
+    progress = RunProgress(run, finetuning, epochs, resume)
     averaging = [] if optim.ema is None else [AveragedWeights(optim.ema)]
     # The schedule judges an epoch before its row and its checkpoint are written.
-    callbacks = [finetuning, *averaging, progress, RunCheckpoints(finetuning, kept)]
+    callbacks = [finetuning, *averaging, progress, RunCheckpoints(finetuning, run)]
     return finetuning, progress, callbacks
 
 

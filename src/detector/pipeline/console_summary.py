@@ -14,7 +14,7 @@ from rich.text import Text
 from detector.core.console import log_table
 from detector.pipeline.network_view import crowded
 from detector.pipeline.score import Scored
-from detector.report.charts import setting
+from detector.report.formatting import setting
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def print_scores(
     """
     truth, per_class = scored.matches.truth, content["per_class"]
     images = f"{content['images']} image{'s' * (content['images'] != 1)}"
-    title = f"{scored.split}: {images}, percent"
+    title = f"{scored.inputs.split}: {images}, percent"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True, max_width=30)
     for heading in ("boxes", "mAP", "95 %", "AP50", "95 %", "precision", "recall"):
@@ -94,7 +94,7 @@ def _print_comparison(comparison: Mapping[str, Any]) -> None:
         log.info("  ... and %d more in the report", len(settings) - SETTINGS)
 
 
-def remarks(scored: Scored, content: Mapping[str, Any], limit: int | None) -> list[str]:
+def score_warnings(scored: Scored, content: Mapping[str, Any], limit: int | None) -> list[str]:
     """What explains scores that are undefined, zero or imprecise, a line each.
 
     Args:
@@ -104,17 +104,17 @@ def remarks(scored: Scored, content: Mapping[str, Any], limit: int | None) -> li
     """
     truth = scored.matches.truth
     there = set(truth.labels[~truth.ignore].tolist())
-    absent = [n for k, n in enumerate(scored.classes.names, start=1) if k not in there]
+    absent = [n for k, n in enumerate(scored.inputs.classes.names, start=1) if k not in there]
     lines = []
-    if len(truth.images) < len(scored.images):
+    if len(truth.images) < len(scored.inputs.images):
         lines.append(
-            f"only {len(truth.images)} of the {len(scored.images)} images were evaluated "
+            f"only {len(truth.images)} of the {len(scored.inputs.images)} images were evaluated "
             "(trainer.limit_test_batches)"
         )
     if not len(scored.matches.detections.labels):
         lines.append("nothing was detected, so all scores are 0 or undefined")
     if not there:
-        lines.append(f"{scored.split} has no true boxes: scores are undefined")
+        lines.append(f"{scored.inputs.split} has no true boxes: scores are undefined")
     elif absent:
         lines.append(f"no true boxes of {_some(absent)}: left out of all means over classes")
     if content["intervals"]:
@@ -124,7 +124,7 @@ def remarks(scored: Scored, content: Mapping[str, Any], limit: int | None) -> li
             lines.append(
                 f"too few images for an interval: {_some(rare)}; those of the means are rough"
             )
-    if limit is not None and (said := crowded({scored.split: scored.images}, limit)):
+    if limit is not None and (said := crowded({scored.inputs.split: scored.inputs.images}, limit)):
         lines.append(said)
     return lines
 

@@ -6,10 +6,10 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from detector.core.files import write_json
+from detector.core.run_folder import RunFolder
 from detector.finetune.schedule import Entry, Progress, Schedule
 from detector.report.schedule import Curve, ShadedPhase, draw_schedule
 
@@ -17,7 +17,7 @@ POINTS = 60  # of a curve in an epoch
 
 
 def write_history(
-    folder: Path,
+    run: RunFolder,
     schedule: Schedule,
     progress: Progress,
     lr: float,
@@ -32,7 +32,7 @@ def write_history(
     run had under another schedule they are those at the ends of epochs, as metrics.csv has them.
 
     Args:
-        folder: The run's.
+        run: Folder of the run.
         schedule: The one in force.
         progress: What was done of it.
         lr: The learning rate that factors are multiplied with, scaled to the batch.
@@ -43,9 +43,9 @@ def write_history(
     """
     scores = {int(row["epoch"]): _number(row.get(monitor)) for row in rows}
     spans = _spans(progress)
-    write_json(folder / "phases.json", [_record(entry, end, scores) for entry, end in spans])
+    write_json(run.phases, [_record(entry, end, scores) for entry, end in spans])
     draw_schedule(
-        folder / "schedule.png",
+        run.schedule,
         [
             ShadedPhase(entry.name, entry.start_epoch, end, entry.restored_epoch, entry.ended)
             for entry, end in spans
@@ -57,11 +57,11 @@ def write_history(
     )
 
 
-def read_training(run: Path, best_epoch: int | None, monitor: str) -> dict[str, Any] | None:
+def read_training(run: RunFolder, best_epoch: int | None, monitor: str) -> dict[str, Any] | None:
     """What metrics.csv and phases.json say of a run.
 
     Args:
-        run: Its folder.
+        run: Folder of the run.
         best_epoch: From 0.
         monitor: The score that chose it.
 
@@ -69,15 +69,14 @@ def read_training(run: Path, best_epoch: int | None, monitor: str) -> dict[str, 
         `monitor`, `best_epoch`, `rows` (numbers, None for empty cells) and `phases`; None if the
         files are not there, or are no such files.
     """
-    table, phases = run / "metrics.csv", run / "phases.json"
-    if not (table.is_file() and phases.is_file()):
+    if not (run.metrics_csv.is_file() and run.phases.is_file()):
         return None
     try:
-        with table.open(newline="", encoding="utf-8") as stream:
+        with run.metrics_csv.open(newline="", encoding="utf-8") as stream:
             rows = [_numbers(row) for row in csv.DictReader(stream)]
         kept = [
             {key: phase[key] for key in ("name", "train", "start_epoch", "epochs")}
-            for phase in json.loads(phases.read_text(encoding="utf-8"))
+            for phase in json.loads(run.phases.read_text(encoding="utf-8"))
         ]
     except (ValueError, KeyError, TypeError):
         return None  # those of another program

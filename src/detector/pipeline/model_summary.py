@@ -43,7 +43,7 @@ def print_summary(config: Config) -> None:
     if profiled:
         alone = replace(config.trainer, devices=1, num_nodes=1)
         trainer = build.build_trainer(replace(config, trainer=alone), Path())
-    task = build.unloaded_task(config, "cpu" if profiled else "meta")
+    task = build.untrained_task(config, "cpu" if profiled else "meta")
     if profiled and path:
         build.load_weights(task, path)
     lines = summary_table(config, task.network, schedule.next_phase(stand), trainer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import cv2
 import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
+
+from detector.core.files import write_bytes
 
 IGNORED = sv.Color(190, 190, 190)
 FORMATS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp")  # that are written
@@ -206,7 +207,7 @@ def write_image(file: Path, image: NDArray[np.uint8]) -> None:
     content = encoded(image, file.suffix)
     if content is None:
         raise OSError(errno.EINVAL, "the format cannot hold this picture", str(file))
-    write_bytes(file, content)
+    write_bytes(file, content)  # by Python, which accepts any file name
 
 
 def encoded(image: NDArray[np.uint8], suffix: str) -> bytes | None:
@@ -221,15 +222,3 @@ def encoded(image: NDArray[np.uint8], suffix: str) -> bytes | None:
     except cv2.error:
         return None
     return content.tobytes() if done else None
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """Write a file, or none: what was begun is removed, which also makes room on a full disk."""
-    # By Python, which survives any file name.
-    try:
-        file.write_bytes(content)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            file.unlink()
-        error.filename = error.filename or str(file)
-        raise

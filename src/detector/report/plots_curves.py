@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detector.report import charts
+from detector.report import formatting
 from detector.report.gallery import class_colors
 from detector.report.plots import LABEL, Figure, figure, label, line, rounded
 
@@ -17,8 +17,16 @@ SHARE = {"range": [0, 1.03], "tickformat": ".0%", "dtick": 0.2}
 PRECISION, RECALL = class_colors(2)
 
 
-def thresholds(curves: Mapping[str, Any], names: Sequence[str]) -> Figure | None:
-    """Precision, recall and F1 over the score threshold: of all, and of a class to choose."""
+def thresholds(curves: Mapping[str, Any], names: Sequence[str], detections: int) -> Figure | None:
+    """Precision, recall and F1 over the score threshold, of all classes and of a chosen one.
+
+    Args:
+        curves: `curves` of the analysis.
+        names: Class names.
+        detections: Number of detections; without any there is no plot.
+    """
+    if not detections:
+        return None
     styles = {
         "precision": line("Precision", PRECISION),
         "recall": line("Recall", RECALL),
@@ -59,7 +67,7 @@ def recall_precision(
     for name, color in zip(names, class_colors(len(names)), strict=True):
         if not (values := curves["classes"].get(name)):
             continue
-        title = f"{label(name, LABEL)}  {charts.points(per_class[name]['ap_50'])}"
+        title = f"{label(name, LABEL)}  {formatting.points(per_class[name]['ap_50'])}"
         look = line(title, color) if few else line(title, "--quiet", 1)
         traces.append(
             {
@@ -95,7 +103,7 @@ def ranges(rows: Sequence[Mapping[str, Any]], title: str) -> Figure | None:
             "x": [label(row["range"]).replace(" to ", "<br>to ") for row in rows],
             "y": rounded([row[key] for row in rows]),
             "customdata": [
-                charts.many(row[of], "box" if of == "truths" else "detection") for row in rows
+                formatting.many(row[of], "box" if of == "truths" else "detection") for row in rows
             ],
             "marker": marker,
             "hovertemplate": "%{y:.1%} of %{customdata}",
@@ -117,8 +125,9 @@ def ranges(rows: Sequence[Mapping[str, Any]], title: str) -> Figure | None:
     return figure(traces, layout)
 
 
-def calibration(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """The precision of detections by their confidence, and how many there are of each."""
+def calibration(calibration: Mapping[str, Any]) -> Figure | None:
+    """Precision of the detections by confidence, and how many detections each bin has."""
+    bins = calibration["bins"]
     filled = [part for part in bins if part["count"]]
     if not filled:
         return None
@@ -131,7 +140,7 @@ def calibration(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
         "x": rounded([part["confidence"] for part in filled]),
         "y": rounded([part["precision"] for part in filled]),
         "customdata": [
-            [f"{b['low']:.2f} to {b['high']:.2f}", charts.many(b["count"], "detection")]
+            [f"{b['low']:.2f} to {b['high']:.2f}", formatting.many(b["count"], "detection")]
             for b in filled
         ],
         "hovertemplate": "scores %{customdata[0]}: %{customdata[1]}<br>"

@@ -8,18 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detector.report import charts
+from detector.report import formatting
 from detector.report.plots import LABEL, Figure, figure, is_finite, label, rounded
 
 NUMBERED = 12  # labels, at most, of a confusion matrix with its counts written into it
 
 
-def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure | None:
+def confusion(confusion: Mapping[str, Any]) -> Figure | None:
     """A heat map: what every class was detected as.
 
     A class's row is shaded by shares of its true boxes. False alarms, the last row, are all of
     their row, so they are shaded by shares of the detections of their class, which is their column.
     """
+    matrix, names = confusion["matrix"], confusion["labels"]
     count = len(names)
     wholes = [("true box", [sum(row)] * count) for row in matrix[:-1]]
     wholes.append(("detection", [sum(column) for column in zip(*matrix, strict=True)]))
@@ -38,7 +39,10 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure |
         "y": places,
         "z": shares,
         "customdata": [
-            [[charts.number(n), charts.many(whole, unit)] for n, whole in zip(row, of, strict=True)]
+            [
+                [formatting.number(n), formatting.many(whole, unit)]
+                for n, whole in zip(row, of, strict=True)
+            ]
             for row, (unit, of) in zip(matrix, wholes, strict=True)
         ],
         "zmin": 0,
@@ -53,7 +57,7 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure |
         "%{customdata[1]} (%{z:.1%})<extra></extra>",
     }
     if numbered:
-        texts = [[charts.number(n) for n in row] for row in matrix]
+        texts = [[formatting.number(n) for n in row] for row in matrix]
         texts[-1][-1] = ""
         trace |= {"text": texts, "texttemplate": "%{text}"}
     cell = min(76.0, max(9.6, 620 / count))
@@ -63,8 +67,9 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure |
     return figure([trace], layout, least=0 if numbered else width, most=max(width, 460))
 
 
-def errors(types: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """What every type of error costs."""
+def errors(errors: Mapping[str, Any]) -> Figure | None:
+    """AP50 that each type of error costs."""
+    types = errors["types"]
     costs = rounded([kind["cost"] for kind in types])
     ends = [cost for cost in costs if cost is not None] or [0.0]
     trace = {
@@ -72,7 +77,7 @@ def errors(types: Sequence[Mapping[str, Any]]) -> Figure | None:
         "orientation": "h",
         "x": costs,
         "y": [label(kind["name"]) for kind in types],
-        "customdata": [[charts.number(k["count"]), label(k["meaning"])] for k in types],
+        "customdata": [[formatting.number(k["count"]), label(k["meaning"])] for k in types],
         "marker": {"color": "--bar"},
         "texttemplate": "%{x:.1%}",
         "textposition": "outside",
@@ -100,7 +105,7 @@ def differences(comparison: Mapping[str, Any]) -> Figure | None:
     rows = [row for row in comparison["rows"] if is_finite(row["difference"])]
     reaches = [
         [abs(end - row["difference"]) for end in row["interval"]]
-        if charts.interval(row["interval"])
+        if formatting.interval(row["interval"])
         else [0, 0]
         for row in rows
     ]
@@ -110,7 +115,7 @@ def differences(comparison: Mapping[str, Any]) -> Figure | None:
         "x": rounded([row["difference"] for row in rows]),
         "y": list(range(len(rows))),
         "text": [label(row["name"]) for row in rows],
-        "customdata": [charts.interval(row["interval"]) or "no interval" for row in rows],
+        "customdata": [formatting.interval(row["interval"]) or "no interval" for row in rows],
         "error_x": {
             "array": rounded([high for _, high in reaches]),
             "arrayminus": rounded([low for low, _ in reaches]),

@@ -11,9 +11,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from detector.report import charts
+from detector.report import formatting
 
 TEMPLATES = Path(__file__).with_name("templates")
+# Functions of `formatting` that templates use as filters.
+FILTERS = (
+    *("number", "percent", "points", "interval", "many"),
+    *("signed", "short", "setting", "duration"),
+)
 
 
 def environment() -> jinja2.Environment:
@@ -25,38 +30,12 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
-        "number": charts.number,
-        "percent": charts.percent,
-        "points": charts.points,
-        "interval": charts.interval,
-        "many": charts.many,
-        "signed": charts.signed,
-        "figure": charts.figure,
-        "setting": charts.setting,
-        "duration": charts.duration,
+    made.filters |= {name: getattr(formatting, name) for name in FILTERS} | {
         "json": script_json,
-        "sentence": lambda text: text[:1].upper() + text[1:],
-        "shell": lambda text: shlex.join(shlex.split(text)),
+        "sentence": lambda words: words[:1].upper() + words[1:],
+        "shell": lambda words: shlex.join(shlex.split(words)),
     }
-    made.globals |= {"histogram": charts.histogram, "chart_height": charts.CHART_HEIGHT}
     return made
-
-
-def write_page(file: Path, page: str) -> None:
-    """Write a page in one step: on failure nothing is left, and an older page stays.
-
-    Args:
-        file: An `.html`; its folder exists.
-        page: Its text.
-    """
-    draft = file.with_name(file.name + ".part")
-    try:
-        # File names may hold bytes that are not UTF-8; Python carries them as lone surrogates.
-        draft.write_text(page, encoding="utf-8", errors="backslashreplace")
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def tidy(value: Any) -> Any:
@@ -82,5 +61,5 @@ def tidy(value: Any) -> Any:
 
 def script_json(value: Any) -> Markup:
     """JSON for a script element, which neither `</script>` nor `<!--` in a text can end."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c"))
+    encoded = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return Markup(encoded.replace("<", "\\u003c"))

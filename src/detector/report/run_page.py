@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
-from detector.report import charts, plots_curves, plots_errors, plots_training
+from detector.core.files import write_text
+from detector.report import formatting, plot_table
 from detector.report.gallery import REASONS, Picture, class_colors, describe, encode_pictures
-from detector.report.plots import Figure
-from detector.report.render import environment, tidy, write_page
+from detector.report.render import environment, tidy
 
 __all__ = ["Picture", "write_run_page"]
 
@@ -58,7 +58,8 @@ def write_run_page(file: Path, content: dict[str, Any], pictures: Sequence[Pictu
             headline=headline(run),
             coco_names=list(COCO_NAMES.items()),
             colors=colors,
-            figures=(plots := _figures(run)),
+            plots=plot_table.PLOTS,
+            figures=(figures := {plot.name: plot.draw(run) for plot in plot_table.PLOTS}),
             confused=(confused := _confused(run["confusion"]))[:CONFUSIONS],
             confusions=len(confused),
             suspects=_suspects(run["suspects"], shown),
@@ -69,7 +70,7 @@ def write_run_page(file: Path, content: dict[str, Any], pictures: Sequence[Pictu
             threshold=_start(run["per_class"]),
             long=MORE_LINES,
             script={
-                "figures": plots,
+                "figures": figures,
                 "pictures": shown,
                 "classes": run["classes"],
                 "colors": colors,
@@ -77,44 +78,21 @@ def write_run_page(file: Path, content: dict[str, Any], pictures: Sequence[Pictu
             plotly=_packed_plotly(),
         )
     )
-    write_page(file, page)
+    write_text(file, page)
 
 
 def headline(run: Mapping[str, Any]) -> str:
     """The result in one line."""
-    images = charts.many(run["images"], "image")
+    images = formatting.many(run["images"], "image")
     if run["split"] in ("train", "val", "test"):
-        images = charts.many(run["images"], f"{run['split']} image")
+        images = formatting.many(run["images"], f"{run['split']} image")
     ap_50 = run["coco"]["map_50"]
     if not run["truths"]:
         return f"No AP: there are no boxes to find in {images}"
     if not run["detections"]:
         return f"Nothing was detected on {images}"
-    bounds = charts.interval((run["intervals"] or {}).get("map_50"))
-    return f"AP50 {charts.points(ap_50)}{f' ({bounds})' if bounds else ''} on {images}"
-
-
-def _figures(run: Mapping[str, Any]) -> dict[str, Figure | None]:
-    """All plots, by the name of their place on the page."""
-    names, training, matrix = run["classes"], run["training"], run["confusion"]
-    made = {
-        "thresholds": plots_curves.thresholds(run["curves"], names) if run["detections"] else None,
-        "recall_precision": plots_curves.recall_precision(
-            run["recall_precision"], run["per_class"], names
-        ),
-        "sizes": plots_curves.ranges(run["sizes"], "root of the area, pixels"),
-        "aspects": plots_curves.ranges(run["aspects"], "height : width"),
-        "confusion": plots_errors.confusion(matrix["matrix"], matrix["labels"]),
-        "errors": plots_errors.errors(run["errors"]["types"]),
-        "calibration": plots_curves.calibration(run["calibration"]["bins"]),
-    }
-    if training:
-        made["losses"] = plots_training.losses(training)
-        made["scores"] = plots_training.scores(training)
-        made["rates"] = plots_training.rates(training)
-    if run["comparison"]:
-        made["differences"] = plots_errors.differences(run["comparison"])
-    return made
+    bounds = formatting.interval((run["intervals"] or {}).get("map_50"))
+    return f"AP50 {formatting.points(ap_50)}{f' ({bounds})' if bounds else ''} on {images}"
 
 
 def _pictured(picture: Picture, number: int, run: Mapping[str, Any]) -> dict[str, Any]:

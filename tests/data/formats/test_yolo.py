@@ -426,7 +426,7 @@ def test_paths_of_another_machine_mean_the_longest_end_that_is_here(root, text):
     say(root, text)
     data = read_set(root)
     assert sizes(data) == WHOLE
-    assert not data.findings.of("error")
+    assert not data.issues.of("error")
 
 
 def test_a_path_may_lie_below_a_folder_that_path_names(root, tmp_path):

@@ -1,6 +1,6 @@
 """COCO's instances JSON as what detections are scored against, with images or without.
 
-A data set is read by `coco.py` and judged, for training. What is only to be scored is left as
+A data set is read by `coco.py` and validated, for training. What is only to be scored is left as
 pycocotools would take it: boxes are not clipped, and areas are those of the file.
 """
 
@@ -26,7 +26,7 @@ from detector.data.formats.folder import Folder, last_part, relative, split_of
 
 
 @dataclass(frozen=True)
-class CocoTruth:
+class CocoGroundTruth:
     """A truth file, packed.
 
     Attributes:
@@ -38,7 +38,7 @@ class CocoTruth:
         areas: `(m,)` float64, the file's; those of the boxes where it has none.
         classes: All categories, sorted by name.
         words: The numbers that stand for ids of images which are words.
-        faults: What cannot be used, and is left out, one line each.
+        issues: What cannot be used, and is left out, one line each.
         notes: What else is to be known, one line each.
     """
 
@@ -49,7 +49,7 @@ class CocoTruth:
     areas: NDArray[np.float64]
     classes: ClassMap
     words: dict[str, int]
-    faults: list[str]
+    issues: list[str]
     notes: list[str]
 
 
@@ -62,7 +62,7 @@ class _Extras(msgspec.Struct, gc=False):
     annotations: list[_Extra]
 
 
-def read_coco_truth(file: Path, root: Path | None) -> CocoTruth:
+def read_coco_ground_truth(file: Path, root: Path | None) -> CocoGroundTruth:
     """Read a truth file.
 
     Args:
@@ -77,19 +77,19 @@ def read_coco_truth(file: Path, root: Path | None) -> CocoTruth:
     extras = read_json(file, _decode_extras, "COCO instances").annotations
     used = set(np.unique(content.category_ids[content.good]).tolist())
     classes = _read_classes(file, without_roots(content.categories, used))
-    faults = list(content.faults)
-    images = _usable_images(content, faults)
+    issues = list(content.issues)
+    images = _usable_images(content, issues)
     if not images:
-        raise RequestError(f"{file}: {faults[0] if faults else 'images is empty'}")
+        raise RequestError(f"{file}: {issues[0] if issues else 'images is empty'}")
     owner = look_up(content.image_ids, [image.id for image in images])
     label = look_up(content.category_ids, list(classes.ids)) + 1
     areas = np.array([np.nan if e.area is None else e.area for e in extras])
-    good = content.good & _usable_boxes(content, owner, label, areas, faults)
+    good = content.good & _usable_boxes(content, owner, label, areas, issues)
     usable = np.flatnonzero(good)
     order = usable[np.argsort(owner[usable], kind="stable")]
     boxes, crowd = content.boxes[order], content.crowd[order]
     if crowd.all():
-        why = f" ({faults[0]})" if faults else ""
+        why = f" ({issues[0]})" if issues else ""
         raise RequestError(f"{file}: no annotations of objects to be found{why}")
     areas = np.where(np.isnan(areas[order]), boxes[:, 2:].prod(1), areas[order])
     counts = np.bincount(owner[order], minlength=len(images))
@@ -116,7 +116,7 @@ def read_coco_truth(file: Path, root: Path | None) -> CocoTruth:
             f"{len(others)} boxes of the truth are given otherwise too; bbox is used: "
             f"annotations[{row}]: {message}"
         )
-    return CocoTruth(file, packed, names, boxes, areas, classes, content.words, faults, notes)
+    return CocoGroundTruth(file, packed, names, boxes, areas, classes, content.words, issues, notes)
 
 
 def _decode_extras(raw: bytes) -> _Extras:
@@ -158,14 +158,14 @@ def _read_classes(file: Path, categories: Sequence[Category]) -> ClassMap:
     return ClassMap(tuple(n for n, _ in rows), tuple(i for _, i in rows))
 
 
-def _usable_images(content: Instances, faults: list[str]) -> list[Image]:
+def _usable_images(content: Instances, issues: list[str]) -> list[Image]:
     """The images, each once, in order of their ids as pycocotools has them: ties depend on it."""
     images: dict[int, Image] = {}
     for row, image in content.images.items():
         if image.id in images:
-            faults.append(f"images[{row}]: the id {image.id} is there twice")
+            issues.append(f"images[{row}]: the id {image.id} is there twice")
         elif not (0 <= image.height < 2**31 and 0 <= image.width < 2**31):
-            faults.append(f"images[{row}]: {image.width}x{image.height} is no size")
+            issues.append(f"images[{row}]: {image.width}x{image.height} is no size")
         else:
             images[image.id] = image
     return [images[key] for key in sorted(images)]
@@ -176,7 +176,7 @@ def _usable_boxes(
     owner: NDArray[np.int64],
     label: NDArray[np.int64],
     areas: NDArray[np.float64],
-    faults: list[str],
+    issues: list[str],
 ) -> NDArray[np.bool_]:
     """Which annotations can be used; those that cannot are named."""
     usable = np.ones(len(owner), dtype=bool)
@@ -191,7 +191,7 @@ def _usable_boxes(
         (areas < 0, areas, "area is no number, or a negative one"),
     ):
         rows = np.flatnonzero(wrong & usable & content.good).tolist()
-        faults += [f"annotations[{row}]: {why.format(values[row].tolist())}" for row in rows]
+        issues += [f"annotations[{row}]: {why.format(values[row].tolist())}" for row in rows]
         usable &= ~wrong
     return usable
 

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.errors import RequestError
+from detector.core.structures import SPLITS
 from detector.data.formats.coco_fields import contradictions, groups_of, upright, without_roots
 from detector.data.formats.coco_json import Category, Image, decode, read_json
 from detector.data.formats.folder import Folder, fold, last_part, relative, split_named, split_of
-from detector.data.formats.raw import POOL, RawSplit, show
-from detector.data.validation.issues import Findings, Item
+from detector.data.formats.raw import POOL, Format, RawSplit, Sign, Wanted, show
+from detector.data.validation.issues import Issues, Item
 
 SNIFFED = 100  # JSON files that are opened to see whether they are COCO's
 PARTS = frozenset(("images", "annotations", "categories"))
@@ -44,7 +45,7 @@ class CocoReader:
     relative = False
     where = "annotations[{}] of {}"
 
-    def __init__(self, folder: Folder, wanted: dict[str, Sequence[str] | None]) -> None:
+    def __init__(self, folder: Folder, wanted: Wanted) -> None:
         self.folder = folder
         self.root = folder.root
         self.names: list[str] = []
@@ -57,7 +58,7 @@ class CocoReader:
         listed = "; ".join(f"{split} = {' + '.join(files)}" for split, files in self._jsons.items())
         self.recognised = f"COCO ({listed})"
 
-    def _choose(self, wanted: dict[str, Sequence[str] | None]) -> dict[str, list[str]]:
+    def _choose(self, wanted: Wanted) -> dict[str, list[str]]:
         """The JSON files of every split: those named, and by their names those of other splits."""
         chosen = self._named(wanted)
         if None not in wanted.values():
@@ -68,14 +69,14 @@ class CocoReader:
         by_split: dict[str | None, list[str]] = {}
         for file in files:
             by_split.setdefault(_split_of(file), []).append(file)
-        for file, fault in passed_over.items():
+        for file, issue in passed_over.items():
             split = _split_of(file)
             if file in taken or (split and wanted[split] is not None):
                 continue
             # Without it the images would be divided otherwise than the files say.
             useless = not files and not chosen
-            if useless or fault.unreadable or (split not in by_split and (split or not chosen)):
-                raise RequestError(fault.message)
+            if useless or issue.unreadable or (split not in by_split and (split or not chosen)):
+                raise RequestError(issue.message)
         if not files and not chosen:
             raise RequestError(
                 f"data.root={self.root}: no COCO instances in it; expected a JSON file with "
@@ -84,7 +85,7 @@ class CocoReader:
         unsorted = by_split.pop(None, [])
         if len(files) == 1 and not chosen:
             return {next((name for name in by_split if name), POOL): files}
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             found = by_split.get(split, [])
             unclear = not found and (split == "train" or (split == "val" and unsorted))
             if (len(found) > 1 or unclear) and wanted[split] is None:
@@ -95,9 +96,9 @@ class CocoReader:
             if found and wanted[split] is None:
                 chosen[split] = found
         self._unsorted = unsorted
-        return {split: chosen[split] for split in ("train", "val", "test") if split in chosen}
+        return {split: chosen[split] for split in SPLITS if split in chosen}
 
-    def _named(self, wanted: dict[str, Sequence[str] | None]) -> dict[str, list[str]]:
+    def _named(self, wanted: Wanted) -> dict[str, list[str]]:
         """The JSON files that `data.splits` names."""
         chosen: dict[str, list[str]] = {}
         for split, files in wanted.items():
@@ -116,12 +117,12 @@ class CocoReader:
         parts = [self._read_one(file, split) for file in show(self._jsons[split], split)]
         for file in self._unsorted if split == "train" else ():
             item = Item("", file, "COCO instances, but its name speaks of no split")
-            parts[0].findings.add("annotation not used", item)
+            parts[0].issues.add("annotation not used", item)
         if len(parts) == 1:
             return parts[0]
-        findings = Findings()
+        issues = Issues()
         for part in parts:
-            findings.update(part.findings)
+            issues.update(part.issues)
         return RawSplit(
             [i for p in parts for i in p.images],
             [s for p in parts for s in p.sources],
@@ -131,28 +132,28 @@ class CocoReader:
             np.concatenate([p.names for p in parts]),
             np.concatenate([p.ignore for p in parts]),
             np.concatenate([p.rows for p in parts]),
-            findings,
+            issues,
             _own_ids([i for p in parts for i in (p.ids if p.ids is not None else [-1])]),
         )
 
     def _read_one(self, file: str, split: str) -> RawSplit:
         """Read one JSON file."""
         content = decode(self.root / file)
-        findings = Findings()
-        findings.add_many("malformed annotation", content.faults, lambda m: Item(split, file, m))
+        issues = Issues()
+        issues.add_many("malformed annotation", content.issues, lambda m: Item(split, file, m))
         used = set(np.unique(content.category_ids[content.good]).tolist())
         numbers = self._number_categories(content.categories, used, file)
         known = {image.id for image in content.images.values()}
-        images = self._locate(content.images, file, split, findings)
+        images = self._locate(content.images, file, split, issues)
         owner = look_up(content.image_ids, [image.id for image in images])
         names = look_up(content.category_ids, list(numbers))
         for row in np.flatnonzero((owner < 0) & content.good).tolist():
             if content.image_ids[row] not in known:  # else its image has been named
                 message = f"annotations[{row}]: there is no image_id {content.image_ids[row]}"
-                findings.add("malformed annotation", Item(split, file, message))
+                issues.add("malformed annotation", Item(split, file, message))
         for row in np.flatnonzero((names < 0) & content.good).tolist():
             message = f"annotations[{row}]: there is no category_id {content.category_ids[row]}"
-            findings.add("malformed annotation", Item(split, file, message))
+            issues.add("malformed annotation", Item(split, file, message))
         usable = np.flatnonzero((owner >= 0) & (names >= 0) & content.good)
         order = usable[np.argsort(owner[usable], kind="stable")]
         sizes = np.array([(i.height, i.width) for i in images], dtype=np.int32).reshape(-1, 2)
@@ -171,7 +172,7 @@ class CocoReader:
             for row, message in rows:
                 image = images[owner[row]].file_name
                 where = self.where.format(row, last_part(image))
-                findings.add(kind, Item(split, file, f"{where}: {message}", image))
+                issues.add(kind, Item(split, file, f"{where}: {message}", image))
         return RawSplit(
             [image.file_name for image in images],
             [file] * len(images),
@@ -181,7 +182,7 @@ class CocoReader:
             np.array(list(numbers.values()), dtype=np.int64)[names[order]],
             content.crowd[order],
             order,
-            findings,
+            issues,
             _own_ids([image.id for image in images]),
         )
 
@@ -216,7 +217,7 @@ class CocoReader:
         return numbers
 
     def _locate(
-        self, images: Mapping[int, Image], file: str, split: str, findings: Findings
+        self, images: Mapping[int, Image], file: str, split: str, issues: Issues
     ) -> list[Image]:
         """The images that are there, each once, with the path below the root as `file_name`."""
         base = self._image_folder(list(images.values()), file)
@@ -243,12 +244,12 @@ class CocoReader:
                 kind = "malformed annotation"
             ids.add(image.id)
             if kind:
-                findings.add(kind, Item(split, file, f"images[{i}]: {message}"))
+                issues.add(kind, Item(split, file, f"images[{i}]: {message}"))
                 continue
             assert path is not None
             if last_part(path).casefold() != last_part(image.file_name).casefold():
                 message = f"images[{i}]: file_name is {image.file_name!r}; {path} is used"
-                findings.add("file name disagrees", Item(split, file, message, path))
+                issues.add("file name disagrees", Item(split, file, message, path))
             paths.add(path)
             image.file_name = path
             located.append(image)
@@ -265,7 +266,7 @@ class CocoReader:
         return max(prefixes, key=lambda p: sum(self.folder.find(p + n) is not None for n in first))
 
 
-class Fault(NamedTuple):
+class JsonIssue(NamedTuple):
     """Why a JSON file that seems to be meant for a split holds no instances.
 
     Attributes:
@@ -279,7 +280,7 @@ class Fault(NamedTuple):
     called: bool
 
 
-def find_jsons(folder: Folder) -> tuple[list[str], dict[str, Fault]]:
+def find_jsons(folder: Folder) -> tuple[list[str], dict[str, JsonIssue]]:
     """The JSON files that hold instances, and those that seem to be meant to but do not.
 
     Files named after instances are taken as they are: reading them says what is wrong.
@@ -292,28 +293,30 @@ def find_jsons(folder: Folder) -> tuple[list[str], dict[str, Fault]]:
     if len(others) > SNIFFED:  # one for each image: another tool's
         others = [f for f in others if folder.unique(PurePosixPath(f).stem) is None]
         others.sort(key=lambda f: (f.count("/"), "annotations" not in f.lower(), f))
-    faults, unclear = dict[str, Fault](), dict[str, Fault]()
+    issues, unclear = dict[str, JsonIssue](), dict[str, JsonIssue]()
     for file in others[:SNIFFED]:
         path = folder.root / file
         stat = path.stat()
         keys = _sniff(path, stat.st_size, stat.st_mtime_ns)
         called = "coco" in file.lower() or "instances" in file.lower()
         if isinstance(keys, str):
-            fault = Fault(keys, True, called)
+            issue = JsonIssue(keys, True, called)
             if called or _split_of(file):
-                faults[file] = fault
+                issues[file] = issue
             elif folder.unique(path.stem) is None:  # else perhaps of that image alone
-                unclear[file] = fault
+                unclear[file] = issue
         elif keys >= PARTS:
             found.append(file)
         elif split_of(path.stem) and (_is_split(path.stem) or keys & {"images", "annotations"}):
             lacks = ", ".join(sorted(PARTS - keys))
-            faults[file] = Fault(f"{path}: not COCO instances: it has no {lacks}", False, called)
+            issues[file] = JsonIssue(
+                f"{path}: not COCO instances: it has no {lacks}", False, called
+            )
     for file in folder.with_suffix(*PACKED):
         if _split_of(file) and "json" in file.lower():
             message = f"{folder.root / file}: expected a plain .json file: unpack or convert it"
-            faults[file] = Fault(message, False, False)
-    return sorted(found), faults if found else {**faults, **unclear}
+            issues[file] = JsonIssue(message, False, False)
+    return sorted(found), issues if found else {**issues, **unclear}
 
 
 def _is_split(stem: str) -> bool:
@@ -355,3 +358,13 @@ def look_up(wanted: NDArray[np.int64], ids: Sequence[int]) -> NDArray[np.int64]:
     order = np.argsort(array)
     place = order[np.searchsorted(array[order], wanted).clip(max=len(ids) - 1)]
     return np.where(array[place] == wanted, place, -1)
+
+
+def _sign(folder: Folder) -> Sign:
+    jsons, issues = find_jsons(folder)
+    if jsons or any(issue.unreadable and issue.called for issue in issues.values()):
+        return Sign.SURE
+    return Sign.POSSIBLE if issues else Sign.NONE
+
+
+FORMAT = Format(CocoReader, _sign, "COCO (a JSON file with images, annotations and categories)")

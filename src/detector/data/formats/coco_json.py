@@ -91,8 +91,8 @@ class Instances:
         areas: `(m,)` float64: `area`; NaN where there is none.
         outlines: `(m, 4)` float64: x, y, width, height around the polygons in `segmentation`; NaN
             where there are none, or they were not looked at.
-        good: `(m,)` bool; what is not is named in `faults`.
-        faults: What is wrong with single entries, one line each.
+        good: `(m,)` bool; what is not is named in `issues`.
+        issues: What is wrong with single entries, one line each.
         words: The numbers that stand for images' ids which are words.
     """
 
@@ -106,7 +106,7 @@ class Instances:
     areas: NDArray[np.float64]
     outlines: NDArray[np.float64]
     good: NDArray[np.bool_]
-    faults: list[str]
+    issues: list[str]
     words: dict[str, int] = field(default_factory=dict)
 
 
@@ -208,13 +208,13 @@ def _decode_odd(raw: bytes) -> Instances:
     # Ids in quotes are as good.
     said = {"categories": content.categories}
     categories = msgspec.convert(said, _Categories, strict=False).categories
-    faults: list[str] = []
+    issues: list[str] = []
     ids: dict[str, int] = {}  # of images whose ids are words
     images: dict[int, Image] = {}
     for i, entry in enumerate(content.images):
         found = _image(entry, ids)
         if isinstance(found, str):
-            faults.append(f"images[{i}]: {found}")
+            issues.append(f"images[{i}]: {found}")
         else:
             images[i] = found
     count = len(content.annotations)
@@ -226,7 +226,7 @@ def _decode_odd(raw: bytes) -> Instances:
     for i, entry in enumerate(content.annotations):
         note = _annotation(entry, ids)
         if isinstance(note, str):
-            faults.append(f"annotations[{i}]: {note}")
+            issues.append(f"annotations[{i}]: {note}")
             continue
         numbers[i], boxes[i], crowd[i] = note
         radians[i] = _turn(entry.get("attributes"))
@@ -244,7 +244,7 @@ def _decode_odd(raw: bytes) -> Instances:
         areas,
         outlines,
         good,
-        faults,
+        issues,
         ids,
     )
 

@@ -1,10 +1,11 @@
-"""A data set as its files say, packed but not judged yet: what every reader makes."""
+"""A data set as its files say, packed but not validated yet: what every reader makes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from detector.core.bar import over
 from detector.data.formats.folder import Folder
-from detector.data.validation.issues import Findings, Item
+from detector.data.validation.issues import Issues, Item
 
 
 @dataclass
@@ -29,7 +30,7 @@ class RawSplit:
         names: `(m,)` index into the reader's `names`.
         ignore: `(m,)` bool.
         rows: `(m,)` the box's number in its source, for messages.
-        findings: What the reader found wrong; what it could not use is not in the arrays.
+        issues: What the reader found wrong; what it could not use is not in the arrays.
         ids: The data set's own numbers of the images, each once; None where it has none.
     """
 
@@ -41,7 +42,7 @@ class RawSplit:
     names: NDArray[np.int64]
     ignore: NDArray[np.bool_]
     rows: NDArray[np.int64]
-    findings: Findings = field(default_factory=Findings)
+    issues: Issues = field(default_factory=Issues)
     ids: NDArray[np.int64] | None = None
 
     def owners(self) -> NDArray[np.int64]:
@@ -49,11 +50,14 @@ class RawSplit:
         return np.repeat(np.arange(len(self.images)), self.counts)
 
 
-def add_unclear(findings: Findings, files: Sequence[str]) -> None:
+Wanted = dict[str, Sequence[str] | None]  # names of each split; None: the usual ones; empty: none
+
+
+def add_unclear(issues: Issues, files: Sequence[str]) -> None:
     """Name folders that could be the validation split, where training images are held out else.
 
     Args:
-        findings: Gets them.
+        issues: Gets them.
         files: What lies in no split, though others do.
     """
     for home in dict.fromkeys(file.rpartition("/")[0] or "." for file in files):
@@ -61,14 +65,14 @@ def add_unclear(findings: Findings, files: Sequence[str]) -> None:
             "annotated images, but the name speaks of no split, and nothing else is for val: say "
             f"data.splits.train=[FOLDER] and data.splits.val=[{home}], or [] to hold images out"
         )
-        findings.add("unclear split", Item("", home, message))
+        issues.add("unclear split", Item("", home, message))
 
 
-def add_unclear_list(findings: Findings, file: str, name: str) -> None:
+def add_unclear_list(issues: Issues, file: str, name: str) -> None:
     """Name a list that could be the validation split, where training images are held out else.
 
     Args:
-        findings: Gets it.
+        issues: Gets it.
         file: The list.
         name: What `data.splits` calls it.
     """
@@ -76,14 +80,14 @@ def add_unclear_list(findings: Findings, file: str, name: str) -> None:
         "a list whose name speaks of no split, and nothing else is for val: say "
         f"data.splits.val=[{name}], or [] to hold images out"
     )
-    findings.add("unclear split", Item("", file, message))
+    issues.add("unclear split", Item("", file, message))
 
 
 class RawBuilder:
     """Collects a split image by image, for formats with a file for each."""
 
     def __init__(self) -> None:
-        self.findings = Findings()
+        self.issues = Issues()
         self._images: list[str] = []
         self._sources: list[str] = []
         self._sizes: list[tuple[int, int]] = []
@@ -125,7 +129,7 @@ class RawBuilder:
             np.array(self._names, dtype=np.int64),
             np.array(self._ignore, dtype=np.bool_),
             np.array(self._rows, dtype=np.int64),
-            self.findings,
+            self.issues,
         )
 
 
@@ -158,6 +162,38 @@ class Reader(Protocol):
 
     def read(self, split: str) -> RawSplit:
         """Read one of the splits."""
+
+
+class Sign(IntEnum):
+    """How much the files of a folder look like a format; the strongest sign decides."""
+
+    NONE = 0
+    POSSIBLE = 1
+    LIKELY = 2
+    SURE = 3
+
+
+def no_hint(_: Folder) -> str:
+    """The `hint` of a format that has none."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of annotation files: what its module exports as `FORMAT`.
+
+    Attributes:
+        reader: Class of its reader, called with the files and the names of the splits.
+        sign: How much the files of a folder look like this format.
+        expected: The name of the format and the files that it is recognised by, for messages.
+        hint: Where else a data set of this format is, for a message about a folder without one;
+            empty if nowhere.
+    """
+
+    reader: Callable[[Folder, Wanted], Reader]
+    sign: Callable[[Folder], Sign]
+    expected: str
+    hint: Callable[[Folder], str] = no_hint
 
 
 def by_name(files: Sequence[str]) -> list[int]:

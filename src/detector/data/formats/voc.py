@@ -27,15 +27,18 @@ from detector.data.formats.folder import (
 )
 from detector.data.formats.raw import (
     POOL,
+    Format,
     RawBuilder,
     RawSplit,
+    Sign,
+    Wanted,
     add_unclear,
     add_unclear_list,
     flag,
     show,
     turn,
 )
-from detector.data.validation.issues import Findings, Item
+from detector.data.validation.issues import Issues, Item
 
 LISTS = "ImageSets/Main/"
 PEEKED = 50  # lines, to see whether a text file is a list
@@ -62,7 +65,7 @@ class VocReader:
     relative = False
     where = "object {}"
 
-    def __init__(self, folder: Folder, wanted: dict[str, Sequence[str] | None]) -> None:
+    def __init__(self, folder: Folder, wanted: Wanted) -> None:
         self.folder = _find_devkit(folder)
         self.root = self.folder.root
         self.names: list[str] = []
@@ -73,7 +76,7 @@ class VocReader:
         self._missing: dict[str, list[Item]] = {}
         self._unsorted: list[str] = []  # in no folder of a split
         self._unclear = False  # whether these could be the validation split
-        self._remarks = Findings()  # on lists
+        self._remarks = Issues()  # on lists
         self._lists = self._find_lists()
         if self._lists:
             parts = _usual_lists(sorted(self._lists), wanted)
@@ -166,7 +169,7 @@ class VocReader:
                 return xml
         return self.folder.unique_annotation(last_part(path), ".xml", folder)
 
-    def _from_folders(self, wanted: dict[str, Sequence[str] | None]) -> None:
+    def _from_folders(self, wanted: Wanted) -> None:
         """Splits by folder, or none."""
         xmls = self.folder.with_suffix(".xml")
         if not xmls:
@@ -187,19 +190,19 @@ class VocReader:
     def read(self, split: str) -> RawSplit:
         """Read the annotations of one split."""
         builder = RawBuilder()
-        builder.findings.add_many("missing annotation", self._missing.get(split, []), lambda i: i)
+        builder.issues.add_many("missing annotation", self._missing.get(split, []), lambda i: i)
         for xml in self._unsorted if split == "train" else ():
             item = Item("", xml, "lies in no folder of a split")
-            builder.findings.add("annotation not used", item)
+            builder.issues.add("annotation not used", item)
         if split == self.splits[0]:
-            builder.findings.update(self._remarks)
+            builder.issues.update(self._remarks)
         if self._unclear and split == "train":
-            add_unclear(builder.findings, self._unsorted)
+            add_unclear(builder.issues, self._unsorted)
         for xml in show(self._xmls[split], split):
             try:
                 self._read_one(xml, split, builder)
             except (RequestError, OSError) as error:
-                builder.findings.add("malformed annotation", Item(split, xml, str(error)))
+                builder.issues.add("malformed annotation", Item(split, xml, str(error)))
         return builder.build()
 
     def _read_one(self, xml: str, split: str, builder: RawBuilder) -> None:
@@ -231,14 +234,14 @@ class VocReader:
         if image is None:
             called = f", nor {written!r}" if written else ""
             item = Item(split, xml, f"no image of that name{called}")
-            builder.findings.add("missing image", item)
+            builder.issues.add("missing image", item)
             return
         if written and not _same_name(last_part(written), image):
             there = ", which is there too" if self.folder.unique(last_part(written)) else ""
             message = f"<filename> says {written!r}{there}; {image} is used"
             remarks.append(("file name disagrees", message))
         for kind, message in remarks:
-            builder.findings.add(kind, Item(split, xml, message, image))
+            builder.issues.add(kind, Item(split, xml, message, image))
         builder.add(image, xml, size, boxes, names, ignore, range(1, len(objects) + 1))
 
 
@@ -277,9 +280,7 @@ def _find_devkit(folder: Folder) -> Folder:
     return Folder(inner) if above else folder
 
 
-def _usual_lists(
-    names: Sequence[str], wanted: dict[str, Sequence[str] | None]
-) -> dict[str, list[str]]:
+def _usual_lists(names: Sequence[str], wanted: Wanted) -> dict[str, list[str]]:
     """The lists of every split: those wanted, else the usual names in every year there is."""
     parts: dict[str, list[str]] = {}
     # With an underscore, lists are those of single classes, if there are others.
@@ -311,9 +312,7 @@ def _image_id(line: str) -> str:
     return head if dot and f".{tail.lower()}" in (*SUFFIXES, *UNREAD, ".xml") else line
 
 
-def by_folder(
-    root: Path, files: Sequence[str], wanted: dict[str, Sequence[str] | None]
-) -> dict[str, list[str]]:
+def by_folder(root: Path, files: Sequence[str], wanted: Wanted) -> dict[str, list[str]]:
     """Sort files into splits by the folders that they lie in.
 
     Args:
@@ -383,3 +382,10 @@ def number(node: Element, path: str, where: str = "", default: float | None = No
         return float(text)
     except ValueError as error:
         raise RequestError(f"{where}<{path}> is {text!r}, expected a number") from error
+
+
+def _sign(folder: Folder) -> Sign:
+    return Sign.SURE if folder.with_suffix(".xml") else Sign.NONE
+
+
+FORMAT = Format(VocReader, _sign, "VOC (*.xml)")

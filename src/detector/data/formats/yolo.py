@@ -28,14 +28,17 @@ from detector.data.formats.folder import (
 )
 from detector.data.formats.raw import (
     POOL,
+    Format,
     RawBuilder,
     RawSplit,
+    Sign,
+    Wanted,
     add_unclear,
     add_unclear_list,
     show,
 )
 from detector.data.formats.yolo_lines import Lines, read_keypoints, read_lines, understand
-from detector.data.validation.issues import Findings, Item
+from detector.data.validation.issues import Issues, Item
 
 # Files that list class names, in lower case: of LabelImg and Label Studio, Darknet, Roboflow.
 NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels")
@@ -60,7 +63,7 @@ class YoloReader:
     relative = True
     where = "line {}"
 
-    def __init__(self, folder: Folder, wanted: dict[str, Sequence[str] | None]) -> None:
+    def __init__(self, folder: Folder, wanted: Wanted) -> None:
         self.folder = folder
         self.root = root = folder.root
         said: dict[str, list[str]] = {}
@@ -84,14 +87,14 @@ class YoloReader:
         self._keypoints = read_keypoints(says.get("kpt_shape"), str(self.yaml), root)
         self.groups: set[str] = set()
         self.ids: list[int] | None = list(range(len(self.names)))
-        self._findings = Findings()  # of the whole set
+        self._issues = Issues()  # of the whole set
         self._labels: dict[str, list[str]] = {}  # by image, once they are looked up
         lists = self._find_lists()
         unclear = lists.pop("", [])
         self._images = self._sort(wanted, {**lists, **said}, says.get("path"))
         if "train" in lists and "val" not in self._images and wanted["val"] is None:
             for file in unclear:
-                add_unclear_list(self._findings, file, file)
+                add_unclear_list(self._issues, file, file)
         self.splits = tuple(self._images)
         count = sum(map(len, self._images.values()))
         others = [file for file in found if file != self.yaml]
@@ -111,7 +114,7 @@ class YoloReader:
         return found
 
     def _sort(
-        self, wanted: dict[str, Sequence[str] | None], said: dict[str, list[str]], base: object
+        self, wanted: Wanted, said: dict[str, list[str]], base: object
     ) -> dict[str, list[str]]:
         """The images of every split.
 
@@ -160,7 +163,7 @@ class YoloReader:
             )
             message += f"an image; {CONVERT}"
         if split == "test" and not any(in_split_folder(f, split) for f in self.folder.images):
-            self._findings.add("split not there", Item(split, str(self.yaml), message))
+            self._issues.add("split not there", Item(split, str(self.yaml), message))
             return
         raise RequestError(
             f"{self.root / str(self.yaml)}: {message}; correct it, or say "
@@ -185,7 +188,7 @@ class YoloReader:
         for image, count in Counter(listed).items():
             if count > 1:
                 item = Item("", file, f"{image} is there {count} times", image)
-                self._findings.add("image listed twice", item)
+                self._issues.add("image listed twice", item)
         return listed
 
     def _listed(self, line: str, file: str) -> str:
@@ -200,36 +203,36 @@ class YoloReader:
     def read(self, split: str) -> RawSplit:
         """Read the labels of one split."""
         builder = RawBuilder()
-        findings = builder.findings
-        findings.add_many("class lists disagree", self._other_names, lambda item: item)
+        issues = builder.issues
+        issues.add_many("class lists disagree", self._other_names, lambda item: item)
         self._other_names = []  # of all splits: named once
         labels: list[tuple[str, str, Lines | None]] = []
         missing = []
         for image in show(self._images[split], split):
             if not self.folder.has(image):
                 item = Item(split, image, f"no such file below {self.root}, but a list has it")
-                findings.add("missing image", item)
+                issues.add("missing image", item)
                 continue
             label = self._label_file(image)
             if label is None:
                 missing.append(image)
             else:
-                self._compare(image, split, findings)
+                self._compare(image, split, issues)
             try:
                 lines = label and read_lines(self.folder.read_text(label), self._keypoints)
             except RequestError as error:
-                findings.add("malformed annotation", Item(split, str(label), str(error)))
+                issues.add("malformed annotation", Item(split, str(label), str(error)))
                 continue
             labels.append((image, label or image, lines or None))
         meaning = understand([lines for _, _, lines in labels if lines], self._keypoints)
         for image, label, lines in labels:
             if lines is None:
                 builder.add(image, label, (0, 0), [], [], [], [])
-            elif fault := meaning.fault(lines):
-                findings.add("malformed annotation", Item(split, label, fault))
+            elif issue := meaning.issue(lines):
+                issues.add("malformed annotation", Item(split, label, issue))
             else:
                 remarks = [Item(split, label, m, image) for m in meaning.remarks(lines)]
-                findings.add_many("unusual columns", remarks, lambda item: item)
+                issues.add_many("unusual columns", remarks, lambda item: item)
                 self._add(image, label, split, lines, meaning.boxes(lines), builder)
         raw = builder.build()
         there = sum(map(self.folder.has, self._images[split]))
@@ -241,16 +244,16 @@ class YoloReader:
             if split != "train":
                 message += f"; data.splits.{split}=[] does without them"
             home = missing[0].rpartition("/")[0]
-            raw.findings.add("missing annotation", Item(split, home, message, missing[0]))
+            raw.issues.add("missing annotation", Item(split, home, message, missing[0]))
         else:
-            raw.findings.add_many(
+            raw.issues.add_many(
                 "image without labels",
                 missing,
                 lambda f: Item(split, f, "no text file: background", f),
             )
-        self._find_orphans(split, raw.findings)
+        self._find_orphans(split, raw.issues)
         if split == self.splits[0]:
-            raw.findings.update(self._findings)
+            raw.issues.update(self._issues)
         return raw
 
     def _add(
@@ -270,12 +273,12 @@ class YoloReader:
                 continue
             message = f"line {row}: no class {number:g}; {self.yaml} has 0 to"
             item = Item(split, label, f"{message} {len(self.names) - 1}")
-            builder.findings.add("unknown class", item)
+            builder.issues.add("unknown class", item)
         names, rows = ([int(column[i]) for i in known] for column in (lines.classes, lines.rows))
         boxes = [boxes[i] for i in known]
         builder.add(image, label, (0, 0), boxes, names, [False] * len(names), rows)
 
-    def _compare(self, image: str, split: str, findings: Findings) -> None:
+    def _compare(self, image: str, split: str, issues: Issues) -> None:
         """Name other label files of an image that contradict the one that is used."""
         first, *others = self._labels[image]
         for other in others:
@@ -285,14 +288,14 @@ class YoloReader:
                 continue
             if not same and self._is_label(other):
                 message = f"its image, {image}, is also that of {first}, which says otherwise"
-                findings.add("duplicate image", Item(split, other, message, image))
+                issues.add("duplicate image", Item(split, other, message, image))
 
-    def _find_orphans(self, split: str, findings: Findings) -> None:
+    def _find_orphans(self, split: str, issues: Issues) -> None:
         """Name label files that no image has, beside those of a split; with the first, all others.
 
         Args:
             split: The split.
-            findings: Gets them.
+            issues: Gets them.
         """
         homes: dict[str, str] = {}
         used = set()
@@ -309,7 +312,7 @@ class YoloReader:
             images = self.folder.namesakes(file)
             beside = home in homes and self.folder.image_for(file) is None
             if beside or (not images and any(map(split_of, home.split("/")))):
-                findings.add("missing image", Item(split, file, "no image of that name"))
+                issues.add("missing image", Item(split, file, "no image of that name"))
                 continue
             message = "no image of that name"
             if images:
@@ -319,9 +322,9 @@ class YoloReader:
             if images and not sorted_out.issuperset(images):
                 message = f"{images[0]} is in no split"
                 unsorted += images
-            findings.add("annotation not used", Item("", file, message))
+            issues.add("annotation not used", Item("", file, message))
         if self._by_name and split == "train" and "val" not in self._images:
-            add_unclear(findings, unsorted)
+            add_unclear(issues, unsorted)
 
     def _is_label(self, file: str) -> bool:
         """Whether a text file has boxes rather than something else, as classes.txt does."""
@@ -510,3 +513,12 @@ def _parts(path: str) -> tuple[bool, list[str]]:
     plain = re.sub(r"^file:/*(?=/|[A-Za-z]:)", "", path.strip().replace("\\", "/"))
     foreign = re.match(r"/|[A-Za-z]:|~|\$|%|\.\.", plain) is not None
     return foreign, [p for p in plain.split("/") if not re.fullmatch(r"|\.|\.\.|~|[A-Za-z]:", p)]
+
+
+def _sign(folder: Folder) -> Sign:
+    if find_yamls(folder):
+        return Sign.SURE
+    return Sign.NONE if find_names(folder) is None else Sign.LIKELY
+
+
+FORMAT = Format(YoloReader, _sign, "YOLO (data.yaml with names)", hint)

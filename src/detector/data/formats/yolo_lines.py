@@ -116,8 +116,8 @@ def read_lines(text: str, keypoints: Keypoints | None) -> Lines:
             first, *values = map(float, words)
         except ValueError as error:
             raise RequestError(f"line {row} is {line.strip()[:60]!r}, expected numbers") from error
-        if len(values) != 4 and (fault := _misfit(values, keypoints)):
-            raise RequestError(f"line {row} has {fault}")
+        if len(values) != 4 and (issue := _misfit(values, keypoints)):
+            raise RequestError(f"line {row} has {issue}")
         x, y, w, h = values[:4]
         box = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
         count = len(values)
@@ -216,7 +216,7 @@ class Meaning(NamedTuple):
     polygons: bool
     mixed: bool
 
-    def fault(self, lines: Lines) -> str:
+    def issue(self, lines: Lines) -> str:
         """Why a file cannot be used; empty if it can."""
         if not self.tracks or not lines.more:
             return ""
@@ -257,7 +257,7 @@ class Meaning(NamedTuple):
 
 
 def understand(files: Sequence[Lines], keypoints: Keypoints | None) -> Meaning:
-    """What the lines of a split are, judged by all of them.
+    """What the lines of a split are, validated by all of them.
 
     Args:
         files: The lines of every file.

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from detector.core.structures import AnnotatedImages
 from detector.data.loading.augment import Augmenter, Steps
 from detector.data.loading.dataset import DetectionDataset, collate, pack, unpack
-from detector.data.loading.image_cache import Kind, make_sources
+from detector.data.loading.image_cache import Kind, make_image_loaders
 from detector.data.loading.sampler import KeyedSampler, aspect_groups, repeat_factors
-from detector.data.loading.watchdog import Desk, WatchedLoader
+from detector.data.loading.watchdog import LoaderStatus, WatchedLoader
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class DetectionDataModule(pl.LightningDataModule):
         self.augmenter = Augmenter(
             options.steps, options.image_size, options.min_visibility, options.channels
         )
-        self.sources = make_sources(
+        self.image_loaders = make_image_loaders(
             splits,
             options.image_size,
             options.cache,
@@ -102,17 +102,17 @@ class DetectionDataModule(pl.LightningDataModule):
             training: Shuffle and augment.
         """
         images, options = self.splits[split], self.options
-        desk = Desk(options.workers)
+        status = LoaderStatus(options.workers)
         data = DetectionDataset(
             images,
             self.augmenter,
             training=training,
             seed=options.seed,
-            source=self.sources[split],
-            desk=desk,
+            load_image=self.image_loaders[split],
+            status=status,
         )
         return WatchedLoader(
-            desk,
+            status,
             images.paths,
             options.stall_seconds,
             unpack if options.workers else None,

@@ -27,14 +27,14 @@ VERSION = 3  # of what is kept; another one is thrown away
 COMMIT_EVERY = 500  # files; what Ctrl-C can lose
 
 
-class Facts(NamedTuple):
+class ImageInfo(NamedTuple):
     """What is known of one image file.
 
     Attributes:
         width: Of the upright image, pixels; 0 if unreadable.
         height: Likewise.
         orientation: EXIF's, 1..8.
-        fault: Why it cannot be used; empty if it can.
+        issue: Why it cannot be used; empty if it can.
         digest: Of the content, hexadecimal; empty unless all of the file was read.
         hash: Perceptual hash, hexadecimal; empty where there is none, as for a plain surface.
         bands: As `Header` has them; 0 if unreadable.
@@ -43,14 +43,14 @@ class Facts(NamedTuple):
     width: int
     height: int
     orientation: int
-    fault: str = ""
+    issue: str = ""
     digest: str = ""
     hash: str = ""
     bands: int = 0
 
 
-class FactsCache:
-    """Facts by path, size and time of a file, in a SQLite database.
+class ImageInfoCache:
+    """ImageInfo by path, size and time of a file, in a SQLite database.
 
     Args:
         file: The database; None keeps nothing. Where it cannot be used, nothing is kept either.
@@ -81,15 +81,15 @@ class FactsCache:
             db.execute("DROP TABLE IF EXISTS facts")
             db.execute(
                 "CREATE TABLE IF NOT EXISTS facts (path TEXT PRIMARY KEY, size INT, time INT,"
-                " width INT, height INT, orientation INT, fault TEXT, digest TEXT, hash TEXT,"
+                " width INT, height INT, orientation INT, issue TEXT, digest TEXT, hash TEXT,"
                 " bands INT) WITHOUT ROWID"
             )
             db.execute(f"PRAGMA user_version = {VERSION}")
             db.commit()
         return db
 
-    def load(self, root: Path) -> dict[str, tuple[int, int, Facts]]:
-        """Everything known below a root: path -> size in bytes, time in ns, facts."""
+    def load(self, root: Path) -> dict[str, tuple[int, int, ImageInfo]]:
+        """Everything known below a root: path -> size in bytes, time in ns, infos."""
         if self._db is None:
             return {}
         prefix = f"{root}{os.sep}"
@@ -98,90 +98,90 @@ class FactsCache:
             rows = self._db.execute(question, (prefix, f"{prefix}\U0010ffff")).fetchall()
         except sqlite3.Error:  # in use for long, or broken further in
             return {}
-        return {row[0]: (row[1], row[2], Facts(*row[3:])) for row in rows}
+        return {row[0]: (row[1], row[2], ImageInfo(*row[3:])) for row in rows}
 
     def close(self) -> None:
         """Let go of the database."""
         if self._db is not None:
             self._db.close()
 
-    def store(self, rows: Iterable[tuple[str, int, int, Facts]]) -> None:
+    def store(self, rows: Iterable[tuple[str, int, int, ImageInfo]]) -> None:
         """Keep what was found, at once."""
         if self._db is not None:
             # A name that is not UTF-8 cannot be kept.
-            values = [(p, *rest, *facts) for p, *rest, facts in rows if p.isprintable()]
+            values = [(p, *rest, *infos) for p, *rest, infos in rows if p.isprintable()]
             with contextlib.suppress(sqlite3.Error), self._db:
                 self._db.executemany("REPLACE INTO facts VALUES (?,?,?,?,?,?,?,?,?,?)", values)
 
 
-def look_at(
-    root: Path, files: Sequence[str], cache: FactsCache, *, closely: bool = False
-) -> dict[str, Facts]:
-    """Facts of image files; a progress bar appears when that takes more than two seconds.
+def inspect(
+    root: Path, files: Sequence[str], cache: ImageInfoCache, *, decode: bool = False
+) -> dict[str, ImageInfo]:
+    """ImageInfo of image files; a progress bar appears when that takes more than two seconds.
 
     Args:
         root: The folder that the files are below.
         files: Relative paths.
         cache: Spares files that have not changed.
-        closely: Decode every image and hash it; else only its header and its end are read.
+        decode: Decode every image and hash it; else only its header and its end are read.
 
     Returns:
-        Facts by relative path.
+        ImageInfo by relative path.
     """
     known = cache.load(root)
-    facts: dict[str, Facts] = {}
-    todo: list[tuple[str, int, int, Facts | None]] = []
+    infos: dict[str, ImageInfo] = {}
+    todo: list[tuple[str, int, int, ImageInfo | None]] = []
     for file in dict.fromkeys(files):
         path = f"{root}{os.sep}{file}"
         try:
             stat = os.stat(path)  # noqa: PTH116 - a Path object each is slow for 100,000 files
         except OSError as error:
-            facts[file] = Facts(0, 0, 1, error.strerror or str(error))
+            infos[file] = ImageInfo(0, 0, 1, error.strerror or str(error))
             continue
         size, time, old = known.get(path, (0, 0, None))
-        if old and (size, time) == (stat.st_size, stat.st_mtime_ns) and (old.digest or not closely):
-            facts[file] = old
+        if old and (size, time) == (stat.st_size, stat.st_mtime_ns) and (old.digest or not decode):
+            infos[file] = old
         else:
             todo.append((file, stat.st_size, stat.st_mtime_ns, old))
     if todo:
-        look = _look_closely if closely else _look_briefly
-        facts.update(_in_threads(root, todo, look, cache))
-    return facts
+        look = _look_closely if decode else _look_briefly
+        infos.update(_in_threads(root, todo, look, cache))
+    return infos
 
 
 def _in_threads(
     root: Path,
-    todo: Sequence[tuple[str, int, int, Facts | None]],
-    look: Callable[[Path, Facts | None], Facts],
-    cache: FactsCache,
-) -> Iterator[tuple[str, Facts]]:
+    todo: Sequence[tuple[str, int, int, ImageInfo | None]],
+    look: Callable[[Path, ImageInfo | None], ImageInfo],
+    cache: ImageInfoCache,
+) -> Iterator[tuple[str, ImageInfo]]:
     """Look at files in threads (decoders release Python's lock), keeping results as they come."""
     pool = ThreadPoolExecutor(os.cpu_count() or 1)
-    fresh: list[tuple[str, int, int, Facts]] = []
+    fresh: list[tuple[str, int, int, ImageInfo]] = []
     try:
         results = pool.map(lambda one: look(root / one[0], one[3]), todo)
         shown = over(results, "looking at images", "file", len(todo))
-        for (file, size, time, _), facts in zip(todo, shown, strict=True):
-            fresh.append((f"{root}{os.sep}{file}", size, time, facts))
+        for (file, size, time, _), infos in zip(todo, shown, strict=True):
+            fresh.append((f"{root}{os.sep}{file}", size, time, infos))
             if len(fresh) >= COMMIT_EVERY:
                 cache.store(fresh)
                 fresh = []
-            yield file, facts
+            yield file, infos
     finally:  # also after Ctrl-C: what is done is kept
         pool.shutdown(wait=False, cancel_futures=True)
         cache.store(fresh)
 
 
-def _look_briefly(path: Path, _: Facts | None) -> Facts:
+def _look_briefly(path: Path, _: ImageInfo | None) -> ImageInfo:
     """The header, and whether the file's end is there."""
     try:
         header = read_header(path)
     except RequestError as error:
-        return Facts(0, 0, 1, _reason(error, path))
-    return Facts(header.width, header.height, header.orientation, bands=header.bands)
+        return ImageInfo(0, 0, 1, _reason(error, path))
+    return ImageInfo(header.width, header.height, header.orientation, bands=header.bands)
 
 
-def _look_closely(path: Path, old: Facts | None) -> Facts:
+def _look_closely(path: Path, old: ImageInfo | None) -> ImageInfo:
     """Decode the whole image, unless its content is that of before."""
     try:
         content = path.read_bytes()
@@ -191,12 +191,12 @@ def _look_closely(path: Path, old: Facts | None) -> Facts:
         header = read_header(path)
         image = read_image(path, content=content)
     except RequestError as error:
-        return Facts(0, 0, 1, _reason(error, path), digest)
+        return ImageInfo(0, 0, 1, _reason(error, path), digest)
     except OSError as error:
-        return Facts(0, 0, 1, error.strerror or str(error))
+        return ImageInfo(0, 0, 1, error.strerror or str(error))
     height, width = image.shape[:2]
     hashed = perceptual_hash(image)
-    return Facts(width, height, header.orientation, "", digest, hashed, header.bands)
+    return ImageInfo(width, height, header.orientation, "", digest, hashed, header.bands)
 
 
 def _reason(error: RequestError, path: Path) -> str:

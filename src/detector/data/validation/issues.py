@@ -96,7 +96,7 @@ class Item:
 
 
 @dataclass
-class Finding:
+class Issue:
     """All that is of one kind.
 
     Attributes:
@@ -120,13 +120,13 @@ class Finding:
         return KINDS[self.kind][1]
 
 
-class Findings:
+class Issues:
     """Findings by kind, in the order of `KINDS`."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, Finding] = {}
+        self._kinds: dict[str, Issue] = {}
 
-    def __iter__(self) -> Iterator[Finding]:
+    def __iter__(self) -> Iterator[Issue]:
         """The kinds that occur."""
         return (self._kinds[kind] for kind in KINDS if kind in self._kinds)
 
@@ -137,16 +137,16 @@ class Findings:
     def add_many(self, kind: str, those: Iterable[Any], describe: Callable[[Any], Item]) -> None:
         """Note many items, describing only as many as are named."""
         for one in those:
-            finding = self._kinds.setdefault(kind, Finding(kind))
-            finding.count += 1
-            if len(finding.items) < NAMED:
+            issue = self._kinds.setdefault(kind, Issue(kind))
+            issue.count += 1
+            if len(issue.items) < NAMED:
                 item = describe(one)
-                finding.items.append(replace(item, message=_legible(item.message)))
+                issue.items.append(replace(item, message=_legible(item.message)))
 
-    def update(self, others: Findings) -> None:
+    def update(self, others: Issues) -> None:
         """Take over what others found."""
         for other in others:
-            mine = self._kinds.setdefault(other.kind, Finding(other.kind))
+            mine = self._kinds.setdefault(other.kind, Issue(other.kind))
             mine.count += other.count
             mine.items += other.items[: NAMED - len(mine.items)]
 
@@ -156,19 +156,18 @@ class Findings:
         Args:
             homes: Split by image; what is not in it belongs to none.
         """
-        for finding in self._kinds.values():
-            finding.items = [
-                replace(item, split=homes.get(item.image or item.file, ""))
-                for item in finding.items
+        for issue in self._kinds.values():
+            issue.items = [
+                replace(item, split=homes.get(item.image or item.file, "")) for item in issue.items
             ]
 
     def count(self, severity: Severity) -> int:
         """How many there are of a severity."""
-        return sum(finding.count for finding in self if finding.severity == severity)
+        return sum(issue.count for issue in self if issue.severity == severity)
 
-    def of(self, severity: Severity) -> list[Finding]:
+    def of(self, severity: Severity) -> list[Issue]:
         """The kinds of a severity that occur."""
-        return [finding for finding in self if finding.severity == severity]
+        return [issue for issue in self if issue.severity == severity]
 
     def plain(self) -> list[dict[str, Any]]:
         """As check.json has them."""

@@ -1,4 +1,4 @@
-"""From what files say to what can be used: every image and box judged, the faults named."""
+"""From what files say to what can be used: every image and box validated, the issues named."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.formats.folder import fold
 from detector.data.formats.raw import RawSplit, Reader, by_name
 from detector.data.images.headers import misfit
-from detector.data.validation.image_info import Facts
-from detector.data.validation.issues import Findings, Item
+from detector.data.validation.image_info import ImageInfo
+from detector.data.validation.issues import Issues, Item
 
 TINY = 3  # pixels
 SLACK = 0.5  # pixels; coordinates that are rounded may lie so far outside
 
 
 @dataclass(frozen=True)
-class Judged:
+class Validated:
     """What can be used of a split, and what was found.
 
     Attributes:
         images: Without unusable images and boxes.
-        findings: What is wrong with the split.
+        issues: What is wrong with the split.
     """
 
     images: AnnotatedImages
-    findings: Findings
+    issues: Issues
 
 
 def choose_classes(
@@ -67,30 +67,30 @@ def choose_classes(
 
 
 @dataclass
-class Judge:
-    """Judges the splits of a data set.
+class Validator:
+    """Validates the splits of a data set.
 
     Args:
         reader: Says in which form boxes are.
-        facts: Of every image file.
+        infos: Of every image file.
         classes: Those there may be.
         classes_from: Where they come from, for messages.
         channels: Of the network's images.
     """
 
     reader: Reader
-    facts: Mapping[str, Facts]
+    infos: Mapping[str, ImageInfo]
     classes: ClassMap
     classes_from: str
     channels: int
 
-    @np.errstate(over="ignore", invalid="ignore")  # of coordinates that are named as faults
-    def judge(self, split: str, raw: RawSplit) -> Judged:
-        """Judge one split; what can be used of it, and what is wrong with it."""
-        findings = Findings()
-        findings.update(raw.findings)
-        good = self._judge_images(split, raw, findings)
-        shapes = [(f.height, f.width) for f in map(self.facts.__getitem__, raw.images)]
+    @np.errstate(over="ignore", invalid="ignore")  # of coordinates that are named as issues
+    def validate(self, split: str, raw: RawSplit) -> Validated:
+        """Validator one split; what can be used of it, and what is wrong with it."""
+        issues = Issues()
+        issues.update(raw.issues)
+        good = self._validate_images(split, raw, issues)
+        shapes = [(f.height, f.width) for f in map(self.infos.__getitem__, raw.images)]
         sizes = np.array(shapes, dtype=np.int32).reshape(-1, 2)
         owner = raw.owners()
         sides = np.tile(sizes[owner][:, ::-1], 2)  # width, height, width, height
@@ -98,19 +98,19 @@ class Judge:
         # To 0-based and half-open: only the upper-left corner moves.
         pixels = written - np.array([1, 1, 0, 0]) * self.reader.first_pixel
         name_box = _Namer(self.reader, split, raw, owner, written, pixels)
-        labels = self._judge_classes(raw, good[owner], name_box, findings)
+        labels = self._validate_classes(raw, good[owner], name_box, issues)
         usable = good[owner] & (labels > 0)
-        for kind, wrong, why in _faults(written, pixels, sides):
+        for kind, wrong, why in _box_issues(written, pixels, sides):
             rows = np.flatnonzero(usable & wrong)
-            findings.add_many(kind, rows, partial(name_box, why=why))
+            issues.add_many(kind, rows, partial(name_box, why=why))
             usable &= ~wrong
         keep = np.flatnonzero(usable)
-        _warn_of_boxes(keep, pixels, sides, labels, name_box, findings)
+        _warn_of_boxes(keep, pixels, sides, labels, name_box, issues)
         kept = np.flatnonzero(good)
         counts = np.bincount(owner[keep], minlength=len(good))[kept]
         for i in kept[counts == 0]:
             image = raw.images[i]
-            findings.add("image without boxes", Item(split, image, "no boxes", image))
+            issues.add("image without boxes", Item(split, image, "no boxes", image))
         images = AnnotatedImages(
             paths=np.array([f"{self.reader.root}/{raw.images[i]}" for i in kept], dtype=np.str_),
             sizes=sizes[kept],
@@ -121,42 +121,42 @@ class Judge:
             ids=None if raw.ids is None else raw.ids[kept],
         )
         # Whatever order a list or a JSON has: results depend on the images alone.
-        return Judged(images.subset(by_name(images.paths.tolist())), findings)
+        return Validated(images.subset(by_name(images.paths.tolist())), issues)
 
-    def _judge_images(self, split: str, raw: RawSplit, findings: Findings) -> NDArray[np.bool_]:
+    def _validate_images(self, split: str, raw: RawSplit, issues: Issues) -> NDArray[np.bool_]:
         """Which images can be used."""
         good = np.ones(len(raw.images), dtype=bool)
         seen: dict[str, str] = {}
         for i, (image, source) in enumerate(zip(raw.images, raw.sources, strict=True)):
-            fact = self.facts[image]
+            info = self.infos[image]
             claimed = int(raw.sizes[i, 0]), int(raw.sizes[i, 1])
             first = seen.setdefault(image, source)
             if first != source:
                 good[i] = False
                 message = f"its image, {image}, is also that of {first}"
-                findings.add("duplicate image", Item(split, source, message, image))
-            elif fact.fault:
+                issues.add("duplicate image", Item(split, source, message, image))
+            elif info.issue:
                 good[i] = False
-                findings.add("unreadable image", Item(split, image, fact.fault))
-            elif fault := misfit(fact.bands, self.channels):
+                issues.add("unreadable image", Item(split, image, info.issue))
+            elif issue := misfit(info.bands, self.channels):
                 good[i] = False
-                findings.add("bands do not fit", Item(split, image, fault, image))
-            elif any(c and c != s for c, s in zip(claimed, (fact.height, fact.width), strict=True)):
+                issues.add("bands do not fit", Item(split, image, issue, image))
+            elif any(c and c != s for c, s in zip(claimed, (info.height, info.width), strict=True)):
                 good[i] = False
                 message = (
-                    f"the image is {fact.width}x{fact.height} when upright, "
+                    f"the image is {info.width}x{info.height} when upright, "
                     f"but {source} says {claimed[1]}x{claimed[0]}"
                 )
-                if fact.orientation >= 5 and claimed == (fact.width, fact.height):
-                    message += f", as before the turn by EXIF orientation {fact.orientation}"
-                findings.add("size contradicts annotation", Item(split, image, message, image))
-            elif fact.orientation != 1 and (fact.orientation < 5 or not all(claimed)):
-                message = f"EXIF orientation {fact.orientation}"
-                findings.add("image turned by EXIF", Item(split, image, message, image))
+                if info.orientation >= 5 and claimed == (info.width, info.height):
+                    message += f", as before the turn by EXIF orientation {info.orientation}"
+                issues.add("size contradicts annotation", Item(split, image, message, image))
+            elif info.orientation != 1 and (info.orientation < 5 or not all(claimed)):
+                message = f"EXIF orientation {info.orientation}"
+                issues.add("image turned by EXIF", Item(split, image, message, image))
         return good
 
-    def _judge_classes(
-        self, raw: RawSplit, good: NDArray[np.bool_], name_box: _Namer, findings: Findings
+    def _validate_classes(
+        self, raw: RawSplit, good: NDArray[np.bool_], name_box: _Namer, issues: Issues
     ) -> NDArray[np.int64]:
         """The label of every box; 0 where there is no such class."""
         names, classes = self.reader.names, self.classes
@@ -173,13 +173,13 @@ class Judge:
             if other:
                 why = f"the class {name!r} is {other!r} in {self.classes_from}"
             rows = np.flatnonzero((raw.names == number) & good)
-            findings.add_many(kind, rows, partial(name_box, why=why))
+            issues.add_many(kind, rows, partial(name_box, why=why))
         return labels
 
 
 @dataclass(frozen=True)
 class _Namer:
-    """Names a box in a finding; the fields are those of `Judge.judge`."""
+    """Names a box in an issue; the fields are those of `Validator.validate`."""
 
     reader: Reader
     split: str
@@ -198,7 +198,7 @@ class _Namer:
         return Item(self.split, raw.sources[image], message, raw.images[image], (x1, y1, x2, y2))
 
 
-def _faults(
+def _box_issues(
     written: NDArray[np.float64], pixels: NDArray[np.float64], sides: NDArray[np.int32]
 ) -> list[tuple[str, NDArray[np.bool_], str]]:
     """What makes boxes unusable: kind, which ones, why."""
@@ -221,7 +221,7 @@ def _warn_of_boxes(
     sides: NDArray[np.int32],
     labels: NDArray[np.int64],
     name_box: _Namer,
-    findings: Findings,
+    issues: Issues,
 ) -> None:
     """Find boxes that can be used but should be looked at; `rows` are those usable."""
     boxes, limits = pixels[rows], sides[rows]
@@ -234,7 +234,7 @@ def _warn_of_boxes(
         ("tiny box", shorter < TINY, f"a side of under {TINY} pixels"),
         ("duplicate box", again, "the same as an earlier one"),
     ):
-        findings.add_many(kind, rows[chosen], partial(name_box, why=why))
+        issues.add_many(kind, rows[chosen], partial(name_box, why=why))
 
 
 def _repeats(columns: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
