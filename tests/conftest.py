@@ -19,8 +19,10 @@ from hypothesis import settings
 from omegaconf import DictConfig
 
 from detector import cli
+from detector.config.resolve import resolve
 from detector.data.read import DataSet, DataSetSpec, read
 from detector.data.validation.image_info import ImageInfoCache
+from detector.pipeline import load_data
 
 # Property tests judge what they find, not how long it took, and find the same every time.
 settings.register_profile("detector", deadline=None, derandomize=True, database=None)
@@ -248,10 +250,46 @@ def devkit(tmp_path: Path) -> Path:
     return tmp_path / "devkit"
 
 
-def ask(command: str, *overrides: str, out: Path | None = None) -> DictConfig:
-    """A request as it is composed from what is typed."""
+class Asked(NamedTuple):
+    """What is typed, and the folder for the outputs."""
+
+    command: str
+    overrides: tuple[str, ...]
+    out: Path | None
+
+
+def ask(command: str, *overrides: str, out: Path | None = None) -> Asked:
+    """A request as it is typed."""
+    return Asked(command, overrides, out)
+
+
+def composed(asked: Asked) -> DictConfig:
+    """The configuration of a request, as the command line composes it."""
     HydraConfig.instance().cfg = None
-    return cli.compose(command, overrides, out)
+    return cli.compose(asked.command, asked.overrides)
+
+
+def resolved(asked: Asked) -> Any:
+    """The configuration in force."""
+    keys = cli.load_command(asked.command).KEYS
+    return resolve(keys, composed(asked), resume=asked.command == "train")
+
+
+def prepare(asked: Asked) -> Any:
+    """What a command has read when it has found a request good."""
+    return cli.load_command(asked.command).prepare(composed(asked))
+
+
+def data_of(config: Any, wanted: str | None = None) -> DataSet:
+    """The data set of a configuration, with whatever is wrong with it."""
+    return load_data.validate(load_data.open_data(config, wanted))
+
+
+def call(asked: Asked) -> Any:
+    """Do what is asked for in this process; the result."""
+    HydraConfig.instance().cfg = None
+    outcome, _ = cli.call(asked.command, asked.overrides, asked.out)
+    return outcome.result
 
 
 Shared = Callable[[str, Callable[[Path], object]], Path]
@@ -306,8 +344,6 @@ def runs(shared: Shared) -> Runs:
     """
 
     def fill(folder: Path) -> None:
-        from detector.train import train
-
         splits: dict[str, dict[str, Sequence[Box]]] = {
             "train": {**random_split("train", 6, 0), "both": [("disc", (40, 20, 70, 50))]},
             "val": {**random_split("val", 5, 1)},
@@ -317,7 +353,7 @@ def runs(shared: Shared) -> Runs:
         (root / "JPEGImages" / "notes.txt").write_text("no image")
         keys = [*TINY, f"data.root={root}", PHASES, "model.score_threshold=0", "resamples=200"]
         scores: list[Any] = [
-            train(ask("train", *keys, f"seed={seed}", out=folder / f"run{seed}")) for seed in (0, 1)
+            call(ask("train", *keys, f"seed={seed}", out=folder / f"run{seed}")) for seed in (0, 1)
         ]
         (folder / "scores.json").write_text(json.dumps(scores[0]))
 

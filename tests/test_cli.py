@@ -17,7 +17,8 @@ from conftest import TINY, write_xml
 from hydra.errors import HydraException, MissingConfigException
 
 from detector import cli
-from detector.cli import _explain, compose, output_folder_of
+from detector.cli import compose, output_folder_of
+from detector.config.explain import explain_hydra
 from detector.core.version import __version__
 from detector.data.formats.folder import cache_folder
 
@@ -244,9 +245,12 @@ def test_a_sweep_is_checked_with_its_first_trials_values(cwd, voc_root, typed, s
 
 def test_a_key_of_the_command_itself_is_not_called_another_commands():
     error = HydraException("Could not override 'seed'.")
-    assert _explain("train", error) == "seed: no such key; did you mean seed?"
+    assert explain_hydra(error, "train", cli.commands()) == "seed: no such key; did you mean seed?"
     error = HydraException("Could not override 'source'.")
-    assert _explain("train", error) == "source: no key of train, but of python -m detector.predict"
+    assert (
+        explain_hydra(error, "train", cli.commands())
+        == "source: no key of train, but of python -m detector.predict"
+    )
 
 
 # A command whose work is the given line; scoring files of detections needs no torch.
@@ -255,7 +259,8 @@ import logging, os, signal, sys
 from datetime import datetime
 from pathlib import Path
 import detector.cli as cli
-import detector.pipeline.request
+import detector.evaluate as command
+from detector.pipeline.command import Outcome
 
 class Now(datetime):
     @classmethod
@@ -265,11 +270,13 @@ class Now(datetime):
 cli.datetime = Now
 log = logging.getLogger("detector")
 
-def work(cfg):
+def work(prepared, folder):
     {work}
+    return Outcome(None)
 
+command.run = work
 {before}
-cli.run_verb("evaluate", work)
+cli.run_command("evaluate")
 """
 
 
@@ -298,7 +305,7 @@ def interpret(cwd, keys, work, redirection, **options):
 
 
 def test_commands_of_one_second_write_into_folders_of_their_own(cwd, scored):
-    both = [stub(cwd, scored, "print(cfg.output_dir)") for _ in range(2)]
+    both = [stub(cwd, scored, "print(folder)") for _ in range(2)]
     folders = {Path(out.strip()).name for _, out, _ in both}
     assert folders == {"2026-01-02_03-04-05", "2026-01-02_03-04-05_2"}
     assert {p.name for p in (cwd / "outputs/evaluate").iterdir()} == folders
@@ -307,7 +314,7 @@ def test_commands_of_one_second_write_into_folders_of_their_own(cwd, scored):
 def test_a_sweep_gets_a_folder_of_its_own_too(cwd, scored):
     sweep = ["-m", *scored, "resamples=0,100"]
     for _ in range(2):
-        code, _, err = stub(cwd, sweep, "print(cfg.output_dir)")
+        code, _, err = stub(cwd, sweep, "print(folder)")
         assert code == 0, err
     there = cwd / "outputs/evaluate/multirun"
     assert len(list(there.glob("*/1/.hydra"))) == 2
@@ -331,7 +338,7 @@ def test_a_run_into_a_used_folder_is_refused_before_anything_is_written(cwd, sco
 def test_an_internal_error_of_the_check_says_so_and_leaves_no_folder(
     cwd, scored, tmp_path, monkeypatch
 ):
-    before = "detector.pipeline.request.check_request = lambda *_: {}['lost']"
+    before = "command.prepare = lambda *_: {}['lost']"
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     code, _, err = stub(cwd, scored, before=before)
     assert code == 1
@@ -383,7 +390,7 @@ def test_a_sweep_without_m_is_refused(cwd):
 def test_a_place_given_as_a_format_says_which_key_is_meant(place):
     options = ["auto", "voc"]
     error = MissingConfigException("", f"data/{place}", options)
-    line = _explain("train", error)
+    line = explain_hydra(error, "train", cli.commands())
     assert line.startswith(f"data={place}: no such choice; the place of your data is named by")
     assert f"data.root={place}" in line
 

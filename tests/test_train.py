@@ -18,22 +18,31 @@ import numpy as np
 import pytest
 import torch
 from commands import run_cli
-from conftest import PHASES, TINY, ask, random_split, three_splits, write_coco, write_voc, write_xml
+from conftest import (
+    PHASES,
+    TINY,
+    ask,
+    call,
+    data_of,
+    prepare,
+    random_split,
+    resolved,
+    three_splits,
+    write_coco,
+    write_voc,
+    write_xml,
+)
 
-from detector import cli
 from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
-from detector.evaluate import evaluate
 from detector.evaluation import reference
-from detector.pipeline import build, load_data, request
-from detector.predict import predict
-from detector.train import train
+from detector.pipeline import build, load_data
 from detector.training.checkpoint import read_trained_on
 from detector.training.run_checkpoints import RunCheckpoints
 
 
 def fresh_train(root, out, *overrides):
-    return train(ask("train", *TINY, f"data.root={root}", PHASES, *overrides, out=out))
+    return call(ask("train", *TINY, f"data.root={root}", PHASES, *overrides, out=out))
 
 
 def epochs(out):
@@ -119,7 +128,7 @@ def test_the_best_checkpoint_is_the_epoch_with_the_best_validation_score(run):
 @pytest.mark.parametrize("ckpt", ["", "checkpoints/best.ckpt"])
 def test_evaluate_reproduces_the_runs_figures_exactly(run, tmp_path, ckpt):
     _, out, _ = run
-    evaluate(ask("evaluate", f"ckpt={out / ckpt}", out=tmp_path / "e"))
+    call(ask("evaluate", f"ckpt={out / ckpt}", out=tmp_path / "e"))
     first = json.loads((out / "metrics.json").read_text())
     again = json.loads((tmp_path / "e" / "metrics.json").read_text())
     for key in ("split", "images", "coco", "voc", "per_class"):
@@ -137,17 +146,17 @@ def test_scores_that_are_not_pycocotools_are_not_written(run, tmp_path, monkeypa
 
     monkeypatch.setattr(reference, "pycocotools_scores", other)
     with pytest.raises(RuntimeError, match=rf"mar_10 is 0\.\d+, but {wrong} by pycocotools"):
-        evaluate(ask("evaluate", f"ckpt={out}", out=tmp_path / "e"))
+        call(ask("evaluate", f"ckpt={out}", out=tmp_path / "e"))
     assert not (tmp_path / "e" / "metrics.json").exists()
 
 
 def test_evaluate_on_another_split_and_on_other_data(run, tmp_path):
     root, out, scores = run
-    found = evaluate(ask("evaluate", f"ckpt={out}", "split=val", out=tmp_path / "a"))
+    found = call(ask("evaluate", f"ckpt={out}", "split=val", out=tmp_path / "a"))
     assert found["map"] == pytest.approx(scores["val/map"], abs=1e-7)
     shutil.copytree(root, tmp_path / "moved")
     overrides = [f"ckpt={out}", f"data.root={tmp_path / 'moved'}"]
-    moved = evaluate(ask("evaluate", *overrides, out=tmp_path / "b"))
+    moved = call(ask("evaluate", *overrides, out=tmp_path / "b"))
     assert moved["map"] == scores["test/map"]
 
 
@@ -158,7 +167,7 @@ def test_a_checkpoint_of_other_classes_is_refused(run, tmp_path):
     )
     cfg = ask("evaluate", f"ckpt={out}", f"data.root={root}", out=tmp_path / "e")
     with pytest.raises(RequestError, match=r"class 'cat' is not among those that .* knows"):
-        request.check_request("evaluate", cfg)
+        prepare(cfg)
 
 
 def test_evaluation_needs_nothing_but_the_split_asked_for(run, tmp_path):
@@ -169,8 +178,8 @@ def test_evaluation_needs_nothing_but_the_split_asked_for(run, tmp_path):
         (only / f"ImageSets/Main/{split}.txt").unlink()
     (only / "ImageSets/Main/test.txt").write_text("test0\n")
     cfg = ask("evaluate", f"ckpt={out}", f"data.root={only}", out=tmp_path / "e")
-    request.check_request("evaluate", cfg)
-    evaluate(cfg)
+    prepare(cfg)
+    call(cfg)
     content = json.loads((tmp_path / "e/metrics.json").read_text())
     assert content["images"] == 1
     assert set(content["per_class"]) == {"disc", "square"}
@@ -186,7 +195,7 @@ def test_a_moved_run_keeps_its_best_checkpoint_when_it_goes_on(run, tmp_path):
     shutil.copytree(out, moved)
     spoilt = ["trainer.max_epochs=4", "optim.lr=100", "finetune=scratch"]
     spoilt += ["finetune.allow_changed=true"]
-    again = train(ask("train", f"ckpt={moved}", *spoilt, out=moved))
+    again = call(ask("train", f"ckpt={moved}", *spoilt, out=moved))
     assert weights(moved)["epoch"] == 3
     assert again["val/map"] == scores["val/map"]
     assert again["test/map"] == scores["test/map"]
@@ -196,7 +205,7 @@ def test_a_run_that_goes_on_elsewhere_brings_its_best_checkpoint_along(run, tmp_
     _, out, scores = run
     last = out / "checkpoints/last.ckpt"
     with caplog.at_level("INFO"):
-        again = train(ask("train", f"ckpt={last}", out=tmp_path / "new"))
+        again = call(ask("train", f"ckpt={last}", out=tmp_path / "new"))
     assert "the schedule has ended after 3 epochs" in caplog.text
     assert again == pytest.approx(scores, abs=0, nan_ok=True)
 
@@ -204,9 +213,9 @@ def test_a_run_that_goes_on_elsewhere_brings_its_best_checkpoint_along(run, tmp_
 def test_images_in_two_splits_are_pointed_out(run, caplog):
     root, _, _ = run
     overrides = [f"data.root={root}", "data.splits.test=[train]"]
-    config = request.resolve("train", cli.compose("train", overrides))
+    config = resolved(ask("train", *overrides))
     with caplog.at_level("WARNING"):
-        load_data.describe_data(load_data.read_data(config))
+        load_data.describe_data(data_of(config))
     assert "7 x picture in two splits, so figures are too good: JPEGImages/" in caplog.text
 
 
@@ -217,7 +226,7 @@ def test_predict_writes_pictures_and_tables_and_names_what_it_cannot_read(run, t
     (source / "broken.jpg").write_bytes(b"\xff\xd8 not a jpeg")
     overrides = [f"ckpt={out}", f"source={source}", "score_threshold=0"]
     with caplog.at_level("INFO"):
-        found = predict(ask("predict", *overrides, out=tmp_path / "p"))
+        found = call(ask("predict", *overrides, out=tmp_path / "p"))
     assert "not read: " in caplog.text
     assert "broken.jpg: not a readable image" in caplog.text
     content = json.loads((tmp_path / "p/predictions.json").read_text())
@@ -244,7 +253,7 @@ def test_predict_on_nothing_readable_says_so(run, tmp_path):
     (tmp_path / "a.jpg").write_text("no image")
     cfg = ask("predict", f"ckpt={out}", f"source={tmp_path / 'a.jpg'}", out=tmp_path / "p")
     with pytest.raises(RequestError, match=r"nothing could be read: .*a\.jpg"):
-        predict(cfg)
+        call(cfg)
 
 
 # At 32 pixels, the images are decoded at half their size.
@@ -253,16 +262,16 @@ def test_predict_finds_what_evaluation_finds(run, tmp_path, size):
     _, out, _ = run
     smaller = f"data.image_size={size}"
     evaluation_cfg = ask("evaluate", f"ckpt={out}", smaller, out=tmp_path / "e")
-    config = request.resolve("evaluate", evaluation_cfg)
-    task = build.load_task("evaluate", config)
-    images = load_data.read_data(config).splits
+    config = resolved(evaluation_cfg)
+    task = build.load_task(config)
+    images = data_of(config).splits
     data = build.build_datamodule(config, images)
     build.build_trainer(config, tmp_path).test(
         task, data.loader("test", training=False), verbose=False
     )
     expected = task.metric.evaluation.detections
     overrides = [f"ckpt={out}", f"source={images['test'][0].path}", "score_threshold=0", smaller]
-    found = predict(ask("predict", *overrides, out=tmp_path / "p"))
+    found = call(ask("predict", *overrides, out=tmp_path / "p"))
     rows = expected.image == 0
     assert len(found) == rows.sum()
     corners = expected.boxes[rows]
@@ -313,8 +322,8 @@ def test_what_was_dealt_out_by_ratio_is_written_and_stays_when_images_are_added(
         for file in (tmp_path / "more" / folder).iterdir():
             shutil.move(file, voc_root / folder / file.name)
     for overrides in ([], [f"data.root={voc_root}"], ["data.split.file=null"]):
-        config = request.resolve("evaluate", ask("evaluate", f"ckpt={out}", *overrides, out=out))
-        data = load_data.read_data(config)
+        config = resolved(ask("evaluate", f"ckpt={out}", *overrides, out=out))
+        data = data_of(config)
         files = {Path(p).relative_to(voc_root).as_posix() for p in data.splits["test"].paths}
         assert (files == set(written["test"])) == (not overrides)
 
@@ -323,7 +332,7 @@ def test_a_class_list_of_the_checkpoint_judges_other_data(run, tmp_path, voc_roo
     _, out, _ = run
     write_xml(voc_root / "Annotations/test1.xml", [("cat", (1, 1, 9, 9))])
     with pytest.raises(RequestError, match=r"class 'cat' is not among those that .* knows"):
-        evaluate(ask("evaluate", f"ckpt={out}", f"data.root={voc_root}", out=tmp_path / "e"))
+        call(ask("evaluate", f"ckpt={out}", f"data.root={voc_root}", out=tmp_path / "e"))
 
 
 def command(*overrides):
@@ -381,7 +390,7 @@ def test_two_processes_train_and_score_as_one_would(voc_root, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("phase top: training layer4, neck, head") == 1
     out = tmp_path / "out"
-    evaluate(ask("evaluate", f"ckpt={out}", "trainer.devices=1", out=tmp_path / "alone"))
+    call(ask("evaluate", f"ckpt={out}", "trainer.devices=1", out=tmp_path / "alone"))
     together = json.loads((out / "metrics.json").read_text())
     alone = json.loads((tmp_path / "alone/metrics.json").read_text())
     assert together["images"] == 3  # odd: padding has shown one image twice

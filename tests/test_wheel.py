@@ -12,16 +12,14 @@ COMPOSE = """
 import sys
 from pathlib import Path
 import detector
-from detector import cli
 from detector.config import schema
-from detector.pipeline import request
 from detector.config.schedules import read_schedule
 assert Path(detector.__file__).is_relative_to(sys.argv[1]), detector.__file__
 assert schema.conf_folder().is_relative_to(sys.argv[1])
 names = sorted(p.stem for p in (schema.conf_folder() / "experiment").glob("*.yaml"))
 for name in names:
-    cfg = cli.compose("train", [f"+experiment={name}"])
-    read_schedule(request.resolve("train", cfg))
+    cfg = ask("train", f"+experiment={name}")
+    read_schedule(resolved(cfg))
 print(*names)
 """
 

@@ -5,9 +5,8 @@ import re
 import pytest
 import torch
 from commands import run_cli
-from conftest import TINY
+from conftest import TINY, ask, call, resolved
 
-from detector.cli import compose
 from detector.config.schedules import read_schedule
 from detector.config.schema import Config, plain
 from detector.core.errors import RequestError
@@ -15,14 +14,12 @@ from detector.finetune.schedule import STATE_KEY
 from detector.models.faster_rcnn import build_faster_rcnn
 from detector.pipeline import build, load_data
 from detector.pipeline.dry_run import phase_table
-from detector.pipeline.request import resolve
-from detector.train import train
 
 LITE = "backbone=efficientnet_lite0"
 
 
 def config_of(*overrides: str) -> Config:
-    return resolve("train", compose("train", list(overrides)))
+    return resolved(ask("train", *overrides))
 
 
 def table(*overrides: str) -> list[str]:
@@ -159,7 +156,7 @@ def test_nothing_is_read_fetched_or_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(load_data, "usable_data", forbidden)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", forbidden)
     out = tmp_path / "out"
-    assert train(compose("train", ["dry_run=true", "data.root=/not/there"], out)) == {}
+    assert call(ask("train", "dry_run=true", "data.root=/not/there", out=out)) is None
     assert not out.exists()
     assert "neck, head" in capsys.readouterr().out
 

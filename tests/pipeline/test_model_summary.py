@@ -7,19 +7,16 @@ import shutil
 import pytest
 import torch
 from commands import run_cli
-from conftest import TINY, assert_same, three_splits, write_voc
-from hydra.core.hydra_config import HydraConfig
+from conftest import TINY, ask, assert_same, call, prepare, resolved, three_splits, write_voc
 
-from detector import cli
 from detector.config.schedules import read_schedule
 from detector.config.schema import parse, plain
 from detector.core.errors import RequestError
 from detector.finetune.schedule import STATE_KEY
 from detector.models.compute import MultiplyAdds
 from detector.models.summary import GroupSummary, Seconds
-from detector.pipeline import build, request
+from detector.pipeline import build
 from detector.pipeline.model_summary import _table, summary_table
-from detector.train import train
 
 ROWS = [
     GroupSummary("stem", (4,), 64, 9536, 0, MultiplyAdds(617_000_000, 0)),
@@ -34,14 +31,13 @@ PHASES = (
 
 
 def config_of(*overrides):
-    HydraConfig.instance().cfg = None
-    return request.resolve("train", cli.compose("train", list(overrides)))
+    return resolved(ask("train", *overrides))
 
 
 def table(*overrides):
     """The summary of a run that is not begun."""
     config = config_of(*overrides)
-    network = build.unloaded_task(config, "meta").network
+    network = build.untrained_task(config, "meta").network
     return summary_table(config, network, read_schedule(config).phases[0])
 
 
@@ -138,9 +134,8 @@ def test_a_dry_run_profiles_with_random_weights(tmp_path):
 
 def test_of_a_run_it_shows_the_phase_that_goes_on(tmp_path, capsys):
     checkpoint(tmp_path / "run")  # whose first phase has ended
-    HydraConfig.instance().cfg = None
     asked = [f"ckpt={tmp_path / 'run'}", "dry_run=true", "model.summary=true"]
-    train(cli.compose("train", asked))
+    call(ask("train", *asked))
     lines = capsys.readouterr().out.splitlines()
     assert "phase          top, with which the run goes on" in lines
     (layer4,) = (line for line in lines if line.startswith("layer4"))
@@ -186,11 +181,10 @@ def test_what_cannot_be_meant_is_refused(overrides, said):
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "check"])
 def test_only_training_has_a_summary(verb, tmp_path):
     last = checkpoint(tmp_path / "run")
-    HydraConfig.instance().cfg = None
     source = ["source=x"] * (verb == "predict")
-    cfg = cli.compose(verb, [f"ckpt={last}", "model.summary=true", *source])
+    cfg = ask(verb, f"ckpt={last}", "model.summary=true", *source)
     with pytest.raises(RequestError, match=r"^model\.summary=true: only train prints one"):
-        request.check_request(verb, cfg)
+        prepare(cfg)
 
 
 def test_a_profile_of_a_device_that_is_not_there_is_refused(tmp_path):
@@ -204,8 +198,7 @@ def test_a_profile_of_a_device_that_is_not_there_is_refused(tmp_path):
 
 
 def fresh_train(out, *overrides):
-    HydraConfig.instance().cfg = None
-    train(cli.compose("train", list(overrides), out))
+    call(ask("train", *overrides, out=out))
     return torch.load(out / "checkpoints/last.ckpt", weights_only=True)
 
 
