@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage bench lint format clean
+.PHONY: help install demo test coverage bench keys lint format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -31,6 +31,9 @@ coverage: $(STAMP) ## Run the tests, report the lines and branches that they cov
 
 bench: $(STAMP) ## Measure speed and memory (NAMES="metric loader" for some), see docs/performance.md
 	$(BIN)/python benchmarks/run.py $(NAMES)
+
+keys: $(STAMP) ## Write docs/keys.md from the options and conf/
+	$(BIN)/python -m detector.config.keys > docs/keys.md
 
 lint: $(STAMP) ## Check style and types
 	$(BIN)/ruff check src tests benchmarks notebooks

@@ -16,10 +16,11 @@ import pytest
 from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from detector import cli
-from detector.config.resolve import resolve
+from detector.cli import compose, load_command
+from detector.config.resolve import RUN_KEYS, resolve
 from detector.data.read import DataSet, DataSetSpec, read
 from detector.data.validation.image_info import ImageInfoCache
 from detector.pipeline import load_data
@@ -30,6 +31,27 @@ settings.load_profile("detector")
 
 # Several tests run at once, and threads of their small tensors cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def resolved(command: str, cfg: DictConfig) -> Any:
+    """The configuration in force of a command."""
+    return resolve(load_command(command).KEYS, cfg, resume=command == "train")
+
+
+def composed(command: str, *overrides: str) -> dict[str, Any]:
+    """The values that are composed for a command, as plain data."""
+    cfg = compose(command, overrides)
+    values = OmegaConf.to_container(
+        OmegaConf.masked_copy(cfg, [key for key in cfg if key not in RUN_KEYS]), resolve=True
+    )
+    assert isinstance(values, dict)
+    return values
+
+
+def prepared(command: str, cfg: DictConfig) -> Any:
+    """What a command has read and checked before its work begins."""
+    return load_command(command).prepare(cfg)
+
 
 Box = tuple[str, tuple[float, float, float, float]]
 WriteVoc = Callable[..., Path]
@@ -263,21 +285,19 @@ def ask(command: str, *overrides: str, out: Path | None = None) -> Asked:
     return Asked(command, overrides, out)
 
 
-def composed(asked: Asked) -> DictConfig:
-    """The configuration of a request, as the command line composes it."""
+def _composed(asked: Asked) -> DictConfig:
     HydraConfig.instance().cfg = None
-    return cli.compose(asked.command, asked.overrides)
+    return compose(asked.command, asked.overrides)
 
 
-def resolved(asked: Asked) -> Any:
-    """The configuration in force."""
-    keys = cli.load_command(asked.command).KEYS
-    return resolve(keys, composed(asked), resume=asked.command == "train")
+def in_force(asked: Asked) -> Any:
+    """The configuration in force of a request."""
+    return resolved(asked.command, _composed(asked))
 
 
 def prepare(asked: Asked) -> Any:
     """What a command has read when it has found a request good."""
-    return cli.load_command(asked.command).prepare(composed(asked))
+    return prepared(asked.command, _composed(asked))
 
 
 def data_of(config: Any, wanted: str | None = None) -> DataSet:

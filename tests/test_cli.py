@@ -20,7 +20,7 @@ from detector import cli
 from detector.cli import compose, output_folder_of
 from detector.config.explain import explain_hydra
 from detector.core.version import __version__
-from detector.data.formats.folder import cache_folder
+from detector.data.formats.paths import cache_folder
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def cwd(tmp_path):
         ("seed=0", "data.root= is required: the folder of your images and annotations"),
         ("data.on_bad=ignore", "data.on_bad=ignore: expected one of error, skip"),
         ("data.cache=disc", "data.cache=disc: expected one of none, ram, disk"),
-        ("data.split.val=0", "data.split.val=0.0: expected a share of the images"),
-        ("data.split.test=0.9", "data.split.val+test=1.05: expected less than 1"),
+        ("data.auto_split.val=0", "data.auto_split.val=0.0: expected a share of the images"),
+        ("data.auto_split.test=0.9", "data.auto_split.val+test=1.05: expected less than 1"),
         ("data.splits.train=[]", "data.splits.train=[]: expected null or at least one name"),
         ("data.repeat_threshold=2", "data.repeat_threshold=2.0: expected null or a share"),
         ("data.stall_seconds=0", "data.stall_seconds=0.0: expected above 0"),

@@ -106,7 +106,7 @@ def test_the_twelve_numbers_are_pycocotools_on_the_same_files(tmp_path, seed):
     assert 0 < expected["map"] < 1
     one = inputs_of(f"predictions={results}", f"truth={truth}")
     for scores in (coco_scores, pycocotools_scores):
-        assert_close(scores(one.detections, one.truth, len(one.classes))[0], expected)
+        assert_close(scores(one.detections, one.ground_truth, len(one.classes))[0], expected)
 
 
 def write_one(folder: Path, box, found, **more) -> tuple[Path, Path]:
@@ -146,7 +146,7 @@ def test_sides_are_taken_as_they_are_written(tmp_path, box, found):
     expected = by_pycocotools(truth, results)
     one = inputs_of(f"predictions={results}", f"truth={truth}")
     for scores in (coco_scores, pycocotools_scores):
-        assert_close(scores(one.detections, one.truth, 1)[0], expected)
+        assert_close(scores(one.detections, one.ground_truth, 1)[0], expected)
 
 
 @pytest.mark.parametrize(("area", "size"), [(900, "small"), (2000, "medium"), (9217, "large")])
@@ -154,7 +154,7 @@ def test_small_and_large_go_by_the_area_in_the_file(tmp_path, area, size):
     truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50], area=area)
     one = inputs_of(f"predictions={results}", f"truth={truth}")
     for scores in (coco_scores, pycocotools_scores):
-        found = scores(one.detections, one.truth, 1)[0]
+        found = scores(one.detections, one.ground_truth, 1)[0]
         defined = [s for s in ("small", "medium", "large") if not math.isnan(found[f"map_{s}"])]
         assert defined == [size]
 
@@ -445,7 +445,7 @@ def test_a_checkpoints_detections_carry_the_data_sets_ids(run_folder, tmp_path):
     truth = root / "annotations/instances_test.json"
     one = inputs_of(f"predictions={tmp_path}/detections.json", f"truth={truth}")
     expected = by_pycocotools(truth, tmp_path / "detections.json")
-    assert_close(coco_scores(one.detections, one.truth, 2)[0], expected)
+    assert_close(coco_scores(one.detections, one.ground_truth, 2)[0], expected)
 
 
 def test_what_predict_writes_is_scored_against_folder_and_file(run_folder, tmp_path):

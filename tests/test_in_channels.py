@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, ask, call, data_of, prepare, resolved, three_splits, write_voc
+from conftest import TINY, ask, call, data_of, in_force, prepare, three_splits, write_voc
 
 from detector.core.errors import RequestError
 from detector.pipeline import build, load_data
@@ -43,7 +43,7 @@ def run(request, shared):
 
 def test_the_first_kernels_are_over_the_channels_and_were_trained(run):
     channels, _, out = run
-    config = resolved(ask("evaluate", f"ckpt={out}"))
+    config = in_force(ask("evaluate", f"ckpt={out}"))
     task = build.load_task(config)
     first = task.network.backbone.body.conv_stem
     assert first.weight.shape[1] == first.in_channels == channels
@@ -67,7 +67,7 @@ def test_prediction_finds_what_the_loaders_images_give(run, tmp_path):
     with (tmp_path / "predictions.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["file_name"] == "test0.png"]
     assert rows
-    config = resolved(ask("evaluate", f"ckpt={out}"))
+    config = in_force(ask("evaluate", f"ckpt={out}"))
     data = build.build_datamodule(config, data_of(config, "test").splits)
     images, targets = next(iter(data.loader("test", training=False)))
     assert images[0].shape == (channels, 72, 96)
@@ -94,13 +94,13 @@ def test_a_checkpoint_knows_its_channels_and_takes_no_others(run):
         with pytest.raises(
             RequestError, match=rf"model\.in_channels=3: .* was trained with {channels}"
         ):
-            resolved(ask(verb, f"ckpt={out}", "model.in_channels=3"))
+            in_force(ask(verb, f"ckpt={out}", "model.in_channels=3"))
 
 
 @pytest.mark.parametrize("value", [0, 2, 5, -1])
 def test_channels_that_cannot_be_had_are_refused(value):
     with pytest.raises(RequestError, match=rf"model\.in_channels={value}: expected 1 \(grey\), 3"):
-        resolved(ask("train", f"model.in_channels={value}"))
+        in_force(ask("train", f"model.in_channels={value}"))
 
 
 def test_files_without_the_fourth_band_are_refused_before_a_run(voc_root):

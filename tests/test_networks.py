@@ -4,7 +4,7 @@ import logging
 import re
 
 import pytest
-from conftest import TINY, ask, call, prepare, resolved
+from conftest import TINY, ask, call, in_force, prepare
 from torch import nn
 
 from detector.core.errors import RequestError
@@ -48,7 +48,7 @@ def test_a_network_that_nobody_has_trained_says_so(voc_root, tmp_path, caplog):
 
 def test_heads_and_versions_are_keys():
     typed = ("model=faster_rcnn_v2", "model.head.hidden=[32,8]", "model.head.dropout=0.3")
-    config = resolved(ask("train", *typed, "backbone=resnet18"))
+    config = in_force(ask("train", *typed, "backbone=resnet18"))
     options = build.network_options(config)
     assert (options.neck_norm, options.rpn_convs) == ("batch", 2)
     assert options.head.convs == (256,) * 4
@@ -59,13 +59,13 @@ def test_heads_and_versions_are_keys():
 
 
 def test_a_small_network_takes_any_head_that_is_typed():
-    config = resolved(ask("train", "backbone=efficientnet_lite0", "model/head=conv_average"))
+    config = in_force(ask("train", "backbone=efficientnet_lite0", "model/head=conv_average"))
     assert config.model.head.hidden == []
     assert config.model.fpn_channels == 128
     slim = ask("train", "backbone=efficientnet_lite0", "model=faster_rcnn_v2")
-    config = resolved(slim)
+    config = in_force(slim)
     assert (config.model.head.convs, config.model.head.hidden) == ([256] * 4, [512])
-    config = resolved(ask("train", "backbone=efficientnet_lite0"))
+    config = in_force(ask("train", "backbone=efficientnet_lite0"))
     assert config.model.head.hidden == [512, 512]
 
 
@@ -74,10 +74,10 @@ def test_a_small_network_takes_any_head_that_is_typed():
     [
         (["backbone=timm"], "backbone=timm needs the name of a model, such as backbone.name="),
         (["backbone=timm", "backbone.name=resnet18."], "timm cannot build it"),
-        (["model.head=conv_mlp"], "model.head: a group; model/head=NAME chooses one of its files"),
+        (["model.head=conv_mlp"], "model.head: expected a group; model/head=NAME chooses one"),
         (["model.weights="], "model.weights=: expected imagenet, coco, none, or a path"),
-        (["model.head.hidden=[1000000000]"], "a list of numbers in 1..16384"),
-        (["model.head.convs=[10000000]"], "a list of numbers in 1..4096"),
+        (["model.head.hidden=[1000000000]"], "model.head.hidden[0]=1000000000: expected 1..16384"),
+        (["model.head.convs=[10000000]"], "model.head.convs[0]=10000000: expected 1..4096"),
         (["model.head.width=100000000"], "model.head.width=100000000: expected 1..16384"),
         (["model.fpn_channels=100000000"], "model.fpn_channels=100000000: expected 1..4096"),
         (["backbone=timm", "backbone.name=resnt18"], "did you mean resnet18"),
@@ -86,8 +86,8 @@ def test_a_small_network_takes_any_head_that_is_typed():
         (["backbone=timm", "backbone.name=vit_tiny_patch16_224"], "features have the strides 16"),
         (["backbone=zfnet", "model.weights=imagenet"], "none are published for zfnet"),
         (["backbone=alexnet", "model.weights=coco"], "only for resnet50"),
-        (["model.head.hidden=[0]"], "model.head.hidden=[0]: expected a list of numbers in 1.."),
-        (["model.head.dropout=1"], "model.head.dropout=1.0: expected 0 <= x < 1"),
+        (["model.head.hidden=[0]"], "model.head.hidden[0]=0: expected 1..16384"),
+        (["model.head.dropout=1"], "model.head.dropout=1: expected 0 <= x < 1"),
         (
             ["model.head.conv_norm=batch"],
             "model.head.conv_norm=batch: expected none, as model.head.convs=[] has nothing to norm",
@@ -127,4 +127,4 @@ def test_the_check_refuses_an_unknown_network_before_it_reads_anything(voc_root)
 def test_a_checkpoint_keeps_its_network(typed, key, runs):
     for verb in ("evaluate", "train"):
         with pytest.raises(RequestError, match=rf"^{key}"):
-            resolved(ask(verb, f"ckpt={runs.first}", typed))
+            in_force(ask(verb, f"ckpt={runs.first}", typed))

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,10 +14,10 @@ import pytest
 import torch
 from conftest import ask, call, write_image
 
-from detector.config.schema import parse
+from detector.config.resolve import resolve
 from detector.core.errors import RequestError, WorkError
 from detector.core.structures import ClassMap, Prediction
-from detector.pipeline import build, request
+from detector.pipeline import build
 from detector.report import draw
 
 
@@ -41,9 +42,9 @@ def detect(tmp_path, monkeypatch):
     """Predicts on a source; gives what predictions.json holds and the pictures' names."""
 
     def config(keys, cfg):
-        found = parse({k: v for k, v in cfg.items() if k not in request.RUN_KEYS})
-        found.data.classes = ["cat"]
-        return found
+        cfg.ckpt = None  # there is none
+        found = resolve(keys, cfg)
+        return replace(found, ckpt="x", data=replace(found.data, classes=["cat"]))
 
     monkeypatch.setattr("detector.predict.resolve", config)
     monkeypatch.setattr(build, "load_task", lambda *_: Finder())

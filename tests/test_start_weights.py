@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from conftest import TINY, ask, assert_same, call, prepare, resolved
+from conftest import TINY, ask, assert_same, call, in_force, prepare
 
 from detector.core.errors import RequestError
 from detector.core.structures import ClassMap
@@ -22,7 +22,7 @@ ONE_EPOCH = [
 
 
 def config_of(*overrides):
-    return resolved(ask("train", *TINY, *overrides))
+    return in_force(ask("train", *TINY, *overrides))
 
 
 def started(config, classes):
@@ -105,7 +105,7 @@ def test_imagenet_weights_that_cannot_be_fetched_are_asked_for_at_once(voc_root,
 )
 def test_what_is_random_and_frozen_is_warned_of(overrides, frozen):
     lite = ["backbone=efficientnet_lite0", "model.weights=none"]
-    config = resolved(ask("train", *lite, *overrides))
+    config = in_force(ask("train", *lite, *overrides))
     text = " ".join(" ".join(phase_table(config)).split())
     if frozen is None:
         assert "learns nothing" not in text
@@ -135,7 +135,7 @@ def test_a_stem_that_does_not_fit_is_said_and_its_norms_are_not_blamed(caplog):
 )
 def test_a_dry_run_says_which_weights_it_would_start_from(choice, said):
     asked = ["backbone=resnet50", f"model.weights={choice}"]
-    text = " ".join(" ".join(phase_table(resolved(ask("train", *asked)))).split())
+    text = " ".join(" ".join(phase_table(in_force(ask("train", *asked)))).split())
     assert f"weights {said}" in text
 
 

@@ -24,9 +24,9 @@ from conftest import (
     ask,
     call,
     data_of,
+    in_force,
     prepare,
     random_split,
-    resolved,
     three_splits,
     write_coco,
     write_voc,
@@ -213,7 +213,7 @@ def test_a_run_that_goes_on_elsewhere_brings_its_best_checkpoint_along(run, tmp_
 def test_images_in_two_splits_are_pointed_out(run, caplog):
     root, _, _ = run
     overrides = [f"data.root={root}", "data.splits.test=[train]"]
-    config = resolved(ask("train", *overrides))
+    config = in_force(ask("train", *overrides))
     with caplog.at_level("WARNING"):
         load_data.describe_data(data_of(config))
     assert "7 x picture in two splits, so figures are too good: JPEGImages/" in caplog.text
@@ -262,7 +262,7 @@ def test_predict_finds_what_evaluation_finds(run, tmp_path, size):
     _, out, _ = run
     smaller = f"data.image_size={size}"
     evaluation_cfg = ask("evaluate", f"ckpt={out}", smaller, out=tmp_path / "e")
-    config = resolved(evaluation_cfg)
+    config = in_force(evaluation_cfg)
     task = build.load_task(config)
     images = data_of(config).splits
     data = build.build_datamodule(config, images)
@@ -321,8 +321,8 @@ def test_what_was_dealt_out_by_ratio_is_written_and_stays_when_images_are_added(
     for folder in ("Annotations", "JPEGImages"):
         for file in (tmp_path / "more" / folder).iterdir():
             shutil.move(file, voc_root / folder / file.name)
-    for overrides in ([], [f"data.root={voc_root}"], ["data.split.file=null"]):
-        config = resolved(ask("evaluate", f"ckpt={out}", *overrides, out=out))
+    for overrides in ([], [f"data.root={voc_root}"], ["data.auto_split.file=null"]):
+        config = in_force(ask("evaluate", f"ckpt={out}", *overrides, out=out))
         data = data_of(config)
         files = {Path(p).relative_to(voc_root).as_posix() for p in data.splits["test"].paths}
         assert (files == set(written["test"])) == (not overrides)
@@ -374,7 +374,7 @@ def test_the_coco_experiment_runs_with_random_weights(tmp_path):
     splits = three_splits()
     root = write_coco(tmp_path / "coco", {"train2017": splits["train"], "val2017": splits["val"]})
     small = ["model.weights=none", "data.image_size=64", "trainer.max_epochs=1"]
-    small += ["trainer.limit_train_batches=1", "trainer.accelerator=cpu", "data.split.val=0.2"]
+    small += ["trainer.limit_train_batches=1", "trainer.accelerator=cpu", "data.auto_split.val=0.2"]
     small += ["model.rpn_top_n_test=20", "model.fpn_channels=32", "model.head.hidden=[32]"]
     out = run_train(
         "+experiment=coco", f"data.root={root}", *small, "hydra.run.dir=out", cwd=tmp_path

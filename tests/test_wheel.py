@@ -12,14 +12,16 @@ COMPOSE = """
 import sys
 from pathlib import Path
 import detector
+from detector import cli
+from conftest import resolved
 from detector.config import schema
 from detector.config.schedules import read_schedule
 assert Path(detector.__file__).is_relative_to(sys.argv[1]), detector.__file__
-assert schema.conf_folder().is_relative_to(sys.argv[1])
-names = sorted(p.stem for p in (schema.conf_folder() / "experiment").glob("*.yaml"))
+assert config.conf_folder().is_relative_to(sys.argv[1])
+names = sorted(p.stem for p in (config.conf_folder() / "experiment").glob("*.yaml"))
 for name in names:
-    cfg = ask("train", f"+experiment={name}")
-    read_schedule(resolved(cfg))
+    cfg = cli.compose("train", [f"+experiment={name}"])
+    read_schedule(resolved("train", cfg))
 print(*names)
 """
 

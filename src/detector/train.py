@@ -7,19 +7,22 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic.dataclasses import dataclass as options
 
 from detector.config.resolve import resolve
 from detector.config.schedules import frozen_at_random, read_schedule
-from detector.config.schema import WEIGHTS, Config, plain
+from detector.config.schema import Config, plain
 from detector.core.console import announce, typed, typed_command
 from detector.core.errors import RequestError
 from detector.core.files import write_json
+from detector.core.options import STRICT
 from detector.core.run_folder import RunFolder
 from detector.data.read import DataSet
 from detector.finetune.schedule import Progress, Schedule
+from detector.models.options import WEIGHTS
 from detector.pipeline import checks, load_data
 from detector.pipeline.command import Outcome
 from detector.pipeline.dry_run import print_phases
@@ -48,7 +51,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KEYS = Config
+
+@options(config=STRICT, frozen=True, kw_only=True)
+class TrainKeys(Config):
+    """Train a detector, then evaluate its best checkpoint.
+
+    Examples:
+      python -m detector.train data.root=DIR
+      python -m detector.train data.root=DIR backbone=efficientnet_lite0 data.batch_size=8
+      python -m detector.train data.root=DIR finetune=staged trainer.max_epochs=12
+      python -m detector.train ckpt=RUN                        continues a run
+      python -m detector.train +experiment=trees               the demo
+    """
+
+    dry_run: bool = False
+    """Print the phases (what is trained, at which learning rates, how long), and stop."""
+
+
+KEYS = TrainKeys
 DISTRIBUTED = True
 
 
@@ -64,7 +84,7 @@ class Prepared:
         command: The command that was typed.
     """
 
-    config: Any
+    config: TrainKeys
     schedule: Schedule
     data: DataSet
     resumed: Path | None
@@ -297,7 +317,7 @@ def evaluate_best(prepared: Prepared, training: _Training, folder: RunFolder) ->
         validation = detect(limited, task, training.data, "val", folder)
     if validation is None or inputs is None:
         return {}
-    matches = match(validation.detections, validation.truth)
+    matches = match(validation.detections, validation.ground_truth)
     thresholds = thresholds_of(matches, task.classes.names, "val") | {"epoch": best_epoch}
     write_json(folder.checkpoint_thresholds, thresholds)
     context = ReportContext(

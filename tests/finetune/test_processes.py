@@ -22,8 +22,9 @@ from toys import (
 )
 
 from detector.core.run_folder import RunFolder
-from detector.finetune.phases import Phase, Plateau
-from detector.training.module import OptimiserOptions
+from detector.finetune.options import Plateau
+from detector.finetune.phases import Phase
+from detector.training.options import OptimiserOptions
 
 # The last phase freezes the head again and begins with the best weights.
 PHASES = [
@@ -208,7 +209,9 @@ def memory(folder):
             taken.append((psutil.Process().memory_info().rss, alive))
 
     phases = [Phase(f"{i}", ("stem", "top", "head"), 1) for i in range(12)]
-    task = ToyTask([[0.0] * 12], OptimiserOptions("sgd", 0.0, 0.0), width=3200)
+    task = ToyTask(
+        [[0.0] * 12], OptimiserOptions(name="sgd", momentum=0.0, weight_decay=0.0), width=3200
+    )
     fit(task, [staged(phases, folder, lr=1e-6), Memory()], numbers(), limit_train_batches=1)
     return taken, 4 * sum(p.numel() for p in task.network.parameters())
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.core.errors import RequestError
-from detector.finetune.phases import Decay, Phase, Plateau, Warmup, work_backwards
+from detector.finetune.options import AutoOptions, Decay, Plateau, Warmup
+from detector.finetune.phases import Phase, work_backwards
 from detector.finetune.schedule import Progress, Schedule
 
 GROUPS = ("stem", "layer3", "layer4", "neck", "head")
@@ -117,7 +118,7 @@ def test_a_restore_is_of_the_best_epoch_of_the_run():
 def backwards(**changes):
     numbers = {"max_epochs": 3, "patience": 1, "min_delta": 0.02, "head_factor": 0.7}
     numbers |= {"stage_factor": 0.4, "falloff": 0.5, "warmup": Warmup(), "decay": Decay()}
-    return Schedule(work_backwards(GROUPS[:-2], **numbers | changes), GROUPS)
+    return Schedule(work_backwards(GROUPS[:-2], AutoOptions(**numbers | changes)), GROUPS)
 
 
 def test_working_backwards_thaws_one_more_stage_from_the_top():
@@ -335,7 +336,6 @@ def test_rates_climb_in_the_warm_up_and_never_after_it(schedule, index, steps):
         ({"name": " "}, r"phases\[1\]\.name=' ': expected a name on one line"),
         ({"name": "a\nb"}, r"phases\[1\]\.name='a.*nb': expected a name on one line"),
         ({"lr_factor": {"head": 1e300}}, r"lr_factor\.head=1e\+300: expected 0\.\.1000"),
-        ({"max_epochs": 10**20}, r"until\.max_epochs=10+: expected 1\.\.100000"),
         ({"train": ("heads",)}, r"\.train: no group 'heads'; did you mean head\? .* has stem"),
         ({"train": ("layer7",)}, r"phases\[1\]\.train: no group 'layer7'; did you mean layer"),
         ({"train": ("backbone",)}, r"\.train: no group 'backbone'; the network has stem"),
@@ -344,19 +344,7 @@ def test_rates_climb_in_the_warm_up_and_never_after_it(schedule, index, steps):
         ({"lr_factor": {"layer4": 1.0}}, r"lr_factor: 'layer4' is not trained"),
         ({"lr_factor": {"head": -1.0}}, r"lr_factor\.head=-1\.0"),
         ({"lr_factor": {"head": math.nan}}, r"lr_factor\.head=nan"),
-        ({"max_epochs": 0}, r"until\.max_epochs=0: expected 1\.\."),
-        ({"max_epochs": None, "plateau": Plateau(1)}, r"max_epochs=None: .* also with a plateau"),
-        ({"plateau": Plateau(0)}, r"until\.plateau\.patience=0: expected at least 1"),
-        ({"plateau": Plateau(1, -0.1)}, r"plateau\.min_delta=-0\.1"),
-        ({"plateau": Plateau(1, math.inf)}, r"plateau\.min_delta=inf"),
         ({"plateau": Plateau(1, 0, 3)}, r"plateau\.min_epochs=3: expected 1\.\.2"),
-        ({"plateau": Plateau(1, 0, 0)}, r"plateau\.min_epochs=0: expected 1\.\.2"),
-        ({"warmup": Warmup(-1)}, r"warmup\.steps=-1"),
-        ({"warmup": Warmup(1, 1.5)}, r"warmup\.start_factor=1\.5"),
-        ({"warmup": Warmup(1, 0, "old")}, r"warmup\.groups=old: expected all or new"),
-        ({"decay": Decay("step")}, r"decay\.type=step: expected one of none, linear, cosine"),
-        ({"decay": Decay("linear", 2.0)}, r"decay\.final_factor=2\.0"),
-        ({"optimizer_state": "best"}, r"optimizer_state=best: expected one of current"),
         ({"optimizer_state": "checkpoint"}, r"optimizer_state: checkpoint, which needs restore"),
         ({"name": "heads"}, r"phases\[1\]\.name: there is another phase 'heads'"),
     ],

@@ -25,8 +25,9 @@ from toys import (
 from detector.core.run_folder import RunFolder
 from detector.data.loading.dataset import collate
 from detector.finetune.averaging import AveragedWeights
-from detector.finetune.phases import Decay, Phase, Plateau, Warmup
-from detector.training.module import OptimiserOptions
+from detector.finetune.options import Decay, Plateau, Warmup
+from detector.finetune.phases import Phase
+from detector.training.options import OptimiserOptions
 
 # Every group is trained in one of them, and every one is frozen in another.
 REAL_PHASES = [
@@ -90,7 +91,7 @@ PULLED = {"weight_decay": 0.1, "weight_decay_norm": 0.1, "weight_decay_bias": 0.
 def test_frozen_groups_do_not_change_by_a_bit_and_trained_groups_all_change(
     backbone, norm, optimiser, pull, tmp_path
 ):
-    task = small_detector(backbone, norm, OptimiserOptions(optimiser, 0.9, **pull))
+    task = small_detector(backbone, norm, OptimiserOptions(name=optimiser, momentum=0.9, **pull))
     network = task.network
     for module in network.modules():
         if isinstance(module, _BatchNorm):
@@ -113,7 +114,7 @@ def test_frozen_groups_do_not_change_by_a_bit_and_trained_groups_all_change(
 
 
 def test_rates_reach_the_optimiser_scaled_to_the_batch(tmp_path):
-    task = small_detector(optimiser=OptimiserOptions("sgd", 0.9, 0.01))
+    task = small_detector(optimiser=OptimiserOptions(name="sgd", momentum=0.9, weight_decay=0.01))
     tuning = staged(REAL_PHASES[:2], tmp_path, list(task.network.groups()), lr=0.016, reference=32)
     trainer = fit(task, [tuning], pictures(1))
     rates = {g["group"]: g["lr"] for g in trainer.optimizers[0].param_groups}

@@ -8,19 +8,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchvision
-from conftest import ask, data_of, prepare, resolved
+from conftest import ask, data_of, in_force, prepare
 from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
 
 from detector.core.errors import RequestError
 from detector.core.structures import ClassMap
-from detector.pipeline import build, request
+from detector.pipeline import build
 
 CLASSES = {"names": ["tree"], "ids": [1]}
 
 
 def voc_config(*overrides):
     cfg = ask("train", "+experiment=voc", "data.download=true", *overrides)
-    return resolved(cfg)
+    return in_force(cfg)
 
 
 def test_voc_is_fetched_through_torchvisions_data_set_class(tmp_path, devkit, monkeypatch):
@@ -77,7 +77,7 @@ def test_auto_precision_on_a_gpu_is_what_it_computes_in(monkeypatch, bf16, expec
 def small_task(*overrides):
     options = ["backbone=efficientnet_lite0", "model.fpn_channels=8", "model.head.hidden=[8]"]
     cfg = ask("train", "data=trees", *options, *overrides)
-    return build.build_task(resolved(cfg), ClassMap.from_names(["tree"]))
+    return build.build_task(in_force(cfg), ClassMap.from_names(["tree"]))
 
 
 def test_each_way_to_be_fast_has_a_switch(monkeypatch):
@@ -107,8 +107,7 @@ def test_each_way_to_be_fast_has_a_switch(monkeypatch):
 
 
 def test_compiling_without_a_compiler_is_refused(voc_root, monkeypatch):
-    cfg = ask("train", f"data.root={voc_root}", "trainer.compile=true")
-    cfg.model.weights = "none"
+    cfg = ask("train", f"data.root={voc_root}", "trainer.compile=true", "model.weights=none")
     prepare(cfg)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(RequestError, match=r"trainer.compile=true needs a C\+\+ compiler"):
@@ -123,7 +122,7 @@ def test_batches_are_pinned_where_a_gpu_trains(voc_root, monkeypatch):
     ):
         monkeypatch.setattr(build, "uses_gpu", lambda accelerator, gpu=gpu: gpu)
         cfg = ask("train", f"data.root={voc_root}", f"data.pin_memory={asked}")
-        config = resolved(cfg)
+        config = in_force(cfg)
         data = build.build_datamodule(config, data_of(config).splits)
         assert data.options.pin_memory == expected
 
@@ -148,7 +147,7 @@ def test_the_c_library_is_asked_to_keep_memory(monkeypatch):
 
 def test_a_relative_root_is_remembered_as_an_absolute_one(voc_root, monkeypatch):
     monkeypatch.chdir(voc_root.parent)
-    config = resolved(ask("train", "data.root=voc"))
+    config = in_force(ask("train", "data.root=voc"))
     assert config.data.root == str(voc_root)
 
 
@@ -156,23 +155,24 @@ def test_keys_typed_replace_those_of_the_checkpoint_and_no_others(monkeypatch):
     cfg = ask("train", "+experiment=trees", "seed=7", "optim.lr=0.5", "data=trees")
     from detector.config.schema import plain
 
-    saved = plain(resolved(cfg))
-    monkeypatch.setattr(request, "checkpoint_path", lambda verb, ckpt: ckpt)
+    saved = plain(in_force(cfg))
+    monkeypatch.setattr("detector.config.resolve.checkpoint_path", lambda verb, ckpt: ckpt)
     monkeypatch.setattr(
-        request, "read_checkpoint", lambda path: {"config": saved, "classes": CLASSES}
+        "detector.config.resolve.read_checkpoint",
+        lambda path: {"config": saved, "classes": CLASSES},
     )
     typed = ["ckpt=x", "optim.lr=0.25", "data.splits.test=null", "augment=none"]
-    config = resolved(ask("evaluate", *typed))
+    config = in_force(ask("evaluate", *typed))
     assert config.seed == 7
     assert config.optim.lr == 0.25
     assert config.backbone.name == "efficientnet_lite0"
     assert config.data.format == "trees"
     assert config.data.splits.test is None
-    assert config.data.split.val == 0.15
+    assert config.data.auto_split.val == 0.15
     assert config.augment.steps == []
     assert config.data.classes == ["tree"]
     with pytest.raises(RequestError, match=r"data\.classes=.*shrub.* knows tree"):
-        resolved(ask("evaluate", "ckpt=x", "data.classes=[shrub]"))
+        in_force(ask("evaluate", "ckpt=x", "data.classes=[shrub]"))
     typed = ["ckpt=x", "+experiment=voc", "data.classes=null"]
     with pytest.raises(RequestError, match=r"backbone\.name=resnet50: x was trained with effi"):
-        resolved(ask("train", *typed))
+        in_force(ask("train", *typed))

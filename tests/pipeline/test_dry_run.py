@@ -5,21 +5,21 @@ import re
 import pytest
 import torch
 from commands import run_cli
-from conftest import TINY, ask, call, resolved
+from conftest import TINY, ask, call, in_force
 
 from detector.config.schedules import read_schedule
 from detector.config.schema import Config, plain
 from detector.core.errors import RequestError
 from detector.finetune.schedule import STATE_KEY
 from detector.models.faster_rcnn import build_faster_rcnn
-from detector.pipeline import build, load_data
+from detector.pipeline import load_data
 from detector.pipeline.dry_run import phase_table
 
 LITE = "backbone=efficientnet_lite0"
 
 
 def config_of(*overrides: str) -> Config:
-    return resolved(ask("train", *overrides))
+    return in_force(ask("train", *overrides))
 
 
 def table(*overrides: str) -> list[str]:
@@ -64,9 +64,7 @@ def test_a_phase_says_what_it_trains_how_long_and_at_which_rates():
 def test_the_parameters_are_those_of_the_real_network_in_that_phase(norm):
     config = config_of("finetune=auto", LITE, f"finetune.norm={norm}", "data.classes=[a,b,c]")
     lines = phase_table(config)
-    network = build_faster_rcnn(
-        config.backbone.name, 3, norm=norm, options=build.network_options(config)
-    )
+    network = build_faster_rcnn(config.backbone.name, 3, norm=norm, options=config.model)
     whole = sum(p.numel() for p in network.parameters())
     assert f"{whole / 1e6:.2f} M parameters with a head for 3 classes" in footer(lines)
     for phase in read_schedule(config).phases:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from conftest import TINY, ask, data_of, prepare, resolved, write_image, write_xml
+from conftest import TINY, ask, data_of, in_force, prepare, write_image, write_xml
 
 from detector.core.errors import RequestError
 from detector.data.formats.folder import Folder
@@ -62,19 +62,19 @@ def test_an_image_that_does_not_decode_is_refused_before_the_run(voc_root):
 
 def test_the_division_follows_a_seed_of_its_own(pool):
     def files(*overrides):
-        return data_of(resolved(asked(pool, *overrides))).files()
+        return data_of(in_force(asked(pool, *overrides))).files()
 
     assert files() == files("seed=1")
-    assert files() != files("data.split.seed=1")
+    assert files() != files("data.auto_split.seed=1")
 
 
 def test_an_expression_is_typed_in_quotes_of_its_own(pool):
-    cfg = asked(pool, r'data.split.group="^(\w+?)(\d+)\.jpg$"')
-    assert resolved(cfg).data.split.group == r"^(\w+?)(\d+)\.jpg$"
+    cfg = asked(pool, r'data.auto_split.group="^(\w+?)(\d+)\.jpg$"')
+    assert in_force(cfg).data.auto_split.group == r"^(\w+?)(\d+)\.jpg$"
 
 
 def test_more_boxes_than_are_detected_are_pointed_out(voc_root, caplog):
-    data = data_of(resolved(asked(voc_root)))
+    data = data_of(in_force(asked(voc_root)))
     load_data.describe_data(data, 100)
     assert "more than" not in caplog.text
     # of the fixture's images, those with two boxes and three

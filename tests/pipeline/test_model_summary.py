@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from commands import run_cli
-from conftest import TINY, ask, assert_same, call, prepare, resolved, three_splits, write_voc
+from conftest import TINY, ask, assert_same, call, in_force, prepare, three_splits, write_voc
 
 from detector.config.schedules import read_schedule
 from detector.config.schema import parse, plain
@@ -31,7 +31,7 @@ PHASES = (
 
 
 def config_of(*overrides):
-    return resolved(ask("train", *overrides))
+    return in_force(ask("train", *overrides))
 
 
 def table(*overrides):

@@ -135,14 +135,14 @@ def picture(index=0, scores=(0.9, 0.5, 0.2), truths=1, size=(60, 80), **parts):
         "note": "F1 0.50: 1 missed",
         "image": np.full((*size, 3), 120, np.uint8),
         "size": size,
-        "truth": Boxes(boxes[:truths] + np.array([0, 30, 0, 30]), np.ones(truths, np.int64)),
-        "found": Boxes(
+        "ground_truth": Boxes(boxes[:truths] + np.array([0, 30, 0, 30]), np.ones(truths, np.int64)),
+        "predictions": Boxes(
             boxes[: len(scores)], np.ones(len(scores), np.int64), np.array(scores, np.float32)
         ),
     } | parts
     unmatched = {
-        "found_by": np.full(len(values["truth"].labels), np.nan),
-        "outcomes": np.zeros(len(values["found"].labels), np.int64),
+        "match_scores": np.full(len(values["ground_truth"].labels), np.nan),
+        "outcomes": np.zeros(len(values["predictions"].labels), np.int64),
     }
     return Picture(index=index, **(unmatched | values))
 

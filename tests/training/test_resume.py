@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from conftest import TINY, assert_same, random_split, write_voc
+from conftest import TINY, assert_same, random_split, resolved, write_voc
 from hydra.core.hydra_config import HydraConfig
 from killable import MOMENTS, SCORES, run
 
@@ -16,7 +16,6 @@ from detector.cli import compose
 from detector.config.schedules import GROUPS, read_schedule
 from detector.core.errors import RequestError
 from detector.finetune.schedule import Schedule
-from detector.pipeline import request
 from detector.training.run_checkpoints import link_or_copy
 
 THREE_PHASES = (
@@ -95,7 +94,7 @@ def finished(root, tmp_path_factory):
 
 def resume(out, *overrides):
     HydraConfig.instance().cfg = None
-    return request.resolve("train", compose("train", [f"ckpt={out}", *overrides]))
+    return resolved("train", compose("train", [f"ckpt={out}", *overrides]))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +178,7 @@ def test_more_epochs_than_a_resumed_schedule_has_are_refused(finished, monkeypat
         if progress.ended:
             progress = schedule.advance(progress, 0)
         progress = schedule.observe(progress, 0.0)
-    monkeypatch.setattr(request, "read_progress", lambda _: progress)
+    monkeypatch.setattr("detector.config.resolve.read_progress", lambda _: progress)
     with pytest.raises(RequestError, match=r"=7: .*last\.ckpt: its schedule has ended after 6 epo"):
         resume(finished, "trainer.max_epochs=7")
 

@@ -7,12 +7,14 @@ import os
 import shutil
 from pathlib import Path
 
-from detector.config.schema import WEIGHTS, Config, LoggerConfig
+from detector.config.schema import Config
 from detector.core.errors import RequestError
-from detector.data.formats.folder import cache_folder
+from detector.data.formats.paths import cache_folder
 from detector.data.loading.image_cache import DiskCache
 from detector.data.read import DataSet
+from detector.models.options import WEIGHTS
 from detector.pipeline import build
+from detector.training.options import LoggerOptions
 
 
 def check_machine(config: Config) -> None:
@@ -63,7 +65,7 @@ def check_devices(config: Config) -> None:
         raise RequestError(f"trainer.devices={asked.devices}: this machine has {most} {kind}")
 
 
-def check_logger(logger: LoggerConfig) -> None:
+def check_logger(logger: LoggerOptions) -> None:
     """Refuse a logger that is not installed, or W&B without a login."""
     if logger.name == "none":
         return

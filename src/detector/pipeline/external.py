@@ -19,7 +19,7 @@ from detector.data.external.detections import Results, read_results
 from detector.data.external.ground_truth import CocoGroundTruth, read_coco_ground_truth
 from detector.data.external.match import match_classes, match_folder, match_ground_truth
 from detector.data.read import DataSet
-from detector.evaluation.arrays import Detections, Truth, xywh
+from detector.evaluation.arrays import Detections, GroundTruth, xywh
 from detector.pipeline.load_data import LISTED, describe_data, usable_data
 from detector.pipeline.score import EvaluationInputs
 
@@ -94,7 +94,7 @@ def _against_file_of(config: Config, file: Path, results: Sequence[Results]) -> 
         notes += [f"left out of {file}: {fault}" for fault in truth.issues[:LISTED]]
     found = [_against_file(one, truth, notes) for one in results]
     images = truth.images
-    arrays = Truth(
+    arrays = GroundTruth(
         np.arange(len(images)),
         images.owners(),
         _corners(truth.boxes),
@@ -132,15 +132,17 @@ def _against_folder(
         labels = match_classes(one, data.classes, where, data.groups)
         found.append(_pack(one, match_folder(one, images, data.root), labels, notes))
     baseline = found[1] if len(found) > 1 else None
-    truth = truth_of(images)
-    inputs = EvaluationInputs(found[0], truth, images, data.classes, split, baseline=baseline)
+    ground_truth = ground_truth_of(images)
+    inputs = EvaluationInputs(
+        found[0], ground_truth, images, data.classes, split, baseline=baseline
+    )
     return ExternalInputs(inputs, data, notes)
 
 
-def truth_of(images: AnnotatedImages) -> Truth:
+def ground_truth_of(images: AnnotatedImages) -> GroundTruth:
     """A split as what detections are scored against; image ids are places in it."""
     boxes = images.boxes.astype(np.float64)
-    return Truth(np.arange(len(images)), images.owners(), boxes, images.labels, images.ignore)
+    return GroundTruth(np.arange(len(images)), images.owners(), boxes, images.labels, images.ignore)
 
 
 def _pack(
@@ -180,9 +182,11 @@ def describe_external(external: ExternalInputs, files: Mapping[str, str]) -> Non
     if external.data is not None:
         describe_data(external.data)
     else:
-        truth = inputs.truth
-        ignored = f", {count} of them ignored (crowd)" if (count := truth.ignore.sum()) else ""
-        counts = len(truth.images), len(truth.labels)
+        ground_truth = inputs.ground_truth
+        ignored = (
+            f", {count} of them ignored (crowd)" if (count := ground_truth.ignore.sum()) else ""
+        )
+        counts = len(ground_truth.images), len(ground_truth.labels)
         log.info("truth: %s, %d images, %d boxes%s", files["truth"], *counts, ignored)
         log.info("classes: %s", ", ".join(inputs.classes.names))
     for key, those in (("predictions", inputs.detections), ("compare", inputs.baseline)):

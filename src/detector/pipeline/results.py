@@ -26,13 +26,11 @@ from detector.core.version import __version__
 from detector.data.read import DataSet
 from detector.data.validation.issues import Item
 from detector.evaluation.analysis import BEST, analyse
-from detector.evaluation.coco import protocol
 from detector.evaluation.comparison import Difference, sentence
 from detector.evaluation.curves import curves
 from detector.evaluation.matching import Matches
 from detector.evaluation.ranking import outcomes
 from detector.evaluation.thresholds import choose, thresholds_content
-from detector.evaluation.voc import PROTOCOL as VOC_PROTOCOL
 from detector.pipeline.console_summary import print_scores, score_warnings
 from detector.pipeline.external import write_detections
 from detector.pipeline.score import LEVEL, EvaluationInputs, Scored, score
@@ -123,7 +121,7 @@ def _write(
     where = _threshold_source(inputs.split, context)
     matches, probable = _with_probabilities(scored.matches)
     gallery_size = context.config.gallery
-    analysis = analyse(matches, names, chosen, operating_point=where, pictures=gallery_size)
+    analysis = analyse(matches, names, chosen, threshold_source=where, pictures=gallery_size)
     if not probable:
         analysis["calibration"] = {"d_ece": math.nan, "bins": []}
     gallery, per_class = analysis.pop("gallery"), analysis.pop("per_class")
@@ -180,7 +178,7 @@ def _with_probabilities(matches: Matches) -> tuple[Matches, bool]:
 
 def thresholds_of(matches: Matches, names: Sequence[str], split: str) -> dict[str, Any]:
     """What thresholds.json holds: precision and recall over the score, measured on a split."""
-    images = len(matches.truth.images)
+    images = len(matches.ground_truth.images)
     each = curves(matches, len(names))
     return thresholds_content(split, images, names, each)
 
@@ -216,20 +214,20 @@ def _headline(
         intervals = {"level": LEVEL, "resamples": context.config.resamples} | {
             name: scored.interval(name) for name in ("map", "map_50")
         }
+    names = scored.inputs.classes.names
     rows = {
         name: {
-            **scored.per_class[name],
+            **scored.scores.per_class[label - 1],
             **{f"{key}_interval": scored.interval(key, label) for key in ("ap", "ap_50")},
             **per_class[name],
         }
-        for label, name in enumerate(scored.inputs.classes.names, start=1)
+        for label, name in enumerate(names, start=1)
     }
     return {
         "split": scored.inputs.split,
-        "images": len(scored.matches.truth.images),
-        "protocol": {"coco": protocol(scored.matches.truth), "voc": VOC_PROTOCOL},
-        "coco": scored.coco,
-        "voc": scored.voc,
+        "images": len(scored.matches.ground_truth.images),
+        "protocol": scored.scores.protocol,
+        **scored.scores.overall,
         "intervals": intervals,
         "per_class": rows,
         "comparison": _comparison(scored, context),
@@ -295,7 +293,7 @@ def _report_content(
     folder: RunFolder,
 ) -> dict[str, Any]:
     """What the report is made of."""
-    truth, data = scored.matches.truth, context.data
+    ground_truth, data = scored.matches.ground_truth, context.data
     root = None if data is None else str(data.root)
     splits = {} if data is None else data.splits
     title = context.title or root or context.config.name
@@ -310,8 +308,8 @@ def _report_content(
         "title": Path(title).name,
         "created": f"{datetime.now():%Y-%m-%d %H:%M}",
         "folder": str(folder),
-        "truths": int((~truth.ignore).sum()),
-        "ignored": int(truth.ignore.sum()),
+        "truths": int((~ground_truth.ignore).sum()),
+        "ignored": int(ground_truth.ignore.sum()),
         "detections": len(scored.matches.detections.labels),
         "classes": list(scored.inputs.classes.names),
         "training": context.training,
@@ -336,9 +334,9 @@ def _pictures(
     from detector.data.images.pixels import read_image
     from detector.report.gallery import SIDE, Picture, shrink
 
-    truth, found = scored.matches.truth, scored.matches.detections
+    ground_truth, found = scored.matches.ground_truth, scored.matches.detections
     kept = found.scores >= WEAKEST
-    came, found_by = outcomes(scored.matches)
+    came, match_scores = outcomes(scored.matches)
     pictures = []
     for choice in gallery:
         index = choice["image"]
@@ -359,9 +357,9 @@ def _pictures(
                 note=choice["note"],
                 image=shrink(image, SIDE),
                 size=(image.shape[0], image.shape[1]),
-                truth=labels,
-                found=boxes,
-                found_by=found_by[truth.image == index],
+                ground_truth=labels,
+                predictions=boxes,
+                match_scores=match_scores[ground_truth.image == index],
                 outcomes=came[(found.image == index) & kept],
             )
         )
@@ -372,10 +370,12 @@ def _boxes(scored: Scored, index: int, kept: NDArray[np.bool_]) -> tuple[Boxes, 
     """The truth of an image, and those of its detections that are kept, to be drawn."""
     from detector.report.draw import Boxes
 
-    truth, found = scored.matches.truth, scored.matches.detections
-    there, rows = truth.image == index, (found.image == index) & kept
+    ground_truth, found = scored.matches.ground_truth, scored.matches.detections
+    there, rows = ground_truth.image == index, (found.image == index) & kept
     return (
-        Boxes(truth.boxes[there], truth.labels[there], ignore=truth.ignore[there]),
+        Boxes(
+            ground_truth.boxes[there], ground_truth.labels[there], ignore=ground_truth.ignore[there]
+        ),
         Boxes(found.boxes[rows], found.labels[rows], found.scores[rows]),
     )
 
@@ -385,8 +385,8 @@ def _draw_some(scored: Scored, thresholds: Sequence[float], file: Path) -> None:
     from detector.data.images.pixels import read_image
     from detector.report.draw import Panel, draw_sheet
 
-    truth, found = scored.matches.truth, scored.matches.detections
-    seen = truth.images[scored.inputs.images.paths[truth.images] != ""]
+    ground_truth, found = scored.matches.ground_truth, scored.matches.detections
+    seen = ground_truth.images[scored.inputs.images.paths[ground_truth.images] != ""]
     chosen = np.linspace(0, len(seen) - 1, min(PICTURED, len(seen))).round().astype(int)
     strong = found.scores >= np.array(thresholds)[found.labels - 1]
     panels = []

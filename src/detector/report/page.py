@@ -1,4 +1,4 @@
-"""The page of the data check: one HTML file that needs nothing beside it."""
+"""The page of the data check: one self-contained HTML file without scripts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from detector.report.thumbnail import PALETTE, Thumbnail, class_color, data_uri,
 
 __all__ = ["Thumbnail", "write_check_page"]
 
-SHOWN_ITEMS = 50  # of one kind of finding; check.json has all
-SHOWN_CLASSES = 20  # before the others fold away
+SHOWN_ITEMS = 50  # items of one kind of finding; check.json has all
+SHOWN_CLASSES = 20  # classes that are not folded
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ def write_check_page(file: Path, content: dict[str, Any], thumbnails: Sequence[T
     """Write the page in one step: on failure nothing is left, and an older page stays.
 
     Args:
-        file: An `.html`; its folder exists.
-        content: What check.json holds; `histograms`, `model` and single values may be missing.
-        thumbnails: Shown beside the finding of their kind, in this order.
+        file: An `.html` in a folder that exists.
+        content: Content of check.json; `histograms`, `model` and single values may be missing.
+        thumbnails: Thumbnails in their order; each is shown beside the finding of its kind.
 
     Raises:
-        ValueError: If a thumbnail illustrates no finding of `content`.
+        ValueError: If a thumbnail belongs to no finding of `content`.
     """
     write_text(file, _render(content, thumbnails))
 
 
 def _render(content: dict[str, Any], thumbnails: Sequence[Thumbnail]) -> str:
-    """The page's text."""
+    """The page as text."""
     classes = content["classes"]
     pictures: dict[str, list[tuple[Thumbnail, str, tuple[int, ...]]]] = {
         finding["kind"]: [] for finding in content["findings"]

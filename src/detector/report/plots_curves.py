@@ -1,6 +1,6 @@
-"""Plots of an evaluation: how right and how complete, by score, recall, size and confidence.
+"""Plots of an evaluation: precision and recall by score threshold, size, shape and confidence.
 
-Every function takes a part of the report and returns None where there is nothing to plot.
+Every function takes a part of the report and returns None if there is nothing to plot.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from detector.report import formatting
 from detector.report.gallery import class_colors
 from detector.report.plots import LABEL, Figure, figure, label, line, rounded
 
-DISTINCT = 6  # classes, at most, whose lines are told apart by colour
+DISTINCT = 6  # largest number of classes whose lines differ in colour
 SHARE = {"range": [0, 1.03], "tickformat": ".0%", "dtick": 0.2}
 PRECISION, RECALL = class_colors(2)
 
@@ -61,7 +61,7 @@ def thresholds(curves: Mapping[str, Any], names: Sequence[str], detections: int)
 def recall_precision(
     curves: Mapping[str, Any], per_class: Mapping[str, Mapping[str, Any]], names: Sequence[str]
 ) -> Figure | None:
-    """Precision over recall, a line a class; many are grey until one is chosen."""
+    """Precision over recall, a line for each class; many lines are grey until one is chosen."""
     few = len(names) <= DISTINCT
     traces = []
     for name, color in zip(names, class_colors(len(names)), strict=True):
@@ -90,7 +90,7 @@ def recall_precision(
 
 
 def ranges(rows: Sequence[Mapping[str, Any]], title: str) -> Figure | None:
-    """Recall and precision by a range of sizes or shapes, as bars side by side."""
+    """Recall and precision of each range of sizes or shapes, as grouped bars."""
     parts = (
         ("recall_any_score", "Recall at any score", {"color": f"{RECALL}59"}, "truths"),
         ("recall", "Recall", {"color": RECALL}, "truths"),

@@ -1,6 +1,6 @@
-"""Plots of an evaluation: what was confused, what errors cost, how two models differ.
+"""Plots of an evaluation: confusion matrix, cost of errors, difference of two models.
 
-Every function takes a part of the report and returns None where there is nothing to plot.
+Every function takes a part of the report and returns None if there is nothing to plot.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 from detector.report import formatting
 from detector.report.plots import LABEL, Figure, figure, is_finite, label, rounded
 
-NUMBERED = 12  # labels, at most, of a confusion matrix with its counts written into it
+NUMBERED = 12  # largest confusion matrix whose cells show their counts
 
 
 def confusion(confusion: Mapping[str, Any]) -> Figure | None:
-    """A heat map: what every class was detected as.
+    """The confusion matrix as a heat map.
 
-    A class's row is shaded by shares of its true boxes. False alarms, the last row, are all of
-    their row, so they are shaded by shares of the detections of their class, which is their column.
+    The row of a class is shaded by shares of its true boxes. The last row, detections on the
+    background, is shaded by shares of the detections of the class, which is the column.
     """
     matrix, names = confusion["matrix"], confusion["labels"]
     count = len(names)
@@ -30,7 +30,7 @@ def confusion(confusion: Mapping[str, Any]) -> Figure | None:
         rounded([n / whole if whole else None for n, whole in zip(row, of, strict=True)])
         for row, (_, of) in zip(matrix, wholes, strict=True)
     ]
-    shares[-1][-1] = None  # background taken for background is not counted
+    shares[-1][-1] = None  # background detected as background is not counted
     numbered = count <= NUMBERED
     places = _categories(names)
     trace = {
@@ -47,7 +47,7 @@ def confusion(confusion: Mapping[str, Any]) -> Figure | None:
         ],
         "zmin": 0,
         "zmax": 1,
-        # A steep start: a share of 1% can be seen.
+        # Steep at the start, so that a share of 1% can be seen.
         "colorscale": [[0, "--panel"], [0.01, "--heat-1"], [0.1, "--heat-2"], [1, "--strong"]],
         "xgap": 1,
         "ygap": 1,
@@ -101,7 +101,7 @@ def errors(errors: Mapping[str, Any]) -> Figure | None:
 
 
 def differences(comparison: Mapping[str, Any]) -> Figure | None:
-    """By how much B is better, with intervals."""
+    """Difference of the scores of two models, B minus A, with intervals."""
     rows = [row for row in comparison["rows"] if is_finite(row["difference"])]
     reaches = [
         [abs(end - row["difference"]) for end in row["interval"]]
@@ -151,7 +151,7 @@ def differences(comparison: Mapping[str, Any]) -> Figure | None:
 
 
 def _matrix_layout(names: Sequence[str], cell: float, numbered: bool) -> Figure:
-    """Axes with every name, for cells of about `cell` pixels."""
+    """Layout with all names on the axes, for cells of about `cell` pixels."""
     axis = _names_axis() | {
         "tickvals": _categories(names),
         "ticktext": [label(name, LABEL if numbered else 14) for name in names],
@@ -167,10 +167,10 @@ def _matrix_layout(names: Sequence[str], cell: float, numbered: bool) -> Figure:
 
 
 def _categories(names: Sequence[str]) -> list[str]:
-    """Names as places on an axis; the space saves "constructor", which plotly would lose."""
+    """Names as categories of an axis; with a space, as plotly would lose "constructor"."""
     return [f"{label(name)} " for name in names]
 
 
 def _names_axis() -> Figure:
-    """An axis of names, from the top down."""
+    """A category axis from top to bottom."""
     return {"type": "category", "autorange": "reversed", "automargin": True, "showgrid": False}

@@ -1,4 +1,4 @@
-"""What the pages share: templates in which every value is escaped, and writing in one step."""
+"""Rendering of the pages: templates in which every value is escaped, and writing in one step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILTERS = (
 
 
 def environment() -> jinja2.Environment:
-    """Templates in which every value is escaped and a misspelt one is an error."""
+    """Templates in which every value is escaped and an undefined one is an error."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -39,13 +39,13 @@ def environment() -> jinja2.Environment:
 
 
 def tidy(value: Any) -> Any:
-    """Plain data without what JSON and UTF-8 cannot hold.
+    """Plain data without values that JSON and UTF-8 cannot represent.
 
     Args:
-        value: Of dicts, lists, texts and numbers.
+        value: Nested dictionaries and lists of texts and numbers.
 
     Returns:
-        The same, with None for numbers that are not finite and readable escapes for the bytes of
+        The same data, with None for numbers that are not finite and readable escapes for bytes of
         file names that are not UTF-8.
     """
     if isinstance(value, dict):
@@ -60,6 +60,6 @@ def tidy(value: Any) -> Any:
 
 
 def script_json(value: Any) -> Markup:
-    """JSON for a script element, which neither `</script>` nor `<!--` in a text can end."""
+    """JSON for a script element; `</script>` and `<!--` in a text cannot end the element."""
     encoded = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return Markup(encoded.replace("<", "\\u003c"))

@@ -13,7 +13,8 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
-from detector.config.schema import Config, LoggerConfig, plain
+from detector.config.schema import Config, plain
+from detector.training.options import LoggerOptions
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.flush()
 
 
-def build_logger(config: LoggerConfig, folder: Path, step: int = 0) -> Logger | None:
+def build_logger(config: LoggerOptions, folder: Path, step: int = 0) -> Logger | None:
     """The logger that `logger.name` means, for the first of several processes.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,34 +14,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from detector.core.structures import ClassMap, Prediction, Target
 from detector.evaluation.metric import DetectionMetric
 from detector.models.faster_rcnn import FasterRCNN
+from detector.training.options import OptimiserOptions
 
 # What our checkpoints carry beside Lightning's own keys.
 CHECKPOINT_KEY = "detector"
 
 
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
-
-
-@dataclass(frozen=True)
-class OptimiserOptions:
-    """The optimiser's numbers.
-
-    Attributes:
-        name: `sgd` or `adamw`.
-        momentum: Of SGD.
-        weight_decay: Of convolutions and linear layers (L2).
-        weight_decay_norm: Of norm layers.
-        weight_decay_bias: Of biases.
-        l1: Times the sum of sizes of the trained weights of convolutions and linear layers, which
-            is added to the loss.
-    """
-
-    name: str
-    momentum: float
-    weight_decay: float
-    weight_decay_norm: float = 0.0
-    weight_decay_bias: float = 0.0
-    l1: float = 0.0
 
 
 class DetectionTask(pl.LightningModule):

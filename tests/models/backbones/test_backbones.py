@@ -20,8 +20,8 @@ from detector.models.backbones.pyramid import LevelNorm, PyramidBackbone, Stage
 from detector.models.backbones.receptive_field import Cells, FollowCells, cells_of, mark
 from detector.models.backbones.table import BACKBONES, NAMES, backbone_spec, build_backbone
 from detector.models.backbones.zfnet import ZFNet
-from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
-from detector.models.heads import HeadOptions
+from detector.models.faster_rcnn import build_faster_rcnn
+from detector.models.options import HeadOptions, ModelOptions
 
 EVERY = [*BACKBONES, "timm/resnet18", "timm/tf_efficientnet_lite0", "timm/mambaout_femto"]
 
@@ -126,7 +126,7 @@ def make_averages(module):
 
 @pytest.mark.parametrize("name", [*BACKBONES, "timm/vgg11", "timm/tf_efficientnet_lite0"])
 def test_every_anchor_stands_on_the_centre_of_what_its_cell_sees(name):
-    options = FasterRCNNOptions(
+    options = ModelOptions(
         fpn_channels=8, head=HeadOptions(hidden=(4,)), anchor_ratios=(1.0,), rpn_top_n_test=4
     )
     network = build_faster_rcnn(name, 1, options=options).eval()
