@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from detector.core.version import __version__ as __version__
 
@@ -62,7 +62,7 @@ def train(overrides: Sequence[str], folder: str | Path | None = None) -> Run:
     return Run(used.path, outcome.result)
 
 
-def load(run: str | Path, *, device: str = "auto") -> Detector:
+def load(run: str | Path, *, device: Literal["auto", "cpu", "gpu"] = "auto") -> Detector:
     """Load a trained detector.
 
     Args:

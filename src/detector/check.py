@@ -7,9 +7,10 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import DictConfig
+from pydantic.dataclasses import dataclass as options
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,7 @@ from detector.config.resolve import resolve
 from detector.config.schema import Config
 from detector.core.console import log_table
 from detector.core.files import write_json
+from detector.core.options import STRICT
 from detector.core.run_folder import RunFolder
 from detector.data.read import Reading
 from detector.pipeline import checks, load_data
@@ -25,9 +27,32 @@ from detector.pipeline.command import Outcome
 
 log = logging.getLogger(__name__)
 
-KEYS = Config
 EXAMPLES = 3  # of every kind, on the terminal
 NAMED = 12  # classes of a split, on the terminal
+
+
+@options(config=STRICT, frozen=True, kw_only=True)
+class CheckKeys(Config):
+    """Check a data set before it costs a training run.
+
+    Examples:
+      python -m detector.check data.root=DIR
+      python -m detector.check data.root=DIR preview=true augment=strong
+      python -m detector.check data=yolo data.root=DIR data.image_size=640
+    """
+
+    shown: ClassVar[tuple[str, ...]] = (
+        *("data.root", "data.format", "data.splits.train", "data.splits.val", "data.splits.test"),
+        *("data.auto_split.val", "data.auto_split.test", "data.auto_split.group", "data.classes"),
+        *("data.image_size", "data.download", "model.in_channels", "model.anchor_scales"),
+        *("model.anchor_ratios", "augment.min_visibility"),
+    )
+
+    preview: bool = False
+    """Also write preview.png, a sheet of augmented training images."""
+
+
+KEYS = CheckKeys
 
 
 @dataclass(frozen=True)
@@ -40,7 +65,7 @@ class Prepared:
         overrides: What was typed.
     """
 
-    config: Any
+    config: CheckKeys
     reading: Reading
     overrides: list[str]
 

@@ -30,10 +30,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from detector.config.explain import explain_hydra
+from detector.config.groups import register_backbones
+from detector.config.hints import check_words
 from detector.config.schema import conf_folder
 from detector.core.console import first_process, show_what_can_be_shown, stop_showing, tell, typed
 from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
+from detector.core.version import __version__
 from detector.pipeline.command import Command, Outcome
 from detector.pipeline.exits import end_on_sigterm, exits, refuse
 
@@ -97,10 +100,27 @@ def run_command(name: str) -> NoReturn:
 
     try:
         with _exits(name):
+            if _is_answered(name, sys.argv[1:]):
+                sys.exit(0)
             hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(job)()
     finally:
         stop_showing()
     sys.exit(max(codes, default=0))
+
+
+def _is_answered(name: str, words: Sequence[str]) -> bool:
+    """Print the version or the help if a word asks for it; refuse words that are no KEY=VALUE."""
+    if "--version" in words:
+        print(f"detector {__version__}")
+        return True
+    if {"-h", "--help", "--help-all"} & {*words}:
+        from detector.config.help import help_text
+
+        chosen = [word for word in words if "=" in word and not word.startswith(("-", "hydra."))]
+        print(help_text(name, load_command(name).KEYS, "--help-all" in words, chosen))
+        return True
+    check_words(name, words)
+    return False
 
 
 def _run_trial(name: str, cfg: DictConfig, folder: RunFolder) -> Outcome:
@@ -294,7 +314,9 @@ def _check_folder(key: str, folder: Path) -> None:
 @contextmanager
 def _exits(name: str, *, checking: bool = False) -> Iterator[None]:
     """Turn everything that ends a command into a line and an exit code."""
-    with exits(partial(explain_hydra, command=name, commands=commands()), checking=checking):
+    words = sys.argv[1:]
+    explain = partial(explain_hydra, command=name, commands=commands(), words=words)
+    with exits(explain, checking=checking):
         yield
 
 
@@ -313,7 +335,7 @@ def quote_letters(argument: str) -> str:
 
 
 def _set_up() -> None:
-    """Make ready for composing: a home folder for caches, and what conf/hydra/detector.yaml uses.
+    """Make ready for composing: a home folder for caches, backbones, and conf/hydra's resolver.
 
     A user without a home folder, as in a container, is given the temporary folder as one. Caches
     lie there: ours, and those of torch, Hugging Face's hub and matplotlib.
@@ -322,6 +344,7 @@ def _set_up() -> None:
         Path.home()
     except RuntimeError:
         os.environ["HOME"] = tempfile.gettempdir()
+    register_backbones()
     OmegaConf.register_new_resolver(
         "detector_run_folder", output_folder_of, replace=True, use_cache=True
     )

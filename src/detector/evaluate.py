@@ -10,14 +10,16 @@ import logging
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from omegaconf import DictConfig
+from pydantic.dataclasses import dataclass as options
 
 from detector.config.resolve import resolve
-from detector.config.schema import Config
+from detector.config.schema import Config, plain
 from detector.core.console import announce, typed, typed_command
 from detector.core.errors import RequestError
+from detector.core.options import STRICT
 from detector.core.run_folder import RunFolder
 from detector.data.read import DataSet
 from detector.pipeline import checks, load_data
@@ -35,7 +37,35 @@ from detector.training.checkpoint import (
 
 log = logging.getLogger(__name__)
 
-KEYS = Config
+
+@options(config=STRICT, frozen=True, kw_only=True)
+class EvaluateKeys(Config):
+    """Score a checkpoint on a split, or any tool's detections.
+
+    Examples:
+      python -m detector.evaluate ckpt=RUN
+      python -m detector.evaluate ckpt=RUN data.root=DIR split=val
+      python -m detector.evaluate ckpt=RUN compare=RUN2        which is better?
+      python -m detector.evaluate predictions=FILE truth=FILE
+    """
+
+    shown: ClassVar[tuple[str, ...]] = (
+        *("ckpt", "resamples", "gallery", "data.root", "data.format", "data.splits.test"),
+        *("data.on_bad", "data.batch_size", "data.workers", "trainer.accelerator"),
+        *("trainer.devices", "trainer.precision", "trainer.limit_test_batches", "logger.name"),
+    )
+
+    split: Literal["train", "val", "test"] | None = None
+    """Split that is scored; null: test, or val where there is no test."""
+    predictions: str | None = None
+    """Detections of any tool as COCO results (JSON), scored instead of a checkpoint."""
+    truth: str | None = None
+    """With predictions=: ground truth as COCO's JSON; null: the split of the data."""
+    compare: str | None = None
+    """A second checkpoint (with predictions=: file) on the same images: which is better?"""
+
+
+KEYS = EvaluateKeys
 DISTRIBUTED = True
 
 
@@ -52,7 +82,7 @@ class PreparedCheckpoint:
         command: The command that was typed.
     """
 
-    config: Any
+    config: EvaluateKeys
     path: Path
     thresholds: dict[str, Any] | None
     data: DataSet
@@ -70,7 +100,7 @@ class PreparedFiles:
         command: The command that was typed.
     """
 
-    config: Any
+    config: EvaluateKeys
     external: ExternalInputs
     command: str
 
@@ -188,7 +218,7 @@ def _evaluate_checkpoint(prepared: PreparedCheckpoint, folder: RunFolder) -> dic
     from lightning.pytorch.utilities import rank_zero_only
 
     from detector.pipeline.results import evaluate, log_to
-    from detector.training.logger import build_logger, opened
+    from detector.training.loggers import build_logger
 
     config, data = prepared.config, prepared.data
     _note_seen(prepared)
@@ -199,8 +229,8 @@ def _evaluate_checkpoint(prepared: PreparedCheckpoint, folder: RunFolder) -> dic
         logging.getLogger("detector").setLevel(logging.ERROR)  # one process speaks
     if config.split is None and "val" in data.splits:
         log.warning("there is no test split: these are the images that chose the checkpoint")
-    logger = build_logger(config.logger, folder.path)
-    with opened(logger, config, folder.path):
+    logger = build_logger(config.logger, folder)
+    with logger.opened(plain(config)):
         inputs = _detect(config, data, folder)
         other = None if prepared.baseline is None else _detect(prepared.baseline, data, folder)
         if inputs is None:

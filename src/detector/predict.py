@@ -6,10 +6,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from omegaconf import DictConfig
+from pydantic import Field
+from pydantic.dataclasses import dataclass as options
 
 from detector.config.resolve import resolve
 from detector.config.schema import Config
@@ -17,6 +19,7 @@ from detector.core.bar import Bar
 from detector.core.console import announce
 from detector.core.errors import RequestError, WorkError
 from detector.core.files import uninterrupted, write_csv, write_json
+from detector.core.options import STRICT, Real
 from detector.core.run_folder import RunFolder
 from detector.data.formats.folder import Folder
 from detector.pipeline import load_data
@@ -26,8 +29,49 @@ from detector.training.checkpoint import score_thresholds
 
 log = logging.getLogger(__name__)
 
-KEYS = Config
 COLUMNS = ("image_id", "file_name", "category_id", "category", "score", "x1", "y1", "x2", "y2")
+Score = Annotated[Real, Field(ge=0, le=1)]
+
+
+@options(config=STRICT, frozen=True, kw_only=True)
+class PredictKeys(Config):
+    """Detect in new images; the network is as it was trained.
+
+    Examples:
+      python -m detector.predict ckpt=RUN source=FILE_OR_FOLDER
+      python -m detector.predict ckpt=RUN source=DIR score_threshold=0.5
+      python -m detector.predict ckpt=RUN source=DIR min_precision=0.9
+    """
+
+    shown: ClassVar[tuple[str, ...]] = (
+        *("ckpt", "data.batch_size", "data.image_size", "model.nms_threshold"),
+        *("model.detections_per_image", "trainer.accelerator", "trainer.precision"),
+    )
+
+    source: str | None = None
+    """An image or a folder of images; required."""
+    score_threshold: Score | None = None
+    """Lowest score of a detection that is drawn and written; null: for each class the score of best
+    F1 on the validation split (checkpoints/thresholds.json)."""
+    min_precision: Score | None = None
+    """Instead: for each class the lowest score from which this share of the detections is right."""
+    min_recall: Score | None = None
+    """Instead: for each class the highest score at which this share of the objects is found."""
+    thresholds: str | None = None
+    """Another thresholds.json than the checkpoint's, as evaluate writes it."""
+
+    def __post_init__(self) -> None:
+        """Check that one rule is chosen."""
+        super().__post_init__()
+        rules = ("score_threshold", "min_precision", "min_recall")
+        chosen = [key for key in rules if getattr(self, key) is not None]
+        if self.score_threshold is not None and self.thresholds is not None:
+            chosen.append("thresholds")
+        if len(chosen) > 1:
+            raise RequestError(f"{chosen[0]}= and {chosen[1]}=: expected one of the two")
+
+
+KEYS = PredictKeys
 
 
 @dataclass(frozen=True)
@@ -41,7 +85,7 @@ class Prepared:
         reason: Where the thresholds come from, in words.
     """
 
-    config: Any
+    config: PredictKeys
     files: list[Path]
     thresholds: dict[str, float]
     reason: str
@@ -61,9 +105,9 @@ def prepare(cfg: DictConfig) -> Prepared:
         if cfg[key] is None:
             raise RequestError(f"{key}= is required (see python -m detector.predict --help)")
     config = resolve(KEYS, cfg)
-    files = load_data.source_files(config.source, config.model.in_channels)
+    files = load_data.source_files(str(config.source), config.model.in_channels)
     chosen, reason = score_thresholds(
-        config.ckpt,
+        str(config.ckpt),
         config.data.classes or [],
         score_threshold=config.score_threshold,
         min_precision=config.min_precision,
@@ -109,7 +153,7 @@ def run(prepared: Prepared, folder: RunFolder) -> Outcome:
     announce("loading the network of %s", config.ckpt)
     detector = Detector(config, prepared.thresholds)
     _describe_thresholds(prepared)
-    source = Path(config.source)
+    source = Path(str(config.source))
     pictures = Pictures(folder.images, files, source)
     done = _Done()
     try:

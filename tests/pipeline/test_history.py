@@ -4,7 +4,8 @@ import math
 import pytest
 
 from detector.core.run_folder import RunFolder
-from detector.finetune.phases import Decay, Phase, Warmup
+from detector.finetune.options import Decay, Warmup
+from detector.finetune.phases import Phase
 from detector.finetune.schedule import Entry, Progress, Schedule
 from detector.pipeline import history
 from detector.pipeline.history import write_history

@@ -11,20 +11,25 @@ import hydra
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from detector.config.hints import near_miss
 from detector.config.schema import conf_folder
 from detector.core.console import typed
+from detector.models.backbones.table import BACKBONES
 
 
-def explain_hydra(error: Exception, command: str, commands: Sequence[str]) -> str:
+def explain_hydra(
+    error: Exception, command: str, commands: Sequence[str], words: Sequence[str] = ()
+) -> str:
     """Turn an error of Hydra or OmegaConf into one line.
 
     Args:
         error: What was raised while a configuration was composed.
         command: The command that was called.
         commands: All commands, whose keys may have been meant.
+        words: What was typed.
     """
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        return _explain_choice(error.missing_cfg_file, error.options)
+        return _explain_choice(error.missing_cfg_file, error.options, command)
     text = re.sub(r"^\w+Exception: ", "", " ".join(str(error).split()))
     if re.search("LexerNoViableAlt|no viable alternative|mismatched input|extraneous input", text):
         return (
@@ -32,16 +37,24 @@ def explain_hydra(error: Exception, command: str, commands: Sequence[str]) -> st
             "needs quotes of its own, such as \"data.root='my data'\""
         )
     wrong = re.search(r"Could not override '([^']+)'|Error merging override (\S+?)=", text)
-    return text if wrong is None else _explain_key(wrong[1] or wrong[2], command, commands)
+    if wrong is None:
+        return text
+    key = (wrong[1] or wrong[2]).lstrip("+~")
+    typed_words = [word for word in words if word.lstrip("+~").partition("=")[0] == key]
+    return _explain_key(key, command, commands, next(iter(typed_words), key))
 
 
-def _explain_choice(file: str, options: Sequence[str]) -> str:
+def _explain_choice(file: str, options: Sequence[str], command: str) -> str:
     """A choice that its group does not have."""
     group, choice = _split_choice(file)
     close = difflib.get_close_matches(choice, options, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}? " if close else ""
     if group == "data" and (set(choice) & set("/\\.~") or Path(choice).exists()):
         hint = f"the place of your data is named by {typed('data.root', choice)}; "
+    elif group == "model" and not close:
+        meant = near_miss(f"model={choice}", command) or ""
+        known = choice in BACKBONES or meant.startswith("ckpt=")
+        hint = f"did you mean {meant}? " if known else "backbone=NAME chooses the network; "
     return f"{group}={choice}: no such choice; {hint}there are {', '.join(sorted(options))}"
 
 
@@ -52,9 +65,8 @@ def _split_choice(file: str) -> tuple[str, str]:
     return group, file.removeprefix(f"{group}/")
 
 
-def _explain_key(written: str, command: str, commands: Sequence[str]) -> str:
+def _explain_key(key: str, command: str, commands: Sequence[str], word: str) -> str:
     """A key that the command does not have."""
-    key = written.lstrip("+~")
     if re.match(r"finetune\.(phases\.\d|auto\.)", key):
         return (
             f"{key}: the schedule chosen has no such key (phases count from 0; finetune.auto is of "
@@ -68,7 +80,8 @@ def _explain_key(written: str, command: str, commands: Sequence[str]) -> str:
         if key not in known and key in known_keys(other):
             return f"{key}: no key of {command}, but of python -m detector.{other}"
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    hint = f"; did you mean {close[0]}?" if close else f" (see python -m detector.{command} --help)"
+    meant = near_miss(word, command, known) or next(iter(close), None)
+    hint = f"; did you mean {meant}?" if meant else f" (see python -m detector.{command} --help)"
     return f"{key}: no such key{hint}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -13,10 +13,11 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
 
+from detector.models.backbones.build import backbone_spec, build_backbone
 from detector.models.backbones.pyramid import NormMode, PyramidBackbone
-from detector.models.backbones.table import backbone_spec, build_backbone
 from detector.models.device import at_least_float32
-from detector.models.heads import NORMS, HeadOptions, build_box_head
+from detector.models.heads import NORMS, build_box_head
+from detector.models.options import ModelOptions
 from detector.models.roi_align import PyramidRoIAlign
 from detector.models.rpn import PlacedAnchors, PointwiseRPNHead, SampledRPN
 from detector.models.weights.channels import for_channels
@@ -25,55 +26,16 @@ CELLS = 7  # along each side of a pooled region
 
 
 @dataclass(frozen=True)
-class FasterRCNNOptions:
-    """The network's numbers; the defaults are those of torchvision's `fasterrcnn_resnet50_fpn`.
-
-    Attributes:
-        in_channels: Of the images: 1 is grey, 3 RGB.
-        fpn_channels: Channels of every pyramid level.
-        neck_norm: The norm of the pyramid's convolutions: `none` or `batch`.
-        rpn_convs: Convolutions of the RPN before its outputs.
-        head: The box head.
-        anchor_scales: Anchor side over the level's stride; one anchor a cell for each.
-        anchor_ratios: Anchor height over width.
-        rpn_top_n_train: Proposals kept per image in training, before and after NMS.
-        rpn_top_n_test: The same in evaluation.
-        rpn_batch_per_image: Anchors sampled per image for the RPN's loss.
-        box_batch_per_image: Proposals sampled per image for the box head's loss.
-        score_threshold: Lowest score of a detection.
-        nms_threshold: IoU above which the weaker of two detections of a class is dropped.
-        detections_per_image: At most so many detections an image.
-    """
-
-    in_channels: int = 3
-    fpn_channels: int = 256
-    neck_norm: str = "none"
-    rpn_convs: int = 1
-    head: HeadOptions = field(default_factory=HeadOptions)
-    anchor_scales: tuple[float, ...] = (8.0,)
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    rpn_top_n_train: int = 2000
-    rpn_top_n_test: int = 1000
-    rpn_batch_per_image: int = 256
-    box_batch_per_image: int = 512
-    score_threshold: float = 0.05
-    nms_threshold: float = 0.5
-    detections_per_image: int = 100
-
-
-@dataclass(frozen=True)
 class SpeedOptions:
     """How the network is run; what it computes stays the same up to rounding.
 
     Attributes:
         channels_last: Keep images and kernels in the layout that convolutions are fastest in.
-        fused: Fold norms that are asleep into their convolutions (see `fused.py`).
-        compiled: Let `torch.compile` make the backbone and the box head, at their first use and
-            for each new size of images; it fuses by itself, so `fused` does nothing then.
+        compiled: Run the backbone and the box head through `torch.compile`, which compiles at the
+            first use and for each new size of images.
     """
 
     channels_last: bool = True
-    fused: bool = True
     compiled: bool = False
 
 
@@ -172,7 +134,7 @@ class FasterRCNN(TorchvisionFasterRCNN):
         classes: int,
         mean: Sequence[float],
         std: Sequence[float],
-        options: FasterRCNNOptions,
+        options: ModelOptions,
         speed: SpeedOptions,
         smallest: int = 0,
     ) -> None:
@@ -213,7 +175,6 @@ class FasterRCNN(TorchvisionFasterRCNN):
         self.transform = NormaliseAndBatch(mean, std, strides[-2], layout, smallest)
         self._frozen: list[nn.Module] = []  # of the neck and the head
         self.to(memory_format=layout)
-        self.backbone.fused = speed.fused and not speed.compiled
         if speed.compiled:  # in place: names of parameters do not change
             self.backbone.compile()
             self.roi_heads.box_head.compile()
@@ -259,19 +220,19 @@ def build_faster_rcnn(
     classes: int,
     *,
     norm: NormMode = "frozen",
-    options: FasterRCNNOptions | None = None,
+    options: ModelOptions | None = None,
     speed: SpeedOptions | None = None,
 ) -> FasterRCNN:
     """Build the detector with random weights, everything trainable.
 
     Args:
-        backbone: As `detector.models.backbones.table.backbone_spec` has it.
+        backbone: As `detector.models.backbones.build.backbone_spec` has it.
         classes: Number of classes, without background.
         norm: How the backbone's norm layers behave.
         options: The network's numbers.
         speed: How it is run.
     """
-    options = options or FasterRCNNOptions()
+    options = options or ModelOptions()
     spec = backbone_spec(backbone)
     pyramid = build_backbone(
         backbone,

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detector.config.schema import Config, parse, plain
+from detector.config.resolve import saved_config
+from detector.config.schema import Config, plain
 from detector.core.errors import RequestError
 from detector.data.read import DataSet
 from detector.pipeline.load_data import seen_in_training
@@ -45,9 +46,9 @@ def read_baseline(config: Config, data: DataSet, compare: str) -> Config:
             f"{', '.join(config.data.classes or [])}"
         )
     try:
-        saved = parse(ours["config"])
+        saved = saved_config(path)
     except RequestError as error:
-        raise RequestError(f"{key}: made by another version of detector ({error})") from error
+        raise RequestError(f"{key}: {str(error).partition(': ')[2]}") from error
     channels = config.model.in_channels
     if saved.model.in_channels != channels:
         raise RequestError(
@@ -69,11 +70,12 @@ def _refuse_unequal(key: str, path: Path, config: Config, data: DataSet) -> None
         if seen:
             raise RequestError(
                 f"{who}: was trained on {len(seen)} of the {len(files)} {split} images, such as "
-                f"{min(seen)}, and the other was not; train both with the same data.split.file="
+                f"{min(seen)}, and the other was not; train both with the same "
+                "data.auto_split.file="
             )
 
 
 def trained_with(path: Path) -> dict[str, Any]:
     """The configuration of a checkpoint's training, without what says nothing of the detector."""
-    config = plain(parse(read_checkpoint(path)["config"]))
+    config = plain(saved_config(path))
     return {key: value for key, value in config.items() if key not in NOT_COMPARED}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.config.schema import Config, parse
+from detector.config.resolve import saved_config
+from detector.config.schema import Config
 from detector.core.errors import RequestError
 from detector.core.structures import ClassMap
 from detector.data.images.pixels import Resized, read_resized, resize
@@ -168,7 +169,7 @@ class Detector:
         return Prediction(found.boxes.cpu().numpy()[kept], scores[kept], labels[kept], names)
 
 
-def load(run: str | Path, *, device: str = "auto") -> Detector:
+def load(run: str | Path, *, device: Literal["auto", "cpu", "gpu"] = "auto") -> Detector:
     """Load a trained detector.
 
     Args:
@@ -185,7 +186,7 @@ def load(run: str | Path, *, device: str = "auto") -> Detector:
     """
     path = checkpoint_path("predict", str(run))
     ours = read_checkpoint(path)
-    config = parse(ours["config"])
+    config = saved_config(path)
     names = list(checkpoint_classes(ours).names)
     trainer = replace(config.trainer, accelerator=device)
     config = replace(

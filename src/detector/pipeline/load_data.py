@@ -15,7 +15,8 @@ from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
 from detector.core.structures import SPLITS
 from detector.data.formats import table
-from detector.data.formats.folder import CONVERT, SUFFIXES, Folder, cache_folder
+from detector.data.formats.folder import Folder
+from detector.data.formats.paths import CONVERT, SUFFIXES, cache_folder
 from detector.data.images.headers import misfit, read_header
 from detector.data.read import DataSet, DataSetSpec, Reading
 from detector.data.validation.duplicates import NEAR, similar
@@ -56,10 +57,10 @@ def find_source(config: Config) -> DataSetSpec:
         root=root,
         format=kind,
         splits=named,
-        ratios={"val": data.split.val, "test": data.split.test},
-        split_file=_split_file(data.split.file),
-        seed=data.split.seed,
-        group=data.split.group,
+        ratios={"val": data.auto_split.val, "test": data.auto_split.test},
+        split_file=_split_file(data.auto_split.file),
+        seed=data.auto_split.seed,
+        group=data.auto_split.group,
         decode=data.on_bad == "skip",  # what fails to decode is to be left out before the run
         classes=data.classes,
         classes_from=f"those that {config.ckpt} knows" if config.ckpt else "data.classes",
@@ -245,13 +246,15 @@ def open_cache() -> ImageInfoCache:
 
 
 def _split_file(named: str | None) -> Path | None:
-    """The splits.json that `data.split.file` means: a file, or a run's folder."""
+    """The splits.json that `data.auto_split.file` means: a file, or a run's folder."""
     if named is None:
         return None
     path = Path(named).expanduser()
     path = RunFolder(path).splits if path.is_dir() else path
     if not path.is_file():
-        raise RequestError(f"data.split.file={named}: no such file, nor a run that has splits.json")
+        raise RequestError(
+            f"data.auto_split.file={named}: no such file, nor a run that has splits.json"
+        )
     return path
 
 

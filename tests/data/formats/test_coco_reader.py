@@ -218,7 +218,7 @@ def outline(content):
 @pytest.mark.parametrize("at_first", [5_000, 3])
 def test_boxes_that_contradict_their_polygons_are_counted(root, at_first, monkeypatch):
     # With 3, the first, fifth and ninth are looked at before all are.
-    monkeypatch.setattr(coco_fields, "LOOKED_AT", at_first)
+    monkeypatch.setattr(coco_fields, "SAMPLED", at_first)
     monkeypatch.setattr(coco_json.decode, "__defaults__", (at_first,))
     edit(root, outline)
     assert "box given otherwise too" not in found(read_set(root))
@@ -567,7 +567,7 @@ def test_packed_files_beside_unpacked_ones_are_left_alone(root):
 def test_instances_whose_name_speaks_of_no_split_are_named(root):
     shutil.copy(root / "annotations/instances_val.json", root / "annotations/extra.json")
     assert found(read_set(root))["annotation not used"] == [
-        "annotations/extra.json: COCO instances, but its name speaks of no split"
+        "annotations/extra.json: COCO instances, but its name is of no split"
     ]
     (root / "annotations/instances_val.json").unlink()  # so that it could be that one
     with pytest.raises(RequestError, match=r"which JSON file is for val\?.*extra\.json"):

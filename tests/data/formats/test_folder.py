@@ -6,7 +6,8 @@ import pytest
 from conftest import read_set, write_image, write_voc, write_xml
 
 from detector.core.errors import RequestError
-from detector.data.formats.folder import SUFFIXES, UNREAD, Folder, split_of
+from detector.data.formats.folder import Folder
+from detector.data.formats.paths import SUFFIXES, UNREAD, split_of
 from detector.data.images.headers import FORMATS
 
 NFC, NFD = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))

@@ -10,7 +10,7 @@ from conftest import USUAL, found, random_split, read_set, write_image, write_vo
 
 from detector.core.errors import RequestError
 from detector.data.formats import folder as folder_module
-from detector.data.formats.folder import split_of
+from detector.data.formats.paths import split_of
 
 
 def one_image(root: Path, boxes, **kwargs) -> Path:
@@ -574,7 +574,7 @@ def test_folders_that_could_be_the_validation_split_are_refused(tmp_path):
             write_xml(tmp_path / f"{folder}/{name}.xml", boxes)
             write_image(tmp_path / f"{folder}/{name}.jpg", boxes)
     (line,) = found(read_set(tmp_path))["unclear split"]
-    assert line.startswith("setB: annotated images, but the name speaks of no split")
+    assert line.startswith("setB: annotated images, but its name is of no split")
     assert "data.splits.val=[setB]" in line
     named = {**USUAL, "train": ["train"], "val": ["setB"]}
     data = read_set(tmp_path, splits=named)
@@ -608,7 +608,7 @@ def test_a_list_that_could_be_the_validation_split_is_an_error(voc_root):
     lists = voc_root / "ImageSets/Main"
     (lists / "val.txt").rename(lists / "vall.txt")
     (item,) = found(read_set(voc_root, "voc"))["unclear split"]
-    assert item.startswith("ImageSets/Main/vall.txt: a list whose name speaks of no split")
+    assert item.startswith("ImageSets/Main/vall.txt: a list whose name is of no split")
     assert "data.splits.val=[vall]" in item
     for val, held in ((["vall"], 3), ([], 1)):
         data = read_set(voc_root, "voc", splits=dict(USUAL, val=val))

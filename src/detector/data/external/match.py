@@ -14,7 +14,8 @@ from detector.core.errors import RequestError
 from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.external.detections import Results
 from detector.data.external.ground_truth import CocoGroundTruth
-from detector.data.formats.folder import Folder, last_part
+from detector.data.formats.folder import Folder
+from detector.data.formats.paths import last_part
 
 NONE, ELSEWHERE = -1, -2  # no such image; an image of the data set that the split does not have
 SHOWN = 5  # values that a message lists

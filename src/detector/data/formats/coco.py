@@ -1,4 +1,4 @@
-"""COCO reader: instances JSON (https://cocodataset.org/#format-data)."""
+"""Reader of COCO: instances JSON (https://cocodataset.org/#format-data)."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ from detector.core.errors import RequestError
 from detector.core.structures import SPLITS
 from detector.data.formats.coco_fields import contradictions, groups_of, upright, without_roots
 from detector.data.formats.coco_json import Category, Image, decode, read_json
-from detector.data.formats.folder import Folder, fold, last_part, relative, split_named, split_of
+from detector.data.formats.folder import Folder
+from detector.data.formats.paths import fold, last_part, relative, split_named, split_of
 from detector.data.formats.raw import POOL, Format, RawSplit, Sign, Wanted, show
 from detector.data.validation.issues import Issues, Item
 
-SNIFFED = 100  # JSON files that are opened to see whether they are COCO's
+SNIFFED = 100  # JSON files that are opened to tell whether they are COCO instances
 PARTS = frozenset(("images", "annotations", "categories"))
-# What COCO's own files beside instances are called.
+# Prefixes of COCO's own files that are no instances.
 OTHERS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
 PACKED = (".jsonl", ".ndjson", ".gz", ".zip", ".bz2", ".xz")
 _TOP: msgspec.json.Decoder[Any] = msgspec.json.Decoder(dict[str, msgspec.Raw] | list[msgspec.Raw])
 
 
 class CocoReader:
-    """Reads COCO's instances JSON.
+    """Reader of COCO's instances JSON.
 
     Args:
-        folder: Has the JSON files, perhaps in `annotations/` or in a folder for every split, and
-            the images, anywhere below.
-        wanted: Split -> JSON files, relative to the root; None: by the usual names; empty: none.
+        folder: Folder with the JSON files, perhaps in `annotations/` or in a folder for every
+            split, and with the images anywhere below.
+        wanted: JSON files of each split, relative to the root; None takes those of the usual names,
+            empty none.
 
     Raises:
-        RequestError: If there are none, or it is unclear which is which.
+        RequestError: If there are none, or it is unclear which file is for which split.
     """
 
     first_pixel = 0
@@ -52,14 +54,14 @@ class CocoReader:
         self.groups: set[str] = set()
         self.ids: list[int] | None = []
         self._origin = ""
-        self._unsorted: list[str] = []  # whose names speak of no split, though others do
+        self._unsorted: list[str] = []  # files whose names are of no split, beside others
         self._jsons = self._choose(wanted)
         self.splits = tuple(self._jsons)
         listed = "; ".join(f"{split} = {' + '.join(files)}" for split, files in self._jsons.items())
         self.recognised = f"COCO ({listed})"
 
     def _choose(self, wanted: Wanted) -> dict[str, list[str]]:
-        """The JSON files of every split: those named, and by their names those of other splits."""
+        """The JSON files of every split: those that are wanted, else those of the usual names."""
         chosen = self._named(wanted)
         if None not in wanted.values():
             return chosen
@@ -73,7 +75,7 @@ class CocoReader:
             split = _split_of(file)
             if file in taken or (split and wanted[split] is not None):
                 continue
-            # Without it the images would be divided otherwise than the files say.
+            # Without this file, the images would be split otherwise than the files define.
             useless = not files and not chosen
             if useless or issue.unreadable or (split not in by_split and (split or not chosen)):
                 raise RequestError(issue.message)
@@ -99,7 +101,7 @@ class CocoReader:
         return {split: chosen[split] for split in SPLITS if split in chosen}
 
     def _named(self, wanted: Wanted) -> dict[str, list[str]]:
-        """The JSON files that `data.splits` names."""
+        """The JSON files of each split that `data.splits` names."""
         chosen: dict[str, list[str]] = {}
         for split, files in wanted.items():
             for file in files or ():
@@ -116,7 +118,7 @@ class CocoReader:
         """Read the JSON files of one split."""
         parts = [self._read_one(file, split) for file in show(self._jsons[split], split)]
         for file in self._unsorted if split == "train" else ():
-            item = Item("", file, "COCO instances, but its name speaks of no split")
+            item = Item("", file, "COCO instances, but its name is of no split")
             parts[0].issues.add("annotation not used", item)
         if len(parts) == 1:
             return parts[0]
@@ -148,7 +150,7 @@ class CocoReader:
         owner = look_up(content.image_ids, [image.id for image in images])
         names = look_up(content.category_ids, list(numbers))
         for row in np.flatnonzero((owner < 0) & content.good).tolist():
-            if content.image_ids[row] not in known:  # else its image has been named
+            if content.image_ids[row] not in known:  # else its image has been reported
                 message = f"annotations[{row}]: there is no image_id {content.image_ids[row]}"
                 issues.add("malformed annotation", Item(split, file, message))
         for row in np.flatnonzero((names < 0) & content.good).tolist():
@@ -189,7 +191,7 @@ class CocoReader:
     def _number_categories(
         self, categories: Sequence[Category], used: Collection[int], file: str
     ) -> dict[int, int]:
-        """Category id -> number in `names`; the same in all files."""
+        """Index in `names` of each category id; the same in all files."""
         assert self.ids is not None
         numbers: dict[int, int] = {}
         doubled = [i for i, n in Counter(c.id for c in categories).items() if n > 1]
@@ -219,7 +221,7 @@ class CocoReader:
     def _locate(
         self, images: Mapping[int, Image], file: str, split: str, issues: Issues
     ) -> list[Image]:
-        """The images that are there, each once, with the path below the root as `file_name`."""
+        """The existing images, without repetitions, with the path below the root as `file_name`."""
         base = self._image_folder(list(images.values()), file)
         names = Counter(fold(last_part(image.file_name)) for image in images.values())
         ids: set[int] = set()
@@ -229,7 +231,7 @@ class CocoReader:
             name = relative(image.file_name)
             path = None if name is None else self.folder.find(f"{base}{name}")
             if path is None:
-                # Paths of the machine that wrote them: the last part says it, if only one has it.
+                # For paths of another machine, the last part is enough if only one image has it.
                 last = last_part(image.file_name)
                 path = self.folder.unique(last) if names[fold(last)] == 1 else None
             kind, message = "", ""
@@ -256,7 +258,7 @@ class CocoReader:
         return located
 
     def _image_folder(self, images: Sequence[Image], file: str) -> str:
-        """Where a JSON file's images are: the likeliest folder that has the first of them."""
+        """Prefix of the folder of a JSON file's images: where most of the first ones lie."""
         path = PurePosixPath(file)
         name = re.sub("^instances_", "", path.stem)
         homes = [path.parent.as_posix(), ".", "images", f"images/{name}", name]
@@ -270,9 +272,9 @@ class JsonIssue(NamedTuple):
     """Why a JSON file that seems to be meant for a split holds no instances.
 
     Attributes:
-        message: In one line, with the file's name.
-        unreadable: Nothing is known of what is in it.
-        called: Whether its name says that it is COCO's.
+        message: The reason in one line, with the name of the file.
+        unreadable: Whether the content of the file is unknown.
+        called: Whether the name of the file tells that it is COCO's.
     """
 
     message: str
@@ -283,14 +285,14 @@ class JsonIssue(NamedTuple):
 def find_jsons(folder: Folder) -> tuple[list[str], dict[str, JsonIssue]]:
     """The JSON files that hold instances, and those that seem to be meant to but do not.
 
-    Files named after instances are taken as they are: reading them says what is wrong.
+    Files named after instances are not opened here: reading them reports what is wrong.
     """
     jsons = folder.with_suffix(".json")
     found = [f for f in jsons if _name(f).startswith("instances_")]
     others = [f for f in jsons if f not in found]
     if found:  # COCO's own files lie beside them
         others = [f for f in others if not _name(f).startswith(OTHERS)]
-    if len(others) > SNIFFED:  # one for each image: another tool's
+    if len(others) > SNIFFED:  # one file an image is the format of another tool
         others = [f for f in others if folder.unique(PurePosixPath(f).stem) is None]
         others.sort(key=lambda f: (f.count("/"), "annotations" not in f.lower(), f))
     issues, unclear = dict[str, JsonIssue](), dict[str, JsonIssue]()
@@ -303,7 +305,7 @@ def find_jsons(folder: Folder) -> tuple[list[str], dict[str, JsonIssue]]:
             issue = JsonIssue(keys, True, called)
             if called or _split_of(file):
                 issues[file] = issue
-            elif folder.unique(path.stem) is None:  # else perhaps of that image alone
+            elif folder.unique(path.stem) is None:  # else it may be the annotation of one image
                 unclear[file] = issue
         elif keys >= PARTS:
             found.append(file)
@@ -320,7 +322,7 @@ def find_jsons(folder: Folder) -> tuple[list[str], dict[str, JsonIssue]]:
 
 
 def _is_split(stem: str) -> bool:
-    """Whether a name says nothing but a split, as `val2017`."""
+    """Whether a name consists of nothing but a split, as `val2017`."""
     return all(map(split_named, re.findall("[a-z]+", stem.lower())))
 
 
@@ -329,14 +331,14 @@ def _name(file: str) -> str:
 
 
 def _split_of(file: str) -> str | None:
-    """The split that a JSON file's name speaks of, or else its folder's."""
+    """The split in the name of a JSON file, or else in that of its folder."""
     path = PurePosixPath(file)
     return split_of(path.stem) or split_of(path.parent.name)
 
 
-@lru_cache(maxsize=SNIFFED)  # a format that is recognised is read right after
+@lru_cache(maxsize=SNIFFED)  # a format is read right after it is recognised
 def _sniff(file: Path, size: int, time: int) -> frozenset[str] | str:
-    """The keys at the top of a file, as long as it has this size and time; or what is wrong."""
+    """The top-level keys of a file of this size and time, or the reason why it has none."""
     try:
         top = read_json(file, _TOP.decode, "COCO instances")
     except RequestError as error:
@@ -345,13 +347,13 @@ def _sniff(file: Path, size: int, time: int) -> frozenset[str] | str:
 
 
 def _own_ids(ids: Sequence[int]) -> NDArray[np.int64] | None:
-    """The images' numbers; None if they tell nothing: words, or of several files and not unique."""
+    """The ids of the images; None if they stand for words, or are not unique in several files."""
     array = np.array(ids, dtype=np.int64)
     return array if len(set(ids)) == len(ids) and (array >= 0).all() else None
 
 
 def look_up(wanted: NDArray[np.int64], ids: Sequence[int]) -> NDArray[np.int64]:
-    """The place of each id in a list of them; -1 for what is not in it."""
+    """Index of each wanted id in a list of ids; -1 if it is not in the list."""
     if not ids:
         return np.full(len(wanted), -1)
     array = np.array(ids, dtype=np.int64)

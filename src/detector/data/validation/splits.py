@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.structures import AnnotatedImages, ClassMap
-from detector.data.formats.folder import CONVERT, MASKS, Folder, fold
+from detector.data.formats.folder import Folder
+from detector.data.formats.paths import CONVERT, MASKS, fold
 from detector.data.validation.issues import Issues, Item
 
 

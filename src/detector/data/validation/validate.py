@@ -1,4 +1,4 @@
-"""From what files say to what can be used: every image and box validated, the issues named."""
+"""Validation of every image and box of a split: what can be used, and what is wrong."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.structures import AnnotatedImages, ClassMap
-from detector.data.formats.folder import fold
+from detector.data.formats.paths import fold
 from detector.data.formats.raw import RawSplit, Reader, by_name
 from detector.data.images.headers import misfit
 from detector.data.validation.image_info import ImageInfo
 from detector.data.validation.issues import Issues, Item
 
 TINY = 3  # pixels
-SLACK = 0.5  # pixels; coordinates that are rounded may lie so far outside
+SLACK = 0.5  # pixels by which rounded coordinates may lie outside
 
 
 @dataclass(frozen=True)
 class Validated:
-    """What can be used of a split, and what was found.
+    """A validated split.
 
     Attributes:
-        images: Without unusable images and boxes.
-        issues: What is wrong with the split.
+        images: Usable images with their usable boxes.
+        issues: Issues of the split.
     """
 
     images: AnnotatedImages
@@ -38,12 +38,12 @@ class Validated:
 def choose_classes(
     reader: Reader, raws: Mapping[str, RawSplit], given: Sequence[str] | None
 ) -> ClassMap:
-    """The classes of a data set, sorted by name: in any format the same images train the same.
+    """The classes of a data set, sorted by name, so that results do not depend on the format.
 
     Args:
-        reader: Knows the names, and their ids where the format has some.
-        raws: The splits read; where the format lists no classes, those of the first one count.
-        given: Class names in order; None takes the data's.
+        reader: Reader with the class names, and with their ids if the format has ids.
+        raws: Splits that were read; if the format lists no classes, those of the first split count.
+        given: Class names in order; None takes those of the data.
     """
     if given is not None:
         ids = dict(zip(reader.names, reader.ids or (), strict=False))
@@ -55,7 +55,7 @@ def choose_classes(
         for number, count in zip(*np.unique(raw.names, return_counts=True), strict=True):
             used[reader.names[int(number)]] += int(count)
     if reader.ids is not None:
-        # Some exports list a group of categories, which no box has, as a category too.
+        # Some exports also list groups of categories, which no box has, as categories.
         listed = zip(reader.names, reader.ids, strict=True)
         kept = sorted((n, i) for n, i in listed if used[n] or n not in reader.groups)
         return ClassMap(tuple(n for n, _ in kept), tuple(i for _, i in kept))
@@ -68,14 +68,14 @@ def choose_classes(
 
 @dataclass
 class Validator:
-    """Validates the splits of a data set.
+    """Validator of the splits of a data set.
 
     Args:
-        reader: Says in which form boxes are.
-        infos: Of every image file.
-        classes: Those there may be.
-        classes_from: Where they come from, for messages.
-        channels: Of the network's images.
+        reader: Reader that knows the convention of boxes.
+        infos: What is known of every image file.
+        classes: Allowed classes.
+        classes_from: Where the classes come from, for messages.
+        channels: Number of channels of the images that the network takes.
     """
 
     reader: Reader
@@ -84,7 +84,7 @@ class Validator:
     classes_from: str
     channels: int
 
-    @np.errstate(over="ignore", invalid="ignore")  # of coordinates that are named as issues
+    @np.errstate(over="ignore", invalid="ignore")  # non-finite coordinates are reported
     def validate(self, split: str, raw: RawSplit) -> Validated:
         """Validator one split; what can be used of it, and what is wrong with it."""
         issues = Issues()
@@ -120,11 +120,11 @@ class Validator:
             ignore=raw.ignore[keep],
             ids=None if raw.ids is None else raw.ids[kept],
         )
-        # Whatever order a list or a JSON has: results depend on the images alone.
+        # Results must not depend on the order of a list or a JSON file.
         return Validated(images.subset(by_name(images.paths.tolist())), issues)
 
     def _validate_images(self, split: str, raw: RawSplit, issues: Issues) -> NDArray[np.bool_]:
-        """Which images can be used."""
+        """Report unusable images; `(n,)` bool, whether each image can be used."""
         good = np.ones(len(raw.images), dtype=bool)
         seen: dict[str, str] = {}
         for i, (image, source) in enumerate(zip(raw.images, raw.sources, strict=True)):
@@ -158,7 +158,7 @@ class Validator:
     def _validate_classes(
         self, raw: RawSplit, good: NDArray[np.bool_], name_box: _Namer, issues: Issues
     ) -> NDArray[np.int64]:
-        """The label of every box; 0 where there is no such class."""
+        """The label of every box; 0 for unknown classes, which are reported."""
         names, classes = self.reader.names, self.classes
         known_labels = {name: i for i, name in enumerate(classes.names, start=1)}
         table = np.array([known_labels.get(name, 0) for name in names] or [0], dtype=np.int64)
@@ -179,7 +179,7 @@ class Validator:
 
 @dataclass(frozen=True)
 class _Namer:
-    """Names a box in an issue; the fields are those of `Validator.validate`."""
+    """Describes a box as an item; the fields are variables of `Validator.validate`."""
 
     reader: Reader
     split: str
@@ -201,8 +201,8 @@ class _Namer:
 def _box_issues(
     written: NDArray[np.float64], pixels: NDArray[np.float64], sides: NDArray[np.int32]
 ) -> list[tuple[str, NDArray[np.bool_], str]]:
-    """What makes boxes unusable: kind, which ones, why."""
-    x1, y1, x2, y2 = written.T  # where xmin = xmax is what tools write for a slip of the mouse
+    """Unusable boxes by kind of issue: kind, which boxes, reason."""
+    x1, y1, x2, y2 = written.T  # as written: tools write xmin = xmax for an accidental click
     left, top, right, bottom = pixels.T
     width, height = sides.T[:2]
     outside = (right <= 0) | (bottom <= 0) | (left >= width) | (top >= height)
@@ -223,7 +223,7 @@ def _warn_of_boxes(
     name_box: _Namer,
     issues: Issues,
 ) -> None:
-    """Find boxes that can be used but should be looked at; `rows` are those usable."""
+    """Report boxes that can be used but should be looked at; `rows` are the usable boxes."""
     boxes, limits = pixels[rows], sides[rows]
     over = np.maximum(-boxes[:, :2], boxes[:, 2:] - limits[:, 2:]).max(1, initial=0)
     inside = np.minimum(boxes[:, 2:], limits[:, 2:]) - np.maximum(boxes[:, :2], 0)
@@ -238,7 +238,7 @@ def _warn_of_boxes(
 
 
 def _repeats(columns: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
-    """Which rows of a table occur before in it; compared in the order of a hash, to save memory."""
+    """Which rows of a table are repetitions of earlier rows; sorted by a hash to save memory."""
     weights = np.random.default_rng(0).random(len(columns))
     value = sum(w * column for w, column in zip(weights, columns, strict=True))
     order = np.argsort(value, kind="stable")
