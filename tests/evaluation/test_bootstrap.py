@@ -13,7 +13,7 @@ NONE = np.zeros(0, int)
 
 
 def make_split(seed, images=7, classes=3, ignored=0.2):
-    """Truth, shaken copies and strays; scores tie across images but not within one."""
+    """Ground truth, shaken copies and strays; scores tie across images but not within one."""
     rng = np.random.default_rng(seed)
     truths = int(rng.integers(2, 4 * images))
     image = rng.integers(0, images, truths)

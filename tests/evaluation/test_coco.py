@@ -113,7 +113,7 @@ def test_nothing_found_scores_zero():
 
 
 def case(seed, images=6, classes=4, ground_truth=30, found=200, ignored=0.2, ids=0, ties=False):
-    """Truth of all of COCO's areas, and detections near it, as arrays; not every image has some."""
+    """Ground truth of all of COCO's areas and detections near it; not every image has some."""
     rng = np.random.default_rng(seed)
     all_ids = ids + np.arange(images)
     corner = rng.uniform(0, 300, (ground_truth, 2))

@@ -111,7 +111,7 @@ def test_a_class_that_is_often_wrong_where_it_is_sure_lists_nothing():
 
 
 def good(n=9, start=1000.0):
-    """Truth and the detections that find it, in a row away from the rest."""
+    """Boxes and the detections that find them, in a row away from the rest."""
     boxes = [[start + 50 * i, 0, start + 50 * i + 10, 10] for i in range(n)]
     return [(0.5 + i / 100, 1, box) for i, box in enumerate(boxes)], [(1, box) for box in boxes]
 

@@ -15,7 +15,7 @@ from detector.evaluation.matching import THRESHOLDS, match
 
 
 def random_split(seed, images=4, classes=2, most=9, per_truth=3, ignored=0.3, round_to=1):
-    """Truth on a coarse grid (so that overlaps tie), and shaken copies with tied scores."""
+    """Ground truth on a coarse grid (so that overlaps tie), shaken copies with tied scores."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, images, int(rng.integers(0, images * most)))
     corner = rng.integers(0, 12, (len(image), 2)) * 5.0

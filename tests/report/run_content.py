@@ -34,7 +34,7 @@ def content(classes=("cat", "dog"), **parts):
     matrix[-1, -1] = 0
     measures = {"truths": 3, "detections": 4, "recall": 0.5, "recall_any_score": 0.9}
     return {
-        **{"verb": "evaluate", "remarks": [], "title": "pets", "created": "2026-11-23 02:10"},
+        **{"command": "evaluate", "warnings": [], "title": "pets", "created": "2026-11-23 02:10"},
         **{"folder": "outputs/pets", "split": "test", "images": 2, "truths": 6, "ignored": 0},
         **{"detections": 10, "classes": list(classes)},
         "protocol": {"coco": "COCO: as pycocotools does", "voc": "PASCAL VOC: as in 2010"},

@@ -147,8 +147,8 @@ def nothing_found(**parts):
 
 
 def test_a_detector_that_found_nothing_has_a_page_that_says_so(tmp_path):
-    remark = "nothing was detected, so <all> scores are 0"
-    page = write(tmp_path, [picture(scores=())], **nothing_found(), remarks=[remark])
+    warning = "nothing was detected, so <all> scores are 0"
+    page = write(tmp_path, [picture(scores=())], **nothing_found(), warnings=[warning])
     read = words(page)
     assert "Nothing was detected, so there is no curve." in read
     assert "Without detections there is no calibration." in read

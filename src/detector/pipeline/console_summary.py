@@ -20,20 +20,20 @@ from detector.report.formatting import setting
 log = logging.getLogger(__name__)
 
 TABLED = 40  # classes
-NAMED = 5  # classes in a remark
+NAMED = 5  # classes named in a warning
 SETTINGS = 10  # that differ, on the terminal
 
 
 def print_scores(
-    scored: Scored, content: Mapping[str, Any], operating_point: str, warnings: Sequence[str]
+    scored: Scored, content: Mapping[str, Any], threshold_source: str, warnings: Sequence[str]
 ) -> None:
     """Log the scores as a table.
 
     Args:
-        scored: The split.
-        content: What metrics.json holds.
-        operating_point: What precision and recall are at, in words.
-        warnings: What is to be known of the scores, a line each.
+        scored: The scored split.
+        content: Content of metrics.json.
+        threshold_source: Which thresholds precision and recall are measured at, in words.
+        warnings: Warnings about the scores, a line each.
     """
     ground_truth, per_class = scored.matches.ground_truth, content["per_class"]
     images = f"{content['images']} image{'s' * (content['images'] != 1)}"
@@ -67,7 +67,7 @@ def print_scores(
             values = scored.scores.overall[metric.key]
             said = [f"{title} {_percent(values[key])}" for key, title in metric.titles.items()]
             log.info("%s: %s", metric.name, ", ".join(said))
-    log.info("precision and recall at %s", operating_point)
+    log.info("precision and recall at %s", threshold_source)
     for line in warnings:
         log.warning("%s", line)
     if content["comparison"]:
@@ -103,8 +103,8 @@ def score_warnings(scored: Scored, content: Mapping[str, Any], limit: int | None
     """What explains scores that are undefined, zero or imprecise, a line each.
 
     Args:
-        scored: The split.
-        content: What metrics.json holds.
+        scored: The scored split.
+        content: Content of metrics.json.
         limit: Of detections an image; None where another tool made them.
     """
     ground_truth = scored.matches.ground_truth

@@ -137,7 +137,7 @@ def _write(
     _draw_some(scored, thresholds, draft.detections_png)
     whole = _report_content(scored, context, content, analysis, folder)
     _write_report(draft.report, whole, _pictures(scored, gallery, files))
-    return content, where, [*filter(None, [whole["leak"]]), *whole["remarks"]]
+    return content, where, [*filter(None, [whole["leak"]]), *whole["warnings"]]
 
 
 def _image_names(inputs: EvaluationInputs, context: ReportContext) -> Sequence[str]:
@@ -197,9 +197,9 @@ def _leak(scored: Scored, context: ReportContext) -> str | None:
     count = len({item.image or item.file for item in items})
     if not count:
         return None
-    verb = "are" if count > 1 else "is"
+    are = "are" if count > 1 else "is"
     return (
-        f"{count} of the {len(scored.inputs.images)} {scored.inputs.split} images {verb} also, or "
+        f"{count} of the {len(scored.inputs.images)} {scored.inputs.split} images {are} also, or "
         "nearly, in the data that the detector was trained or chosen on: the scores are too high"
     )
 
@@ -301,9 +301,9 @@ def _report_content(
     return {
         **content,
         **analysis,
-        "verb": context.command,
+        "command": context.command,
         "leak": _leak(scored, context),
-        "remarks": score_warnings(scored, content, limit),
+        "warnings": score_warnings(scored, content, limit),
         "title": Path(title).name,
         "created": f"{datetime.now():%Y-%m-%d %H:%M}",
         "folder": str(folder),
