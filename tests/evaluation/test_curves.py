@@ -26,7 +26,7 @@ from detector.evaluation.thresholds import choose, read_thresholds, thresholds_c
 
 
 def split(found, truths, ignored=0):
-    """Boxes in a row, the last ones ignored; detections are score, index of a box or None, class."""
+    """Boxes in a row, the last ones ignored; detections: score, index of a box or None, class."""
     places = np.arange(len(truths) + ignored)[:, None] * 100.0
     boxes = np.concatenate((places, places * 0, places + 10, places * 0 + 10), 1)
     labels = np.array([*truths, *[1] * ignored], np.int64)
