@@ -32,8 +32,8 @@ from detector.data.images.pixels import read_header, read_image, read_resized, r
 from detector.data.loading.augment import Augmenter
 from detector.data.loading.datamodule import DetectionDataModule
 from detector.data.loading.dataset import DetectionDataset
-from detector.data.loading.image_cache import Kind, make_sources
-from detector.data.loading.sampler import Draw
+from detector.data.loading.image_cache import Kind, make_image_loaders
+from detector.data.loading.sampler import SampleKey
 from detector.data.options import AugmentOptions, DataOptions
 
 BOXES = 7  # as many as COCO has an image
@@ -142,14 +142,14 @@ def one_by_one(
 ) -> Figure:
     """Sample by sample in this process; a round is an epoch, of which the first fills the cache."""
     longer = int(images.sizes.max())  # so that generated images are not resized
-    source = make_sources({"train": images}, longer, cache)["train"]
-    data = DetectionDataset(images, Augmenter(FLIP, longer), training=True, seed=0, source=source)
+    load = make_image_loaders({"train": images}, longer, cache)["train"]
+    data = DetectionDataset(images, Augmenter(FLIP, longer), training=True, seed=0, load_image=load)
     reference, epochs, count = Peer(images), itertools.count(), len(images)
 
     def ours() -> None:
         epoch = next(epochs)
         for index in range(count):
-            data[Draw(epoch, index)]
+            data[SampleKey(epoch, index)]
 
     def peer() -> None:
         for index in range(count):

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from detector.cli import compose, load_command
 from detector.config.resolve import RUN_KEYS, resolve
-from detector.data.read import DataSet, Source, read
-from detector.data.validation.image_info import FactsCache
+from detector.data.read import DataSet, DataSetSpec, read
+from detector.data.validation.image_info import ImageInfoCache
 
 # Property tests judge what they find, not how long it took, and find the same every time.
 settings.register_profile("detector", deadline=None, derandomize=True, database=None)
@@ -168,12 +168,12 @@ def read_set(
 ) -> DataSet:
     """Read a data set as the program does, without a cache."""
     given: dict[str, object] = {"splits": USUAL, "ratios": {"val": 0.2, "test": 0.2}, **options}
-    return read(Source(root, kind, **given), FactsCache(None), wanted)  # type: ignore[arg-type]
+    return read(DataSetSpec(root, kind, **given), ImageInfoCache(None), wanted)  # type: ignore[arg-type]
 
 
 def found(data: DataSet) -> dict[str, list[str]]:
-    """The findings by kind, as lines."""
-    return {finding.kind: [str(item) for item in finding.items] for finding in data.findings}
+    """The issues by kind, as lines."""
+    return {issue.kind: [str(item) for item in issue.items] for issue in data.issues}
 
 
 def assert_same(one, other, where=""):

@@ -18,7 +18,7 @@ from hydra.errors import HydraException, MissingConfigException
 from detector import cli
 from detector.cli import _explain, compose, output_folder_of
 from detector.core.version import __version__
-from detector.data.formats.folder import cache_folder
+from detector.data.formats.paths import cache_folder
 
 # Runs a verb as `python -m` does, and tells on exit whether torch was imported.
 RUN = """

@@ -18,7 +18,7 @@ from test_cli import refused, run
 
 from detector import cli
 from detector.core.errors import RequestError
-from detector.data.external.ground_truth import read_coco_truth
+from detector.data.external.ground_truth import read_coco_ground_truth
 from detector.evaluate import evaluate
 from detector.evaluation.coco import NAMES, coco_scores
 from detector.evaluation.reference import pycocotools_scores
@@ -107,7 +107,7 @@ def test_the_twelve_numbers_are_pycocotools_on_the_same_files(tmp_path, seed):
     assert 0 < expected["map"] < 1
     one = contest(f"predictions={results}", f"truth={truth}")
     for scores in (coco_scores, pycocotools_scores):
-        assert_close(scores(one.detections, one.truth, len(one.classes))[0], expected)
+        assert_close(scores(one.detections, one.ground_truth, len(one.classes))[0], expected)
 
 
 def write_one(folder: Path, box, found, **more) -> tuple[Path, Path]:
@@ -147,7 +147,7 @@ def test_sides_are_taken_as_they_are_written(tmp_path, box, found):
     expected = by_pycocotools(truth, results)
     one = contest(f"predictions={results}", f"truth={truth}")
     for scores in (coco_scores, pycocotools_scores):
-        assert_close(scores(one.detections, one.truth, 1)[0], expected)
+        assert_close(scores(one.detections, one.ground_truth, 1)[0], expected)
 
 
 @pytest.mark.parametrize(("area", "size"), [(900, "small"), (2000, "medium"), (9217, "large")])
@@ -155,7 +155,7 @@ def test_small_and_large_go_by_the_area_in_the_file(tmp_path, area, size):
     truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50], area=area)
     one = contest(f"predictions={results}", f"truth={truth}")
     for scores in (coco_scores, pycocotools_scores):
-        found = scores(one.detections, one.truth, 1)[0]
+        found = scores(one.detections, one.ground_truth, 1)[0]
         defined = [s for s in ("small", "medium", "large") if not math.isnan(found[f"map_{s}"])]
         assert defined == [size]
 
@@ -163,7 +163,7 @@ def test_small_and_large_go_by_the_area_in_the_file(tmp_path, area, size):
 def test_without_an_area_the_box_has_one(tmp_path):
     truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50], area=None)
     one = contest(f"predictions={results}", f"truth={truth}")
-    assert one.truth.areas.tolist() == [2500]
+    assert one.ground_truth.areas.tolist() == [2500]
 
 
 def test_no_detections_at_all_score_nothing(tmp_path):
@@ -268,7 +268,7 @@ def test_folders_of_any_format_score_alike(tmp_path):
         results = tmp_path / "results.json"
         results.write_text(json.dumps(shaken(tmp_path / "coco")))
         one = contest(f"predictions={results}", f"data.root={root}", "split=test")
-        found.append(coco_scores(one.detections, one.truth, 2)[0])
+        found.append(coco_scores(one.detections, one.ground_truth, 2)[0])
     assert 0 < found[0]["map"] < 1
     for other in found[1:]:
         assert other == pytest.approx(found[0], abs=1e-6, nan_ok=True)
@@ -382,7 +382,7 @@ def test_what_cannot_be_used_of_a_truth_is_named(tmp_path, change, line):
     assert wrong(*these).startswith(f"{truth}: {line}")
     if not crowd:
         one = contest(*these, "data.on_bad=skip")
-        assert one.truth.boxes.tolist() == [[0, 0, 50, 50]]
+        assert one.ground_truth.boxes.tolist() == [[0, 0, 50, 50]]
 
 
 def test_results_given_as_truth_are_refused(tmp_path):
@@ -441,7 +441,7 @@ def test_a_checkpoints_detections_carry_the_data_sets_ids(run_folder, tmp_path):
     truth = root / "annotations/instances_test.json"
     one = contest(f"predictions={tmp_path}/detections.json", f"truth={truth}")
     expected = by_pycocotools(truth, tmp_path / "detections.json")
-    assert_close(coco_scores(one.detections, one.truth, 2)[0], expected)
+    assert_close(coco_scores(one.detections, one.ground_truth, 2)[0], expected)
 
 
 def test_what_predict_writes_is_scored_against_folder_and_file(run_folder, tmp_path):
@@ -466,8 +466,8 @@ def test_turned_boxes_of_a_truth_are_taken_as_pycocotools_takes_them_and_counted
     content["annotations"][0]["attributes"] = {"rotation": 30.0}
     truth.write_text(json.dumps(content))
     notes = contest(f"predictions={results}", f"truth={truth}").notes
-    assert [n for n in notes if n.startswith("1 boxes of the truth are turned by attributes.rot")]
-    assert read_coco_truth(truth, None).boxes.tolist() == [[10, 0, 50, 20]]
+    assert [n for n in notes if n.startswith("1 boxes of the ground truth are turned by attri")]
+    assert read_coco_ground_truth(truth, None).boxes.tolist() == [[10, 0, 50, 20]]
 
 
 def test_boxes_of_a_truth_that_contradict_their_polygons_are_counted(tmp_path):
@@ -483,7 +483,7 @@ def test_boxes_of_a_truth_that_contradict_their_polygons_are_counted(tmp_path):
     (note,) = (
         n for n in contest(f"predictions={results}", f"truth={truth}").notes if "otherwise" in n
     )
-    assert note.startswith("1 boxes of the truth are given otherwise too; bbox is used: annotat")
+    assert note.startswith("1 boxes of the ground truth are given otherwise too; bbox is used: an")
 
 
 def test_a_root_category_of_a_classs_name_in_a_truth_is_left_out(tmp_path):
@@ -492,7 +492,7 @@ def test_a_root_category_of_a_classs_name_in_a_truth_is_left_out(tmp_path):
     (category,) = content["categories"]
     content["categories"].insert(0, {"id": 1 + category["id"], "name": category["name"]})
     truth.write_text(json.dumps(content))
-    assert read_coco_truth(truth, None).classes.ids == (category["id"],)
+    assert read_coco_ground_truth(truth, None).classes.ids == (category["id"],)
 
 
 def grouped(tmp_path, above: str) -> tuple[Path, Path]:

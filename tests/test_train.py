@@ -22,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from detector import cli
 from detector.core.errors import RequestError
+from detector.core.run_folder import RunFolder
 from detector.evaluate import evaluate
 from detector.evaluation import reference
 from detector.pipeline import build, load_data
@@ -500,11 +501,12 @@ def test_ctrl_c_in_the_final_evaluation_says_how_to_evaluate(
 
 def test_a_checkpoint_that_finds_no_room_is_named_and_leaves_no_draft(tmp_path):
     def full(draft):
+        draft.parent.mkdir()
         draft.touch()
         raise OSError(errno.ENOSPC, "No space left on device", "/tmp/a-librarys-own")
 
-    trainer = SimpleNamespace(save_checkpoint=full)
+    trainer = SimpleNamespace(save_checkpoint=full, is_global_zero=True)
     with pytest.raises(OSError, match="No space left") as error:
-        RunCheckpoints(None, tmp_path).on_train_epoch_end(trainer, None)
-    assert error.value.filename == str(tmp_path / "last.ckpt")
-    assert list(tmp_path.iterdir()) == []
+        RunCheckpoints(None, RunFolder(tmp_path)).on_train_epoch_end(trainer, None)
+    assert error.value.filename == str(tmp_path / "checkpoints/last.ckpt")
+    assert [p.name for p in tmp_path.rglob("*")] == ["checkpoints"]

@@ -59,7 +59,7 @@ def train(overrides: Sequence[str], folder: str | Path | None = None) -> Run:
     from detector.cli import call
 
     outcome, used = call("train", overrides, None if folder is None else Path(folder))
-    return Run(used, outcome.result)
+    return Run(used.path, outcome.result)
 
 
 def load(run: str | Path, *, device: Literal["auto", "cpu", "gpu"] = "auto") -> Detector:

@@ -7,7 +7,6 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from omegaconf import DictConfig
@@ -20,7 +19,8 @@ from detector.config.schema import Config
 from detector.core.console import log_table
 from detector.core.files import write_json
 from detector.core.options import STRICT
-from detector.data.read import DataSet, Reading
+from detector.core.run_folder import RunFolder
+from detector.data.read import Reading
 from detector.pipeline import checks, load_data
 from detector.pipeline.check_data import inspect, write_preview
 from detector.pipeline.command import Outcome
@@ -87,7 +87,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     return Prepared(config, reading, list(map(str, cfg.overrides)))
 
 
-def run(prepared: Prepared, folder: Path) -> Outcome:
+def run(prepared: Prepared, folder: RunFolder) -> Outcome:
     """Check a data set, and write check.json, check.html and, if asked for, preview.png.
 
     Args:
@@ -102,22 +102,16 @@ def run(prepared: Prepared, folder: Path) -> Outcome:
     config = prepared.config
     data = load_data.validate(prepared.reading)
     content, thumbnails = inspect(config, data)
-    write_json(folder / "check.json", content)
-    write_check_page(folder / "check.html", content, thumbnails)
+    write_json(folder.check_json, content)
+    write_check_page(folder.check_html, content, thumbnails)
     _print(content)
     if config.preview:
-        log.info("preview: %s", _write_preview(config, data, folder))
-    log.info("all findings: %s", folder / "check.json")
-    log.info("page: %s", folder / "check.html")
+        write_preview(config, data, folder.preview)
+        log.info("preview: %s", folder.preview)
+    log.info("all findings: %s", folder.check_json)
+    log.info("page: %s", folder.check_html)
     log.info("%s", next_step(content, prepared.overrides))
     return Outcome(content, exit_code=1 if content["summary"]["errors"] else 0)
-
-
-def _write_preview(config: Config, data: DataSet, folder: Path) -> Path:
-    """A sheet of training images as the network would get them."""
-    file = folder / "preview.png"
-    write_preview(config, data, file)
-    return file
 
 
 def _print(content: dict[str, Any]) -> None:

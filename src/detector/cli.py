@@ -30,11 +30,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from detector.config.explain import explain_hydra
+from detector.config.groups import register_backbones
 from detector.config.hints import check_words
 from detector.config.schema import conf_folder
-from detector.core import run_folder
 from detector.core.console import first_process, show_what_can_be_shown, stop_showing, tell, typed
 from detector.core.errors import RequestError
+from detector.core.run_folder import RunFolder
 from detector.core.version import __version__
 from detector.pipeline.command import Command, Outcome
 from detector.pipeline.exits import end_on_sigterm, exits, refuse
@@ -88,7 +89,7 @@ def run_command(name: str) -> NoReturn:
 
     def job(cfg: DictConfig) -> float | None:
         hydra_config = HydraConfig.get()
-        folder = Path(hydra_config.runtime.output_dir)
+        folder = RunFolder(Path(hydra_config.runtime.output_dir))
         if hydra_config.mode == RunMode.MULTIRUN:
             outcome = _run_trial(name, cfg, folder)
         else:
@@ -122,13 +123,15 @@ def _is_answered(name: str, words: Sequence[str]) -> bool:
     return False
 
 
-def _run_trial(name: str, cfg: DictConfig, folder: Path) -> Outcome:
+def _run_trial(name: str, cfg: DictConfig, folder: RunFolder) -> Outcome:
     """Check and run one trial of a sweep."""
     request = complete(cfg, list(HydraConfig.get().overrides.task))
     return _run_in(name, load_command(name).prepare(request), request, folder, "output_dir")
 
 
-def call(name: str, overrides: Sequence[str], folder: Path | None = None) -> tuple[Outcome, Path]:
+def call(
+    name: str, overrides: Sequence[str], folder: Path | None = None
+) -> tuple[Outcome, RunFolder]:
     """Run a command in this process, as from a notebook.
 
     Args:
@@ -144,19 +147,20 @@ def call(name: str, overrides: Sequence[str], folder: Path | None = None) -> tup
     """
     request = compose(name, overrides)
     prepared = load_command(name).prepare(request)
-    folder = folder or run_folder.make_folder(Path(output_folder_of(request.name, request.ckpt)))
-    return _run_in(name, prepared, request, folder, "folder"), folder
+    default = Path(output_folder_of(request.name, request.ckpt))
+    run = RunFolder.create(default) if folder is None else RunFolder(folder)
+    return _run_in(name, prepared, request, run, "folder"), run
 
 
-def _run_in(name: str, prepared: Any, cfg: DictConfig, folder: Path, key: str) -> Outcome:
+def _run_in(name: str, prepared: Any, cfg: DictConfig, folder: RunFolder, key: str) -> Outcome:
     """Run a command in a folder that no other process may write into meanwhile."""
     if prepared is None:
         return Outcome(None)
     if not _writes(name):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.path.mkdir(parents=True, exist_ok=True)
         return load_command(name).run(prepared, folder)
-    run_folder.check_unused(name, key, folder, cfg.ckpt)
-    with run_folder.locked(folder, key):
+    folder.check_unused(name, key, cfg.ckpt)
+    with folder.locked(key):
         return load_command(name).run(prepared, folder)
 
 
@@ -230,9 +234,10 @@ class CheckRequest(Callback):
         request = complete(cfg, [str(o) for o in config.hydra.overrides.task])
         key, folder = f"hydra.{mode}.dir", Path(str(config.hydra[mode].dir))
         _check_folder(key, folder)
+        RunFolder(folder).check_replaceable(key)
         trial = folder / str(config.hydra.sweep.subdir) if mode == "sweep" else folder
         if _writes(name) and not request.get("dry_run"):
-            run_folder.check_unused(name, key, trial, request.ckpt if mode == "run" else None)
+            RunFolder(trial).check_unused(name, key, request.ckpt if mode == "run" else None)
         with said_if_slow(f"reading {_what_is_read(request)} ..."):
             prepared = load_command(name).prepare(request)
         if prepared is None:
@@ -247,12 +252,13 @@ class CheckRequest(Callback):
         """Make the folder, unless it was chosen by name, and keep other processes out of it."""
         key = f"hydra.{mode}.dir"
         chosen = any(str(o).startswith(f"{key}=") for o in config.hydra.overrides.hydra)
-        resumed = request.ckpt is not None and run_folder.is_resumed(path, request.ckpt)
+        folder = RunFolder(path)
+        resumed = request.ckpt is not None and folder.is_resumed(request.ckpt)
         if not chosen and not resumed:
-            path = run_folder.make_folder(path)
+            folder = RunFolder.create(path)
             with read_write(config.hydra), open_dict(config.hydra):
-                config.hydra[mode].dir = str(path)
-        run_folder.claim(path, key)
+                config.hydra[mode].dir = str(folder)
+        folder.claim(key)
 
 
 def _what_is_read(request: DictConfig) -> str:
@@ -329,7 +335,7 @@ def quote_letters(argument: str) -> str:
 
 
 def _set_up() -> None:
-    """Make ready for composing: a home folder for caches, and what conf/hydra/detector.yaml uses.
+    """Make ready for composing: a home folder for caches, backbones, and conf/hydra's resolver.
 
     A user without a home folder, as in a container, is given the temporary folder as one. Caches
     lie there: ours, and those of torch, Hugging Face's hub and matplotlib.
@@ -338,6 +344,7 @@ def _set_up() -> None:
         Path.home()
     except RuntimeError:
         os.environ["HOME"] = tempfile.gettempdir()
+    register_backbones()
     OmegaConf.register_new_resolver(
         "detector_run_folder", output_folder_of, replace=True, use_cache=True
     )
@@ -354,6 +361,6 @@ def output_folder_of(name: str, ckpt: str | float | None) -> str:
     if ckpt not in (None, "") and name not in commands():
         path = Path(str(ckpt))
         run = path.parent.parent if path.name == "last.ckpt" else path
-        if (run / "checkpoints" / "last.ckpt").is_file():
+        if RunFolder(run).last_checkpoint.is_file():
             return str(run)
     return f"outputs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"

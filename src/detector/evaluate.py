@@ -20,6 +20,7 @@ from detector.config.schema import Config
 from detector.core.console import announce, typed, typed_command
 from detector.core.errors import RequestError
 from detector.core.options import STRICT
+from detector.core.run_folder import RunFolder
 from detector.data.read import DataSet
 from detector.pipeline import checks, load_data
 from detector.pipeline.baseline import read_baseline, trained_with
@@ -176,7 +177,7 @@ def _thresholds(path: Path, config: Config) -> dict[str, Any] | None:
         return None
 
 
-def run(prepared: PreparedCheckpoint | PreparedFiles, folder: Path) -> Outcome:
+def run(prepared: PreparedCheckpoint | PreparedFiles, folder: RunFolder) -> Outcome:
     """Score detections, and write the results.
 
     Args:
@@ -192,7 +193,7 @@ def run(prepared: PreparedCheckpoint | PreparedFiles, folder: Path) -> Outcome:
     return Outcome(_evaluate_checkpoint(prepared, folder))
 
 
-def _evaluate_files(prepared: PreparedFiles, folder: Path) -> dict[str, float]:
+def _evaluate_files(prepared: PreparedFiles, folder: RunFolder) -> dict[str, float]:
     """Score a file of detections; no network is needed, nor torch."""
     from detector.pipeline.results import ReportContext, evaluate
 
@@ -212,7 +213,7 @@ def _evaluate_files(prepared: PreparedFiles, folder: Path) -> dict[str, float]:
     return evaluate(external.inputs, context, folder)
 
 
-def _evaluate_checkpoint(prepared: PreparedCheckpoint, folder: Path) -> dict[str, float]:
+def _evaluate_checkpoint(prepared: PreparedCheckpoint, folder: RunFolder) -> dict[str, float]:
     """Run a network over a split, and another one beside it if asked for."""
     from lightning.pytorch.utilities import rank_zero_only
 
@@ -228,8 +229,8 @@ def _evaluate_checkpoint(prepared: PreparedCheckpoint, folder: Path) -> dict[str
         logging.getLogger("detector").setLevel(logging.ERROR)  # one process speaks
     if config.split is None and "val" in data.splits:
         log.warning("there is no test split: these are the images that chose the checkpoint")
-    logger = build_logger(config.logger, folder)
-    with opened(logger, config, folder):
+    logger = build_logger(config.logger, folder.path)
+    with opened(logger, config, folder.path):
         inputs = _detect(config, data, folder)
         other = None if prepared.baseline is None else _detect(prepared.baseline, data, folder)
         if inputs is None:
@@ -254,7 +255,7 @@ def _note_seen(prepared: PreparedCheckpoint) -> None:
         load_data.note_seen(data, split, seen, by)
 
 
-def _detect(config: Config, data: DataSet, folder: Path) -> Any:
+def _detect(config: Config, data: DataSet, folder: RunFolder) -> Any:
     """A checkpoint's detections on the one split of the data."""
     from detector.pipeline import build
     from detector.pipeline.score import detect
@@ -283,7 +284,7 @@ def _context(prepared: PreparedCheckpoint) -> Any:
         config,
         [("Score it again", prepared.command), ("Detect in other images", detect)],
         prepared.data,
-        read_training(path.parent.parent, best_epoch, config.monitor),
+        read_training(RunFolder.of_checkpoint(path), best_epoch, config.monitor),
         thresholds=prepared.thresholds,
         same_data=root == config.data.root,
         compared=(str(config.ckpt), str(config.compare)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,9 @@ from detector.config.schema import Config
 from detector.core.bar import Bar
 from detector.core.console import announce
 from detector.core.errors import RequestError, WorkError
-from detector.core.files import uninterrupted, write_json
+from detector.core.files import uninterrupted, write_csv, write_json
 from detector.core.options import STRICT, Real
+from detector.core.run_folder import RunFolder
 from detector.data.formats.folder import Folder
 from detector.pipeline import load_data
 from detector.pipeline.command import Outcome
@@ -106,7 +106,14 @@ def prepare(cfg: DictConfig) -> Prepared:
             raise RequestError(f"{key}= is required (see python -m detector.predict --help)")
     config = resolve(KEYS, cfg)
     files = load_data.source_files(str(config.source), config.model.in_channels)
-    chosen, reason = score_thresholds(config)
+    chosen, reason = score_thresholds(
+        str(config.ckpt),
+        config.data.classes or [],
+        score_threshold=config.score_threshold,
+        min_precision=config.min_precision,
+        min_recall=config.min_recall,
+        thresholds=config.thresholds,
+    )
     thresholds = dict(zip(config.data.classes or (), chosen, strict=True))
     return Prepared(config, files, thresholds, reason)
 
@@ -126,7 +133,7 @@ class _Done:
     failed: list[str] = field(default_factory=list)
 
 
-def run(prepared: Prepared, folder: Path) -> Outcome:
+def run(prepared: Prepared, folder: RunFolder) -> Outcome:
     """Detect, and write annotated images, `predictions.json` and `predictions.csv`.
 
     Args:
@@ -147,7 +154,7 @@ def run(prepared: Prepared, folder: Path) -> Outcome:
     detector = Detector(config, prepared.thresholds)
     _describe_thresholds(prepared)
     source = Path(str(config.source))
-    pictures = Pictures(folder / "images", files, source)
+    pictures = Pictures(folder.images, files, source)
     done = _Done()
     try:
         _detect(detector, files, pictures, done)
@@ -224,7 +231,7 @@ def _rows(image_id: int, name: Path, found: Prediction, detector: Detector) -> l
     return rows
 
 
-def _write(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _write(folder: RunFolder, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Write both files; return the content of predictions.json."""
     coco = [
         {
@@ -237,17 +244,12 @@ def _write(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for r in rows
     ]
-    write_json(folder / "predictions.json", coco)
-    with (folder / "predictions.csv").open(
-        "w", newline="", encoding="utf-8", errors="backslashreplace"
-    ) as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_json(folder.predictions_json, coco)
+    write_csv(folder.predictions_csv, COLUMNS, rows)
     return coco
 
 
-def _describe(done: _Done, source: Path, pictures: Any, folder: Path) -> None:
+def _describe(done: _Done, source: Path, pictures: Any, folder: RunFolder) -> None:
     """Log what was done, and what could not be."""
     for line in done.failed:
         log.warning("not read: %s", line)
@@ -258,7 +260,7 @@ def _describe(done: _Done, source: Path, pictures: Any, folder: Path) -> None:
     count = done.images
     log.info("%d detections in %d image%s", len(done.rows), count, "s" * (count != 1))
     log.info("annotated images: %s", pictures.folder)
-    log.info("predictions: %s", folder / "predictions.json")
+    log.info("predictions: %s", folder.predictions_json)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from detector.core.console import announce, typed, typed_command
 from detector.core.errors import RequestError
 from detector.core.files import write_json
 from detector.core.options import STRICT
+from detector.core.run_folder import RunFolder
 from detector.data.read import DataSet
 from detector.finetune.schedule import Progress, Schedule
 from detector.models.options import WEIGHTS
@@ -27,7 +28,6 @@ from detector.pipeline.command import Outcome
 from detector.pipeline.dry_run import print_phases
 from detector.pipeline.model_summary import summary_table
 from detector.training.checkpoint import (
-    SIDECAR,
     Fingerprint,
     checkpoint_path,
     load_checkpoint,
@@ -119,7 +119,7 @@ def prepare(cfg: DictConfig) -> Prepared | None:
     return Prepared(config, schedule, data, resumed, typed_command("train", cfg.overrides))
 
 
-def run(prepared: Prepared, folder: Path) -> Outcome:
+def run(prepared: Prepared, folder: RunFolder) -> Outcome:
     """Train, and evaluate the best epoch.
 
     Args:
@@ -139,10 +139,10 @@ def run(prepared: Prepared, folder: Path) -> Outcome:
     training = _set_up(prepared, folder)
     if training.trainer.is_global_zero:
         _describe(prepared, training, folder)
-        _bring_along(prepared.resumed, training)
+        _bring_along(prepared.resumed, folder)
     else:
         logging.getLogger("detector").setLevel(logging.ERROR)  # one process speaks
-    with opened(training.logger, config, folder):
+    with opened(training.logger, config, folder.path):
         _fit(prepared, training, folder)
         final = _evaluate_or_say_how(prepared, training, folder)
         _log_final(training, final, folder)
@@ -176,7 +176,7 @@ class _Training:
     data: DetectionDataModule
 
 
-def _set_up(prepared: Prepared, folder: Path) -> _Training:
+def _set_up(prepared: Prepared, folder: RunFolder) -> _Training:
     """Build network, callbacks, logger, trainer and loaders."""
     import lightning.pytorch as pl
 
@@ -197,18 +197,18 @@ def _set_up(prepared: Prepared, folder: Path) -> _Training:
     epochs = schedule.total(progress)
     finetuning, rows, callbacks = build.build_callbacks(config, schedule, folder, epochs)
     steps = int(load_checkpoint(resumed)["global_step"]) if resumed else 0
-    logger = build_logger(config.logger, folder, steps)
-    trainer = build.build_trainer(config, folder, callbacks, epochs, logger)
+    logger = build_logger(config.logger, folder.path, steps)
+    trainer = build.build_trainer(config, folder.path, callbacks, epochs, logger)
     loaders = build.build_datamodule(config, data.splits)
     return _Training(task, loaded, progress, finetuning, rows, logger, trainer, loaders)
 
 
-def _describe(prepared: Prepared, training: _Training, folder: Path) -> None:
+def _describe(prepared: Prepared, training: _Training, folder: RunFolder) -> None:
     """Write the configuration and the split, and log what is trained, on what, from where."""
     config, schedule, data = prepared.config, prepared.schedule, prepared.data
-    OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create(plain(config)), folder.config)
     if data.divided:
-        write_json(folder / "splits.json", {"root": str(data.root), "splits": data.files()})
+        write_json(folder.splits, {"root": str(data.root), "splits": data.files()})
     load_data.describe_data(data, config.model.detections_per_image)
     if prepared.resumed is None:
         log_weights(config, training.task.network, training.loaded)
@@ -233,21 +233,20 @@ def _log_summary(prepared: Prepared, training: _Training) -> None:
     log.info("%s", "\n".join(lines))
 
 
-def _bring_along(resumed: Path | None, training: _Training) -> None:
+def _bring_along(resumed: Path | None, folder: RunFolder) -> None:
     """Take over the best checkpoint and metrics.csv of the run that is resumed elsewhere."""
     from detector.training.run_checkpoints import link_or_copy
 
     if resumed is None:
         return
-    best, rows = training.finetuning.best, training.rows.file
-    best.parent.mkdir(exist_ok=True)
-    link_or_copy(read_best(resumed), best)
-    past = resumed.parent.parent / rows.name
-    if past.is_file() and not rows.exists():
-        shutil.copyfile(past, rows)
+    folder.checkpoints.mkdir(exist_ok=True)
+    link_or_copy(read_best(resumed), folder.best_checkpoint)
+    past = RunFolder.of_checkpoint(resumed).metrics_csv
+    if past.is_file() and not folder.metrics_csv.exists():
+        shutil.copyfile(past, folder.metrics_csv)
 
 
-def _fit(prepared: Prepared, training: _Training, folder: Path) -> None:
+def _fit(prepared: Prepared, training: _Training, folder: RunFolder) -> None:
     """Train, and write the history; the best weights are in the network afterwards."""
     from detector.data.loading.watchdog import named_ends
     from detector.pipeline import build
@@ -273,7 +272,9 @@ def _fit(prepared: Prepared, training: _Training, folder: Path) -> None:
     build.load_weights(task, finetuning.best)
 
 
-def _evaluate_or_say_how(prepared: Prepared, training: _Training, folder: Path) -> dict[str, float]:
+def _evaluate_or_say_how(
+    prepared: Prepared, training: _Training, folder: RunFolder
+) -> dict[str, float]:
     """Evaluate; after Ctrl-C say how to evaluate what was trained."""
     try:
         return evaluate_best(prepared, training, folder)
@@ -283,7 +284,7 @@ def _evaluate_or_say_how(prepared: Prepared, training: _Training, folder: Path) 
         raise
 
 
-def evaluate_best(prepared: Prepared, training: _Training, folder: Path) -> dict[str, float]:
+def evaluate_best(prepared: Prepared, training: _Training, folder: RunFolder) -> dict[str, float]:
     """Evaluate the best checkpoint, choose its score thresholds, and write both.
 
     The validation split chooses the thresholds, and the test split measures what they give.
@@ -316,9 +317,9 @@ def evaluate_best(prepared: Prepared, training: _Training, folder: Path) -> dict
         validation = detect(limited, task, training.data, "val", folder)
     if validation is None or inputs is None:
         return {}
-    matches = match(validation.detections, validation.truth)
+    matches = match(validation.detections, validation.ground_truth)
     thresholds = thresholds_of(matches, task.classes.names, "val") | {"epoch": best_epoch}
-    write_json(folder / "checkpoints" / SIDECAR, thresholds)
+    write_json(folder.checkpoint_thresholds, thresholds)
     context = ReportContext(
         "train",
         config,
@@ -332,7 +333,7 @@ def evaluate_best(prepared: Prepared, training: _Training, folder: Path) -> dict
     return {f"{split}/{name}": value for name, value in scores.items()}
 
 
-def _next_commands(command: str, folder: Path) -> list[tuple[str, str]]:
+def _next_commands(command: str, folder: RunFolder) -> list[tuple[str, str]]:
     """What may be typed next, for the report."""
     ckpt = typed("ckpt", folder)
     return [
@@ -346,7 +347,7 @@ def record_images(config: Config, data: DataSet, resumed: Path | None) -> Tensor
     """Record all images that the weights are trained on, in this run and before, for checkpoints.
 
     Images of the split that is scored at the end on which the first weights were trained become
-    findings of the data.
+    issues of the data.
 
     Args:
         config: Configuration in force.
@@ -367,7 +368,7 @@ def record_images(config: Config, data: DataSet, resumed: Path | None) -> Tensor
     return pack_fingerprints([*earlier, *load_data.fingerprints(data, "train").values()])
 
 
-def _log_final(training: _Training, final: dict[str, float], folder: Path) -> None:
+def _log_final(training: _Training, final: dict[str, float], folder: RunFolder) -> None:
     """Hand the final scores and pictures to the run's logger."""
     from detector.pipeline.results import log_to
 
@@ -386,7 +387,7 @@ def log_weights(config: Config, network: FasterRCNN, loaded: LoadReport | None) 
         network: The network.
         loaded: What became of pretrained weights; None if all are random.
     """
-    from detector.models.backbones.table import backbone_spec
+    from detector.models.backbones.build import backbone_spec
 
     if loaded is None:
         none = backbone_spec(config.backbone.key).imagenet is None

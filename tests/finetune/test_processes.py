@@ -21,6 +21,7 @@ from toys import (
     staged,
 )
 
+from detector.core.run_folder import RunFolder
 from detector.finetune.options import Plateau
 from detector.finetune.phases import Phase
 from detector.training.options import OptimiserOptions
@@ -45,7 +46,7 @@ def whole_and_resumed(folder):
     found["whole"] = records.plain() | {"progress": tuning.progress.to_plain()}
     for cut in (5, 6):  # before the last phase begins, and within it
         run_toy(ToyTask(SCORES), PHASES, folder / f"{cut}", reference=16, max_epochs=cut)
-        last = folder / f"{cut}" / "last.ckpt"
+        last = RunFolder(folder / f"{cut}").last_checkpoint
         _, _, records = run_toy(ToyTask(SCORES), PHASES, folder / f"{cut}", reference=16, ckpt=last)
         found[cut] = records.plain()
     return found
@@ -97,7 +98,7 @@ def test_the_first_process_decides_for_all(runs):
 
 def test_the_best_epoch_is_restored_in_all_processes(runs_and_folder):
     runs, folder = runs_and_folder
-    best = torch.load(folder / "whole" / "best.ckpt", weights_only=True)
+    best = torch.load(RunFolder(folder / "whole").best_checkpoint, weights_only=True)
     assert best["epoch"] == 2
     for run in runs:
         begun, ended = run["whole"]["begun"][5], run["whole"]["ended"]

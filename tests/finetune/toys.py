@@ -11,6 +11,7 @@ from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from detector.core.run_folder import RunFolder
 from detector.core.structures import ClassMap, Target
 from detector.data.loading.dataset import collate
 from detector.finetune.schedule import Schedule
@@ -171,7 +172,8 @@ def contents(trainer, module):
 def staged(phases, folder, groups=GROUPS, *, lr=0.1, reference=None):
     """The callback alone, for batches of 4."""
     schedule = Schedule(phases, groups)
-    return StagedFinetuning(schedule, lr, 4, reference, "val/map", folder / "best.ckpt")
+    best = RunFolder(folder).best_checkpoint
+    return StagedFinetuning(schedule, lr, 4, reference, "val/map", best)
 
 
 def fit(task, callbacks, loader, *, ckpt=None, **options):
@@ -217,7 +219,7 @@ def rank_and_count():
 def run_toy(task, phases, folder, *callbacks, reference=None, **options):
     """Train the toy with checkpoints, the callbacks ordered as `build_callbacks` does."""
     records, tuning = Records(), staged(phases, folder, reference=reference)
-    kept = RunCheckpoints(tuning, folder)
+    kept = RunCheckpoints(tuning, RunFolder(folder))
     trainer = fit(task, [tuning, *callbacks, records, kept], numbers(), **options)
     return trainer, tuning, records
 

@@ -14,8 +14,8 @@ import pytest
 from conftest import TINY, random_split, write_coco, write_voc
 from test_train import ask
 
-from detector.core import run_folder as runs_module
 from detector.core.errors import RequestError
+from detector.core.run_folder import RunFolder
 from detector.data.validation.issues import Item
 from detector.evaluate import evaluate
 from detector.evaluation.curves import GRID
@@ -345,7 +345,7 @@ def test_a_damaged_sidecar_stops_predict_but_not_evaluate(runs, tmp_path, caplog
 @pytest.fixture
 def used(monkeypatch):
     """Let a folder be used again, as a training that goes on uses its own."""
-    monkeypatch.setattr(runs_module, "check_unused", lambda *_: None)
+    monkeypatch.setattr(RunFolder, "check_unused", lambda *_: None)
 
 
 @pytest.mark.usefixtures("used")
@@ -528,7 +528,7 @@ def test_leakage_of_the_scored_split_is_said_beside_the_score(runs, tmp_path, ca
             ("similar pictures in two splits", "test", "JPEGImages/other.jpg"),
             ("similar pictures in two splits", "val", "JPEGImages/val0.jpg"),
         ):
-            data.findings.add(kind, Item(split, file, "like x in train", file))
+            data.issues.add(kind, Item(split, file, "like x in train", file))
         return data
 
     monkeypatch.setattr(load_data, "usable_data", leaking)

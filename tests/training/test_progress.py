@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from detector.core.run_folder import RunFolder
 from detector.training import progress
 from detector.training.progress import seconds_left
 
@@ -36,7 +37,7 @@ def new_bar(folder):
     """Of a run that is in its second phase."""
     phases = [SimpleNamespace(name="heads"), SimpleNamespace(name="top")]
     finetuning = SimpleNamespace(progress=SimpleNamespace(phases=phases))
-    return progress.RunProgress(folder, finetuning, 3, "")
+    return progress.RunProgress(RunFolder(folder), finetuning, 3, "")
 
 
 def an_epoch(bar, clock, number=0, scores=None):

@@ -16,6 +16,7 @@ from detector.config.schedules import GROUPS, read_schedule
 from detector.config.schema import C, Config, parse, plain
 from detector.core.errors import RequestError, require
 from detector.core.options import Fixed
+from detector.core.run_folder import RunFolder
 from detector.finetune.schedule import Schedule
 from detector.models.options import WEIGHTS
 from detector.training.checkpoint import (
@@ -131,7 +132,7 @@ def _values(cfg: DictConfig, typed: Collection[str]) -> dict[str, Any]:
     # An empty one, as from an empty shell variable, must not mean the working directory.
     data["root"] = str(absolute_path("data.root", root)) if root.strip() else None
     if model["weights"] not in WEIGHTS and ("model.weights" in typed or not values["ckpt"]):
-        model["weights"] = str(weights_path(str(model["weights"] or "")))
+        model["weights"] = str(weights_path(str(model["weights"] or ""), WEIGHTS))
     values["ckpt"] = None if values["ckpt"] is None else str(values["ckpt"])
     return {str(key): value for key, value in values.items()}
 
@@ -171,7 +172,7 @@ def _with_data_of(config: C, path: Path, typed: list[str]) -> C:
     split = config.data.auto_split
     if not any(re.match(r"experiment|data$|data\.(root|format|auto_split)", key) for key in typed):
         # Images added since must not move others from one split to another.
-        file = path.parent.parent / "splits.json"
+        file = RunFolder.of_checkpoint(path).splits
         split = replace(split, file=str(file.resolve()) if file.is_file() else None)
     return replace(config, data=replace(config.data, classes=names, auto_split=split))
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from detector.config.schema import Config, plain
 from detector.core.console import typed
 from detector.core.errors import RequestError
+from detector.core.run_folder import RunFolder
 from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.loading import shared_memory
 from detector.training.checkpoint import (
@@ -224,7 +225,7 @@ def local_processes(trainer: TrainerOptions) -> int:
 
 
 def build_callbacks(
-    config: Config, schedule: Schedule, folder: Path, epochs: int
+    config: Config, schedule: Schedule, folder: RunFolder, epochs: int
 ) -> tuple[StagedFinetuning, RunProgress, list[pl.Callback]]:
     """What happens around the steps: the schedule, the bar, all of them in their order.
 
@@ -239,20 +240,20 @@ def build_callbacks(
     from detector.training.progress import RunProgress
     from detector.training.run_checkpoints import RunCheckpoints
 
-    optim, kept = config.optim, folder / "checkpoints"
+    optim, run = config.optim, folder
     finetuning = StagedFinetuning(
         schedule,
         optim.lr,
         config.data.batch_size,
         optim.reference_batch,
         config.monitor,
-        kept / "best.ckpt",
+        run.best_checkpoint,
     )
     resume = f"python -m detector.train {typed('ckpt', folder)}"
-    progress = RunProgress(folder, finetuning, epochs, resume)
+    progress = RunProgress(run, finetuning, epochs, resume)
     averaging = [] if optim.ema is None else [AveragedWeights(optim.ema)]
     # The schedule judges an epoch before its row and its checkpoint are written.
-    callbacks = [finetuning, *averaging, progress, RunCheckpoints(finetuning, kept)]
+    callbacks = [finetuning, *averaging, progress, RunCheckpoints(finetuning, run)]
     return finetuning, progress, callbacks
 
 

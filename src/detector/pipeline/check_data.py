@@ -15,7 +15,7 @@ from detector.core.structures import AnnotatedImages
 from detector.core.version import __version__
 from detector.data.images.pixels import read_image
 from detector.data.read import DataSet
-from detector.data.validation.issues import Findings
+from detector.data.validation.issues import Issues
 from detector.pipeline.network_view import histograms, network_view
 
 if TYPE_CHECKING:
@@ -36,26 +36,26 @@ def inspect(config: Config, data: DataSet) -> tuple[dict[str, Any], list[Thumbna
         What check.json holds, and pictures of what was found.
     """
     started = time.perf_counter()
-    findings = data.findings
+    issues = data.issues
     content = {
         "root": str(data.root),
         "format": data.format,
         "recognised": data.recognised,
         "division": list(data.division),
         "summary": {
-            "errors": findings.count("error"),
-            "leakage": findings.count("leakage"),
-            "warnings": findings.count("warning"),
+            "errors": issues.count("error"),
+            "leakage": issues.count("leakage"),
+            "warnings": issues.count("warning"),
         },
         "classes": list(data.classes.names),
         "splits": {name: _describe(images, data) for name, images in data.splits.items()},
-        "findings": findings.plain(),
+        "findings": issues.plain(),
         "histograms": histograms(config, data),
         "model": network_view(config, data),
         "environment": {"detector": __version__},
         "seconds": round(time.perf_counter() - started, 2),
     }
-    return content, _pictures(data, findings)
+    return content, _pictures(data, issues)
 
 
 def _describe(images: AnnotatedImages, data: DataSet) -> dict[str, Any]:
@@ -70,8 +70,8 @@ def _describe(images: AnnotatedImages, data: DataSet) -> dict[str, Any]:
     }
 
 
-def _pictures(data: DataSet, findings: Findings) -> list[Thumbnail]:
-    """A few images of every kind of finding, with their boxes, and those in question marked."""
+def _pictures(data: DataSet, issues: Issues) -> list[Thumbnail]:
+    """A few images of every kind of issue, with their boxes, and those in question marked."""
     from detector.report.page import Thumbnail
 
     place = {
@@ -80,8 +80,8 @@ def _pictures(data: DataSet, findings: Findings) -> list[Thumbnail]:
         for i, path in enumerate(images.paths.tolist())
     }
     pictures = []
-    for finding in findings:
-        for item in [item for item in finding.items if item.image][:PICTURED]:
+    for issue in issues:
+        for item in [item for item in issue.items if item.image][:PICTURED]:
             for file, message in ((item.image, item.message), (item.other, "the other one")):
                 pixels = _pixels(data.root / file) if file else None
                 if pixels is None:
@@ -91,7 +91,7 @@ def _pictures(data: DataSet, findings: Findings) -> list[Thumbnail]:
                 marked = [item.box] if item.box is not None else []
                 pictures.append(
                     Thumbnail(
-                        kind=finding.kind,
+                        kind=issue.kind,
                         name=file,
                         message=message,
                         image=pixels,
@@ -104,7 +104,7 @@ def _pictures(data: DataSet, findings: Findings) -> list[Thumbnail]:
 
 
 def _pixels(path: Path) -> NDArray[np.uint8] | None:
-    """An image to be shown; None if it cannot be read, which is a finding of its own."""
+    """An image to be shown; None if it cannot be read, which is an issue of its own."""
     try:
         return read_image(path)
     except RequestError:
@@ -119,7 +119,7 @@ def write_preview(config: Config, data: DataSet, file: Path) -> None:
         data: Has a training split.
         file: A PNG file.
     """
-    from detector.data.loading.sampler import Draw
+    from detector.data.loading.sampler import SampleKey
     from detector.pipeline.build import build_datamodule
     from detector.report.draw import Boxes, draw_preview
 
@@ -128,7 +128,7 @@ def write_preview(config: Config, data: DataSet, file: Path) -> None:
     pictures = []
     chosen = np.linspace(0, len(train) - 1, min(PREVIEWED, len(train))).astype(int)
     for index in chosen.tolist():
-        image, target = samples[Draw(0, index)]
+        image, target = samples[SampleKey(0, index)]
         name = Path(str(train.paths[index])).name
         pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
         pictures.append((name, pixels, Boxes(target.boxes.numpy(), target.labels.numpy())))

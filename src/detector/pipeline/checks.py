@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detector.config.schema import Config
 from detector.core.errors import RequestError
-from detector.data.formats.folder import cache_folder
+from detector.data.formats.paths import cache_folder
 from detector.data.loading.image_cache import DiskCache
 from detector.data.read import DataSet
 from detector.models.options import WEIGHTS
@@ -35,7 +35,7 @@ def check_loading(config: Config, data: DataSet) -> None:
 def check_backbone(config: Config) -> None:
     """Refuse a model of timm's that is none, or of no use; the rows' names are checked before."""
     if config.backbone.library == "timm":
-        from detector.models.backbones.table import backbone_spec
+        from detector.models.backbones.build import backbone_spec
 
         backbone_spec(config.backbone.key)
 

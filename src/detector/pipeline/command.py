@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from omegaconf import DictConfig
 
 from detector.config.schema import Config
+from detector.core.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Command(Protocol):
             RequestError: If the request is wrong: one line that names the key, file or box.
         """
 
-    def run(self, prepared: Any, folder: Path) -> Outcome:
+    def run(self, prepared: Any, folder: RunFolder) -> Outcome:
         """Do the work.
 
         Args:
             prepared: What `prepare` returned.
-            folder: For the outputs. It is there, and no other process writes into it.
+            folder: For the outputs. It exists, and no other process writes into it.
         """

@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.core.console import log_table
+from detector.evaluation.metrics import METRICS
 from detector.pipeline.network_view import crowded
 from detector.pipeline.score import Scored
-from detector.report.charts import setting
+from detector.report.formatting import setting
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def print_scores(
         operating_point: What precision and recall are at, in words.
         warnings: What is to be known of the scores, a line each.
     """
-    truth, per_class = scored.matches.truth, content["per_class"]
+    ground_truth, per_class = scored.matches.ground_truth, content["per_class"]
     images = f"{content['images']} image{'s' * (content['images'] != 1)}"
     title = f"{scored.inputs.split}: {images}, percent"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
@@ -52,16 +53,20 @@ def print_scores(
     if len(per_class) > TABLED:
         table.add_row(f"... and {len(per_class) - TABLED} more")
     table.add_section()
+    coco = scored.scores.overall["coco"]
     bounds = content["intervals"] or {"map": None, "map_50": None}
     table.add_row(
         "all",
-        str(int((~truth.ignore).sum())),
-        *(_percent(scored.coco["map"]), _range(bounds["map"])),
-        *(_percent(scored.coco["map_50"]), _range(bounds["map_50"])),
+        str(int((~ground_truth.ignore).sum())),
+        *(_percent(coco["map"]), _range(bounds["map"])),
+        *(_percent(coco["map_50"]), _range(bounds["map_50"])),
     )
     log_table(table, width=100)
-    points = _percent(scored.voc["ap_50"]), _percent(scored.voc["ap_50_11point"])
-    log.info("PASCAL VOC's AP50: %s (area under the curve), %s (11 points)", *points)
+    for metric in METRICS:
+        if metric.logged:
+            values = scored.scores.overall[metric.key]
+            said = [f"{title} {_percent(values[key])}" for key, title in metric.titles.items()]
+            log.info("%s: %s", metric.name, ", ".join(said))
     log.info("precision and recall at %s", operating_point)
     for line in warnings:
         log.warning("%s", line)
@@ -102,14 +107,14 @@ def score_warnings(scored: Scored, content: Mapping[str, Any], limit: int | None
         content: What metrics.json holds.
         limit: Of detections an image; None where another tool made them.
     """
-    truth = scored.matches.truth
-    there = set(truth.labels[~truth.ignore].tolist())
+    ground_truth = scored.matches.ground_truth
+    there = set(ground_truth.labels[~ground_truth.ignore].tolist())
     absent = [n for k, n in enumerate(scored.inputs.classes.names, start=1) if k not in there]
     lines = []
-    if len(truth.images) < len(scored.inputs.images):
+    if len(ground_truth.images) < len(scored.inputs.images):
         lines.append(
-            f"only {len(truth.images)} of the {len(scored.inputs.images)} images were evaluated "
-            "(trainer.limit_test_batches)"
+            f"only {len(ground_truth.images)} of the {len(scored.inputs.images)} images were "
+            "evaluated (trainer.limit_test_batches)"
         )
     if not len(scored.matches.detections.labels):
         lines.append("nothing was detected, so all scores are 0 or undefined")

@@ -125,7 +125,7 @@ class Detector:
             return read_resized(Path(image), side, channels=channels)
         if hasattr(image, "convert"):
             image = _upright(image, channels)
-        pixels = np.asarray(image)
+        pixels = np.array(image)  # a copy: Pillow's own memory is read-only
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
         if pixels.ndim != 3 or pixels.shape[2] != channels or pixels.dtype != np.uint8:
             raise RequestError(
@@ -192,7 +192,7 @@ def load(run: str | Path, *, device: Literal["auto", "cpu", "gpu"] = "auto") -> 
     config = replace(
         config, ckpt=str(path), trainer=trainer, data=replace(config.data, classes=names)
     )
-    chosen, _ = score_thresholds(config)
+    chosen, _ = score_thresholds(str(path), names)
     return Detector(config, dict(zip(names, chosen, strict=True)))
 
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from detector.config.schema import Config
 from detector.core.errors import RequestError
-from detector.core.files import whole
+from detector.core.files import atomic
 from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.external.detections import Results, read_results
-from detector.data.external.ground_truth import CocoTruth, read_coco_truth
-from detector.data.external.match import match_classes, match_folder, match_truth
-from detector.data.read import DataSet, files_of
-from detector.evaluation.arrays import Detections, Truth, xywh
+from detector.data.external.ground_truth import CocoGroundTruth, read_coco_ground_truth
+from detector.data.external.match import match_classes, match_folder, match_ground_truth
+from detector.data.read import DataSet
+from detector.evaluation.arrays import Detections, GroundTruth, xywh
 from detector.pipeline.load_data import LISTED, describe_data, usable_data
 from detector.pipeline.score import EvaluationInputs
 
@@ -82,19 +82,19 @@ def _file(key: str, value: str) -> Path:
 
 def _against_file_of(config: Config, file: Path, results: Sequence[Results]) -> ExternalInputs:
     """Detections against a COCO file."""
-    truth = read_coco_truth(file, Path(config.data.root) if config.data.root else None)
+    truth = read_coco_ground_truth(file, Path(config.data.root) if config.data.root else None)
     notes = list(truth.notes)
-    if truth.faults:
-        more = len(truth.faults) - 1
+    if truth.issues:
+        more = len(truth.issues) - 1
         others = f" (and {more} more error{'s' * (more > 1)})" if more else ""
         if config.data.on_bad == "error":
             raise RequestError(
-                f"{file}: {truth.faults[0]}{others}; data.on_bad=skip leaves such things out"
+                f"{file}: {truth.issues[0]}{others}; data.on_bad=skip leaves such things out"
             )
-        notes += [f"left out of {file}: {fault}" for fault in truth.faults[:LISTED]]
+        notes += [f"left out of {file}: {fault}" for fault in truth.issues[:LISTED]]
     found = [_against_file(one, truth, notes) for one in results]
     images = truth.images
-    arrays = Truth(
+    arrays = GroundTruth(
         np.arange(len(images)),
         images.owners(),
         _corners(truth.boxes),
@@ -110,10 +110,10 @@ def _against_file_of(config: Config, file: Path, results: Sequence[Results]) -> 
     return ExternalInputs(inputs, None, notes, names)
 
 
-def _against_file(results: Results, truth: CocoTruth, notes: list[str]) -> Detections:
+def _against_file(results: Results, truth: CocoGroundTruth, notes: list[str]) -> Detections:
     """Detections in the truth's images and classes."""
     labels = match_classes(results, truth.classes, str(truth.file))
-    place, named = match_truth(results, truth)
+    place, named = match_ground_truth(results, truth)
     if named:
         notes.append(f"{results.file}: image_id is not the truth's, so file_name is what counts")
     return _pack(results, place, labels, notes)
@@ -132,15 +132,17 @@ def _against_folder(
         labels = match_classes(one, data.classes, where, data.groups)
         found.append(_pack(one, match_folder(one, images, data.root), labels, notes))
     baseline = found[1] if len(found) > 1 else None
-    truth = truth_of(images)
-    inputs = EvaluationInputs(found[0], truth, images, data.classes, split, baseline=baseline)
+    ground_truth = ground_truth_of(images)
+    inputs = EvaluationInputs(
+        found[0], ground_truth, images, data.classes, split, baseline=baseline
+    )
     return ExternalInputs(inputs, data, notes)
 
 
-def truth_of(images: AnnotatedImages) -> Truth:
+def ground_truth_of(images: AnnotatedImages) -> GroundTruth:
     """A split as what detections are scored against; image ids are places in it."""
     boxes = images.boxes.astype(np.float64)
-    return Truth(np.arange(len(images)), images.owners(), boxes, images.labels, images.ignore)
+    return GroundTruth(np.arange(len(images)), images.owners(), boxes, images.labels, images.ignore)
 
 
 def _pack(
@@ -180,9 +182,11 @@ def describe_external(external: ExternalInputs, files: Mapping[str, str]) -> Non
     if external.data is not None:
         describe_data(external.data)
     else:
-        truth = inputs.truth
-        ignored = f", {count} of them ignored (crowd)" if (count := truth.ignore.sum()) else ""
-        counts = len(truth.images), len(truth.labels)
+        ground_truth = inputs.ground_truth
+        ignored = (
+            f", {count} of them ignored (crowd)" if (count := ground_truth.ignore.sum()) else ""
+        )
+        counts = len(ground_truth.images), len(ground_truth.labels)
         log.info("truth: %s, %d images, %d boxes%s", files["truth"], *counts, ignored)
         log.info("classes: %s", ", ".join(inputs.classes.names))
     for key, those in (("predictions", inputs.detections), ("compare", inputs.baseline)):
@@ -218,12 +222,11 @@ def write_detections(
     names = [
         # as JSON has it; Linux allows names that are no text
         name.encode(errors="backslashreplace").decode()
-        for name in files_of(images, root)
+        for name in images.files(root)
     ]
     boxes = xywh(detections)
     numbers, encoder = classes.ids, msgspec.json.Encoder()
-    draft = file.with_name(file.name + ".part")
-    with whole(draft, file), draft.open("wb") as stream:
+    with atomic(file) as draft, draft.open("wb") as stream:
         separator = b"[\n"
         for start in range(0, len(boxes), CHUNK):
             here = slice(start, start + CHUNK)

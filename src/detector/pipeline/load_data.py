@@ -12,12 +12,15 @@ from typing import NamedTuple
 from detector.config.schema import Config
 from detector.core.console import typed
 from detector.core.errors import RequestError
-from detector.data.formats import trees
-from detector.data.formats.folder import CONVERT, SUFFIXES, Folder, cache_folder
+from detector.core.run_folder import RunFolder
+from detector.core.structures import SPLITS
+from detector.data.formats import table
+from detector.data.formats.folder import Folder
+from detector.data.formats.paths import CONVERT, SUFFIXES, cache_folder
 from detector.data.images.headers import misfit, read_header
-from detector.data.read import SPLITS, DataSet, Reading, Source
+from detector.data.read import DataSet, DataSetSpec, Reading
 from detector.data.validation.duplicates import NEAR, similar
-from detector.data.validation.image_info import FactsCache, look_at
+from detector.data.validation.image_info import ImageInfoCache, inspect
 from detector.data.validation.issues import Item
 from detector.pipeline.network_view import crowded
 from detector.training.checkpoint import Fingerprint
@@ -29,7 +32,7 @@ FATAL = ("empty split", "split without boxes")
 LISTED = 50  # of every kind, in the log
 
 
-def find_source(config: Config) -> Source:
+def find_source(config: Config) -> DataSetSpec:
     """Where the data are and how they are divided; fetched if need be.
 
     Raises:
@@ -37,9 +40,10 @@ def find_source(config: Config) -> Source:
     """
     data = config.data
     named = {split: getattr(data.splits, split) for split in SPLITS}
-    kind = "voc" if data.format == "trees" else data.format
-    if data.format == "trees" and data.root is None:
-        root = trees.prepare()
+    embedded = table.EMBEDDED.get(data.format)
+    kind = embedded.format if embedded else data.format
+    if embedded and data.root is None:
+        root = embedded.prepare()
     elif data.root is None:
         raise RequestError("data.root= is required: the folder of your images and annotations")
     else:
@@ -49,7 +53,7 @@ def find_source(config: Config) -> Source:
             download_voc(root, asked)
         elif kind == "voc":
             _check_devkit(root, asked)
-    return Source(
+    return DataSetSpec(
         root=root,
         format=kind,
         splits=named,
@@ -57,7 +61,7 @@ def find_source(config: Config) -> Source:
         split_file=_split_file(data.auto_split.file),
         seed=data.auto_split.seed,
         group=data.auto_split.group,
-        closely=data.on_bad == "skip",  # what fails to decode is to be left out before the run
+        decode=data.on_bad == "skip",  # what fails to decode is to be left out before the run
         classes=data.classes,
         classes_from=f"those that {config.ckpt} knows" if config.ckpt else "data.classes",
         channels=config.model.in_channels,
@@ -82,7 +86,7 @@ def validate(reading: Reading, *, briefly: bool = False) -> DataSet:
         briefly: Decode no image: find what a request can be refused for at once.
     """
     with closing(open_cache()) as cache:
-        return reading.judge(cache, briefly=briefly)
+        return reading.validate(cache, decode=not briefly)
 
 
 def usable_data(
@@ -104,7 +108,7 @@ def usable_data(
     refuse_errors(config, data)
     if check is not None:
         check(data)
-    if not reading.is_brief:
+    if reading.needs_pixels:
         data = validate(reading)
         refuse_errors(config, data)
     return data
@@ -116,16 +120,16 @@ def refuse_errors(config: Config, data: DataSet) -> None:
     Raises:
         RequestError: Naming the first error, how many more there are, and what may help.
     """
-    errors = data.findings.of("error")
+    errors = data.issues.of("error")
     skip = config.data.on_bad == "skip"
-    serious = [finding for finding in errors if not skip or finding.kind in FATAL]
+    serious = [issue for issue in errors if not skip or issue.kind in FATAL]
     if not serious:
         return
     item = serious[0].items[0]
     place = f"{data.root / item.file}: " if item.file else ""
-    more = sum(finding.count for finding in serious) - 1
+    more = sum(issue.count for issue in serious) - 1
     others = f" (and {more} more error{'s' * (more > 1)})" if more else ""
-    unknown = [finding for finding in errors if finding.kind == "unknown class"]
+    unknown = [issue for issue in errors if issue.kind == "unknown class"]
     if serious[0].kind in FATAL and unknown:
         others = f"; {unknown[0].count} boxes of it were left out: {unknown[0].items[0].message}"
     nothing_left = not all(len(split.labels) for split in data.splits.values())
@@ -161,17 +165,15 @@ def describe_data(data: DataSet, limit: int | None = None) -> None:
         log.info("%-5s %d images, %d boxes%s", name, len(split), len(split.labels), note)
     if limit is not None and (said := crowded(data.splits, limit)):
         log.warning("%s", said)
-    for finding in data.findings.of("leakage"):
-        log.warning(
-            "%d x %s, so figures are too good: %s", finding.count, finding.kind, finding.items[0]
-        )
-    for finding in data.findings.of("error"):
-        log.warning("left out, %d x %s:", finding.count, finding.kind)
-        for item in finding.items[:LISTED]:
+    for issue in data.issues.of("leakage"):
+        log.warning("%d x %s, so figures are too good: %s", issue.count, issue.kind, issue.items[0])
+    for issue in data.issues.of("error"):
+        log.warning("left out, %d x %s:", issue.count, issue.kind)
+        for item in issue.items[:LISTED]:
             log.warning("  %s", item)
-        if finding.count > LISTED:
-            log.warning("  ... and %d more (python -m detector.check)", finding.count - LISTED)
-    warnings = [f"{f.count} x {f.kind}" for f in data.findings.of("warning")]
+        if issue.count > LISTED:
+            log.warning("  ... and %d more (python -m detector.check)", issue.count - LISTED)
+    warnings = [f"{f.count} x {f.kind}" for f in data.issues.of("warning")]
     if warnings:
         log.info("worth a look (python -m detector.check): %s", ", ".join(warnings))
 
@@ -180,8 +182,8 @@ def fingerprints(data: DataSet, split: str) -> dict[str, Fingerprint]:
     """What is known of the pictures of a split, by relative path; unreadable ones are left out."""
     files = data.files()[split]
     with closing(open_cache()) as cache:
-        facts = look_at(data.root, files, cache, closely=True)
-    return {f: Fingerprint(facts[f].digest, facts[f].hash) for f in files if facts[f].digest}
+        infos = inspect(data.root, files, cache, decode=True)
+    return {f: Fingerprint(infos[f].digest, infos[f].hash) for f in files if infos[f].digest}
 
 
 class Seen(NamedTuple):
@@ -222,10 +224,10 @@ def _seen(ours: Mapping[str, Fingerprint], record: Collection[Fingerprint]) -> S
 
 
 def note_seen(data: DataSet, split: str, seen: Seen, by: str) -> None:
-    """Add a finding for each image of a split that a detector was trained on.
+    """Add an issue for each image of a split that a detector was trained on.
 
     Args:
-        data: Gets the findings.
+        data: Gets the issues.
         split: Its name.
         seen: The images.
         by: What was done with them, for messages, such as `ckpt=a was trained on`.
@@ -235,12 +237,12 @@ def note_seen(data: DataSet, split: str, seen: Seen, by: str) -> None:
         ("like a training image", seen.near, "a picture like it"),
     ):
         for file in sorted(files):
-            data.findings.add(kind, Item(split, file, f"{by} {what}", file))
+            data.issues.add(kind, Item(split, file, f"{by} {what}", file))
 
 
-def open_cache() -> FactsCache:
+def open_cache() -> ImageInfoCache:
     """What is known of image files from before."""
-    return FactsCache(cache_folder() / "files.sqlite")
+    return ImageInfoCache(cache_folder() / "files.sqlite")
 
 
 def _split_file(named: str | None) -> Path | None:
@@ -248,7 +250,7 @@ def _split_file(named: str | None) -> Path | None:
     if named is None:
         return None
     path = Path(named).expanduser()
-    path = path / "splits.json" if path.is_dir() else path
+    path = RunFolder(path).splits if path.is_dir() else path
     if not path.is_file():
         raise RequestError(
             f"data.auto_split.file={named}: no such file, nor a run that has splits.json"

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,18 +20,17 @@ from omegaconf import OmegaConf
 
 from detector.config.schema import Config, plain
 from detector.core.errors import RequestError
-from detector.core.files import uninterrupted, write_json
+from detector.core.files import write_json
+from detector.core.run_folder import RunFolder
 from detector.core.version import __version__
-from detector.data.read import DataSet, files_of
+from detector.data.read import DataSet
 from detector.data.validation.issues import Item
 from detector.evaluation.analysis import BEST, analyse
-from detector.evaluation.coco import protocol
 from detector.evaluation.comparison import Difference, sentence
 from detector.evaluation.curves import curves
 from detector.evaluation.matching import Matches
 from detector.evaluation.ranking import outcomes
 from detector.evaluation.thresholds import choose, thresholds_content
-from detector.evaluation.voc import PROTOCOL as VOC_PROTOCOL
 from detector.pipeline.console_summary import print_scores, score_warnings
 from detector.pipeline.external import write_detections
 from detector.pipeline.score import LEVEL, EvaluationInputs, Scored, score
@@ -44,11 +42,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REPORT = Path("report", "index.html")
-FILES = (
-    *("analysis.json", "suspects.csv", "thresholds.json", "detections.json", "detections.png"),
-    *(REPORT, "metrics.json"),
-)
 PICTURED = 6  # images in detections.png
 WEAKEST = 0.05  # score of detections that the gallery has
 PACKAGES = ("torch", "torchvision", "lightning", "hotcoco", "pycocotools", "albumentations")
@@ -90,7 +83,9 @@ class ReportContext:
     own_detections: bool = True
 
 
-def evaluate(inputs: EvaluationInputs, context: ReportContext, folder: Path) -> dict[str, float]:
+def evaluate(
+    inputs: EvaluationInputs, context: ReportContext, folder: RunFolder
+) -> dict[str, float]:
     """Score detections of any origin, write everything into a folder, and print the summary.
 
     An interrupted run leaves what was there before; results of an earlier evaluation are replaced.
@@ -105,29 +100,16 @@ def evaluate(inputs: EvaluationInputs, context: ReportContext, folder: Path) -> 
         COCO's scores, and VOC's as `voc_<name>`.
     """
     scored = score(inputs, context.config.resamples)
-    draft = folder / ".results"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
+    with folder.replace() as draft:
         content, where, warnings = _write(scored, context, folder, draft)
-        with uninterrupted():
-            (folder / "metrics.json").unlink(missing_ok=True)  # the last to come
-            for name in FILES:
-                if (draft / name).is_file():
-                    (folder / name).parent.mkdir(exist_ok=True)
-                    (draft / name).replace(folder / name)
-                else:
-                    (folder / name).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     print_scores(scored, content, where, warnings)
-    log.info("metrics: %s", folder / "metrics.json")
-    log.info("report: %s", folder / REPORT)
+    log.info("metrics: %s", folder.metrics_json)
+    log.info("report: %s", folder.report)
     return scored.flat
 
 
 def _write(
-    scored: Scored, context: ReportContext, folder: Path, draft: Path
+    scored: Scored, context: ReportContext, folder: RunFolder, draft: RunFolder
 ) -> tuple[dict[str, Any], str, list[str]]:
     """Write all files into a draft folder.
 
@@ -139,7 +121,7 @@ def _write(
     where = _threshold_source(inputs.split, context)
     matches, probable = _with_probabilities(scored.matches)
     gallery_size = context.config.gallery
-    analysis = analyse(matches, names, chosen, operating_point=where, pictures=gallery_size)
+    analysis = analyse(matches, names, chosen, threshold_source=where, pictures=gallery_size)
     if not probable:
         analysis["calibration"] = {"d_ece": math.nan, "bins": []}
     gallery, per_class = analysis.pop("gallery"), analysis.pop("per_class")
@@ -148,33 +130,33 @@ def _write(
     for suspect in analysis["suspects"]:
         suspect["file"] = files[suspect["image"]]
     content = _headline(scored, context, per_class)
-    write_json(draft / "metrics.json", content)
-    write_json(draft / "analysis.json", analysis)
-    _write_suspects(draft / "suspects.csv", analysis["suspects"])
+    write_json(draft.metrics_json, content)
+    write_json(draft.analysis, analysis)
+    _write_suspects(draft.label_errors, analysis["suspects"])
     _write_own(scored, context, draft, probable=probable)
     thresholds = [row["threshold"] for row in content["per_class"].values()]
-    _draw_some(scored, thresholds, draft / "detections.png")
+    _draw_some(scored, thresholds, draft.detections_png)
     whole = _report_content(scored, context, content, analysis, folder)
-    _write_report(draft / REPORT, whole, _pictures(scored, gallery, files))
+    _write_report(draft.report, whole, _pictures(scored, gallery, files))
     return content, where, [*filter(None, [whole["leak"]]), *whole["remarks"]]
 
 
 def _image_names(inputs: EvaluationInputs, context: ReportContext) -> Sequence[str]:
     """What each image is called."""
-    return files_of(inputs.images, context.data.root) if context.data else context.image_names
+    return inputs.images.files(context.data.root) if context.data else context.image_names
 
 
-def _write_own(scored: Scored, context: ReportContext, draft: Path, *, probable: bool) -> None:
+def _write_own(scored: Scored, context: ReportContext, draft: RunFolder, *, probable: bool) -> None:
     """Write what an evaluation adds: a training keeps its thresholds beside its checkpoints."""
     if context.command != "evaluate":
         return
     inputs = scored.inputs
     if context.own_detections and context.data:
         rest = inputs.images, inputs.classes, context.data.root
-        write_detections(draft / "detections.json", scored.matches.detections, *rest)
+        write_detections(draft.detections_json, scored.matches.detections, *rest)
     if probable:
         here = thresholds_of(scored.matches, inputs.classes.names, inputs.split)
-        write_json(draft / "thresholds.json", here)
+        write_json(draft.thresholds, here)
 
 
 def _threshold_source(split: str, context: ReportContext) -> str:
@@ -196,14 +178,14 @@ def _with_probabilities(matches: Matches) -> tuple[Matches, bool]:
 
 def thresholds_of(matches: Matches, names: Sequence[str], split: str) -> dict[str, Any]:
     """What thresholds.json holds: precision and recall over the score, measured on a split."""
-    images = len(matches.truth.images)
+    images = len(matches.ground_truth.images)
     each = curves(matches, len(names))
     return thresholds_content(split, images, names, each)
 
 
 def _leaks(scored: Scored, context: ReportContext) -> dict[str, list[Item]]:
     """What makes the scores of this very split look better than they are, by kind."""
-    found = context.data.findings.of("leakage") if context.data else []
+    found = context.data.issues.of("leakage") if context.data else []
     of_split = {
         f.kind: [item for item in f.items if item.split == scored.inputs.split] for f in found
     }
@@ -232,20 +214,20 @@ def _headline(
         intervals = {"level": LEVEL, "resamples": context.config.resamples} | {
             name: scored.interval(name) for name in ("map", "map_50")
         }
+    names = scored.inputs.classes.names
     rows = {
         name: {
-            **scored.per_class[name],
+            **scored.scores.per_class[label - 1],
             **{f"{key}_interval": scored.interval(key, label) for key in ("ap", "ap_50")},
             **per_class[name],
         }
-        for label, name in enumerate(scored.inputs.classes.names, start=1)
+        for label, name in enumerate(names, start=1)
     }
     return {
         "split": scored.inputs.split,
-        "images": len(scored.matches.truth.images),
-        "protocol": {"coco": protocol(scored.matches.truth), "voc": VOC_PROTOCOL},
-        "coco": scored.coco,
-        "voc": scored.voc,
+        "images": len(scored.matches.ground_truth.images),
+        "protocol": scored.scores.protocol,
+        **scored.scores.overall,
         "intervals": intervals,
         "per_class": rows,
         "comparison": _comparison(scored, context),
@@ -308,10 +290,10 @@ def _report_content(
     context: ReportContext,
     content: Mapping[str, Any],
     analysis: Mapping[str, Any],
-    folder: Path,
+    folder: RunFolder,
 ) -> dict[str, Any]:
     """What the report is made of."""
-    truth, data = scored.matches.truth, context.data
+    ground_truth, data = scored.matches.ground_truth, context.data
     root = None if data is None else str(data.root)
     splits = {} if data is None else data.splits
     title = context.title or root or context.config.name
@@ -326,8 +308,8 @@ def _report_content(
         "title": Path(title).name,
         "created": f"{datetime.now():%Y-%m-%d %H:%M}",
         "folder": str(folder),
-        "truths": int((~truth.ignore).sum()),
-        "ignored": int(truth.ignore.sum()),
+        "truths": int((~ground_truth.ignore).sum()),
+        "ignored": int(ground_truth.ignore.sum()),
         "detections": len(scored.matches.detections.labels),
         "classes": list(scored.inputs.classes.names),
         "training": context.training,
@@ -338,7 +320,7 @@ def _report_content(
                 name: {"images": len(split), "boxes": len(split.labels)}
                 for name, split in splits.items()
             },
-            "left_out": 0 if data is None else sum(f.count for f in data.findings.of("error")),
+            "left_out": 0 if data is None else sum(f.count for f in data.issues.of("error")),
         },
         "config": OmegaConf.to_yaml(OmegaConf.create(plain(context.config))),
         "commands": [{"what": what, "command": command} for what, command in context.commands],
@@ -352,9 +334,9 @@ def _pictures(
     from detector.data.images.pixels import read_image
     from detector.report.gallery import SIDE, Picture, shrink
 
-    truth, found = scored.matches.truth, scored.matches.detections
+    ground_truth, found = scored.matches.ground_truth, scored.matches.detections
     kept = found.scores >= WEAKEST
-    came, found_by = outcomes(scored.matches)
+    came, match_scores = outcomes(scored.matches)
     pictures = []
     for choice in gallery:
         index = choice["image"]
@@ -375,9 +357,9 @@ def _pictures(
                 note=choice["note"],
                 image=shrink(image, SIDE),
                 size=(image.shape[0], image.shape[1]),
-                truth=labels,
-                found=boxes,
-                found_by=found_by[truth.image == index],
+                ground_truth=labels,
+                predictions=boxes,
+                match_scores=match_scores[ground_truth.image == index],
                 outcomes=came[(found.image == index) & kept],
             )
         )
@@ -388,10 +370,12 @@ def _boxes(scored: Scored, index: int, kept: NDArray[np.bool_]) -> tuple[Boxes, 
     """The truth of an image, and those of its detections that are kept, to be drawn."""
     from detector.report.draw import Boxes
 
-    truth, found = scored.matches.truth, scored.matches.detections
-    there, rows = truth.image == index, (found.image == index) & kept
+    ground_truth, found = scored.matches.ground_truth, scored.matches.detections
+    there, rows = ground_truth.image == index, (found.image == index) & kept
     return (
-        Boxes(truth.boxes[there], truth.labels[there], ignore=truth.ignore[there]),
+        Boxes(
+            ground_truth.boxes[there], ground_truth.labels[there], ignore=ground_truth.ignore[there]
+        ),
         Boxes(found.boxes[rows], found.labels[rows], found.scores[rows]),
     )
 
@@ -401,8 +385,8 @@ def _draw_some(scored: Scored, thresholds: Sequence[float], file: Path) -> None:
     from detector.data.images.pixels import read_image
     from detector.report.draw import Panel, draw_sheet
 
-    truth, found = scored.matches.truth, scored.matches.detections
-    seen = truth.images[scored.inputs.images.paths[truth.images] != ""]
+    ground_truth, found = scored.matches.ground_truth, scored.matches.detections
+    seen = ground_truth.images[scored.inputs.images.paths[ground_truth.images] != ""]
     chosen = np.linspace(0, len(seen) - 1, min(PICTURED, len(seen))).round().astype(int)
     strong = found.scores >= np.array(thresholds)[found.labels - 1]
     panels = []
@@ -429,7 +413,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-def log_to(logger: Logger | None, scores: Mapping[str, float], folder: Path, step: int) -> None:
+def log_to(
+    logger: Logger | None, scores: Mapping[str, float], folder: RunFolder, step: int
+) -> None:
     """Hand final scores and pictures to a run's logger, if it has one.
 
     Args:
@@ -442,6 +428,6 @@ def log_to(logger: Logger | None, scores: Mapping[str, float], folder: Path, ste
     from detector.training.logger import log_results
 
     if logger is not None:
-        files = {name: folder / f"{name}.png" for name in ("detections", "schedule")}
+        files = {"detections": folder.detections_png, "schedule": folder.schedule}
         pictures = {name: read_image(file) for name, file in files.items() if file.is_file()}
         log_results(logger, scores, pictures, step)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.config.schema import Config
+from detector.core.run_folder import RunFolder
 from detector.core.structures import AnnotatedImages, ClassMap
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, GroundTruth
 from detector.evaluation.bootstrap import Resampled, bootstrap, interval
-from detector.evaluation.coco import Scores, coco_scores
 from detector.evaluation.comparison import Comparison, compare
 from detector.evaluation.matching import Matches, match
-from detector.evaluation.voc import voc_scores
+from detector.evaluation.metrics import AllScores, compute_all
 
 if TYPE_CHECKING:
     from detector.data.loading.datamodule import DetectionDataModule
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Scores further from pycocotools' than rounding explains are wrong.
-TOLERANCE = 1e-9
 LEVEL = 0.95  # of intervals
 MANY = 50_000  # detections, from which on scoring takes some time
 
@@ -46,7 +42,7 @@ class EvaluationInputs:
     """
 
     detections: Detections
-    truth: Truth
+    ground_truth: GroundTruth
     images: AnnotatedImages
     classes: ClassMap
     split: str
@@ -61,9 +57,7 @@ class Scored:
     Attributes:
         inputs: What was scored.
         matches: Matches between detections and ground truth.
-        coco: COCO's twelve scores, as pycocotools computes them.
-        voc: PASCAL VOC's two scores.
-        per_class: For each class name `ap`, `ap_50`, `voc_ap_50` and `voc_ap_50_11point`.
+        scores: Scores by all metrics.
         resampled: Bootstrap resamples of the scores; None if none were wanted.
         comparison: Comparison with the baseline; None if there is none.
         seconds: Detection time, seconds; scoring time where the detections were made elsewhere.
@@ -71,17 +65,19 @@ class Scored:
 
     inputs: EvaluationInputs
     matches: Matches
-    coco: dict[str, float]
-    voc: dict[str, float]
-    per_class: dict[str, dict[str, float]]
+    scores: AllScores
     resampled: Resampled | None
     comparison: Comparison | None
     seconds: float
 
     @property
     def flat(self) -> dict[str, float]:
-        """COCO's numbers and VOC's, as `voc_<name>`."""
-        return {**self.coco, **{f"voc_{name}": value for name, value in self.voc.items()}}
+        """COCO's scores by their names, and those of another metric as `<its key>_<name>`."""
+        return {
+            name if key == "coco" else f"{key}_{name}": value
+            for key, scores in self.scores.overall.items()
+            for name, value in scores.items()
+        }
 
     def interval(self, score: str, label: int | None = None) -> list[float] | None:
         """The interval of a score: `map` or `map_50`, or of a class `ap` or `ap_50`."""
@@ -95,7 +91,7 @@ class Scored:
 
 
 def detect(
-    config: Config, task: DetectionTask, data: DetectionDataModule, split: str, folder: Path
+    config: Config, task: DetectionTask, data: DetectionDataModule, split: str, folder: RunFolder
 ) -> EvaluationInputs | None:
     """Run a network over a split.
 
@@ -116,7 +112,7 @@ def detect(
     from detector.pipeline.build import build_trainer
     from detector.training.progress import EvaluationBar
 
-    trainer = build_trainer(config, folder, [EvaluationBar(split)])
+    trainer = build_trainer(config, folder.path, [EvaluationBar(split)])
     data.trainer = trainer  # says which process this is
     started = time.perf_counter()
     try:
@@ -130,7 +126,9 @@ def detect(
     assert found is not None
     seconds = time.perf_counter() - started
     images = data.splits[split]
-    return EvaluationInputs(found.detections, found.truth, images, task.classes, split, seconds)
+    return EvaluationInputs(
+        found.detections, found.ground_truth, images, task.classes, split, seconds
+    )
 
 
 def score(inputs: EvaluationInputs, resamples: int) -> Scored:
@@ -144,35 +142,15 @@ def score(inputs: EvaluationInputs, resamples: int) -> Scored:
         RuntimeError: If a score of COCO's differs from that of pycocotools.
     """
     started = time.perf_counter()
-    detections, truth, classes = inputs.detections, inputs.truth, inputs.classes
+    detections, ground_truth, classes = inputs.detections, inputs.ground_truth, inputs.classes
     if (count := len(detections.labels)) >= MANY:
         log.info("scoring %d detections; the check by pycocotools takes longest", count)
-    voc, voc_classes = voc_scores(detections, truth, len(classes))
-    coco, coco_classes = checked_coco_scores(detections, truth, len(classes))
-    matches = match(detections, truth)
-    per_class = {
-        name: {**a, **b}
-        for name, a, b in zip(classes.names, coco_classes, voc_classes, strict=True)
-    }
+    scores = compute_all(detections, ground_truth, len(classes))
+    matches = match(detections, ground_truth)
     resampled = bootstrap(matches, len(classes), resamples) if resamples else None
     comparison = None
     if inputs.baseline is not None:
-        other = match(inputs.baseline, truth)
+        other = match(inputs.baseline, ground_truth)
         comparison = compare(matches, other, len(classes), resamples, level=LEVEL)
     seconds = time.perf_counter() - started if inputs.seconds is None else inputs.seconds
-    return Scored(inputs, matches, coco, voc, per_class, resampled, comparison, round(seconds, 2))
-
-
-def checked_coco_scores(detections: Detections, truth: Truth, classes: int) -> Scores:
-    """COCO's scores by pycocotools; RuntimeError if hotcoco computes others."""
-    from detector.evaluation import reference
-
-    ours, _ = coco_scores(detections, truth, classes)
-    expected = reference.pycocotools_scores(detections, truth, classes)
-    for name, value in expected[0].items():
-        same = math.isclose(ours[name], value, rel_tol=0, abs_tol=TOLERANCE)
-        if not same and not (math.isnan(ours[name]) and math.isnan(value)):
-            raise RuntimeError(
-                f"{name} is {ours[name]!r}, but {value!r} by pycocotools; no metrics were written"
-            )
-    return expected
+    return Scored(inputs, matches, scores, resampled, comparison, round(seconds, 2))

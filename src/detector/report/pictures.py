@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.errors import RequestError
+from detector.core.files import write_bytes
 from detector.data.images.pixels import read_image
-from detector.report.draw import FORMATS, Boxes, draw_boxes, encoded, write_bytes
+from detector.report.draw import FORMATS, Boxes, draw_boxes, encoded
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing more can be written
 LONGEST_NAME = 255  # bytes, of a file on usual file systems

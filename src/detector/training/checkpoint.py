@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detector.core.errors import RequestError
+from detector.core.run_folder import RunFolder
 from detector.core.structures import ClassMap
 from detector.finetune.schedule import STATE_KEY, Progress
-from detector.models.options import WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SIDECAR = "thresholds.json"
 NO_HASH = "0" * 64  # which no picture has
 BYTES = 48  # of a digest and a perceptual hash
 UNKNOWN = 0.5  # the score threshold where nothing was measured
@@ -33,7 +32,8 @@ def checkpoint_path(verb: str, ckpt: str) -> Path:
     """
     path = Path(ckpt)
     if path.is_dir():
-        path = path / "checkpoints" / ("last.ckpt" if verb == "train" else "best.ckpt")
+        run = RunFolder(path)
+        path = run.last_checkpoint if verb == "train" else run.best_checkpoint
         if not path.is_file():
             raise RequestError(f"ckpt={ckpt}: not the folder of a run: it has no {path}")
     if not path.is_file():
@@ -56,24 +56,28 @@ def absolute_path(key: str, value: str) -> Path:
         raise RequestError(f"{key}={value}: {error}") from error
 
 
-def weights_path(weights: str) -> Path:
-    """The file that `model.weights` means when it is no word: of a run folder, the best checkpoint.
+def weights_path(weights: str, words: Sequence[str]) -> Path:
+    """The file that `model.weights` means; of a run's folder, the best checkpoint.
+
+    Args:
+        weights: The value, which is none of the words.
+        words: Values that are not paths, such as `imagenet`; for messages.
 
     Raises:
-        RequestError: If there is none.
+        RequestError: If there is no such file.
     """
     path = absolute_path("model.weights", weights)
     if not weights.strip():
-        raise RequestError(f"model.weights=: expected {', '.join(WEIGHTS)}, or a path")
+        raise RequestError(f"model.weights=: expected {', '.join(words)}, or a path")
     if path.is_dir():
-        path = path / "checkpoints" / "best.ckpt"
+        path = RunFolder(path).best_checkpoint
         if not path.is_file():
             raise RequestError(
                 f"model.weights={weights}: not the folder of a run: it has no {path}"
             )
     if not path.is_file():
         raise RequestError(
-            f"model.weights={weights}: no such file; expected {', '.join(WEIGHTS)}, or the path of "
+            f"model.weights={weights}: no such file; expected {', '.join(words)}, or the path of "
             "a file of weights or of a run"
         )
     return path
@@ -190,7 +194,7 @@ def read_sidecar(path: Path, names: Sequence[str]) -> dict[str, Any] | None:
     """
     from detector.evaluation.thresholds import choose, read_thresholds
 
-    file = path.with_name(SIDECAR)
+    file = RunFolder.checkpoint_thresholds.beside(path)
     if not file.is_file():
         return None
     try:
@@ -201,45 +205,64 @@ def read_sidecar(path: Path, names: Sequence[str]) -> dict[str, Any] | None:
     return content if content.get("epoch") == load_checkpoint(path).get("epoch") else None
 
 
-def score_thresholds(config: Any) -> tuple[list[float], str]:
-    """For each class of a checkpoint, the lowest score of a detection that is wanted.
+def score_thresholds(
+    ckpt: str,
+    names: Sequence[str],
+    *,
+    score_threshold: float | None = None,
+    min_precision: float | None = None,
+    min_recall: float | None = None,
+    thresholds: str | None = None,
+) -> tuple[list[float], str]:
+    """Choose the lowest score of the detections to keep, for each class of a checkpoint.
+
+    Args:
+        ckpt: The checkpoint or the folder of a run, as typed.
+        names: Names of its classes.
+        score_threshold: The threshold of all classes, instead of measured ones.
+        min_precision: Precision that each class must reach.
+        min_recall: Recall that each class must reach.
+        thresholds: A thresholds.json to choose from; None for the one beside the checkpoint.
 
     Returns:
-        The thresholds, and in words where they come from.
+        The thresholds, and a phrase that says where they come from.
 
     Raises:
-        RequestError: If what is wanted is not known or cannot be reached.
+        RequestError: If precision or recall were not measured or cannot be reached.
     """
-    from detector.evaluation.thresholds import choose, read_thresholds, unmeasured
+    from detector.evaluation.thresholds import choose, unmeasured
 
-    names = config.data.classes or []
-    if config.score_threshold is not None:
-        return [config.score_threshold] * len(names), "score_threshold"
-    path = checkpoint_path("predict", str(config.ckpt))
-    if config.thresholds:
-        try:
-            content: dict[str, Any] | None = read_thresholds(Path(config.thresholds).expanduser())
-        except RequestError as error:
-            raise RequestError(
-                f"thresholds={error}; expected a {SIDECAR}, as train and evaluate write it"
-            ) from error
-    else:
-        content = read_sidecar(path, names)
+    if score_threshold is not None:
+        return [score_threshold] * len(names), "score_threshold"
+    path = checkpoint_path("predict", ckpt)
+    content = _read_measured(thresholds) if thresholds else read_sidecar(path, names)
+    wanted = {"precision": min_precision, "recall": min_recall}
+    asked = {key: value for key, value in wanted.items() if value is not None}
     if content is None:
-        for key in ("min_precision", "min_recall"):
-            if (value := getattr(config, key)) is not None:
-                raise RequestError(
-                    f"{key}={value}: no {SIDECAR} of this checkpoint is beside it; evaluate writes "
-                    "one, for thresholds="
-                )
-        return [UNKNOWN] * len(names), f"there is no {SIDECAR} beside the checkpoint"
-    wanted = {"precision": config.min_precision, "recall": config.min_recall}
-    chosen = choose(content, names, **wanted)
-    asked = [f"{key} {value:g}" for key, value in wanted.items() if value is not None]
-    said = f"{asked[0] if asked else 'best F1'} on the {content['split']} split"
+        for key, value in asked.items():
+            raise RequestError(
+                f"min_{key}={value}: no thresholds.json of this checkpoint is beside it; evaluate "
+                "writes one, for thresholds="
+            )
+        return [UNKNOWN] * len(names), "there is no thresholds.json beside the checkpoint"
+    chosen = choose(content, names, **asked)
+    rule = "".join(f"{key} {value:g}" for key, value in asked.items()) or "best F1"
+    source = f"{rule} on the {content['split']} split"
     if unknown := unmeasured(content, names):
-        said += f", where there was no {', '.join(unknown)}"
-    return chosen, said
+        source += f", where there was no {', '.join(unknown)}"
+    return chosen, source
+
+
+def _read_measured(file: str) -> dict[str, Any]:
+    """The content of the file that `thresholds=` names."""
+    from detector.evaluation.thresholds import read_thresholds
+
+    try:
+        return read_thresholds(Path(file).expanduser())
+    except RequestError as error:
+        raise RequestError(
+            f"thresholds={error}; expected a thresholds.json, as train and evaluate write it"
+        ) from error
 
 
 def read_best(path: Path) -> Path:
@@ -248,7 +271,7 @@ def read_best(path: Path) -> Path:
     Raises:
         RequestError: If it is neither.
     """
-    best_epoch, beside = read_progress(path).best_epoch, path.with_name("best.ckpt")
+    best_epoch, beside = read_progress(path).best_epoch, RunFolder.best_checkpoint.beside(path)
     if load_checkpoint(path).get("epoch") == best_epoch:
         return path
     if not beside.is_file() or load_checkpoint(beside).get("epoch") != best_epoch:

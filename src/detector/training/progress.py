@@ -8,7 +8,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,6 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from detector.core.bar import Bar, in_words
+from detector.core.files import write_csv
+from detector.core.run_folder import RunFolder
 from detector.finetune.unfreezing import StagedFinetuning
 
 log = logging.getLogger(__name__)
@@ -85,16 +86,16 @@ class RunProgress(pl.Callback):
     Of several processes the first one speaks; training losses are those of its own batches.
 
     Args:
-        folder: The run's.
+        run: Folder of the run.
         finetuning: Knows the phase.
         epochs: How many there are at most.
         resume_command: What to type to go on after an interruption.
     """
 
     def __init__(
-        self, folder: Path, finetuning: StagedFinetuning, epochs: int, resume_command: str
+        self, run: RunFolder, finetuning: StagedFinetuning, epochs: int, resume_command: str
     ) -> None:
-        self.file = folder / "metrics.csv"
+        self.run = run
         self.finetuning = finetuning
         self.epochs = epochs
         self.resume_command = resume_command
@@ -258,8 +259,7 @@ class RunProgress(pl.Callback):
             self._bar.close()
         if not isinstance(exception, KeyboardInterrupt):
             return
-        last = self.file.parent / "checkpoints" / "last.ckpt"
-        if last.is_file():
+        if self.run.last_checkpoint.is_file():
             log.info("interrupted; all finished epochs are kept. To go on:")
             log.info("  %s", self.resume_command)
         else:
@@ -267,24 +267,19 @@ class RunProgress(pl.Callback):
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of metrics.csv so far; those that were read hold strings."""
-        if not self.file.is_file():
+        if not self.run.metrics_csv.is_file():
             return []
-        with self.file.open(newline="", encoding="utf-8") as stream:
+        with self.run.metrics_csv.open(newline="", encoding="utf-8") as stream:
             return list(csv.DictReader(stream))
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         """Replace metrics.csv in one step."""
         if not rows:
-            self.file.unlink(missing_ok=True)
+            self.run.metrics_csv.unlink(missing_ok=True)
             return
-        draft = self.file.with_suffix(".csv.part")
-        with draft.open("w", newline="", encoding="utf-8") as stream:
-            # What is logged may differ since a resume; the newest row's order comes first.
-            columns = dict.fromkeys(name for row in reversed(rows) for name in row)
-            writer = csv.DictWriter(stream, list(columns))
-            writer.writeheader()
-            writer.writerows(rows)
-        draft.replace(self.file)
+        # What is logged may differ since a resume; the newest row's order comes first.
+        columns = list(dict.fromkeys(name for row in reversed(rows) for name in row))
+        write_csv(self.run.metrics_csv, columns, rows)
 
 
 def _total(batches: int | float | Sequence[int | float]) -> int:

@@ -110,7 +110,7 @@ def test_copies_of_one_picture_are_in_one_split(tmp_path):
         assert home[f"a{i:02}"] == home[f"b{i:02}"]
     assert home["z00"] == home["a01"]
     assert sorted(map(len, data.splits.values())) == [8, 8, 25]
-    assert not data.findings.of("leakage")
+    assert not data.issues.of("leakage")
     assert data.division == (
         "divided by ratio with data.auto_split.seed=0",
         "22 images are copies or near copies of others, in 11 groups; each group in one split",

@@ -15,8 +15,8 @@ from detector.data.loading import image_cache
 from detector.data.loading.augment import Augmenter
 from detector.data.loading.datamodule import DetectionDataModule
 from detector.data.loading.dataset import DetectionDataset
-from detector.data.loading.image_cache import DiskCache, RamCache, make_sources
-from detector.data.loading.sampler import Draw
+from detector.data.loading.image_cache import DiskCache, RamCache, make_image_loaders
+from detector.data.loading.sampler import SampleKey
 from detector.data.options import AugmentOptions, DataOptions
 
 SHAPES = [(60, 80), (80, 60), (50, 50), (61, 97)]
@@ -77,7 +77,7 @@ def test_an_image_is_decoded_once_whichever_process_did_it(tmp_path, images, mon
     monkeypatch.setattr(image_cache, "read_resized", refuse)
     monkeypatch.setattr(cv2, "imdecode", refuse)
     for index, (image, *_) in enumerate(filled):
-        found = data.sources["train"](index, images[index].path)
+        found = data.image_loaders["train"](index, images[index].path)
         assert np.array_equal(found.image, image.permute(1, 2, 0))
         assert (found.height, found.width) == SHAPES[index]
 
@@ -92,8 +92,12 @@ def test_what_becomes_of_an_image_does_not_reach_the_memory(images):
 
 
 def test_the_test_split_is_not_kept_in_memory(images):
-    sources = make_sources({"train": images, "val": images, "test": images}, 48, "ram")
-    assert [isinstance(source, RamCache) for source in sources.values()] == [True, True, False]
+    loaders = make_image_loaders({"train": images, "val": images, "test": images}, 48, "ram")
+    assert [isinstance(load, RamCache) for load in loaders.values()] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_the_memory_needed_is_said_and_too_much_is_refused_before_anything_is_loaded(
@@ -108,7 +112,7 @@ def test_the_memory_needed_is_said_and_too_much_is_refused_before_anything_is_lo
     monkeypatch.setattr(image_cache.psutil, "virtual_memory", lambda: memory)
     monkeypatch.setattr(image_cache, "CGROUP", image_cache.Path("/nowhere"))
     with caplog.at_level(logging.INFO):
-        make_sources(splits, 48, "ram", processes=2)
+        make_image_loaders(splits, 48, "ram", processes=2)
     (said,) = caplog.messages
     assert said.startswith("data.cache=ram: 8 images in each of 2 processes take 0.0 GB")
     memory.available -= 1
@@ -125,20 +129,20 @@ def test_what_the_container_leaves_counts_too(tmp_path, images, monkeypatch, lim
     monkeypatch.setattr(image_cache, "CGROUP", tmp_path)
     assert RamCache(images, 48).bytes == 21_600  # and 22000 or 14000 are free
     if fits:
-        make_sources({"train": images}, 48, "ram")
+        make_image_loaders({"train": images}, 48, "ram")
     else:
         with pytest.raises(RequestError, match=r"data\.cache=ram"):
-            make_sources({"train": images}, 48, "ram")
+            make_image_loaders({"train": images}, 48, "ram")
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 def test_an_image_that_contradicts_its_annotation_is_named_from_a_cache_too(tmp_path, images, kind):
     write_image(images[0].path, [], height=80, width=60)
-    (source,) = make_sources({"train": images}, 40, kind, tmp_path / "kept").values()
-    data = DetectionDataset(images, Augmenter([], 40), training=True, seed=0, source=source)
+    (load_image,) = make_image_loaders({"train": images}, 40, kind, tmp_path / "kept").values()
+    data = DetectionDataset(images, Augmenter([], 40), training=True, seed=0, load_image=load_image)
     for _ in range(2):
         with pytest.raises(RequestError, match=r"0\.jpg: the image is 60x80 .* says 80x60"):
-            data[Draw(0, 0)]
+            data[SampleKey(0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -195,9 +199,9 @@ def test_a_disk_that_is_full_is_said_once_and_loading_goes_on(
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path, images):
     (tmp_path / "file").touch()
     with pytest.raises(RequestError, match=r"data\.cache=disk: .*file/kept: Not a directory"):
-        make_sources({"train": images}, 48, "disk", tmp_path / "file" / "kept")
+        make_image_loaders({"train": images}, 48, "disk", tmp_path / "file" / "kept")
     with pytest.raises(RequestError, match=r"data\.cache=disk needs a folder"):
-        make_sources({"train": images}, 48, "disk")
+        make_image_loaders({"train": images}, 48, "disk")
 
 
 def test_memory_that_the_system_does_not_give_is_refused(images, monkeypatch):
@@ -206,7 +210,7 @@ def test_memory_that_the_system_does_not_give_is_refused(images, monkeypatch):
 
     monkeypatch.setattr(image_cache.mmap, "mmap", refused)
     with pytest.raises(RequestError, match=r"^data\.cache=ram: the system gives no 0\.0 GB"):
-        make_sources({"train": images}, 48, "ram")
+        make_image_loaders({"train": images}, 48, "ram")
 
 
 def test_a_request_whose_images_cannot_be_kept_is_refused(tmp_path, voc_root, monkeypatch):

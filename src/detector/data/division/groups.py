@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from detector.core.errors import RequestError
-from detector.data.formats.folder import last_part
+from detector.data.formats.paths import last_part
 
 PATIENCE = 3  # seconds for a regular expression on all paths
 SHOWN = 3  # of what there is, in a message

@@ -11,12 +11,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from detector.core.structures import AnnotatedImages
-from detector.data.formats.folder import cache_folder
+from detector.data.formats.paths import cache_folder
 from detector.data.loading.augment import Augmenter
 from detector.data.loading.dataset import DetectionDataset, collate, pack, unpack
-from detector.data.loading.image_cache import make_sources
+from detector.data.loading.image_cache import make_image_loaders
 from detector.data.loading.sampler import KeyedSampler, aspect_groups, repeat_factors
-from detector.data.loading.watchdog import Desk, WatchedLoader
+from detector.data.loading.watchdog import LoaderStatus, WatchedLoader
 from detector.data.options import AugmentOptions, DataOptions
 
 
@@ -55,7 +55,9 @@ class DetectionDataModule(pl.LightningDataModule):
         size, shares = options.image_size, augment.min_visibility
         self.augmenter = Augmenter(augment.steps, size, shares, channels)
         folder = cache or cache_folder() / "images"
-        self.sources = make_sources(splits, size, options.cache, folder, processes, channels)
+        self.image_loaders = make_image_loaders(
+            splits, size, options.cache, folder, processes, channels
+        )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Augmented training batches, shuffled anew every epoch."""
@@ -77,17 +79,17 @@ class DetectionDataModule(pl.LightningDataModule):
             training: Shuffle and augment.
         """
         images, options = self.splits[split], self.options
-        desk = Desk(self.workers)
+        status = LoaderStatus(self.workers)
         data = DetectionDataset(
             images,
             self.augmenter,
             training=training,
             seed=self.seed,
-            source=self.sources[split],
-            desk=desk,
+            load_image=self.image_loaders[split],
+            status=status,
         )
         return WatchedLoader(
-            desk,
+            status,
             images.paths,
             options.stall_seconds,
             unpack if self.workers else None,
