@@ -1,4 +1,4 @@
-"""The Lightning side of the data: loaders over the splits."""
+"""Lightning's data module: loaders of the splits."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ from detector.data.loading.watchdog import LoaderStatus, WatchedLoader
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How batches are made.
+    """Options of the loaders.
 
     Attributes:
-        image_size: Longer side of the network's input, pixels.
-        batch_size: Images a step and process.
-        workers: Loader processes; 0 loads in the training process.
-        steps: The augmentation, as `Augmenter` takes it.
-        min_visibility: As `Augmenter` takes it.
-        seed: Of the order and the augmentation.
-        channels: Of the images, as `read_image` takes them.
+        image_size: Longer side of the input of the network, pixels.
+        batch_size: Number of images in a step of one process.
+        workers: Number of loader processes; 0 loads in the training process.
+        steps: Steps of the augmentation, as `Augmenter` takes them.
+        min_visibility: Smallest share of a box that is kept, as `Augmenter` takes it.
+        seed: Seed of the order and of the augmentation.
+        channels: Number of channels of the images, as `read_image` takes it.
         pin_memory: Copy batches to page-locked memory, for a GPU.
-        group_by_aspect: Training batches hold images of like shape, so that less is padded.
-        repeat_threshold: As `repeat_factors` takes it; None draws every image once an epoch.
-        cache: Keep decoded and resized images, in memory or in files.
-        cache_folder: Of `cache="disk"`.
-        stall_seconds: An image that takes longer to load is named in a warning.
-        processes: Training processes on this machine; each has a memory cache of its own.
+        group_by_aspect: Make training batches of images with similar aspect ratios, so that less
+            padding is needed.
+        repeat_threshold: Threshold of `repeat_factors`; None draws every image once an epoch.
+        cache: Where decoded and resized images are kept: nowhere, in memory or in files.
+        cache_folder: Folder of the files of `cache="disk"`.
+        stall_seconds: Seconds after which an image that is still loading is named in a warning.
+        processes: Number of training processes on this machine; each has its own memory cache.
     """
 
     image_size: int
@@ -56,14 +57,14 @@ class LoaderOptions:
 
 
 class DetectionDataModule(pl.LightningDataModule):
-    """Loaders of uint8 batches, the same whatever the number of workers.
+    """Loaders of uint8 batches, which do not depend on the number of workers.
 
     Args:
-        splits: `train`, `val` and perhaps `test`.
-        options: How batches are made.
+        splits: Images of `train`, `val` and perhaps `test`.
+        options: Options of the loaders.
 
     Raises:
-        RequestError: If the augmentation is wrong, or images cannot be kept as asked for.
+        RequestError: If the augmentation is wrong, or images cannot be cached as asked for.
     """
 
     def __init__(self, splits: dict[str, AnnotatedImages], options: LoaderOptions) -> None:
@@ -83,23 +84,23 @@ class DetectionDataModule(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Augmented training batches, shuffled anew every epoch."""
+        """Augmented training batches in a new order every epoch."""
         return self.loader("train", training=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The validation split, in order."""
+        """Batches of the validation split, in order."""
         return self.loader("val", training=False)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The test split, in order."""
+        """Batches of the test split, in order."""
         return self.loader("test", training=False)
 
     def loader(self, split: str, *, training: bool) -> DataLoader[Any]:
-        """A loader over one split.
+        """A loader of one split.
 
         Args:
-            split: A key of `splits`.
-            training: Shuffle and augment.
+            split: Name of the split, a key of `splits`.
+            training: Shuffle and augment the images.
         """
         images, options = self.splits[split], self.options
         status = LoaderStatus(options.workers)
@@ -124,12 +125,12 @@ class DetectionDataModule(pl.LightningDataModule):
             pin_memory=options.pin_memory,
             persistent_workers=options.workers > 0,
             worker_init_fn=_one_thread,
-            # Memory that is shared without a name is inherited by forked processes alone.
+            # Only forked processes inherit anonymous shared memory.
             multiprocessing_context="fork" if options.workers and options.cache == "ram" else None,
         )
 
     def _sampler(self, images: AnnotatedImages, *, training: bool) -> KeyedSampler:
-        """This process' images, batch by batch."""
+        """Sampler of the images of this process, batch by batch."""
         options = self.options
         grouped, threshold = training and options.group_by_aspect, options.repeat_threshold
         return KeyedSampler(
@@ -145,8 +146,8 @@ class DetectionDataModule(pl.LightningDataModule):
 
 
 def _one_thread(_: int) -> None:
-    """A worker is a process: threads inside it only fight the others for the cores.
+    """Limit OpenCV to one thread in a worker: more would compete for the cores with other workers.
 
-    Torch sees to its own threads by itself.
+    Torch limits its own threads in workers.
     """
     cv2.setNumThreads(0)
