@@ -19,7 +19,6 @@ from networks import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-
 SIDE = 4096
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from conftest import assert_same
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
 from toys import (
     ADAMW,
     GROUPS,
