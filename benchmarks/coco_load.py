@@ -31,16 +31,16 @@ OURS = """
 import json, sys, time
 from pathlib import Path
 from detector.data.formats.coco import CocoReader
-from detector.data.validation.image_info import Facts
+from detector.data.validation.image_info import ImageInfo
 from detector.data.formats.folder import Folder
-from detector.data.validation.validate import Judge, choose_classes
+from detector.data.validation.validate import Validator, choose_classes
 peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
 before, started = peak(), time.perf_counter()
 reader = CocoReader(Folder(Path(sys.argv[1])), {"train": None, "val": None, "test": None})
 raw = reader.read("train")
-facts = {i: Facts(w, h, 1) for i, (h, w) in zip(raw.images, raw.sizes.tolist(), strict=True)}
+infos = {i: ImageInfo(w, h, 1) for i, (h, w) in zip(raw.images, raw.sizes.tolist(), strict=True)}
 classes = choose_classes(reader, {"train": raw}, None)
-images = Judge(reader, facts, classes, "x").judge("train", raw).images
+images = Validator(reader, infos, classes, "x").validate("train", raw).images
 seconds = time.perf_counter() - started
 print(json.dumps([seconds, peak() - before, len(images), len(images.boxes)]))
 """

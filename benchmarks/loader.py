@@ -30,10 +30,11 @@ from torchvision.transforms import v2
 from detector.core.structures import AnnotatedImage, AnnotatedImages
 from detector.data.images.pixels import read_header, read_image, read_resized, resize
 from detector.data.loading.augment import Augmenter
-from detector.data.loading.datamodule import DetectionDataModule, LoaderOptions
+from detector.data.loading.datamodule import DetectionDataModule
 from detector.data.loading.dataset import DetectionDataset
-from detector.data.loading.image_cache import Kind, make_sources
-from detector.data.loading.sampler import Draw
+from detector.data.loading.image_cache import Kind, make_image_loaders
+from detector.data.loading.sampler import SampleKey
+from detector.data.options import AugmentOptions, DataOptions
 
 BOXES = 7  # as many as COCO has an image
 BATCH = 2  # the reference's
@@ -141,14 +142,14 @@ def one_by_one(
 ) -> Figure:
     """Sample by sample in this process; a round is an epoch, of which the first fills the cache."""
     longer = int(images.sizes.max())  # so that generated images are not resized
-    source = make_sources({"train": images}, longer, cache)["train"]
-    data = DetectionDataset(images, Augmenter(FLIP, longer), training=True, seed=0, source=source)
+    load = make_image_loaders({"train": images}, longer, cache)["train"]
+    data = DetectionDataset(images, Augmenter(FLIP, longer), training=True, seed=0, load_image=load)
     reference, epochs, count = Peer(images), itertools.count(), len(images)
 
     def ours() -> None:
         epoch = next(epochs)
         for index in range(count):
-            data[Draw(epoch, index)]
+            data[SampleKey(epoch, index)]
 
     def peer() -> None:
         for index in range(count):
@@ -162,15 +163,10 @@ def one_by_one(
 def whole_loaders(images: AnnotatedImages, rounds: int, passes: int) -> Figure:
     """Batches of loaders with workers, which live on; an epoch has the images some times over."""
     many = images.subset(np.tile(np.arange(len(images)), passes))
-    options = LoaderOptions(
-        image_size=int(images.sizes.max()),
-        batch_size=BATCH,
-        workers=WORKERS,
-        steps=FLIP,
-        min_visibility=0.0,
-        seed=0,
-    )
-    ours = DetectionDataModule({"train": many}, options).train_dataloader()
+    size = int(images.sizes.max())
+    options = DataOptions(image_size=size, batch_size=BATCH, workers=WORKERS)
+    augment = AugmentOptions(steps=FLIP)
+    ours = DetectionDataModule({"train": many}, options, augment).train_dataloader()
     peer: DataLoader[Any] = DataLoader(
         Peer(many),
         batch_size=BATCH,

@@ -15,8 +15,8 @@ from check import write_set
 from common import Report, median_seconds, seconds
 from networks import build_ours, detection, make_batch, our_step
 
-from detector.data.read import Source, read
-from detector.data.validation.image_info import FactsCache
+from detector.data.read import DataSetSpec, read
+from detector.data.validation.image_info import ImageInfoCache
 
 
 def measure(quick: bool) -> Report:
@@ -76,10 +76,10 @@ def _data_sets(sizes: Sequence[int], rounds: int) -> dict[str, dict[int, float]]
             root.mkdir()
             write_set(root, count)
             named = dict.fromkeys(("train", "val", "test"))
-            source = Source(root, "voc", {**named}, {"val": 0.15, "test": 0.15})
+            source = DataSetSpec(root, "voc", {**named}, {"val": 0.15, "test": 0.15})
 
-            def work(source: Source = source, cache: Path = cache) -> object:
-                return read(source, FactsCache(cache))
+            def work(source: DataSetSpec = source, cache: Path = cache) -> object:
+                return read(source, ImageInfoCache(cache))
 
             first[count] = seconds(work)
             again[count] = median_seconds(work, rounds, warmup=0)

@@ -25,10 +25,10 @@ from typing import Any, Protocol, TypeVar
 # Nothing here imports torch at the top: a child's peak memory is counted from its parent's on.
 from omegaconf import OmegaConf
 
-from detector.cli import compose
+from detector.cli import compose, load_command
+from detector.config.resolve import resolve
 from detector.config.schedules import read_schedule
 from detector.core.files import write_json
-from detector.pipeline.request import resolve
 
 PATIENCE = 15.0  # seconds that an interrupted run has to end by itself
 
@@ -103,7 +103,7 @@ def equal_epochs(schedule: str, epochs: int) -> list[str]:
         epochs: Fewer than it has cut it off, more lengthen its last phase.
     """
     chosen = [f"finetune={schedule}", f"trainer.max_epochs={epochs}"]
-    config = resolve("train", compose("train", ["+experiment=trees", chosen[0]]))
+    config = resolve(load_command("train").KEYS, compose("train", ["+experiment=trees", chosen[0]]))
     phases = read_schedule(config).phases
     missing = epochs - sum(phase.max_epochs for phase in phases)
     if missing <= 0:

@@ -21,7 +21,7 @@ from PIL import Image
 from detector.core.errors import RequestError
 from detector.core.files import write_json
 from detector.data.formats.folder import Folder
-from detector.data.read import recognise
+from detector.data.formats.table import recognise
 
 
 def test_the_three_formats_give_the_same_images_boxes_and_classes(tmp_path):
@@ -43,7 +43,7 @@ def test_the_three_formats_give_the_same_images_boxes_and_classes(tmp_path):
 def test_several_formats_in_one_folder_must_be_told_apart(tmp_path):
     write_voc(tmp_path, three_splits())
     write_coco(tmp_path, three_splits())
-    with pytest.raises(RequestError, match=r"could be coco or voc; say which, such as data=coco"):
+    with pytest.raises(RequestError, match=r"could be voc or coco; say which, such as data=voc"):
         recognise(Folder(tmp_path))
 
 
@@ -136,8 +136,8 @@ def test_all_images_are_decoded_where_all_splits_are_wanted(voc_root):
 
 def test_a_single_split_of_the_data_set_is_decoded_beforehand_only_if_none_may_fail_later(voc_root):
     spoil(voc_root / "JPEGImages/test0.jpg")
-    assert not read_set(voc_root, wanted="test").findings.of("error")
-    assert found(read_set(voc_root, wanted="test", closely=True))["unreadable image"]
+    assert not read_set(voc_root, wanted="test").issues.of("error")
+    assert found(read_set(voc_root, wanted="test", decode=True))["unreadable image"]
 
 
 def test_classes_that_differ_only_in_case_are_an_error(tmp_path):
@@ -174,7 +174,7 @@ def test_a_single_split_is_read_without_the_others(voc_root, wanted, given):
     data = read_set(voc_root, wanted=wanted, classes=["disc", "square"])
     assert list(data.splits) == given
     assert len(data.splits[given[0]]) == (5 if given == ["train"] else 3)
-    assert not data.findings.of("error")
+    assert not data.issues.of("error")
 
 
 def test_without_a_test_split_figures_are_on_val(voc_root):
@@ -203,13 +203,13 @@ def test_rare_and_absent_classes_are_named(tmp_path):
     assert lines["class absent from a split"] == ["no box of 'disc' in val"]
 
 
-def test_findings_of_images_dealt_out_by_ratio_say_where_they_went(tmp_path):
+def test_issues_of_images_dealt_out_by_ratio_say_where_they_went(tmp_path):
     flat(tmp_path)
     write_xml(tmp_path / "a3.xml", [("square", (5, 5, 5, 9)), ("disc", (1, 1, 9, 9))])
     data = read_set(tmp_path)
     (home,) = [name for name, files in names(data).items() if "a3.jpg" in files]
-    (finding,) = data.findings.of("error")
-    assert finding.items[0].split == home
+    (issue,) = data.issues.of("error")
+    assert issue.items[0].split == home
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path, voc_root):
@@ -270,7 +270,7 @@ def test_an_image_that_cannot_be_used_is_named_before_it_is_needed(
 
 def test_an_annotation_of_the_upright_image_is_right(tmp_path):
     data = one(tmp_path, BOX, turned, size=(80, 60))
-    assert not data.findings.of("error")
+    assert not data.issues.of("error")
     assert data.splits["train"].sizes.tolist() == [[80, 60]]
 
 
@@ -292,7 +292,7 @@ def test_an_unusable_box_is_left_out_and_named(tmp_path, corners, kind):
     assert data.splits["train"].boxes.tolist() == [[0, 0, 9, 9]]
     (line,) = found(data)[kind]
     assert line.startswith("Annotations/a.xml: object 1 (square ")
-    assert [f.kind for f in data.findings.of("error")] == [kind]
+    assert [f.kind for f in data.issues.of("error")] == [kind]
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import ResNet50_Weights
 
 from detector.models.compute import MultiplyAdds, StepCounter, step_compute
-from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
-from detector.models.heads import HeadOptions
+from detector.models.faster_rcnn import build_faster_rcnn
+from detector.models.options import HeadOptions, ModelOptions
 
 # Few enough samples that a training step finds as many.
-SMALL = FasterRCNNOptions(fpn_channels=8, head=HeadOptions(hidden=(16,)), box_batch_per_image=4)
+SMALL = ModelOptions(fpn_channels=8, head=HeadOptions(hidden=(16,)), box_batch_per_image=4)
 EVERY = ("stem", "layer1", "layer2", "layer3", "layer4", "neck", "head")
 
 

@@ -5,11 +5,11 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.ops import MultiScaleRoIAlign
 
 from detector.models.backbones.table import IMAGENET_MEAN, IMAGENET_STD
-from detector.models.faster_rcnn import FasterRCNNOptions, NormaliseAndBatch, build_faster_rcnn
-from detector.models.heads import HeadOptions
+from detector.models.faster_rcnn import NormaliseAndBatch, build_faster_rcnn
+from detector.models.options import HeadOptions, ModelOptions
 from detector.models.weights.load import find_pretrained, load_pretrained
 
-SMALL = FasterRCNNOptions(
+SMALL = ModelOptions(
     fpn_channels=8, head=HeadOptions(hidden=(16,)), rpn_top_n_train=50, rpn_top_n_test=50
 )
 
@@ -135,7 +135,7 @@ def test_the_pooling_of_the_head_is_ours(pair):
 
 
 def test_anchors_are_sized_to_their_levels():
-    options = FasterRCNNOptions(fpn_channels=8, anchor_scales=(4.0, 8.0), anchor_ratios=(1.0,))
+    options = ModelOptions(fpn_channels=8, anchor_scales=(4.0, 8.0), anchor_ratios=(1.0,))
     model = build_faster_rcnn("efficientnet_lite0", 1, options=options)
     sides = [c[:, 2] - c[:, 0] for c in model.rpn.anchor_generator.cell_anchors]
     assert [s.tolist() for s in sides] == [

@@ -7,11 +7,12 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn, fasterrcnn_res
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 
 from detector.models.backbones.build import build_backbone
-from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
-from detector.models.heads import HeadOptions, build_box_head
+from detector.models.faster_rcnn import build_faster_rcnn
+from detector.models.heads import build_box_head
+from detector.models.options import HeadOptions, ModelOptions
 
 V2 = HeadOptions(convs=(256,) * 4, conv_norm="batch", hidden=(1024,))
-SMALL = FasterRCNNOptions(
+SMALL = ModelOptions(
     fpn_channels=8,
     neck_norm="batch",
     rpn_convs=2,
@@ -68,7 +69,7 @@ def test_convolutions_may_end_in_the_mean_over_the_region():
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_network_of_each_version_has_torchvisions_parameters(version):
     # So that torchvision's weights for the whole detector fit.
-    options = FasterRCNNOptions(neck_norm="batch", rpn_convs=2, head=V2) if version == 2 else None
+    options = ModelOptions(neck_norm="batch", rpn_convs=2, head=V2) if version == 2 else None
     build = fasterrcnn_resnet50_fpn_v2 if version == 2 else fasterrcnn_resnet50_fpn
     with torch.device("meta"):
         theirs = build(weights=None, weights_backbone=None, num_classes=4).state_dict()

@@ -11,11 +11,11 @@ from conftest import assert_same
 from torchvision.models import ResNet50_Weights
 
 from detector.models import summary
-from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
-from detector.models.heads import HeadOptions
+from detector.models.faster_rcnn import build_faster_rcnn
+from detector.models.options import HeadOptions, ModelOptions
 from detector.models.summary import Seconds, profile_step, summarise
 
-SMALL = FasterRCNNOptions(
+SMALL = ModelOptions(
     fpn_channels=8, head=HeadOptions(hidden=(16,)), rpn_top_n_train=50, box_batch_per_image=8
 )
 EVERY = ("stem", "layer1", "layer2", "layer3", "layer4", "neck", "head")

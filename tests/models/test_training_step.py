@@ -7,11 +7,11 @@ from torch import nn
 from detector.models.backbones.build import backbone_spec
 from detector.models.backbones.stages import NAMES
 from detector.models.backbones.table import BACKBONES
-from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
-from detector.models.heads import HeadOptions
+from detector.models.faster_rcnn import build_faster_rcnn
+from detector.models.options import HeadOptions, ModelOptions
 
 EVERY = [*BACKBONES, "timm/resnet18", "timm/vgg11", "timm/swin_tiny_patch4_window7_224"]
-SMALL = FasterRCNNOptions(
+SMALL = ModelOptions(
     fpn_channels=8, head=HeadOptions(hidden=(16,)), rpn_top_n_train=50, rpn_top_n_test=50
 )
 every = pytest.mark.parametrize("network", EVERY, indirect=True, scope="module")

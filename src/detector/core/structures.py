@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,11 @@ class AnnotatedImages:
             self.ignore[rows],
             None if self.ids is None else self.ids[chosen],
         )
+
+    def files(self, root: Path) -> list[str]:
+        """Paths of the images, relative to a folder that they are below."""
+        prefix = f"{root}/"
+        return [path.removeprefix(prefix) for path in self.paths.tolist()]
 
     def owners(self) -> NDArray[np.int64]:
         """The image that each box belongs to, `(m,)`."""

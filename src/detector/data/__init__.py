@@ -1,1 +1,1 @@
-"""Files to batches: readers, augmentation, loaders. Imports no other package of ours."""
+"""From files to batches: formats, validation, splitting and loading of data sets."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -16,49 +16,13 @@ from torchvision.models.detection.image_list import ImageList
 from detector.models.backbones.build import backbone_spec, build_backbone
 from detector.models.backbones.pyramid import NormMode, PyramidBackbone
 from detector.models.device import at_least_float32
-from detector.models.heads import NORMS, HeadOptions, build_box_head
+from detector.models.heads import NORMS, build_box_head
+from detector.models.options import ModelOptions
 from detector.models.roi_align import PyramidRoIAlign
 from detector.models.rpn import PlacedAnchors, PointwiseRPNHead, SampledRPN
 from detector.models.weights.channels import for_channels
 
 CELLS = 7  # cells along each side of a pooled region
-
-
-@dataclass(frozen=True)
-class FasterRCNNOptions:
-    """Settings of the network; the defaults are those of torchvision's `fasterrcnn_resnet50_fpn`.
-
-    Attributes:
-        in_channels: Channels of the images: 1 is grey, 3 RGB.
-        fpn_channels: Channels of every pyramid level.
-        neck_norm: Norm after the pyramid's convolutions: `none` or `batch`.
-        rpn_convs: Number of convolutions in the RPN before its outputs.
-        head: Layers of the box head.
-        anchor_scales: Anchor sides divided by the level's stride.
-        anchor_ratios: Heights divided by widths; each cell has an anchor for every scale and ratio.
-        rpn_top_n_train: Proposals kept per image in training, before and after NMS.
-        rpn_top_n_test: Proposals kept per image in evaluation, before and after NMS.
-        rpn_batch_per_image: Anchors sampled per image for the RPN's loss.
-        box_batch_per_image: Proposals sampled per image for the box head's loss.
-        score_threshold: Confidence threshold: the lowest score of a detection.
-        nms_threshold: IoU above which the detection of the lower score is suppressed.
-        detections_per_image: Largest number of detections in an image.
-    """
-
-    in_channels: int = 3
-    fpn_channels: int = 256
-    neck_norm: str = "none"
-    rpn_convs: int = 1
-    head: HeadOptions = field(default_factory=HeadOptions)
-    anchor_scales: tuple[float, ...] = (8.0,)
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    rpn_top_n_train: int = 2000
-    rpn_top_n_test: int = 1000
-    rpn_batch_per_image: int = 256
-    box_batch_per_image: int = 512
-    score_threshold: float = 0.05
-    nms_threshold: float = 0.5
-    detections_per_image: int = 100
 
 
 @dataclass(frozen=True)
@@ -170,7 +134,7 @@ class FasterRCNN(TorchvisionFasterRCNN):
         classes: int,
         mean: Sequence[float],
         std: Sequence[float],
-        options: FasterRCNNOptions,
+        options: ModelOptions,
         speed: SpeedOptions,
         smallest: int = 0,
     ) -> None:
@@ -240,9 +204,7 @@ class FasterRCNN(TorchvisionFasterRCNN):
         return self
 
 
-def _build_rpn(
-    anchors: PlacedAnchors, head: PointwiseRPNHead, options: FasterRCNNOptions
-) -> SampledRPN:
+def _build_rpn(anchors: PlacedAnchors, head: PointwiseRPNHead, options: ModelOptions) -> SampledRPN:
     """Build the RPN with torchvision's thresholds."""
     top_n = {"training": options.rpn_top_n_train, "testing": options.rpn_top_n_test}
     return SampledRPN(
@@ -263,7 +225,7 @@ def build_faster_rcnn(
     classes: int,
     *,
     norm: NormMode = "frozen",
-    options: FasterRCNNOptions | None = None,
+    options: ModelOptions | None = None,
     speed: SpeedOptions | None = None,
 ) -> FasterRCNN:
     """Build the detector with random weights, everything trainable.
@@ -275,7 +237,7 @@ def build_faster_rcnn(
         options: Settings of the network.
         speed: How the network is run.
     """
-    options = options or FasterRCNNOptions()
+    options = options or ModelOptions()
     spec = backbone_spec(backbone)
     pyramid = build_backbone(
         backbone,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
 from torch import nn
 from torchvision.ops import Conv2dNormActivation
+
+from detector.models.options import HeadOptions
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -17,30 +18,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "hardswish": nn.Hardswish,
 }
 NORMS: dict[str, type[nn.Module] | None] = {"none": None, "batch": nn.BatchNorm2d}
-
-
-@dataclass(frozen=True)
-class HeadOptions:
-    """A box head: convolutions, then flattening or averaging, then fully connected layers.
-
-    The defaults are torchvision's `TwoMLPHead`; four convolutions of 256 channels with batch norms
-    and one hidden layer of 1024 are the head of its `fasterrcnn_resnet50_fpn_v2`.
-
-    Attributes:
-        convs: Channels of each 3x3 convolution.
-        conv_norm: Norm after each convolution: `none` or `batch`.
-        pool: `flatten` keeps positions within the region; `average` takes the mean over it.
-        hidden: Widths of the fully connected layers.
-        dropout: Dropout probability after each fully connected layer.
-        activation: Activation after each layer, a key of `ACTIVATIONS`.
-    """
-
-    convs: tuple[int, ...] = ()
-    conv_norm: str = "none"
-    pool: str = "flatten"
-    hidden: tuple[int, ...] = (1024, 1024)
-    dropout: float = 0.0
-    activation: str = "relu"
 
 
 def build_box_head(channels: int, side: int, options: HeadOptions) -> tuple[nn.Sequential, int]:

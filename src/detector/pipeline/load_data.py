@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +12,15 @@ from typing import NamedTuple
 from detector.config.schema import Config
 from detector.core.console import typed
 from detector.core.errors import RequestError
-from detector.data.formats import trees
-from detector.data.formats.folder import CONVERT, SUFFIXES, Folder, cache_folder
+from detector.core.run_folder import RunFolder
+from detector.core.structures import SPLITS
+from detector.data.formats import table
+from detector.data.formats.folder import Folder
+from detector.data.formats.paths import CONVERT, SUFFIXES, cache_folder
 from detector.data.images.headers import misfit, read_header
-from detector.data.read import SPLITS, DataSet, Reading, Source
+from detector.data.read import DataSet, DataSetSpec, Reading
 from detector.data.validation.duplicates import NEAR, similar
-from detector.data.validation.image_info import FactsCache, look_at
+from detector.data.validation.image_info import ImageInfoCache, inspect
 from detector.data.validation.issues import Item
 from detector.pipeline.network_view import crowded
 from detector.training.checkpoint import Fingerprint
@@ -28,11 +31,8 @@ log = logging.getLogger(__name__)
 FATAL = ("empty split", "split without boxes")
 LISTED = 50  # of every kind, in the log
 
-# What the check of a request has read, until the run takes it.
-_kept: dict[str, Reading | DataSet] = {}
 
-
-def find_source(config: Config) -> Source:
+def find_source(config: Config) -> DataSetSpec:
     """Where the data are and how they are divided; fetched if need be.
 
     Raises:
@@ -40,9 +40,10 @@ def find_source(config: Config) -> Source:
     """
     data = config.data
     named = {split: getattr(data.splits, split) for split in SPLITS}
-    kind = "voc" if data.format == "trees" else data.format
-    if data.format == "trees" and data.root is None:
-        root = trees.prepare()
+    embedded = table.EMBEDDED.get(data.format)
+    kind = embedded.format if embedded else data.format
+    if embedded and data.root is None:
+        root = embedded.prepare()
     elif data.root is None:
         raise RequestError("data.root= is required: the folder of your images and annotations")
     else:
@@ -52,78 +53,99 @@ def find_source(config: Config) -> Source:
             download_voc(root, asked)
         elif kind == "voc":
             _check_devkit(root, asked)
-    return Source(
+    return DataSetSpec(
         root=root,
         format=kind,
         splits=named,
-        ratios={"val": data.split.val, "test": data.split.test},
-        split_file=_split_file(data.split.file),
-        seed=data.split.seed,
-        group=data.split.group,
-        closely=data.on_bad == "skip",  # what fails to decode is to be left out before the run
+        ratios={"val": data.auto_split.val, "test": data.auto_split.test},
+        split_file=_split_file(data.auto_split.file),
+        seed=data.auto_split.seed,
+        group=data.auto_split.group,
+        decode=data.on_bad == "skip",  # what fails to decode is to be left out before the run
         classes=data.classes,
         classes_from=f"those that {config.ckpt} knows" if config.ckpt else "data.classes",
         channels=config.model.in_channels,
     )
 
 
-def read_data(
-    config: Config, wanted: str | None = None, *, briefly: bool = False, keep: bool = False
-) -> DataSet:
-    """Read the data and judge them, whatever is wrong with them.
+def open_data(config: Config, wanted: str | None = None) -> Reading:
+    """Read the annotation files, and look at no image yet.
 
     Args:
         config: Says which data.
         wanted: The only split wanted; `final`: `test`, or `val` where there is no test; None: all.
-        briefly: Decode no image: what a request can be refused for at once (see `Reading.judge`).
-        keep: Remember what was read for the next call.
     """
-    key = f"{wanted} {config.ckpt} {config.data} {config.model.in_channels}"
-    kept = _kept.pop(key, None)
-    if not isinstance(kept, DataSet):
-        reading = kept or Reading(find_source(config), wanted)
-        with closing(open_cache()) as cache:
-            data = reading.judge(cache, briefly=briefly)
-        kept = reading if briefly and not reading.is_brief else data
-    else:
-        data = kept
-    if keep:
-        _kept[key] = kept
-    return data
+    return Reading(find_source(config), wanted)
+
+
+def validate(reading: Reading, *, briefly: bool = False) -> DataSet:
+    """Look at the images and find whatever is wrong with the data.
+
+    Args:
+        reading: From `open_data`.
+        briefly: Decode no image: find what a request can be refused for at once.
+    """
+    with closing(open_cache()) as cache:
+        return reading.validate(cache, decode=not briefly)
 
 
 def usable_data(
-    config: Config, wanted: str | None = None, *, briefly: bool = False, keep: bool = False
+    config: Config, wanted: str | None = None, check: Callable[[DataSet], object] | None = None
 ) -> DataSet:
-    """Read the data as `read_data`, but refuse what is wrong with them.
+    """Read the data, and refuse what is wrong with them.
+
+    Args:
+        config: Says which data.
+        wanted: As of `open_data`.
+        check: Is given the data before all images are decoded, which takes long: refuses what else
+            is wrong with the request.
 
     Raises:
         RequestError: If there are errors and `data.on_bad=error`, or nothing to work with is left.
     """
-    data = read_data(config, wanted, briefly=briefly, keep=keep)
-    errors = data.findings.of("error")
+    reading = open_data(config, wanted)
+    data = validate(reading, briefly=True)
+    refuse_errors(config, data)
+    if check is not None:
+        check(data)
+    if reading.needs_pixels:
+        data = validate(reading)
+        refuse_errors(config, data)
+    return data
+
+
+def refuse_errors(config: Config, data: DataSet) -> None:
+    """Refuse data with errors that `data.on_bad` does not leave out.
+
+    Raises:
+        RequestError: Naming the first error, how many more there are, and what may help.
+    """
+    errors = data.issues.of("error")
     skip = config.data.on_bad == "skip"
-    serious = [finding for finding in errors if not skip or finding.kind in FATAL]
+    serious = [issue for issue in errors if not skip or issue.kind in FATAL]
     if not serious:
-        return data
+        return
     item = serious[0].items[0]
     place = f"{data.root / item.file}: " if item.file else ""
-    more = sum(finding.count for finding in serious) - 1
+    more = sum(issue.count for issue in serious) - 1
     others = f" (and {more} more error{'s' * (more > 1)})" if more else ""
-    unknown = [finding for finding in errors if finding.kind == "unknown class"]
+    unknown = [issue for issue in errors if issue.kind == "unknown class"]
     if serious[0].kind in FATAL and unknown:
         others = f"; {unknown[0].count} boxes of it were left out: {unknown[0].items[0].message}"
     nothing_left = not all(len(split.labels) for split in data.splits.values())
     hopeless = skip or serious[0].kind in FATAL or nothing_left
     way_out = "" if hopeless else "data.on_bad=skip leaves such things out; "
+    raise RequestError(
+        f"{place}{item.message}{others}; {way_out}{_check_command(config, data)} shows everything"
+    )
+
+
+def _check_command(config: Config, data: DataSet) -> str:
+    """The command that checks the same data."""
     channels = config.model.in_channels
     kind = "" if config.data.format == "trees" else f"data={config.data.format} "
     more_keys = "" if channels == 3 else f" model.in_channels={channels}"
-    raise RequestError(
-        f"{place}{item.message}{others}; {way_out}"
-        f"python -m detector.check {kind}"
-        f"{typed('data.root', data.root)}{more_keys} shows everything"
-    )
+    return f"python -m detector.check {kind}{typed('data.root', data.root)}{more_keys}"
 
 
 def describe_data(data: DataSet, limit: int | None = None) -> None:
@@ -143,17 +165,15 @@ def describe_data(data: DataSet, limit: int | None = None) -> None:
         log.info("%-5s %d images, %d boxes%s", name, len(split), len(split.labels), note)
     if limit is not None and (said := crowded(data.splits, limit)):
         log.warning("%s", said)
-    for finding in data.findings.of("leakage"):
-        log.warning(
-            "%d x %s, so figures are too good: %s", finding.count, finding.kind, finding.items[0]
-        )
-    for finding in data.findings.of("error"):
-        log.warning("left out, %d x %s:", finding.count, finding.kind)
-        for item in finding.items[:LISTED]:
+    for issue in data.issues.of("leakage"):
+        log.warning("%d x %s, so figures are too good: %s", issue.count, issue.kind, issue.items[0])
+    for issue in data.issues.of("error"):
+        log.warning("left out, %d x %s:", issue.count, issue.kind)
+        for item in issue.items[:LISTED]:
             log.warning("  %s", item)
-        if finding.count > LISTED:
-            log.warning("  ... and %d more (python -m detector.check)", finding.count - LISTED)
-    warnings = [f"{f.count} x {f.kind}" for f in data.findings.of("warning")]
+        if issue.count > LISTED:
+            log.warning("  ... and %d more (python -m detector.check)", issue.count - LISTED)
+    warnings = [f"{f.count} x {f.kind}" for f in data.issues.of("warning")]
     if warnings:
         log.info("worth a look (python -m detector.check): %s", ", ".join(warnings))
 
@@ -162,8 +182,8 @@ def fingerprints(data: DataSet, split: str) -> dict[str, Fingerprint]:
     """What is known of the pictures of a split, by relative path; unreadable ones are left out."""
     files = data.files()[split]
     with closing(open_cache()) as cache:
-        facts = look_at(data.root, files, cache, closely=True)
-    return {f: Fingerprint(facts[f].digest, facts[f].hash) for f in files if facts[f].digest}
+        infos = inspect(data.root, files, cache, decode=True)
+    return {f: Fingerprint(infos[f].digest, infos[f].hash) for f in files if infos[f].digest}
 
 
 class Seen(NamedTuple):
@@ -204,10 +224,10 @@ def _seen(ours: Mapping[str, Fingerprint], record: Collection[Fingerprint]) -> S
 
 
 def note_seen(data: DataSet, split: str, seen: Seen, by: str) -> None:
-    """Add a finding for each image of a split that a detector was trained on.
+    """Add an issue for each image of a split that a detector was trained on.
 
     Args:
-        data: Gets the findings.
+        data: Gets the issues.
         split: Its name.
         seen: The images.
         by: What was done with them, for messages, such as `ckpt=a was trained on`.
@@ -217,22 +237,24 @@ def note_seen(data: DataSet, split: str, seen: Seen, by: str) -> None:
         ("like a training image", seen.near, "a picture like it"),
     ):
         for file in sorted(files):
-            data.findings.add(kind, Item(split, file, f"{by} {what}", file))
+            data.issues.add(kind, Item(split, file, f"{by} {what}", file))
 
 
-def open_cache() -> FactsCache:
+def open_cache() -> ImageInfoCache:
     """What is known of image files from before."""
-    return FactsCache(cache_folder() / "files.sqlite")
+    return ImageInfoCache(cache_folder() / "files.sqlite")
 
 
 def _split_file(named: str | None) -> Path | None:
-    """The splits.json that `data.split.file` means: a file, or a run's folder."""
+    """The splits.json that `data.auto_split.file` means: a file, or a run's folder."""
     if named is None:
         return None
     path = Path(named).expanduser()
-    path = path / "splits.json" if path.is_dir() else path
+    path = RunFolder(path).splits if path.is_dir() else path
     if not path.is_file():
-        raise RequestError(f"data.split.file={named}: no such file, nor a run that has splits.json")
+        raise RequestError(
+            f"data.auto_split.file={named}: no such file, nor a run that has splits.json"
+        )
     return path
 
 

@@ -110,9 +110,9 @@ def test_copies_of_one_picture_are_in_one_split(tmp_path):
         assert home[f"a{i:02}"] == home[f"b{i:02}"]
     assert home["z00"] == home["a01"]
     assert sorted(map(len, data.splits.values())) == [8, 8, 25]
-    assert not data.findings.of("leakage")
+    assert not data.issues.of("leakage")
     assert data.division == (
-        "divided by ratio with data.split.seed=0",
+        "divided by ratio with data.auto_split.seed=0",
         "22 images are copies or near copies of others, in 11 groups; each group in one split",
     )
 
@@ -266,7 +266,7 @@ def test_an_expression_keeps_together_what_belongs_together(tmp_path):
     data = grouped(tmp_path, r"^(patient\d+)_")
     assert all(len(splits) == 1 for splits in patients(data).values())
     assert all(map(len, data.splits.values()))
-    assert data.division[1] == r"data.split.group=^(patient\d+)_: 5 groups, 2 images in none"
+    assert data.division[1] == r"data.auto_split.group=^(patient\d+)_: 5 groups, 2 images in none"
     assert any(len(splits) > 1 for splits in patients(grouped(tmp_path, None)).values())
 
 
@@ -323,7 +323,7 @@ def test_a_table_names_images_by_path_or_name_with_a_heading_or_without(tmp_path
 def test_names_in_a_table_that_no_image_has_are_counted(tmp_path):
     (tmp_path / "g.csv").write_text("b.png,p\n" + "".join(f"no{i}.jpg,q\n" for i in range(5)))
     _, (first, second) = groups.read_groups(str(tmp_path / "g.csv"), FILES)
-    assert first == f"data.split.group={tmp_path}/g.csv: 1 group, 3 images in none"
+    assert first == f"data.auto_split.group={tmp_path}/g.csv: 1 group, 3 images in none"
     assert second == "5 names in it are of no image: no0.jpg, no1.jpg, no2.jpg, ..."
 
 

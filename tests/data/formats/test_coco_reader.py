@@ -56,7 +56,7 @@ def test_crowds_are_marked_to_be_ignored(root):
 
 def test_the_boxes_of_a_missing_image_are_no_fault_of_their_own(root):
     (root / "train/train0.jpg").unlink()
-    assert [f.kind for f in read_set(root).findings.of("error")] == ["missing image"]
+    assert [f.kind for f in read_set(root).issues.of("error")] == ["missing image"]
 
 
 def test_annotations_may_come_in_any_order(root):
@@ -94,7 +94,7 @@ def test_roboflows_folders_are_found(root, tmp_path):
         "val": 3,
         "test": 3,
     }
-    assert not data.findings.of("error")
+    assert not data.issues.of("error")
 
 
 def test_a_category_that_only_groups_others_is_no_class(root):
@@ -199,7 +199,7 @@ def test_no_crowd_is_none_whatever_the_word(root, word):
     edit(root, put(word, "annotations", 1, "iscrowd"))
     data = read_set(root)
     assert data.splits["train"].ignore.sum() == 0
-    assert not data.findings.of("error")
+    assert not data.issues.of("error")
 
 
 def test_a_crowd_in_a_word_that_is_neither_is_named(root):
@@ -218,7 +218,7 @@ def outline(content):
 @pytest.mark.parametrize("at_first", [5_000, 3])
 def test_boxes_that_contradict_their_polygons_are_counted(root, at_first, monkeypatch):
     # With 3, the first, fifth and ninth are looked at before all are.
-    monkeypatch.setattr(coco_fields, "LOOKED_AT", at_first)
+    monkeypatch.setattr(coco_fields, "SAMPLED", at_first)
     monkeypatch.setattr(coco_json.decode, "__defaults__", (at_first,))
     edit(root, outline)
     assert "box given otherwise too" not in found(read_set(root))
@@ -428,7 +428,7 @@ def test_what_tools_write_a_little_differently_is_read_the_same(root, change):
     before = read_set(root).splits["train"]
     edit(root, change)
     data = read_set(root)
-    assert not data.findings.of("error")
+    assert not data.issues.of("error")
     after = data.splits["train"]
     for key in ("paths", "sizes", "offsets", "boxes", "labels", "ignore"):
         assert getattr(after, key).tolist() == getattr(before, key).tolist()
@@ -446,7 +446,7 @@ def test_a_byte_order_mark_does_not_matter_and_another_encoding_is_named(root):
 
 def test_the_case_of_a_file_name_on_disk_does_not_matter(root):
     (root / "train/train0.jpg").rename(root / "train/TRAIN0.JPG")
-    assert not read_set(root).findings.of("error")
+    assert not read_set(root).issues.of("error")
 
 
 def test_a_split_by_ratio_does_not_depend_on_the_order_of_entries(root):
@@ -482,7 +482,7 @@ def test_images_may_lie_anywhere_below_the_root_under_a_unique_name(root):
     (root / "somewhere/else").mkdir(parents=True)
     (root / "train/train0.jpg").rename(root / "somewhere/else/train0.jpg")
     data = read_set(root)
-    assert not data.findings.of("error")
+    assert not data.issues.of("error")
     write_image(root / "another/train0.jpg", [])
     assert "missing image" in found(read_set(root))
 
@@ -567,7 +567,7 @@ def test_packed_files_beside_unpacked_ones_are_left_alone(root):
 def test_instances_whose_name_speaks_of_no_split_are_named(root):
     shutil.copy(root / "annotations/instances_val.json", root / "annotations/extra.json")
     assert found(read_set(root))["annotation not used"] == [
-        "annotations/extra.json: COCO instances, but its name speaks of no split"
+        "annotations/extra.json: COCO instances, but its name is of no split"
     ]
     (root / "annotations/instances_val.json").unlink()  # so that it could be that one
     with pytest.raises(RequestError, match=r"which JSON file is for val\?.*extra\.json"):
@@ -589,11 +589,11 @@ def test_names_of_images_are_matched_however_accents_are_encoded(root):
     shutil.copy(root / "train/train1.jpg", root / "a/cafe\u0301.jpg")  # not unique by name alone
     edit(root, put("cafe\u0301.JPG", "images", 0, "file_name"))
     data = read_set(root)
-    assert not data.findings.of("error")
+    assert not data.issues.of("error")
     assert f"{root}/train/caf\u00e9.jpg" in data.splits["train"].paths.tolist()
 
 
-def test_classes_that_differ_only_in_the_encoding_of_accents_are_one_finding(root):
+def test_classes_that_differ_only_in_the_encoding_of_accents_are_one_issue(root):
     edit(root, put("caf\u00e9", "categories", 0, "name"))
     edit(root, put("cafe\u0301", "categories", 1, "name"))
     for split in ("val", "test"):

@@ -6,7 +6,8 @@ import pytest
 from conftest import read_set, write_image, write_voc, write_xml
 
 from detector.core.errors import RequestError
-from detector.data.formats.folder import SUFFIXES, UNREAD, Folder, split_of
+from detector.data.formats.folder import Folder
+from detector.data.formats.paths import SUFFIXES, UNREAD, split_of
 from detector.data.images.headers import FORMATS
 
 NFC, NFD = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
@@ -162,7 +163,7 @@ def test_images_of_any_suffix_that_is_read_are_found(tmp_path, suffix):
         picture.save(root / f"JPEGImages/a{suffix}", format=kind)
     (root / "JPEGImages/a.png").unlink()
     data = read_set(root, "voc", "train")
-    assert not data.findings.of("error")
+    assert not data.issues.of("error")
     assert len(data.splits["train"]) == 1
 
 
@@ -193,7 +194,7 @@ def test_a_link_to_a_folder_that_is_read_already_is_named(tmp_path):
         write_image(tmp_path / f"train/{name * ord(name)}.jpg", [])  # noise by the name's length
         (tmp_path / f"train/{name * ord(name)}.jpg").rename(tmp_path / f"train/{name}.jpg")
     (tmp_path / "test").symlink_to("train")
-    (finding,) = [f for f in read_set(tmp_path).findings if f.kind == "folder read once"]
-    assert [str(item) for item in finding.items] == [
+    (issue,) = [f for f in read_set(tmp_path).issues if f.kind == "folder read once"]
+    assert [str(item) for item in issue.items] == [
         "test: a link to a folder that is read by its own name"
     ]

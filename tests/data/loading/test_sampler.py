@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from detector.core.structures import AnnotatedImage, AnnotatedImages
-from detector.data.loading.sampler import Draw, KeyedSampler, aspect_groups, repeat_factors
+from detector.data.loading.sampler import KeyedSampler, SampleKey, aspect_groups, repeat_factors
 
 RATIOS = np.array([[480, 640], [640, 480], [500, 500], [427, 640]], np.int32)
 
@@ -160,12 +160,12 @@ def test_images_come_as_often_as_their_factor_rounded_and_epochs_are_equally_lon
 def test_repeats_of_an_image_are_numbered_within_the_epoch():
     sampler = KeyedSampler(3, shuffle=True, factors=np.array([3.0, 1.0, 2.0]))
     assert sorted(sampler) == [
-        Draw(0, 0, 0),
-        Draw(0, 0, 1),
-        Draw(0, 0, 2),
-        Draw(0, 1, 0),
-        Draw(0, 2, 0),
-        Draw(0, 2, 1),
+        SampleKey(0, 0, 0),
+        SampleKey(0, 0, 1),
+        SampleKey(0, 0, 2),
+        SampleKey(0, 1, 0),
+        SampleKey(0, 2, 0),
+        SampleKey(0, 2, 1),
     ]
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from detector.core.errors import RequestError, WorkError
 from detector.data.loading import watchdog
-from detector.data.loading.watchdog import Desk, WatchedLoader, named_ends
+from detector.data.loading.watchdog import LoaderStatus, WatchedLoader, named_ends
 
 PATHS = np.array([f"{i}.jpg" for i in range(4)])
 
@@ -22,8 +22,8 @@ PATHS = np.array([f"{i}.jpg" for i in range(4)])
 class Stalls(Dataset):
     """Is at image 1 until it is let go on."""
 
-    def __init__(self, desk):
-        self.desk = desk
+    def __init__(self, status):
+        self.status = status
         self.go_on = torch.multiprocessing.get_context("fork").Event()
         self.wait = lambda: self.go_on.wait(60)
 
@@ -31,7 +31,7 @@ class Stalls(Dataset):
         return 4
 
     def __getitem__(self, index):
-        with self.desk.busy(index):
+        with self.status.busy(index):
             if index == 1:
                 assert self.wait()
         return index
@@ -51,10 +51,10 @@ class Listener:
 
 
 def make(workers, stall_seconds):
-    desk = Desk(workers)
-    data = Stalls(desk)
+    status = LoaderStatus(workers)
+    data = Stalls(status)
     options = {"dataset": data, "num_workers": workers, "persistent_workers": workers > 0}
-    return WatchedLoader(desk, PATHS, stall_seconds, **options), data
+    return WatchedLoader(status, PATHS, stall_seconds, **options), data
 
 
 def watchdogs():
@@ -95,7 +95,7 @@ def test_only_what_takes_too_long_is_named(monkeypatch):
     seen = iter([now, now - 61, now - 61, 0.0, now])
 
     def look(_):
-        loader.desk.since[0] = since = next(seen, -1)
+        loader.status.since[0] = since = next(seen, -1)
         return since == -1
 
     loader._watch(SimpleNamespace(wait=look))
@@ -134,30 +134,30 @@ def test_an_error_in_the_data_set_leaves_no_watchdog_and_no_busy_worker():
     with pytest.raises(AssertionError):
         list(loader)
     assert not watchdogs()
-    assert list(loader.desk.since) == [0]
+    assert list(loader.status.since) == [0]
 
 
 class Fails(Dataset):
     """Does something at image 1, in a loader's process."""
 
-    def __init__(self, desk, what):
-        self.desk = desk
+    def __init__(self, status, what):
+        self.status = status
         self.what = what
 
     def __len__(self):
         return 4
 
     def __getitem__(self, index):
-        with self.desk.busy(index):
+        with self.status.busy(index):
             if index == 1:
                 return self.what()
         return index
 
 
 def failing(what, workers=2):
-    desk = Desk(workers)
-    data = Fails(desk, what)
-    return WatchedLoader(desk, PATHS, 0.1, dataset=data, num_workers=workers, batch_size=1)
+    status = LoaderStatus(workers)
+    data = Fails(status, what)
+    return WatchedLoader(status, PATHS, 0.1, dataset=data, num_workers=workers, batch_size=1)
 
 
 def load(loader):
@@ -270,14 +270,14 @@ class Late:
 
 def test_only_if_nothing_is_done_meanwhile_a_batch_is_given_up():
     loader = failing(None)
-    desk = loader.desk
+    status = loader.status
 
     def begin():
-        desk.image[1], desk.since[1] = 2, 1.0
+        status.image[1], status.since[1] = 2, 1.0
 
     def end():
-        desk.since[1] = 0
-        desk.done[1] += 1
+        status.since[1] = 0
+        status.done[1] += 1
 
     def nothing():
         pass

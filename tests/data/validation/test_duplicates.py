@@ -4,7 +4,7 @@ import pytest
 
 from detector.data.validation import duplicates
 from detector.data.validation.duplicates import NEAR, find_copies, join_equal, join_similar, similar
-from detector.data.validation.image_info import Facts, perceptual_hash
+from detector.data.validation.image_info import ImageInfo, perceptual_hash
 
 
 def photograph(seed):
@@ -42,18 +42,18 @@ def test_plain_surfaces_are_not_called_alike():
 
 def test_copies_are_found_in_other_splits_and_within_one():
     one, two, far = "0" * 64, "0" * 63 + "7", "f" * 64
-    facts = {
-        "a": Facts(1, 1, 1, "", "da", one),
-        "b": Facts(1, 1, 1, "", "db", far),
-        "b2": Facts(1, 1, 1, "", "db", far),
-        "c": Facts(1, 1, 1, "", "da", one),
-        "d": Facts(1, 1, 1, "", "dd", two),
-        "e": Facts(1, 1, 1, "unreadable"),
-        "e2": Facts(1, 1, 1, "unreadable"),
-        "e3": Facts(1, 1, 1, "unreadable"),
+    infos = {
+        "a": ImageInfo(1, 1, 1, "", "da", one),
+        "b": ImageInfo(1, 1, 1, "", "db", far),
+        "b2": ImageInfo(1, 1, 1, "", "db", far),
+        "c": ImageInfo(1, 1, 1, "", "da", one),
+        "d": ImageInfo(1, 1, 1, "", "dd", two),
+        "e": ImageInfo(1, 1, 1, "unreadable"),
+        "e2": ImageInfo(1, 1, 1, "unreadable"),
+        "e3": ImageInfo(1, 1, 1, "unreadable"),
     }
-    findings = find_copies({"train": ["a", "b", "b2", "e", "e2"], "test": ["c", "d", "e3"]}, facts)
-    assert {f.kind: [str(i) for i in f.items] for f in findings} == {
+    issues = find_copies({"train": ["a", "b", "b2", "e", "e2"], "test": ["c", "d", "e3"]}, infos)
+    assert {f.kind: [str(i) for i in f.items] for f in issues} == {
         "picture in two splits": ["c: the same picture as a in train"],
         "similar pictures in two splits": ["d: like a in train (3 of 256 bits differ)"],
         "same picture twice": ["b2: the same as b"],

@@ -5,7 +5,7 @@ from conftest import write_image
 from PIL import Image
 
 from detector.data.validation import image_info as module
-from detector.data.validation.image_info import FactsCache, look_at
+from detector.data.validation.image_info import ImageInfoCache, inspect
 
 
 @pytest.fixture
@@ -33,45 +33,45 @@ def looked(monkeypatch):
 FILES = ["a.jpg", "b.jpg"]
 
 
-@pytest.mark.parametrize("closely", [False, True])
-def test_unchanged_files_are_not_opened_again(root, tmp_path, looked, closely):
-    cache = tmp_path / "cache/facts.sqlite"
-    first = look_at(root, FILES, FactsCache(cache), closely=closely)
+@pytest.mark.parametrize("decode", [False, True])
+def test_unchanged_files_are_not_opened_again(root, tmp_path, looked, decode):
+    cache = tmp_path / "cache/infos.sqlite"
+    first = inspect(root, FILES, ImageInfoCache(cache), decode=decode)
     assert sorted(looked["header"]) == FILES
-    assert look_at(root, FILES, FactsCache(cache), closely=closely) == first
+    assert inspect(root, FILES, ImageInfoCache(cache), decode=decode) == first
     assert sorted(looked["header"]) == FILES
     assert (first["a.jpg"].width, first["a.jpg"].height) == (80, 60)
 
 
 def test_what_was_looked_at_briefly_is_looked_at_again_closely(root, tmp_path, looked):
-    cache = tmp_path / "facts.sqlite"
-    assert look_at(root, FILES, FactsCache(cache))["a.jpg"].digest == ""
+    cache = tmp_path / "infos.sqlite"
+    assert inspect(root, FILES, ImageInfoCache(cache))["a.jpg"].digest == ""
     assert looked["image"] == []
-    assert look_at(root, FILES, FactsCache(cache), closely=True)["a.jpg"].digest
+    assert inspect(root, FILES, ImageInfoCache(cache), decode=True)["a.jpg"].digest
     assert sorted(looked["image"]) == FILES
-    assert look_at(root, FILES, FactsCache(cache))["a.jpg"].digest
+    assert inspect(root, FILES, ImageInfoCache(cache))["a.jpg"].digest
 
 
 def test_a_touched_file_of_the_same_content_is_not_decoded_again(root, tmp_path, looked):
-    cache = tmp_path / "facts.sqlite"
-    first = look_at(root, FILES, FactsCache(cache), closely=True)
+    cache = tmp_path / "infos.sqlite"
+    first = inspect(root, FILES, ImageInfoCache(cache), decode=True)
     os.utime(root / "a.jpg", ns=(1, 1))
-    assert look_at(root, FILES, FactsCache(cache), closely=True) == first
+    assert inspect(root, FILES, ImageInfoCache(cache), decode=True) == first
     assert sorted(looked["image"]) == FILES
 
 
 def test_a_changed_file_is_looked_at_again(root, tmp_path):
-    cache = tmp_path / "facts.sqlite"
-    first = look_at(root, FILES, FactsCache(cache), closely=True)
+    cache = tmp_path / "infos.sqlite"
+    first = inspect(root, FILES, ImageInfoCache(cache), decode=True)
     Image.new("RGB", (20, 30)).save(root / "a.jpg")
-    second = look_at(root, FILES, FactsCache(cache), closely=True)
+    second = inspect(root, FILES, ImageInfoCache(cache), decode=True)
     assert (second["a.jpg"].width, second["a.jpg"].height) == (20, 30)
     assert second["a.jpg"].digest != first["a.jpg"].digest
     assert second["b.jpg"] == first["b.jpg"]
 
 
 def test_an_interruption_keeps_what_is_done(root, tmp_path, monkeypatch):
-    cache = tmp_path / "facts.sqlite"
+    cache = tmp_path / "infos.sqlite"
     real = module.read_header
 
     def interrupted(path):
@@ -82,23 +82,23 @@ def test_an_interruption_keeps_what_is_done(root, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module, "read_header", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            look_at(root, FILES, FactsCache(cache))
-    assert list(FactsCache(cache).load(root)) == [str(root / "a.jpg")]
+            inspect(root, FILES, ImageInfoCache(cache))
+    assert list(ImageInfoCache(cache).load(root)) == [str(root / "a.jpg")]
 
 
 def test_a_broken_cache_is_made_anew_and_one_that_cannot_be_written_does_without(root, tmp_path):
-    cache = tmp_path / "facts.sqlite"
+    cache = tmp_path / "infos.sqlite"
     cache.write_bytes(b"this is no database, but long enough to be taken for one" * 50)
-    first = look_at(root, FILES, FactsCache(cache))
-    assert len(FactsCache(cache).load(root)) == 2
+    first = inspect(root, FILES, ImageInfoCache(cache))
+    assert len(ImageInfoCache(cache).load(root)) == 2
     (tmp_path / "file").write_text("")
-    assert look_at(root, FILES, FactsCache(tmp_path / "file/facts.sqlite")) == first
+    assert inspect(root, FILES, ImageInfoCache(tmp_path / "file/infos.sqlite")) == first
 
 
 def test_faults_are_kept_too(root, tmp_path):
     (root / "a.jpg").write_bytes((root / "a.jpg").read_bytes()[:-200])
     for _ in range(2):
-        facts = look_at(root, [*FILES, "c.jpg"], FactsCache(tmp_path / "f.sqlite"), closely=True)
-        assert "truncated" in facts["a.jpg"].fault
-        assert facts["b.jpg"].fault == ""
-        assert "No such file" in facts["c.jpg"].fault
+        infos = inspect(root, [*FILES, "c.jpg"], ImageInfoCache(tmp_path / "f.sqlite"), decode=True)
+        assert "truncated" in infos["a.jpg"].issue
+        assert infos["b.jpg"].issue == ""
+        assert "No such file" in infos["c.jpg"].issue

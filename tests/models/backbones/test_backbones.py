@@ -1,5 +1,7 @@
 """Every row of `BACKBONES`: what it says of its network is so."""
 
+from typing import get_args, get_type_hints
+
 import pytest
 import timm
 import torch
@@ -10,7 +12,6 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.ops import Permute, SqueezeExcitation
 
-from detector.config import schema
 from detector.core.errors import RequestError
 from detector.models import heads
 from detector.models.backbones.build import backbone_spec, build_backbone, build_network
@@ -24,8 +25,8 @@ from detector.models.backbones.receptive_field import (
 from detector.models.backbones.stages import NAMES, Stage
 from detector.models.backbones.table import BACKBONES
 from detector.models.backbones.zfnet import ZFNet
-from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
-from detector.models.heads import HeadOptions
+from detector.models.faster_rcnn import build_faster_rcnn
+from detector.models.options import HeadOptions, ModelOptions
 from detector.models.weights.sources import imagenet_weights
 
 EVERY = [*BACKBONES, "timm/resnet18", "timm/tf_efficientnet_lite0", "timm/mambaout_femto"]
@@ -64,10 +65,11 @@ def test_the_course_is_complete():
     assert {*course.split(), *more.split()} <= BACKBONES.keys()
 
 
-def test_the_configuration_knows_the_same_layers():
-    # It does not import torch, which takes seconds.
-    assert list(heads.ACTIVATIONS) == list(schema.ACTIVATIONS)
-    assert list(heads.NORMS) == list(schema.NORMS)
+def test_the_options_name_the_same_layers():
+    # Options do not import torch, which takes seconds.
+    types = get_type_hints(HeadOptions)
+    assert list(heads.ACTIVATIONS) == list(get_args(types["activation"]))
+    assert list(heads.NORMS) == list(get_args(types["conv_norm"]))
 
 
 @every
@@ -137,7 +139,7 @@ def make_averages(module):
 
 @pytest.mark.parametrize("name", [*FAMILIES, "timm/tf_efficientnet_lite0"])
 def test_every_anchor_is_at_the_centre_of_its_cells_receptive_field(name):
-    options = FasterRCNNOptions(
+    options = ModelOptions(
         fpn_channels=8, head=HeadOptions(hidden=(4,)), anchor_ratios=(1.0,), rpn_top_n_test=4
     )
     network = build_faster_rcnn(name, 1, options=options).eval()

@@ -1,1 +1,1 @@
-"""Detections and ground truth of other tools, from files."""
+"""Detections and ground truth in files of other tools, and how they belong together."""

@@ -1,7 +1,6 @@
-"""Reading COCO's results: what any detector found (https://cocodataset.org/#format-results).
+"""Reader of COCO results, the detections of any tool (https://cocodataset.org/#format-results).
 
-Entries are decoded some at a time, so that a large file is never all Python objects. Where one is
-odd, it is looked at alone and named.
+Entries are decoded in chunks, so that a large file never becomes Python objects as a whole.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.errors import RequestError
-from detector.data.formats.coco_json import CHUNK, number, read_json, short
+from detector.data.formats.coco_json import CHUNK, read_json, short
 
-FARTHEST = 1e9  # pixels, of a corner from that of its image
+FARTHEST = 1e9  # pixels; corners may not lie farther from the image's own corner
 WANTED = "[{image_id, category_id, bbox: [x, y, width, height], score}, ...]"
 
 ImageKey = tuple[int | str, str | None]
@@ -26,14 +25,14 @@ CategoryKey = tuple[int, str | None]
 
 @dataclass(frozen=True)
 class Results:
-    """A results file, packed.
+    """A results file as packed arrays.
 
     Attributes:
-        file: Where it is.
-        part: What messages call an entry, such as `entry` or `annotations`.
-        images: What entries say of their image, each once: `image_id`, and `file_name` or None.
+        file: Path of the file.
+        part: Name of an entry in messages, such as `entry` or `annotations`.
+        images: Distinct pairs of `image_id` and `file_name` (None where there is none).
         image: `(D,)` int64 index into `images`.
-        categories: What entries say of their category: `category_id`, and `category` or None.
+        categories: Distinct pairs of `category_id` and `category` (None where there is none).
         category: `(D,)` int64 index into `categories`.
         boxes: `(D, 4)` float64: x, y, width, height, pixels; finite, no side negative.
         scores: `(D,)` float64, finite.
@@ -53,36 +52,42 @@ class Results:
         return len(self.scores)
 
     def error(self, row: int, message: str) -> RequestError:
-        """What to raise about an entry."""
+        """The error to raise about an entry."""
         return RequestError(f"{self.file}: {self.part}[{row}]: {message}")
 
 
 class _Entry(msgspec.Struct, gc=False):
+    """An entry of a results file; names of another type than text are left alone."""
+
     image_id: int | str
     category_id: int
     bbox: tuple[float, float, float, float]
     score: float
-    file_name: str | None = None
-    category: str | None = None
+    file_name: Any = None
+    category: Any = None
 
 
+# What each key is decoded as, and what messages say that it should be.
+_KEYS: dict[str, tuple[Any, str]] = {
+    "image_id": (int | str, "a whole number without point, or a name"),
+    "category_id": (int, "a whole number, without point or quotes"),
+    "bbox": (tuple[float, float, float, float], "[x, y, width, height], finite numbers"),
+    "score": (float, "a finite number"),
+}
 _ENTRIES = msgspec.json.Decoder(list[_Entry])
 _RAWS = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-class _Fault(Exception):
-    """What is wrong with an entry."""
 
 
 def read_results(file: Path) -> Results:
     """Read a results file: a list of detections, or a dictionary with such under `annotations`.
 
     Args:
-        file: JSON. Every entry has `image_id`, `category_id`, `bbox` and `score`, and may have
-            `file_name` and `category`, which say the same as the ids; all else is not read.
+        file: A JSON file. Every entry has `image_id`, `category_id`, `bbox` and `score`, and may
+            have `file_name` and `category`, which say the same as the ids; nothing else is read.
 
     Raises:
-        RequestError: If it is none, or an entry cannot be used; the message gives its index.
+        RequestError: If it is not a results file, or an entry cannot be used; the message gives the
+            index of the entry.
     """
 
     def decode(raw: bytes) -> Results:
@@ -93,7 +98,7 @@ def read_results(file: Path) -> Results:
 
 
 def _split(raw: bytes) -> tuple[list[msgspec.Raw], str]:
-    """The text of every entry, and what messages call one."""
+    """The text of every entry, and the name of an entry in messages."""
     try:
         return _RAWS.decode(raw), "entry"
     except msgspec.ValidationError:
@@ -104,7 +109,7 @@ def _split(raw: bytes) -> tuple[list[msgspec.Raw], str]:
 
 
 def _pack(file: Path, part: str, rows: list[msgspec.Raw]) -> Results:
-    """Entries as arrays; every image and category is kept once."""
+    """Pack entries as arrays; every image and category is kept once."""
     count = len(rows)
     images: dict[ImageKey, int] = {}
     categories: dict[CategoryKey, int] = {}
@@ -113,10 +118,10 @@ def _pack(file: Path, part: str, rows: list[msgspec.Raw]) -> Results:
     for start in range(0, count, CHUNK):
         entries = _decode(file, part, start, rows[start : start + CHUNK])
         here = slice(start, start + len(entries))
-        image[here] = [images.setdefault((e.image_id, e.file_name), len(images)) for e in entries]
-        category[here] = [
-            categories.setdefault((e.category_id, e.category), len(categories)) for e in entries
-        ]
+        places = ((e.image_id, _text(e.file_name)) for e in entries)
+        image[here] = [images.setdefault(key, len(images)) for key in places]
+        classes = ((e.category_id, _text(e.category)) for e in entries)
+        category[here] = [categories.setdefault(key, len(categories)) for key in classes]
         boxes[here] = [e.bbox for e in entries]
         scores[here] = [e.score for e in entries]
     results = Results(file, part, [*images], image, [*categories], category, boxes, scores)
@@ -132,63 +137,37 @@ def _pack(file: Path, part: str, rows: list[msgspec.Raw]) -> Results:
     return results
 
 
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
 def _decode(file: Path, part: str, start: int, rows: list[msgspec.Raw]) -> list[_Entry]:
-    """Some entries: all at once, or one by one if any of them is odd."""
+    """Decode some entries; RequestError names the first that cannot be used."""
     try:
         return _ENTRIES.decode(b"[" + b",".join(rows) + b"]")
-    except msgspec.ValidationError:
-        entries = []
+    except msgspec.MsgspecError:
         for i, row in enumerate(rows, start):
-            try:
-                entries.append(_look_at(row))
-            except _Fault as fault:
-                raise RequestError(f"{file}: {part}[{i}]: {fault}") from fault
-        return entries
+            if issue := _issue(row):
+                raise RequestError(f"{file}: {part}[{i}]: {issue}") from None
+        raise
 
 
-def _look_at(row: msgspec.Raw) -> _Entry:
-    """One entry, patiently: whole numbers may be written as 1.0, and categories as "1"."""
+def _issue(row: msgspec.Raw) -> str:
+    """Why an entry cannot be used; empty if it can."""
     try:
         entry = msgspec.json.decode(row)
     except msgspec.MsgspecError as error:
-        raise _Fault(f"cannot be decoded: {str(error).partition(' - at')[0]}") from error
+        return f"cannot be decoded: {str(error).partition(' - at')[0]}"
     if not isinstance(entry, dict):
-        raise _Fault(f"is {short(entry)}, expected an object: {WANTED}")
+        return f"is {short(entry)}, expected an object: {WANTED}"
     if "score" not in entry:
-        raise _Fault(
-            "has no score; expected a number in every entry of results (a file without is a truth, "
-            "which goes to truth=)"
+        return (
+            "has no score; expected a number in every entry of results (a file without is a ground "
+            "truth, which goes to truth=)"
         )
-    image, category = entry.get("image_id"), _whole(entry.get("category_id"))
-    image = image if isinstance(image, str) and image else _whole(image)
-    if image is None:
-        raise _Fault(f"image_id is {short(entry.get('image_id'))}, expected a number or a name")
-    if category is None:
-        raise _Fault(f"category_id is {short(entry.get('category_id'))}, expected a whole number")
-    box, score = entry.get("bbox"), entry["score"]
-    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
-        wanted = "[x, y, width, height], finite numbers"
-        raise _Fault(f"bbox is {short(box)}, expected {wanted}")
-    if not _is_number(score):
-        raise _Fault(f"score is {short(score)}, expected a finite number")
-    texts = (entry.get(key) for key in ("file_name", "category"))
-    x, y, width, height = map(float, box)
-    return _Entry(
-        image,
-        category,
-        (x, y, width, height),
-        float(score),
-        *(text if isinstance(text, str) else None for text in texts),
-    )
-
-
-def _whole(value: Any) -> int | None:
-    """A whole number, also where it is written as 1.0 or "1"."""
-    words: dict[str, int] = {}
-    found = None if isinstance(value, bool) else number(value, words)
-    return None if words else found
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a value is a finite number; NaN and Infinity have become null in reading."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308
+    for key, (kind, wanted) in _KEYS.items():
+        try:
+            msgspec.convert(entry.get(key), kind)
+        except msgspec.ValidationError:
+            return f"{key} is {short(entry.get(key))}, expected {wanted}"
+    return ""

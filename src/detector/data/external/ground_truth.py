@@ -1,7 +1,7 @@
-"""COCO's instances JSON as what detections are scored against, with images or without.
+"""COCO's instances JSON as the ground truth of detections, with or without images.
 
-A data set is read by `coco.py` and judged, for training. What is only to be scored is left as
-pycocotools would take it: boxes are not clipped, and areas are those of the file.
+A data set for training is read by `formats/coco.py` and validated. Here, the file is taken as
+pycocotools takes it: boxes are not clipped, and areas are those of the file.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.formats.coco import look_up
 from detector.data.formats.coco_fields import contradictions, upright, without_roots
 from detector.data.formats.coco_json import Category, Image, Instances, decode, read_json
-from detector.data.formats.folder import Folder, last_part, relative, split_of
+from detector.data.formats.folder import Folder
+from detector.data.formats.paths import last_part, relative, split_of
 
 
 @dataclass(frozen=True)
-class CocoTruth:
-    """A truth file, packed.
+class CocoGroundTruth:
+    """Ground truth of a COCO file as packed arrays.
 
     Attributes:
-        file: Where it is.
-        images: By their ids, with boxes as pictures need them; paths are empty where no file of the
-            image was found.
-        names: `file_name` of every image, as the file has it.
-        boxes: `(m, 4)` float64: x, y, width, height, as the file has them, image by image.
-        areas: `(m,)` float64, the file's; those of the boxes where it has none.
+        file: Path of the file.
+        images: Images sorted by id, with boxes for drawing; the path of an image is empty if its
+            file was not found.
+        names: `file_name` of every image.
+        boxes: `(m, 4)` float64 x, y, width, height as in the file, image by image.
+        areas: `(m,)` float64 areas of the file, or of the boxes where the file has none.
         classes: All categories, sorted by name.
-        words: The numbers that stand for ids of images which are words.
-        faults: What cannot be used, and is left out, one line each.
-        notes: What else is to be known, one line each.
+        words: Numbers that stand for ids of images that are words.
+        issues: Entries that cannot be used and are left out, one line each.
+        notes: Further notes for the user, one line each.
     """
 
     file: Path
@@ -49,49 +50,46 @@ class CocoTruth:
     areas: NDArray[np.float64]
     classes: ClassMap
     words: dict[str, int]
-    faults: list[str]
+    issues: list[str]
     notes: list[str]
 
 
-class _Extra(msgspec.Struct, gc=False):
-    id: int | float | str | None = None
-    area: float | None = None  # below 0: no number
+class _Annotation(msgspec.Struct, gc=False):
+    id: Any = None
 
 
-class _Extras(msgspec.Struct, gc=False):
-    annotations: list[_Extra]
+class _Annotations(msgspec.Struct, gc=False):
+    annotations: list[_Annotation | list[Any] | str | int | float | bool | None]
 
 
-def read_coco_truth(file: Path, root: Path | None) -> CocoTruth:
-    """Read a truth file.
+def read_coco_ground_truth(file: Path, root: Path | None) -> CocoGroundTruth:
+    """Read a ground-truth file.
 
     Args:
-        file: COCO's instances JSON.
-        root: Has the images, anywhere below; None: they are looked for beside the file. Where they
-            are not found, there are no pictures, but the scores are the same.
+        file: Path of COCO's instances JSON.
+        root: Folder with the images anywhere below; None searches beside the file. Images that are
+            not found cannot be drawn, but scores do not need them.
 
     Raises:
-        RequestError: If it is none, or has nothing to be found.
+        RequestError: If the file holds no COCO instances, or no objects to be found.
     """
     content = decode(file)
-    extras = read_json(file, _decode_extras, "COCO instances").annotations
     used = set(np.unique(content.category_ids[content.good]).tolist())
     classes = _read_classes(file, without_roots(content.categories, used))
-    faults = list(content.faults)
-    images = _usable_images(content, faults)
+    issues = list(content.issues)
+    images = _usable_images(content, issues)
     if not images:
-        raise RequestError(f"{file}: {faults[0] if faults else 'images is empty'}")
+        raise RequestError(f"{file}: {issues[0] if issues else 'images is empty'}")
     owner = look_up(content.image_ids, [image.id for image in images])
     label = look_up(content.category_ids, list(classes.ids)) + 1
-    areas = np.array([np.nan if e.area is None else e.area for e in extras])
-    good = content.good & _usable_boxes(content, owner, label, areas, faults)
+    good = content.good & _usable_boxes(content, owner, label, issues)
     usable = np.flatnonzero(good)
     order = usable[np.argsort(owner[usable], kind="stable")]
-    boxes, crowd = content.boxes[order], content.crowd[order]
+    boxes, crowd, areas = content.boxes[order], content.crowd[order], content.areas[order]
     if crowd.all():
-        why = f" ({faults[0]})" if faults else ""
+        why = f" ({issues[0]})" if issues else ""
         raise RequestError(f"{file}: no annotations of objects to be found{why}")
-    areas = np.where(np.isnan(areas[order]), boxes[:, 2:].prod(1), areas[order])
+    areas = np.where(np.isnan(areas), boxes[:, 2:].prod(1), areas)
     counts = np.bincount(owner[order], minlength=len(images))
     packed = AnnotatedImages(
         paths=np.array(_find_files(images, file, root), dtype=np.str_),
@@ -103,48 +101,32 @@ def read_coco_truth(file: Path, root: Path | None) -> CocoTruth:
         ids=np.array([image.id for image in images], dtype=np.int64),
     )
     names = [image.file_name for image in images]
-    notes = _odd_things(boxes, [e.id for e in extras])
+    notes = _notes(boxes, _read_ids(file))
     _, turned = upright(packed.boxes.astype(np.float64), content.radians[order])
     if len(turned):
         notes.append(
-            f"{len(turned)} boxes of the truth are turned by attributes.rotation, as CVAT has it: "
-            "as pycocotools does, they are taken as they were before the turn"
+            f"{len(turned)} boxes of the ground truth are turned by attributes.rotation, as CVAT "
+            "has it: as pycocotools does, they are taken as they were before the turn"
         )
     if others := contradictions(file, content, order, packed.sizes[owner[order]]):
         row, message = others[0]
         notes.append(
-            f"{len(others)} boxes of the truth are given otherwise too; bbox is used: "
+            f"{len(others)} boxes of the ground truth are given otherwise too; bbox is used: "
             f"annotations[{row}]: {message}"
         )
-    return CocoTruth(file, packed, names, boxes, areas, classes, content.words, faults, notes)
+    return CocoGroundTruth(file, packed, names, boxes, areas, classes, content.words, issues, notes)
 
 
-def _decode_extras(raw: bytes) -> _Extras:
-    """Ids and areas of the annotations, which reading a data set has no use for."""
-    try:
-        return msgspec.json.decode(raw, type=_Extras)
-    except msgspec.ValidationError:
-        top = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-        entries = msgspec.json.decode(top["annotations"])
-        entries = [e if isinstance(e, dict) else {} for e in entries]  # named by `decode`
-        numbers = (int, float)
-
-        def area(value: Any) -> float | None:
-            return value if value is None or type(value) in numbers else -1.0
-
-        return _Extras(
-            [
-                _Extra(
-                    e["id"] if type(e.get("id")) in (*numbers, str) else None,
-                    area(e.get("area")),
-                )
-                for e in entries
-            ]
-        )
+def _read_ids(file: Path) -> list[float | str | None]:
+    """The ids of annotations, which are not needed for reading a data set."""
+    decoder = msgspec.json.Decoder(_Annotations)
+    entries = read_json(file, decoder.decode, "COCO instances").annotations
+    ids = (getattr(entry, "id", None) for entry in entries)
+    return [i if isinstance(i, int | float | str) else None for i in ids]
 
 
 def _read_classes(file: Path, categories: Sequence[Category]) -> ClassMap:
-    """All categories."""
+    """The classes of all categories, sorted by name."""
     if not categories:
         raise RequestError(f"{file}: categories is empty, expected the classes by id and name")
     rows = sorted((c.name.strip(), c.id) for c in categories)
@@ -158,14 +140,14 @@ def _read_classes(file: Path, categories: Sequence[Category]) -> ClassMap:
     return ClassMap(tuple(n for n, _ in rows), tuple(i for _, i in rows))
 
 
-def _usable_images(content: Instances, faults: list[str]) -> list[Image]:
-    """The images, each once, in order of their ids as pycocotools has them: ties depend on it."""
+def _usable_images(content: Instances, issues: list[str]) -> list[Image]:
+    """The usable images by id, as in pycocotools: the order of equal scores depends on it."""
     images: dict[int, Image] = {}
     for row, image in content.images.items():
         if image.id in images:
-            faults.append(f"images[{row}]: the id {image.id} is there twice")
+            issues.append(f"images[{row}]: the id {image.id} is there twice")
         elif not (0 <= image.height < 2**31 and 0 <= image.width < 2**31):
-            faults.append(f"images[{row}]: {image.width}x{image.height} is no size")
+            issues.append(f"images[{row}]: {image.width}x{image.height} is no size")
         else:
             images[image.id] = image
     return [images[key] for key in sorted(images)]
@@ -175,10 +157,9 @@ def _usable_boxes(
     content: Instances,
     owner: NDArray[np.int64],
     label: NDArray[np.int64],
-    areas: NDArray[np.float64],
-    faults: list[str],
+    issues: list[str],
 ) -> NDArray[np.bool_]:
-    """Which annotations can be used; those that cannot are named."""
+    """Which annotations can be used; the others are described in `issues`."""
     usable = np.ones(len(owner), dtype=bool)
     with np.errstate(over="ignore", invalid="ignore"):
         finite = np.isfinite(content.boxes[:, :2] + content.boxes[:, 2:]).all(1)
@@ -188,35 +169,35 @@ def _usable_boxes(
         (label < 1, content.category_ids, "there is no category_id {}"),
         (~finite, content.boxes, "bbox is {}, expected finite numbers"),
         (negative, content.boxes, "bbox is {}, expected no negative width or height"),
-        (areas < 0, areas, "area is no number, or a negative one"),
+        (content.areas < 0, content.areas, "area is no number, or a negative one"),
     ):
         rows = np.flatnonzero(wrong & usable & content.good).tolist()
-        faults += [f"annotations[{row}]: {why.format(values[row].tolist())}" for row in rows]
+        issues += [f"annotations[{row}]: {why.format(values[row].tolist())}" for row in rows]
         usable &= ~wrong
     return usable
 
 
-def _odd_things(boxes: NDArray[np.float64], ids: Sequence[float | str | None]) -> list[str]:
-    """What does not stop the scoring, but should be known."""
+def _notes(boxes: NDArray[np.float64], ids: Sequence[float | str | None]) -> list[str]:
+    """Notes on what does not prevent scoring, but should be known."""
     notes = []
     empty = int((boxes[:, 2:] == 0).any(1).sum())
     if empty:
-        notes.append(f"boxes of the truth without area, which nothing can find: {empty}")
+        notes.append(f"boxes of the ground truth without area, which nothing can find: {empty}")
     twice = [i for i, times in Counter(ids).items() if i is not None and times > 1]
     if twice or 0 in ids or "0" in ids:
         what = f"an annotation id twice ({twice[0]})" if twice else "an annotation with id 0"
         notes.append(
-            f"the truth has {what}, with which pycocotools itself miscounts: read from this file, "
-            "its numbers would be other ones"
+            f"the ground truth has {what}, with which pycocotools itself miscounts: read from this "
+            "file, its numbers would be other ones"
         )
     return notes
 
 
 def _find_files(images: Sequence[Image], file: Path, root: Path | None) -> list[str]:
-    """The path of every image; empty where it was not found."""
+    """The path of every image; empty if it was not found."""
     names = [relative(image.file_name) for image in images]
-    # The places where COCO and its followers keep images, seen from annotations/instances_val.json;
-    # all that is below is searched only in the folder that is named for it.
+    # Where COCO and similar data sets keep images, relative to annotations/instances_val.json. Only
+    # a root that is given is searched as a whole.
     stem = re.sub("^instances_", "", file.stem)
     parts = ("", "images", stem, f"images/{stem}", split_of(stem) or "")
     bases = (file.parent, file.parent.parent) if root is None else (root,)

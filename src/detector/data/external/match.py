@@ -1,12 +1,11 @@
-"""Which image and which class every entry of a results file is about."""
+"""Which image and which class each entry of a results file is about."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,28 +13,27 @@ from numpy.typing import NDArray
 from detector.core.errors import RequestError
 from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.external.detections import Results
-from detector.data.external.ground_truth import CocoTruth
-from detector.data.formats.folder import Folder, last_part
-from detector.data.read import files_of
+from detector.data.external.ground_truth import CocoGroundTruth
+from detector.data.formats.folder import Folder
+from detector.data.formats.paths import last_part
 
-NONE, ELSEWHERE = -1, -2  # no such image; one of the data set's, but not of the split
-SHOWN = 5  # of what there is, in a message
-K = TypeVar("K", bound=Hashable)
+NONE, ELSEWHERE = -1, -2  # no such image; an image of the data set that the split does not have
+SHOWN = 5  # values that a message lists
 
 
 def match_classes(
     results: Results, classes: ClassMap, where: str, groups: Mapping[int, str] | None = None
 ) -> NDArray[np.int64]:
-    """The label of every entry: by its category's id, as pycocotools does.
+    """The label of every entry: by `category_id`, as pycocotools does, else by `category`.
 
-    Where that cannot be meant, because an id is unknown or is another class than the entry's
-    `category`, and all entries have the name of a class, by those.
+    Names count where an id is unknown or is that of another class than the entry's `category`, and
+    every entry has the name of a class.
 
     Args:
-        results: Their categories are looked up.
-        classes: Those there are.
-        where: The classes come from, for messages.
-        groups: Categories by id that are no classes, for messages.
+        results: Detections whose categories are looked up.
+        classes: Classes of the data set or the ground truth.
+        where: Where the classes come from, for messages.
+        groups: Names by id of categories that are no classes, for messages.
 
     Returns:
         `(D,)` labels, 1..K.
@@ -77,146 +75,130 @@ def match_classes(
     raise results.error(row, f"no category_id {key} in {where}{more}; there: {there}")
 
 
-def match_truth(results: Results, truth: CocoTruth) -> tuple[NDArray[np.int64], bool]:
-    """The image of every entry in a COCO truth: by `image_id`, as pycocotools does.
-
-    Where that cannot be meant, because an id is unknown or is another image than the entry's
-    `file_name`, and all entries have the file name of an image, by those.
+def match_ground_truth(results: Results, truth: CocoGroundTruth) -> tuple[NDArray[np.int64], bool]:
+    """The image of every entry in a COCO ground truth, by `match_images`.
 
     Returns:
-        `(D,)` index into the truth's images, and whether it is by file names.
+        `(D,)` index into the images, and whether they were found by file names.
 
     Raises:
-        RequestError: If an entry is of no image there, or its id and its name contradict.
+        RequestError: If an entry is of no image there, or its id and its file name contradict.
     """
     assert truth.images.ids is not None
-    own = truth.images.ids.tolist()
-    places = {key: i for i, key in enumerate(own)}
-    files = _Files(truth.names)
-    ids = [places.get(_as_number(key, truth.words), NONE) for key, _ in results.images]
-    names = [NONE if name is None else files.find(name) for _, name in results.images]
-    clash = [i >= 0 and n >= 0 and n != i for i, n in zip(ids, names, strict=True)]
-    if min(ids, default=0) >= 0 and not any(clash):
-        return np.array(ids, np.int64)[results.image], False
-    if min(names, default=0) >= 0:
-        return np.array(names, np.int64)[results.image], True
-    if min(ids) < 0:
-        raise _unknown(results, [i < 0 for i in ids], str(truth.file), f"ids {_listed(own)}")
-    row, more = _first(results.image, clash)
-    key, name = results.images[results.image[row]]
-    right = truth.names[ids[results.image[row]]]
-    raise results.error(
-        row, f"image_id {key} is {right!r} in {truth.file}, but file_name {name!r}{more}"
-    )
+    words = {number: word for word, number in truth.words.items()}
+    ids = {words.get(key, key): i for i, key in enumerate(truth.images.ids.tolist())}
+    return match_images(results, ids, truth.names, truth.names, str(truth.file))
 
 
 def match_folder(results: Results, images: AnnotatedImages, root: Path) -> NDArray[np.int64]:
-    """The image of every entry in a split of a data set: by `file_name`, else by `image_id`.
+    """The image of every entry in a split of a data set, by `match_images`.
 
-    A file name is a path below the root or the end of one. An id is the data set's own (COCO's), or
-    the image's name without suffix, which may be written as a number.
+    A format without ids of images, such as VOC's and YOLO's, has nothing but file names.
 
     Args:
-        results: Their images are looked up.
-        images: The split.
-        root: Of the data set.
+        results: Detections whose images are looked up.
+        images: Images of the split.
+        root: Root of the data set.
 
     Returns:
-        `(D,)` index into the images; `ELSEWHERE` for images of the data set that the split has not.
+        `(D,)` index into the images; `ELSEWHERE` for images of the data set that the split lacks.
 
     Raises:
         RequestError: If an entry is of no image there, or none is of the split.
     """
-    files = files_of(images, root)
-    everything = Folder(root).images
-    find_file, find_id = _file_finder(files, everything), _id_finder(images, files, everything)
-    found = [find_id(key) if name is None else find_file(name) for key, name in results.images]
-    own = "" if images.ids is None else f" with ids {_listed(images.ids.tolist())}"
-    if NONE in found:
-        bad = [place == NONE for place in found]
-        raise _unknown(results, bad, str(root), f"in the split {_listed(files)}{own}")
-    if found and max(found) < 0:
+    files = images.files(root)
+    own = [] if images.ids is None else images.ids.tolist()
+    ids: dict[int | str, int] = {key: i for i, key in enumerate(own)}
+    places, _ = match_images(results, ids, files, Folder(root).images, str(root))
+    if len(places) and places.max() < 0:
         raise RequestError(
-            f"{results.file}: none of its images is in the split, which has {_listed(files)}{own}"
+            f"{results.file}: none of its images is in the split, which has {_known(files, ids)}"
         )
-    return np.array(found, np.int64)[results.image]
+    return places
 
 
-class _Files:
-    """Paths, found by what others may call them."""
+def match_images(
+    results: Results,
+    ids: Mapping[int | str, int],
+    files: Sequence[str],
+    everything: Sequence[str],
+    where: str,
+) -> tuple[NDArray[np.int64], bool]:
+    """The image of every entry: by `image_id`, as pycocotools does, else by `file_name`.
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = paths
-        self._by_last: dict[str, list[int]] = defaultdict(list)
-        for i, path in enumerate(paths):
-            self._by_last[last_part(path)].append(i)
+    File names count where an id is unknown or is that of another image than the file name's, and
+    every entry has the file name of an image.
 
-    def ending(self, name: str) -> int:
-        """The place of the only path that is the name or ends in it."""
-        end = "/" + name.replace("\\", "/").removeprefix("./")
-        found = [
-            i for i in self._by_last.get(last_part(name), ()) if f"/{self._paths[i]}".endswith(end)
-        ]
-        return found[0] if len(found) == 1 else NONE
+    Args:
+        results: Detections whose images are looked up.
+        ids: Place of each image by its id.
+        files: File name or relative path of each image, by place.
+        everything: Those of all images, including images that are in no place.
+        where: Where the images come from, for messages.
 
-    def find(self, name: str) -> int:
-        """The same, or of the only path whose last part is the name's."""
-        found = self._by_last.get(last_part(name), [])
-        return found[0] if len(found) == 1 else self.ending(name)
+    Returns:
+        `(D,)` places, `ELSEWHERE` for images that are in none, and whether file names decided.
+
+    Raises:
+        RequestError: If an entry is of no image, or its id and its file name contradict.
+    """
+    find = _file_finder(files, everything)
+    by_id = [ids.get(_number(key), NONE) for key, _ in results.images]
+    by_name = [NONE if name is None else find(name) for _, name in results.images]
+    clash = [i >= 0 and n not in (NONE, i) for i, n in zip(by_id, by_name, strict=True)]
+    if NONE not in by_id and not any(clash):
+        return np.array(by_id, np.int64)[results.image], False
+    if NONE not in by_name:
+        return np.array(by_name, np.int64)[results.image], True
+    if NONE in by_id:
+        # An entry that neither its id nor its file name finds explains most.
+        lost = [i == n == NONE for i, n in zip(by_id, by_name, strict=True)]
+        bad = lost if any(lost) else [n == NONE for n in by_name]
+        row, more = _first(results.image, bad)
+        key, name = results.images[results.image[row]]
+        what = f"image_id {key}" if name is None else f"file_name {name!r}"
+        wanted = "" if ids or name else "; expected a file_name, since its images have no ids"
+        raise results.error(row, f"no {what} in {where}{more}{wanted}; there: {_known(files, ids)}")
+    row, more = _first(results.image, clash)
+    key, name = results.images[results.image[row]]
+    right = files[by_id[results.image[row]]]
+    what = f"image_id {key} is {right!r} in {where}, but file_name {name!r}"
+    raise results.error(row, f"{what}{more}")
 
 
 def _file_finder(files: Sequence[str], everything: Sequence[str]) -> Callable[[str], int]:
-    """What finds an image of a split by its file name."""
+    """A function that finds the place of an image by a path, the end of one, or a unique name."""
     places = {file: i for i, file in enumerate(files)}
-    ours, all_files = _Files(files), _Files(everything)
+    ours, all_files = _by_last_part(files), _by_last_part(everything)
 
     def find(name: str) -> int:
-        if (place := ours.ending(name)) >= 0:
-            return place
-        place = all_files.find(name)  # another folder's image of the same name is another image
-        return place if place < 0 else places.get(everything[place], ELSEWHERE)
+        last, end = last_part(name), "/" + name.replace("\\", "/").removeprefix("./")
+        for known in (ours, all_files):
+            found = [path for path in known.get(last, ()) if f"/{path}".endswith(end)]
+            if len(found) == 1:
+                return places.get(found[0], ELSEWHERE)
+        found = all_files.get(last, [])  # of a path on another machine, the name may be enough
+        return places.get(found[0], ELSEWHERE) if len(found) == 1 else NONE
 
     return find
 
 
-def _id_finder(
-    images: AnnotatedImages, files: Sequence[str], everything: Sequence[str]
-) -> Callable[[int | str], int]:
-    """What finds an image of a split by `image_id`."""
-    own = None if images.ids is None else _places(images.ids.tolist())
-    stems = [PurePosixPath(file).stem for file in files]
-    others = {PurePosixPath(file).stem for file in everything} - set(stems)
-    by_stem = _places(stems)
-    by_number = own if own is not None else _places([_as_number(stem, {}) for stem in stems])
-    other_numbers = set() if own is not None else {_as_number(stem, {}) for stem in others}
-
-    def find(key: int | str) -> int:
-        value = _as_number(key, {})
-        if key in by_stem and isinstance(key, str):
-            return by_stem[key]
-        if value is not None and value in by_number:
-            return by_number[value]
-        return (
-            ELSEWHERE if key in others or (value is not None and value in other_numbers) else NONE
-        )
-
-    return find
+def _by_last_part(paths: Sequence[str]) -> dict[str, list[str]]:
+    """Paths by their last part."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        found[last_part(path)].append(path)
+    return found
 
 
-def _places(keys: Iterable[K]) -> dict[K, int]:
-    """The place of every key that is there only once."""
-    listed = list(keys)
-    times = Counter(listed)
-    return {key: i for i, key in enumerate(listed) if times[key] == 1}
+def _number(key: int | str) -> int | str:
+    """The id of an image: a number also where it is written in quotes, as in a ground truth."""
+    return int(key) if isinstance(key, str) and re.fullmatch(r"-?\d{1,18}", key) else key
 
 
-def _as_number(key: int | str, words: dict[str, int]) -> int | None:
-    """An image's id as a number: itself, that of a word, or as it is written."""
-    if isinstance(key, int):
-        return key
-    if key in words:
-        return words[key]
-    return int(key) if re.fullmatch(r"-?\d{1,18}", key) else None
+def _known(files: Sequence[str], ids: Mapping[int | str, int]) -> str:
+    """The first few images, for a message."""
+    return f"{_listed(files)} with ids {_listed([*ids])}" if ids else _listed(files)
 
 
 def _plain(name: str) -> str:
@@ -224,16 +206,8 @@ def _plain(name: str) -> str:
     return name.strip().casefold()
 
 
-def _unknown(results: Results, bad: Sequence[bool], where: str, there: str) -> RequestError:
-    """What to raise about images that there are not."""
-    row, more = _first(results.image, bad)
-    key, name = results.images[results.image[row]]
-    what = f"image_id {key}" if name is None else f"file_name {name!r}"
-    return results.error(row, f"no {what} in {where}{more}; there: {there}")
-
-
 def _first(index: NDArray[np.int64], bad: Sequence[bool]) -> tuple[int, str]:
-    """The first entry of which something is bad, and how many more there are, in words."""
+    """The first entry whose image or category is bad, and a count of all such entries in words."""
     wrong = np.array(bad)[index]
     kinds, more = sum(bad) - 1, int(wrong.sum()) - 1
     others = f", nor {kinds} more" if kinds else ""
@@ -241,5 +215,5 @@ def _first(index: NDArray[np.int64], bad: Sequence[bool]) -> tuple[int, str]:
 
 
 def _listed(values: Sequence[object]) -> str:
-    """The first few."""
+    """The first few values, for a message."""
     return ", ".join(map(str, values[:SHOWN])) + (", ..." if len(values) > SHOWN else "")

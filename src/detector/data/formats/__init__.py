@@ -1,1 +1,1 @@
-"""Annotation files of every format as `RawSplit`, with nothing validated."""
+"""Readers of annotation files, one module a format; `table` lists them. Nothing is validated."""

@@ -1,4 +1,4 @@
-"""What entries of COCO's JSON say twice, or in the way of one tool: categories, boxes."""
+"""Special cases of COCO's JSON: root categories, rotated boxes, and boxes that contradict."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.boxes import around_turned
-from detector.data.formats.coco_json import LOOKED_AT, Category, Instances, decode
+from detector.data.formats.coco_json import SAMPLED, Category, Instances, decode
 
-# A box is another one than its polygons' if it is off by more pixels, and they overlap by less.
+# A box contradicts its polygons if it differs by more than `FEW` pixels and their IoU is lower than
+# `ALIKE`.
 FEW, ALIKE = 3, 0.6
 
 
 def without_roots(
     categories: Sequence[Category], used: Collection[int], known: Collection[tuple[int, str]] = ()
 ) -> list[Category]:
-    """The categories, but of several of one name those that no annotation has.
+    """The categories without unused namesakes.
 
-    Roboflow exports the project as a category above all others; it may be called as one of them.
+    Roboflow exports the project as a category above all others, which may have the name of one of
+    them.
 
     Args:
-        categories: As a file lists them.
-        used: Ids that annotations have.
-        known: Ids and names of other files, which decide where no annotation does.
+        categories: Categories of a file.
+        used: Category ids of its annotations.
+        known: Ids and names of the categories of other files, which decide where no annotation
+            does.
     """
     namesakes: dict[str, list[Category]] = defaultdict(list)
     for category in categories:
@@ -34,7 +37,7 @@ def without_roots(
     kept: list[Category] = []
     for name, same in namesakes.items():
         if len(same) > 1:
-            # The one below the other names it; Roboflow's root is the first.
+            # The child names its parent as supercategory; Roboflow's root comes first.
             same = (
                 [c for c in same if c.id in used]
                 or [c for c in same if (c.id, name) in known]
@@ -46,7 +49,7 @@ def without_roots(
 
 
 def groups_of(categories: Sequence[Category]) -> set[str]:
-    """The names that other categories have above them; a name that is there twice is a class."""
+    """The names of supercategories, except names that more than one category has."""
     names = Counter(c.name.strip() for c in categories)
     above = {(c.supercategory or "").strip() for c in categories if c.supercategory != c.name}
     return {name for name in above if names[name] < 2}
@@ -55,7 +58,7 @@ def groups_of(categories: Sequence[Category]) -> set[str]:
 def upright(
     boxes: NDArray[np.float64], radians: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The boxes around turned ones, xyxy, and which ones these are."""
+    """The upright boxes around rotated boxes, xyxy, and the rows of those; changes `boxes`."""
     turned = np.flatnonzero(radians)
     boxes[turned] = around_turned(boxes[turned], radians[turned])
     return boxes, turned
@@ -64,21 +67,21 @@ def upright(
 def contradictions(
     file: Path, content: Instances, rows: NDArray[np.int64], sizes: NDArray[np.int32]
 ) -> list[tuple[int, str]]:
-    """Annotations whose `bbox` is another box than that of their polygons, or of their `area`.
+    """Annotations whose `bbox` contradicts their polygons or their `area`.
 
     Args:
-        file: Is read again, closely, where one of the polygons looked at contradicts.
-        content: What it says.
-        rows: The annotations that are used.
-        sizes: Height and width of each one's image, pixels; 0 where the file has none.
+        file: The JSON file; it is read again with all polygons if one of the sample contradicts.
+        content: Content of the file.
+        rows: Rows of the annotations that are used.
+        sizes: Height and width of the image of each, pixels; 0 where the file does not give it.
 
     Returns:
-        Row and message of each.
+        Row and message of each such annotation.
     """
     plain = content.radians[rows] == 0
     rows, sizes = rows[plain], sizes[plain]
     found = _unlike_outline(content, rows, sizes)
-    if found and len(content.outlines) > LOOKED_AT:
+    if found and len(content.outlines) > SAMPLED:
         found = _unlike_outline(decode(file, len(content.outlines)), rows, sizes)
     x, y, w, h = content.boxes[rows].T
     area, named = content.areas[rows], {row for row, _ in found}
@@ -94,7 +97,7 @@ def contradictions(
 def _unlike_outline(
     content: Instances, rows: NDArray[np.int64], sizes: NDArray[np.int32]
 ) -> list[tuple[int, str]]:
-    """Annotations whose box is not that of their polygons; arguments as of `contradictions`."""
+    """Annotations whose box contradicts their polygons; arguments as those of `contradictions`."""
     known = ~np.isnan(content.outlines[rows, 0])
     rows, limits = rows[known], np.where(sizes > 0, sizes, np.inf)[known][:, [1, 0, 1, 0]]
     with np.errstate(over="ignore", invalid="ignore"):

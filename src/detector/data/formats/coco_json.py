@@ -1,8 +1,8 @@
-"""Decoding COCO's JSON: fast where it is as it should be, patient where it is not.
+"""Decoder of COCO's JSON: fast for valid files, entry by entry for others.
 
-A file of regular entries is decoded straight into the few fields that are used. Where an entry is
-odd, all are decoded once more without expectations and looked at one by one, so that one annotation
-without a box does not cost the others.
+A valid file is decoded straight into the few fields that are used. If an entry is invalid, the file
+is decoded again without a schema and every entry is checked by itself, so that one annotation
+without a box does not make the others unusable.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.errors import RequestError
-from detector.data.formats.folder import encoding_of
+from detector.data.formats.paths import encoding_of
 from detector.data.formats.raw import flag, turn
 
-CHUNK = 20_000  # boxes turned into numbers at a time, so that they are never all Python objects
-LOOKED_AT = 5_000
+CHUNK = 20_000  # boxes that are decoded at a time, so that they never all are Python objects
+SAMPLED = 5_000  # annotations whose polygons are decoded
 LIMIT = 2**63
 T = TypeVar("T")
 Id = Annotated[int, msgspec.Meta(ge=-LIMIT, le=LIMIT - 1)]
@@ -33,7 +33,7 @@ _NOTHING = msgspec.Raw(b"null")
 
 
 class Image(msgspec.Struct, gc=False):
-    """An image's entry; without a size where it says none."""
+    """Entry of an image; a side is 0 if it is not given."""
 
     id: Id
     file_name: str
@@ -42,7 +42,7 @@ class Image(msgspec.Struct, gc=False):
 
 
 class Category(msgspec.Struct, gc=False):
-    """A category's entry."""
+    """Entry of a category."""
 
     id: Id
     name: str
@@ -77,23 +77,23 @@ class _Categories(msgspec.Struct, gc=False):
 
 @dataclass
 class Instances:
-    """What a file says, annotations as arrays.
+    """Content of a file, with annotations as arrays.
 
     Attributes:
-        images: Entries that can be used, by their place in the file.
-        categories: All of them.
-        image_ids: `(m,)` int64, of the annotations.
-        category_ids: `(m,)` int64.
-        boxes: `(m, 4)` float64: x, y, width, height.
-        crowd: `(m,)` bool.
-        radians: `(m,)` float64: how far each box is turned about its centre, as CVAT writes it in
-            `attributes.rotation`; below half a turn.
-        areas: `(m,)` float64: `area`; NaN where there is none.
-        outlines: `(m, 4)` float64: x, y, width, height around the polygons in `segmentation`; NaN
-            where there are none, or they were not looked at.
-        good: `(m,)` bool; what is not is named in `faults`.
-        faults: What is wrong with single entries, one line each.
-        words: The numbers that stand for images' ids which are words.
+        images: Usable entries of images by their index in the file.
+        categories: Entries of all categories.
+        image_ids: `(m,)` int64 image id of each annotation.
+        category_ids: `(m,)` int64 category id of each annotation.
+        boxes: `(m, 4)` float64 x, y, width, height.
+        crowd: `(m,)` bool, whether an annotation is of a crowd.
+        radians: `(m,)` float64 rotation of each box about its centre, below pi, as CVAT writes it
+            in `attributes.rotation`.
+        areas: `(m,)` float64 `area`; NaN where there is none, -1 where it is no number.
+        outlines: `(m, 4)` float64 x, y, width, height around the polygons in `segmentation`; NaN
+            where there are none or they were not decoded.
+        good: `(m,)` bool; annotations that are not good are described in `issues`.
+        issues: What is wrong with single entries, one line each.
+        words: Numbers that stand for ids of images that are words.
     """
 
     images: dict[int, Image]
@@ -106,7 +106,7 @@ class Instances:
     areas: NDArray[np.float64]
     outlines: NDArray[np.float64]
     good: NDArray[np.bool_]
-    faults: list[str]
+    issues: list[str]
     words: dict[str, int] = field(default_factory=dict)
 
 
@@ -114,16 +114,16 @@ _Box = tuple[float | None, float | None, float | None, float | None]
 _BOXES = msgspec.json.Decoder(list[_Box])
 
 
-def decode(file: Path, outlines: int = LOOKED_AT) -> Instances:
+def decode(file: Path, outlines: int = SAMPLED) -> Instances:
     """Decode an instances JSON.
 
     Args:
-        file: Which one.
-        outlines: Of how many annotations, or a few more, the polygons are looked at, evenly spread;
-            they take long to decode.
+        file: Path of the file.
+        outlines: Number of annotations, evenly spread, whose polygons are decoded; a few more may
+            be. Polygons take long to decode.
 
     Raises:
-        RequestError: If it is none.
+        RequestError: If the file holds no COCO instances.
     """
     return read_json(file, lambda raw: _decode(raw, outlines), "COCO instances")
 
@@ -132,12 +132,12 @@ def read_json(file: Path, decoder: Callable[[bytes], T], what: str) -> T:
     """Read a JSON file, with or without a byte-order mark, and with Python's NaN and Infinity.
 
     Args:
-        file: Which one.
-        decoder: Turns its bytes into what is wanted; may raise msgspec's errors.
-        what: The file is expected to be, for messages.
+        file: Path of the file.
+        decoder: Function that decodes the bytes of the file; it may raise the errors of msgspec.
+        what: Description of the expected content, for messages.
 
     Raises:
-        RequestError: If it is not.
+        RequestError: If the file has another content or cannot be read.
     """
     try:
         raw = file.read_bytes()
@@ -152,8 +152,8 @@ def read_json(file: Path, decoder: Callable[[bytes], T], what: str) -> T:
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
-            # Python writes NaN and Infinity, which JSON has not: they become null, and are named
-            # as what they are, box by box.
+            # Python writes NaN and Infinity, which are not JSON: they become null and are reported
+            # box by box.
             mended = re.sub(rb"(?<=[\[,:\s])-?(?:NaN|Infinity)(?=[\],}\s])", b"null", raw)
             if mended == raw:
                 raise
@@ -203,18 +203,18 @@ def _read_boxes(notes: Sequence[_Note]) -> NDArray[np.float64]:
 
 
 def _decode_odd(raw: bytes) -> Instances:
-    """Entry by entry."""
+    """Decode a file entry by entry."""
     content = msgspec.json.decode(raw, type=_Odd)
-    # Ids in quotes are as good.
+    # Ids may be written in quotes.
     said = {"categories": content.categories}
     categories = msgspec.convert(said, _Categories, strict=False).categories
-    faults: list[str] = []
+    issues: list[str] = []
     ids: dict[str, int] = {}  # of images whose ids are words
     images: dict[int, Image] = {}
     for i, entry in enumerate(content.images):
         found = _image(entry, ids)
         if isinstance(found, str):
-            faults.append(f"images[{i}]: {found}")
+            issues.append(f"images[{i}]: {found}")
         else:
             images[i] = found
     count = len(content.annotations)
@@ -226,11 +226,11 @@ def _decode_odd(raw: bytes) -> Instances:
     for i, entry in enumerate(content.annotations):
         note = _annotation(entry, ids)
         if isinstance(note, str):
-            faults.append(f"annotations[{i}]: {note}")
+            issues.append(f"annotations[{i}]: {note}")
             continue
         numbers[i], boxes[i], crowd[i] = note
         radians[i] = _turn(entry.get("attributes"))
-        areas[i] = entry["area"] if type(entry.get("area")) in (int, float) else np.nan
+        areas[i] = _area(entry.get("area"))
         outlines[i] = _around(entry.get("segmentation")) or np.nan
         good[i] = True
     return Instances(
@@ -244,13 +244,13 @@ def _decode_odd(raw: bytes) -> Instances:
         areas,
         outlines,
         good,
-        faults,
+        issues,
         ids,
     )
 
 
 def _read_turns(attributes: Sequence[msgspec.Raw]) -> NDArray[np.float64]:
-    """`_turn` of every text; only those that have the word are decoded."""
+    """The rotation of every annotation; only attributes with the key `rotation` are decoded."""
     radians = np.zeros(len(attributes))
     for i, raw in enumerate(attributes):
         if raw is not _NOTHING and b'"rotation"' in bytes(raw):
@@ -259,12 +259,19 @@ def _read_turns(attributes: Sequence[msgspec.Raw]) -> NDArray[np.float64]:
 
 
 def _turn(attributes: Any) -> float:
-    """By how many radians a box is turned, by its attributes."""
+    """The rotation of a box in radians, by its attributes."""
     return turn(attributes.get("rotation")) if isinstance(attributes, dict) else 0.0
 
 
+def _area(value: Any) -> float:
+    """An `area`: NaN where there is none, -1 where it is no number."""
+    if value is None:
+        return np.nan
+    return float(value) if type(value) in (int, float) else -1
+
+
 def _image(entry: Any, ids: dict[str, int]) -> Image | str:
-    """An image's entry, or what is wrong with it."""
+    """The entry of an image, or why it cannot be used."""
     if not isinstance(entry, dict):
         return f"expected an object, got {short(entry)}"
     found = number(entry.get("id"), ids)
@@ -277,7 +284,7 @@ def _image(entry: Any, ids: dict[str, int]) -> Image | str:
 
 
 def _annotation(entry: Any, ids: dict[str, int]) -> tuple[tuple[int, int], Any, bool] | str:
-    """Image and category, box, crowd; or what is wrong."""
+    """The ids of image and category, box and crowd of an annotation, or why it cannot be used."""
     if not isinstance(entry, dict):
         return f"expected an object, got {short(entry)}"
     image, category = number(entry.get("image_id"), ids), number(entry.get("category_id"), {})
@@ -299,10 +306,10 @@ def _annotation(entry: Any, ids: dict[str, int]) -> tuple[tuple[int, int], Any, 
 
 
 def number(value: Any, words: dict[str, int]) -> int | None:
-    """A whole number, also where it is written as 1.0 or "1"; other words are numbered."""
+    """A whole number, also if written as 1.0 or "1"; other words are numbered; else None."""
     if isinstance(value, str):
         if not re.fullmatch(r"-?\d{1,18}", value):
-            # Below all numbers that ids are likely to be.
+            # These numbers lie below all likely ids.
             return words.setdefault(value, -LIMIT + len(words)) if value else None
         value = int(value)
     if not isinstance(value, int | float) or value != value // 1:  # true and false are 1 and 0
@@ -315,7 +322,7 @@ def _is_coordinate(value: Any) -> bool:
 
 
 def _around(segmentation: Any) -> list[float] | None:
-    """The box around polygons; None if there are none."""
+    """The box around polygons: x, y, width, height; None if there are no polygons."""
     if not isinstance(segmentation, list):
         return None
     flat = [v for polygon in segmentation if isinstance(polygon, list) for v in polygon]

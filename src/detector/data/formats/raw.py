@@ -1,10 +1,11 @@
-"""A data set as its files say, packed but not judged yet: what every reader makes."""
+"""What every format provides: a reader, and splits as the files state them, not validated."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -13,24 +14,24 @@ from numpy.typing import NDArray
 
 from detector.core.bar import over
 from detector.data.formats.folder import Folder
-from detector.data.validation.issues import Findings, Item
+from detector.data.validation.issues import Issues, Item
 
 
 @dataclass
 class RawSplit:
-    """The images and boxes of one split, image by image.
+    """Images and boxes of one split as packed arrays, in the order of the images.
 
     Attributes:
-        images: Relative path of every image file; empty where there is none.
-        sources: Relative path of the file that each image's boxes come from.
-        sizes: Height and width that the annotation claims, pixels; zeros where it says nothing.
-        counts: Boxes of every image.
-        boxes: `(m, 4)` float64 xyxy, in the form of the file (see `Reader`).
-        names: `(m,)` index into the reader's `names`.
-        ignore: `(m,)` bool.
-        rows: `(m,)` the box's number in its source, for messages.
-        findings: What the reader found wrong; what it could not use is not in the arrays.
-        ids: The data set's own numbers of the images, each once; None where it has none.
+        images: Relative path of every image file.
+        sources: Relative path of the file that the boxes of each image come from.
+        sizes: `(n, 2)` height and width given by the annotation, in pixels; zeros if not given.
+        counts: `(n,)` number of boxes of every image.
+        boxes: `(m, 4)` float64 xyxy, in the convention of the file (see `Reader`).
+        names: `(m,)` index into `names` of the reader.
+        ignore: `(m,)` bool, boxes that are neither trained on nor counted in evaluation.
+        rows: `(m,)` number of the box in its source, for messages.
+        issues: Issues that the reader found; entries that it cannot use are not in the arrays.
+        ids: `(n,)` unique ids of the images in the data set; None if it has no ids.
     """
 
     images: list[str]
@@ -41,49 +42,52 @@ class RawSplit:
     names: NDArray[np.int64]
     ignore: NDArray[np.bool_]
     rows: NDArray[np.int64]
-    findings: Findings = field(default_factory=Findings)
+    issues: Issues = field(default_factory=Issues)
     ids: NDArray[np.int64] | None = None
 
     def owners(self) -> NDArray[np.int64]:
-        """The image that each box belongs to, `(m,)`."""
+        """Index of the image of each box, `(m,)`."""
         return np.repeat(np.arange(len(self.images)), self.counts)
 
 
-def add_unclear(findings: Findings, files: Sequence[str]) -> None:
-    """Name folders that could be the validation split, where training images are held out else.
+Wanted = dict[str, Sequence[str] | None]  # names of each split; None: the usual ones; empty: none
+
+
+def add_unclear(issues: Issues, files: Sequence[str]) -> None:
+    """Report folders that may be the validation split, which a split by ratio would replace.
 
     Args:
-        findings: Gets them.
-        files: What lies in no split, though others do.
+        issues: The issues found are added to it.
+        files: Relative paths of annotated images that lie in no split.
     """
     for home in dict.fromkeys(file.rpartition("/")[0] or "." for file in files):
         message = (
-            "annotated images, but the name speaks of no split, and nothing else is for val: say "
+            "annotated images, but its name is of no split, and nothing else is for val: say "
             f"data.splits.train=[FOLDER] and data.splits.val=[{home}], or [] to hold images out"
         )
-        findings.add("unclear split", Item("", home, message))
+        issues.add("unclear split", Item("", home, message))
 
 
-def add_unclear_list(findings: Findings, file: str, name: str) -> None:
-    """Name a list that could be the validation split, where training images are held out else.
+def add_unclear_list(issues: Issues, file: str, name: str) -> None:
+    """Report a list that may be the validation split, which a split by ratio would replace.
 
     Args:
-        findings: Gets it.
-        file: The list.
-        name: What `data.splits` calls it.
+        issues: The issue is added to it.
+        file: Relative path of the list.
+        name: Name of the list in `data.splits`.
     """
     message = (
-        "a list whose name speaks of no split, and nothing else is for val: say "
+        "a list whose name is of no split, and nothing else is for val: say "
         f"data.splits.val=[{name}], or [] to hold images out"
     )
-    findings.add("unclear split", Item("", file, message))
+    issues.add("unclear split", Item("", file, message))
 
 
 class RawBuilder:
-    """Collects a split image by image, for formats with a file for each."""
+    """Builder of a `RawSplit`, image by image."""
 
     def __init__(self) -> None:
-        self.findings = Findings()
+        self.issues = Issues()
         self._images: list[str] = []
         self._sources: list[str] = []
         self._sizes: list[tuple[int, int]] = []
@@ -115,7 +119,7 @@ class RawBuilder:
         self._rows += rows
 
     def build(self) -> RawSplit:
-        """Pack what was added."""
+        """Pack the images that were added."""
         return RawSplit(
             self._images,
             self._sources,
@@ -125,24 +129,24 @@ class RawBuilder:
             np.array(self._names, dtype=np.int64),
             np.array(self._ignore, dtype=np.bool_),
             np.array(self._rows, dtype=np.int64),
-            self.findings,
+            self.issues,
         )
 
 
 class Reader(Protocol):
-    """What reads one format.
+    """Reader of one format.
 
     Attributes:
-        root: The folder that all paths are relative to.
-        folder: Its files.
-        recognised: What was found, in one line.
-        splits: The splits there are; only `pool` where the files do not say.
-        names: Class names by number, those that `RawSplit.names` points to; grows while reading.
-        ids: The data set's own category ids, for the same numbers; None: 1..K by order of classes.
-        first_pixel: Number of the first pixel: 0; or 1, and then corners are inclusive (VOC).
-        relative: Boxes are fractions of the image's sides (YOLO).
-        groups: Names that group other categories (COCO's supercategories).
-        where: How messages call a box by its number and its image, such as `object {}`.
+        root: Folder that all paths are relative to.
+        folder: Files below it.
+        recognised: Description of the files found, in one line.
+        splits: Names of the splits; only `pool` where the files define no splits.
+        names: Class names that `RawSplit.names` points to; more may be added while reading.
+        ids: Category ids of the data set, for the same classes; None stands for 1..K.
+        first_pixel: Number of the first pixel: 0, or 1 with inclusive corners (VOC).
+        relative: Whether boxes are fractions of the sides of the image (YOLO).
+        groups: Names that group other categories (supercategories of COCO).
+        where: Pattern of a box in messages, for its number and its image, such as `object {}`.
     """
 
     root: Path
@@ -157,11 +161,43 @@ class Reader(Protocol):
     where: str
 
     def read(self, split: str) -> RawSplit:
-        """Read one of the splits."""
+        """Read one of `splits`."""
+
+
+class Sign(IntEnum):
+    """How much the files of a folder look like a format; the strongest sign decides."""
+
+    NONE = 0
+    POSSIBLE = 1
+    LIKELY = 2
+    SURE = 3
+
+
+def no_hint(_: Folder) -> str:
+    """The `hint` of a format that has none."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of annotation files: what its module exports as `FORMAT`.
+
+    Attributes:
+        reader: Class of its reader, called with the files and the names of the splits.
+        sign: How much the files of a folder look like this format.
+        expected: The name of the format and the files that it is recognised by, for messages.
+        hint: Where else a data set of this format is, for a message about a folder without one;
+            empty if nowhere.
+    """
+
+    reader: Callable[[Folder, Wanted], Reader]
+    sign: Callable[[Folder], Sign]
+    expected: str
+    hint: Callable[[Folder], str] = no_hint
 
 
 def by_name(files: Sequence[str]) -> list[int]:
-    """The order of images whatever list or folder they are in: by file name, then by path."""
+    """The order of images by file name, then by path, whatever list or folder they are in."""
     return sorted(range(len(files)), key=lambda i: (files[i].rpartition("/")[2], files[i]))
 
 
@@ -172,7 +208,7 @@ T = TypeVar("T")
 
 
 def flag(value: object) -> bool | None:
-    """Yes or no, as any tool writes it: a number, a word, nothing; None if it is neither."""
+    """A truth value as tools write it: a number, a word or nothing; None if it is no such value."""
     word = "" if value is None else str(value).strip().casefold()
     if word in _YES or word in _NO:
         return word in _YES
@@ -184,9 +220,9 @@ def flag(value: object) -> bool | None:
 
 
 def turn(degrees: object) -> float:
-    """By how many radians a box is turned, of CVAT's attribute `rotation`.
+    """The rotation of a box in radians, from CVAT's attribute `rotation` in degrees.
 
-    Half turns change no box: for them, and for what is no number, it is 0.
+    Multiples of 180 degrees do not change a box and give 0, as values do that are no numbers.
     """
     try:
         value = float(degrees) if isinstance(degrees, int | float | str) else 0.0
@@ -196,5 +232,5 @@ def turn(degrees: object) -> float:
 
 
 def show(what: Iterable[T], split: str) -> Iterator[T]:
-    """Go through what is read, and show how far that is if it takes more than a moment."""
+    """Iterate with a progress bar, which appears if reading takes more than a moment."""
     return over(what, f"reading {split}", "file")

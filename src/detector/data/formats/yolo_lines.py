@@ -1,8 +1,8 @@
-"""What the lines of YOLO's text files mean: boxes, polygons, or boxes with keypoints.
+"""Interpretation of the lines of YOLO's text files: boxes, polygons, or boxes with keypoints.
 
-A line is a class and numbers, and only their count tells what they are. That is not always enough:
-seven numbers are a class and a triangle, a box with a keypoint, or a box with the confidence and
-the track that a detector found. So a split's lines are looked at together.
+A line consists of a class and further numbers, and only their count tells their meaning. It is
+ambiguous: seven numbers may be a class and a triangle, a box with a keypoint, or a box with the
+confidence and the track of a detection. So all lines of a split are interpreted together.
 
 Formats: https://docs.ultralytics.com/datasets (detect, segment, obb and pose), and what
 Ultralytics' `save_txt` writes.
@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 from detector.core.errors import RequestError
 
-# A split's lines are boxes with points if so many of them look like that. Drawn at random, 85 % and
-# more of those with keypoints do, and up to 15 % of polygons.
+# Lines of a split are boxes with points if this share of them looks like that. In random data, 85 %
+# or more of boxes with keypoints do, and up to 15 % of polygons.
 MOST = 0.6
-FEW = 3  # lines, of which fewer may look like something else by chance
-SLACK = 0.1  # of a box's sides; keypoints may lie so far outside
+FEW = 3  # fewer lines may look like something else by chance
+SLACK = 0.1  # keypoints may lie outside of a box by this share of its sides
 LABEL = "class, centre x and y, width, height"
 
 
@@ -29,14 +29,14 @@ Corners = tuple[float, float, float, float]
 
 
 class More(NamedTuple):
-    """What a line says with more than four numbers after the class.
+    """A line with more than four numbers after the class.
 
     Attributes:
-        numbers: How many there are.
-        around: The box around them as points, xyxy fractions; the line's box where data.yaml says
-            that they are one and keypoints.
-        with_points: Whether the first four can only be a box, by what follows.
-        track: Whether they may end in a confidence and the number of a track.
+        numbers: Count of the numbers after the class.
+        around: Box around the numbers taken as points, xyxy fractions; the box that the line begins
+            with where data.yaml declares keypoints.
+        with_points: Whether, by what follows, the first four numbers can only be a box.
+        track: Whether the numbers may end in a confidence and the number of a track.
     """
 
     numbers: int
@@ -46,13 +46,13 @@ class More(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """The lines of one file that are not empty.
+    """The non-empty lines of one file.
 
     Attributes:
         rows: Number of each line in the file, from 1.
-        classes: The number that it begins with.
-        boxes: xyxy fractions: the first four numbers after that as centre, width and height.
-        more: Of the lines with further numbers, by their place in these lists.
+        classes: First number of each line.
+        boxes: Box of each line, xyxy fractions: its next four numbers as centre, width and height.
+        more: Lines with further numbers, by their index in these lists.
     """
 
     rows: list[int]
@@ -62,11 +62,11 @@ class Lines(NamedTuple):
 
 
 class Keypoints(NamedTuple):
-    """What data.yaml says of keypoints.
+    """The keypoints that data.yaml declares.
 
     Attributes:
-        text: `kpt_shape`, for messages.
-        numbers: How many follow the box.
+        text: Value of `kpt_shape`, for messages.
+        numbers: Count of the numbers that follow each box.
     """
 
     text: str
@@ -74,15 +74,15 @@ class Keypoints(NamedTuple):
 
 
 def read_keypoints(shape: object, file: str, root: Path) -> Keypoints | None:
-    """What `kpt_shape` in data.yaml says; None where boxes have no keypoints.
+    """The keypoints that `kpt_shape` in data.yaml declares; None if boxes have no keypoints.
 
     Args:
-        shape: Its value, scalars as texts.
-        file: The YAML file, relative to the root.
-        root: Of the data set, for messages.
+        shape: Value of `kpt_shape`, with scalars as texts.
+        file: Path of the YAML file, relative to the root.
+        root: Root of the data set, for messages.
 
     Raises:
-        RequestError: If it is malformed.
+        RequestError: If the value is malformed.
     """
     if shape is None:
         return None
@@ -98,14 +98,14 @@ def read_keypoints(shape: object, file: str, root: Path) -> Keypoints | None:
 
 
 def read_lines(text: str, keypoints: Keypoints | None) -> Lines:
-    """Read a text file's lines.
+    """Read the lines of a text file.
 
     Args:
-        text: Its content.
-        keypoints: Follow every box.
+        text: Content of the file.
+        keypoints: Keypoints that follow every box, if any.
 
     Raises:
-        RequestError: If a line can mean nothing; the message leaves the file's name out.
+        RequestError: If a line has no valid interpretation; the message does not name the file.
     """
     lines = Lines([], [], [], {})
     for row, line in enumerate(text.split("\n"), start=1):
@@ -116,8 +116,8 @@ def read_lines(text: str, keypoints: Keypoints | None) -> Lines:
             first, *values = map(float, words)
         except ValueError as error:
             raise RequestError(f"line {row} is {line.strip()[:60]!r}, expected numbers") from error
-        if len(values) != 4 and (fault := _misfit(values, keypoints)):
-            raise RequestError(f"line {row} has {fault}")
+        if len(values) != 4 and (issue := _misfit(values, keypoints)):
+            raise RequestError(f"line {row} has {issue}")
         x, y, w, h = values[:4]
         box = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
         count = len(values)
@@ -134,7 +134,7 @@ def read_lines(text: str, keypoints: Keypoints | None) -> Lines:
 
 
 def _misfit(values: Sequence[float], keypoints: Keypoints | None) -> str:
-    """Why so many numbers, which are not four, can mean nothing; empty if they can."""
+    """Why numbers, which are not four, have no valid interpretation; empty if they have one."""
     count = len(values)
     if keypoints is not None:
         if count == 4 + keypoints.numbers:
@@ -160,7 +160,7 @@ def _misfit(values: Sequence[float], keypoints: Keypoints | None) -> str:
 
 
 def _around(values: Sequence[float]) -> Corners:
-    """The box around points."""
+    """The box around points, given as x, y, x, y, ..."""
     xs, ys = values[::2], values[1::2]
     return min(xs), min(ys), max(xs), max(ys)
 
@@ -168,9 +168,9 @@ def _around(values: Sequence[float]) -> Corners:
 def _has_points(box: Corners, values: Sequence[float]) -> bool:
     """Whether the first four numbers can only be a box, and those that follow points in it.
 
-    The box must lie on the image and hold the points. So may a small polygon in the middle of the
-    image; but its points fill no such box, and its second one, which would be width and height,
-    lies near the others.
+    The box must lie on the image and contain the points. A small polygon in the middle of the image
+    may look like that too, but its points do not fill such a box, and its second point, which would
+    be width and height, lies near the others.
     """
     x1, y1, x2, y2 = box
     w, h = values[2:4]
@@ -200,14 +200,14 @@ def _has_points(box: Corners, values: Sequence[float]) -> bool:
 
 
 class Meaning(NamedTuple):
-    """How the lines of a split are understood.
+    """The interpretation of the lines of a split.
 
     Attributes:
-        keypoints: Those that data.yaml says follow every box.
-        with_points: The first four numbers are a box, whatever follows.
-        tracks: Lines end in a confidence and the number of a track.
-        polygons: Most lines are polygons.
-        mixed: There are polygons and boxes.
+        keypoints: Keypoints that data.yaml declares to follow every box, if any.
+        with_points: Whether the first four numbers are a box, whatever follows.
+        tracks: Whether lines end in a confidence and the number of a track.
+        polygons: Whether most lines are polygons.
+        mixed: Whether there are both polygons and boxes.
     """
 
     keypoints: Keypoints | None
@@ -216,7 +216,7 @@ class Meaning(NamedTuple):
     polygons: bool
     mixed: bool
 
-    def fault(self, lines: Lines) -> str:
+    def issue(self, lines: Lines) -> str:
         """Why a file cannot be used; empty if it can."""
         if not self.tracks or not lines.more:
             return ""
@@ -228,7 +228,7 @@ class Meaning(NamedTuple):
         )
 
     def boxes(self, lines: Lines) -> list[Corners]:
-        """The boxes, xyxy fractions."""
+        """The boxes of a file, xyxy fractions."""
         boxes = list(lines.boxes)
         if not self.with_points:
             for i, more in lines.more.items():
@@ -236,7 +236,7 @@ class Meaning(NamedTuple):
         return boxes
 
     def remarks(self, lines: Lines) -> list[str]:
-        """What is to be known of single lines."""
+        """Descriptions of unusual lines of a file."""
         odd: Iterable[int] = lines.more
         short = (i for i in range(len(lines.rows)) if i not in lines.more)
         if self.keypoints is not None:
@@ -257,18 +257,18 @@ class Meaning(NamedTuple):
 
 
 def understand(files: Sequence[Lines], keypoints: Keypoints | None) -> Meaning:
-    """What the lines of a split are, judged by all of them.
+    """Interpret the lines of a split by all of them together.
 
     Args:
-        files: The lines of every file.
-        keypoints: Those that data.yaml says follow every box.
+        files: Lines of every file.
+        keypoints: Keypoints that data.yaml declares to follow every box, if any.
     """
     total = sum(len(lines.rows) for lines in files)
     long = [more for lines in files for more in lines.more.values()]
     polygons = 2 * len(long) > total
     looking = sum(m.with_points for m in long) >= MOST * len(long)
     with_points = looking and (polygons or len(long) >= FEW)
-    # One or two polygons may end at the image's border, at 0 or 1.
+    # One or two polygons may end at the border of the image, at 0 or 1.
     sure = len(long) >= FEW or all(more.numbers == 6 for more in long)
     return Meaning(
         keypoints,

@@ -87,7 +87,7 @@ def read_header(path: Path) -> Header:
         with path.open("rb", buffering=1 << 16) as stream:
             # Fills the buffer: a slow drive is waited for here rather than under the lock.
             stream.seek(-len(stream.read(1)), io.SEEK_CUR)
-            header = _inspect(stream, path)
+            header = _parse(stream, path)
             stream.seek(max(0, size - TAIL))
             tail = stream.read()
             if not _is_over(tail, header.format):
@@ -98,14 +98,14 @@ def read_header(path: Path) -> Header:
     return header
 
 
-def inspect(content: bytes, path: Path) -> Header:
+def parse_header(content: bytes, path: Path) -> Header:
     """As `read_header`, of a file's bytes.
 
     Args:
         content: The whole file.
         path: For messages.
     """
-    header = _inspect(io.BytesIO(content), path)
+    header = _parse(io.BytesIO(content), path)
     if not _is_over(content[-TAIL:], header.format):
         _check_end(content, header.format, path)
     return header
@@ -134,10 +134,10 @@ def _file_size(path: Path) -> int:
     return status.st_size
 
 
-def _inspect(stream: IO[bytes], path: Path) -> Header:
+def _parse(stream: IO[bytes], path: Path) -> Header:
     """The header, by Pillow, which reads no further than it must."""
     samples = tiff_short(stream, SAMPLES)
-    fault = _odd_samples(stream)
+    issue = _odd_samples(stream)
     stream.seek(0)
     unread = f"none of {_KNOWN}"
     if samples:
@@ -145,8 +145,8 @@ def _inspect(stream: IO[bytes], path: Path) -> Header:
         unread += "pixel by pixel"
         if samples[1] > MOST_BANDS:
             raise RequestError(f"{path}: not a readable image ({unread})")
-    if fault:
-        raise RequestError(f"{path}: not a readable image ({fault})")
+    if issue:
+        raise RequestError(f"{path}: not a readable image ({issue})")
     try:
         with _lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")

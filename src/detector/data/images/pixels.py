@@ -20,8 +20,8 @@ from detector.data.images.headers import (
     MAX_PIXELS,
     Header,
     bit_depth,
-    inspect,
     misfit,
+    parse_header,
     read_bytes,
     read_header,
     tiff_short,
@@ -96,7 +96,7 @@ def read_image(
         RequestError: As `read_header`; if the file cannot be decoded, or has no fourth band.
     """
     content = read_bytes(path) if content is None else content
-    return _decode(content, inspect(content, path), path, longest, channels)
+    return _decode(content, parse_header(content, path), path, longest, channels)
 
 
 def read_resized(path: Path, size: int, content: bytes | None = None, channels: int = 3) -> Resized:
@@ -112,7 +112,7 @@ def read_resized(path: Path, size: int, content: bytes | None = None, channels: 
         RequestError: As `read_image`.
     """
     content = read_bytes(path) if content is None else content
-    header = inspect(content, path)
+    header = parse_header(content, path)
     image = _decode(content, header, path, size, channels)
     original = (header.height, header.width)
     return Resized(resize(image, size, original), *original)
@@ -161,8 +161,8 @@ def _decode(
     content: bytes, header: Header, path: Path, longest: int | None, channels: int
 ) -> NDArray[np.uint8]:
     """The pixels of a file whose header has been looked at."""
-    if fault := misfit(header.bands, channels):
-        raise RequestError(f"{path}: {fault}")
+    if issue := misfit(header.bands, channels):
+        raise RequestError(f"{path}: {issue}")
     longer, factor = max(header.height, header.width), 1
     if longest and header.format == "JPEG":
         factor = next((f for f in REDUCED if longer >= f * longest), 1)

@@ -138,13 +138,13 @@ def _applier(
         return _apply
     transform = _build(index, {**step, "p": 1.0})
     A.Compose([transform, A.NoOp()], bbox_params=A.BboxParams("albumentations", label_fields=[]))
-    fault = _try(transform, channels)
+    issue = _try(transform, channels)
     # What fails on RGB too, such as a crop larger than this, is said of the image it fails on.
-    if fault is None or _try(transform, RGB) is not None:
+    if issue is None or _try(transform, RGB) is not None:
         return _apply
     if channels > RGB and isinstance(transform, A.ImageOnlyTransform):
         return _apply_to_colours
-    reason = " ".join(str(fault.__cause__).split())
+    reason = " ".join(str(issue.__cause__).split())
     raise RequestError(
         f"augment.steps[{index}]: {step['name']} has no meaning for model.in_channels={channels}: "
         f"{reason}"

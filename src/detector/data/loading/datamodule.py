@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import lightning.pytorch as pl
+import torch
 from torch.utils.data import DataLoader
 
 from detector.core.structures import AnnotatedImages
-from detector.data.loading.augment import Augmenter, Steps
+from detector.data.formats.paths import cache_folder
+from detector.data.loading.augment import Augmenter
 from detector.data.loading.dataset import DetectionDataset, collate, pack, unpack
-from detector.data.loading.image_cache import Kind, make_sources
+from detector.data.loading.image_cache import make_image_loaders
 from detector.data.loading.sampler import KeyedSampler, aspect_groups, repeat_factors
-from detector.data.loading.watchdog import Desk, WatchedLoader
-
-
-@dataclass(frozen=True)
-class LoaderOptions:
-    """How batches are made.
-
-    Attributes:
-        image_size: Longer side of the network's input, pixels.
-        batch_size: Images a step and process.
-        workers: Loader processes; 0 loads in the training process.
-        steps: The augmentation, as `Augmenter` takes it.
-        min_visibility: As `Augmenter` takes it.
-        seed: Of the order and the augmentation.
-        channels: Of the images, as `read_image` takes them.
-        pin_memory: Copy batches to page-locked memory, for a GPU.
-        group_by_aspect: Training batches hold images of like shape, so that less is padded.
-        repeat_threshold: As `repeat_factors` takes it; None draws every image once an epoch.
-        cache: Keep decoded and resized images, in memory or in files.
-        cache_folder: Of `cache="disk"`.
-        stall_seconds: An image that takes longer to load is named in a warning.
-        processes: Training processes on this machine; each has a memory cache of its own.
-    """
-
-    image_size: int
-    batch_size: int
-    workers: int
-    steps: Steps
-    min_visibility: float
-    seed: int
-    channels: int = 3
-    pin_memory: bool = False
-    group_by_aspect: bool = True
-    repeat_threshold: float | None = None
-    cache: Kind = "none"
-    cache_folder: Path | None = None
-    stall_seconds: float = 60.0
-    processes: int = 1
+from detector.data.loading.watchdog import LoaderStatus, WatchedLoader
+from detector.data.options import AugmentOptions, DataOptions
 
 
 class DetectionDataModule(pl.LightningDataModule):
@@ -60,26 +25,38 @@ class DetectionDataModule(pl.LightningDataModule):
 
     Args:
         splits: `train`, `val` and perhaps `test`.
-        options: How batches are made.
+        options: How they are loaded; `workers` of None is 0.
+        augment: Augmentation of the training images.
+        seed: Seed of the order and of the augmentation.
+        channels: Channels of the images, as `read_image` takes them.
+        processes: Training processes on this machine; each has a memory cache of its own.
+        cache: Folder of decoded images for `cache=disk`; None: the user's cache folder.
 
     Raises:
         RequestError: If the augmentation is wrong, or images cannot be kept as asked for.
     """
 
-    def __init__(self, splits: dict[str, AnnotatedImages], options: LoaderOptions) -> None:
+    def __init__(
+        self,
+        splits: dict[str, AnnotatedImages],
+        options: DataOptions,
+        augment: AugmentOptions,
+        *,
+        seed: int = 0,
+        channels: int = 3,
+        processes: int = 1,
+        cache: Path | None = None,
+    ) -> None:
         super().__init__()
         self.splits = splits
         self.options = options
-        self.augmenter = Augmenter(
-            options.steps, options.image_size, options.min_visibility, options.channels
-        )
-        self.sources = make_sources(
-            splits,
-            options.image_size,
-            options.cache,
-            options.cache_folder,
-            options.processes,
-            options.channels,
+        self.workers = options.workers or 0
+        self.seed = seed
+        size, shares = options.image_size, augment.min_visibility
+        self.augmenter = Augmenter(augment.steps, size, shares, channels)
+        folder = cache or cache_folder() / "images"
+        self.image_loaders = make_image_loaders(
+            splits, size, options.cache, folder, processes, channels
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -102,30 +79,30 @@ class DetectionDataModule(pl.LightningDataModule):
             training: Shuffle and augment.
         """
         images, options = self.splits[split], self.options
-        desk = Desk(options.workers)
+        status = LoaderStatus(self.workers)
         data = DetectionDataset(
             images,
             self.augmenter,
             training=training,
-            seed=options.seed,
-            source=self.sources[split],
-            desk=desk,
+            seed=self.seed,
+            load_image=self.image_loaders[split],
+            status=status,
         )
         return WatchedLoader(
-            desk,
+            status,
             images.paths,
             options.stall_seconds,
-            unpack if options.workers else None,
+            unpack if self.workers else None,
             dataset=data,
             batch_size=options.batch_size,
             sampler=self._sampler(images, training=training),
-            num_workers=options.workers,
-            collate_fn=pack if options.workers else collate,
-            pin_memory=options.pin_memory,
-            persistent_workers=options.workers > 0,
+            num_workers=self.workers,
+            collate_fn=pack if self.workers else collate,
+            pin_memory=options.pin_memory and torch.cuda.is_available(),
+            persistent_workers=self.workers > 0,
             worker_init_fn=_one_thread,
             # Memory that is shared without a name is inherited by forked processes alone.
-            multiprocessing_context="fork" if options.workers and options.cache == "ram" else None,
+            multiprocessing_context="fork" if self.workers and options.cache == "ram" else None,
         )
 
     def _sampler(self, images: AnnotatedImages, *, training: bool) -> KeyedSampler:
@@ -135,7 +112,7 @@ class DetectionDataModule(pl.LightningDataModule):
         return KeyedSampler(
             len(images),
             shuffle=training,
-            seed=options.seed,
+            seed=self.seed,
             rank=self.trainer.global_rank if self.trainer else 0,
             world=self.trainer.world_size if self.trainer else 1,
             batch_size=options.batch_size,

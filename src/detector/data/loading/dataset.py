@@ -15,10 +15,10 @@ from torch.utils.data import Dataset
 from detector.core.errors import RequestError, WorkError
 from detector.core.structures import AnnotatedImage, AnnotatedImages, Target
 from detector.data.loading.augment import Augmenter
-from detector.data.loading.image_cache import Source, make_sources
-from detector.data.loading.sampler import Draw
+from detector.data.loading.image_cache import ImageLoader, make_image_loaders
+from detector.data.loading.sampler import SampleKey
 from detector.data.loading.shared_memory import FOLDER, REMEDY, free_shared_memory, megabytes
-from detector.data.loading.watchdog import Desk
+from detector.data.loading.watchdog import LoaderStatus
 
 Sample = tuple[Tensor, Target]
 Batch = tuple[list[Tensor], list[Target]]
@@ -39,8 +39,8 @@ class DetectionDataset(Dataset[Sample]):
             images are only resized, and targets stay the file's own, in original pixels, as
             evaluation needs them.
         seed: Of the augmentation.
-        source: Where images come from; None decodes them each time.
-        desk: Where the image that is being loaded is noted, for the watchdog.
+        load_image: Where images come from; None decodes them each time.
+        status: Where the image that is being loaded is noted, for the watchdog.
     """
 
     def __init__(
@@ -50,59 +50,59 @@ class DetectionDataset(Dataset[Sample]):
         *,
         training: bool,
         seed: int,
-        source: Source | None = None,
-        desk: Desk | None = None,
+        load_image: ImageLoader | None = None,
+        status: LoaderStatus | None = None,
     ) -> None:
         self.images = images
         self.augmenter = augmenter
         self.training = training
         self.seed = seed
-        plain = make_sources({"": images}, augmenter.image_size, channels=augmenter.channels)
-        self.source = source or plain[""]
-        self.desk = desk or Desk(0)
+        plain = make_image_loaders({"": images}, augmenter.image_size, channels=augmenter.channels)
+        self.load_image = load_image or plain[""]
+        self.status = status or LoaderStatus(0)
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.images)
 
-    def __getitem__(self, draw: Draw) -> Sample:
+    def __getitem__(self, key: SampleKey) -> Sample:
         """Decode and augment one image.
 
         Args:
-            draw: Epoch and image index, from `KeyedSampler`.
+            key: Epoch and image index, from `KeyedSampler`.
 
         Raises:
             RequestError: If the file is unreadable or contradicts its annotation.
             WorkError: If the machine has no memory for it, or no more of something else.
         """
-        with self.desk.busy(draw.image):
-            truth = self.images[draw.image]
+        with self.status.busy(key.image):
+            annotated = self.images[key.image]
             try:
-                return self._sample(draw, truth)
+                return self._sample(key, annotated)
             except (OSError, MemoryError, cv2.error) as error:
                 reason = " ".join(str(error).split()) or "not enough memory"
-                raise WorkError(f"{truth.path}: {reason}") from error
+                raise WorkError(f"{annotated.path}: {reason}") from error
 
-    def _sample(self, draw: Draw, truth: AnnotatedImage) -> Sample:
+    def _sample(self, key: SampleKey, annotated: AnnotatedImage) -> Sample:
         """One image and its target."""
-        image, height, width = self.source(draw.image, truth.path)
-        if all(truth.size) and truth.size != (height, width):
+        image, height, width = self.load_image(key.image, annotated.path)
+        if all(annotated.size) and annotated.size != (height, width):
             raise RequestError(
-                f"{truth.path}: the image is {width}x{height} when upright, but its annotation "
-                f"says {truth.size[1]}x{truth.size[0]}"
+                f"{annotated.path}: the image is {width}x{height} when upright, but its annotation "
+                f"says {annotated.size[1]}x{annotated.size[0]}"
             )
-        boxes, rows = truth.boxes, np.arange(len(truth.boxes))
+        boxes, rows = annotated.boxes, np.arange(len(annotated.boxes))
         scale = np.array([image.shape[1] / width, image.shape[0] / height], dtype=np.float32)
         if self.training:
-            rows = np.flatnonzero(~truth.ignore)
-            key = (self.seed, draw.epoch, draw.image) + (draw.repeat,) * (draw.repeat > 0)
-            image, boxes, kept = self.augmenter(image, boxes[rows] * np.tile(scale, 2), key)
+            rows = np.flatnonzero(~annotated.ignore)
+            seed = (self.seed, key.epoch, key.image) + (key.repeat,) * (key.repeat > 0)
+            image, boxes, kept = self.augmenter(image, boxes[rows] * np.tile(scale, 2), seed)
             rows = rows[kept]
         target = Target(
             torch.from_numpy(np.array(boxes, dtype=np.float32)),
-            torch.from_numpy(truth.labels[rows]),
-            torch.from_numpy(truth.ignore[rows]),
-            torch.tensor(draw.image),
+            torch.from_numpy(annotated.labels[rows]),
+            torch.from_numpy(annotated.ignore[rows]),
+            torch.tensor(key.image),
             torch.from_numpy(scale),
         )
         return to_tensor(image), target

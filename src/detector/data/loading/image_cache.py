@@ -5,7 +5,6 @@ Whatever is kept is what decoding gives: the same bytes (tested).
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import math
@@ -24,6 +23,7 @@ import psutil
 from numpy.typing import NDArray
 
 from detector.core.errors import RequestError
+from detector.core.files import atomic
 from detector.core.structures import AnnotatedImages
 from detector.data.images.pixels import (
     Resized,
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["none", "ram", "disk"]
 # Index and file of an image -> the image at the network's size.
-Source = Callable[[int, Path], Resized]
+ImageLoader = Callable[[int, Path], Resized]
 
 # Where Linux says what a container may use (its documentation: cgroup-v2, "memory").
 CGROUP = Path("/sys/fs/cgroup")
@@ -47,14 +47,14 @@ HEAD = struct.Struct("<5I")
 VERSION = f"2 {cv2.__version__}".encode()[: hashlib.blake2b.PERSON_SIZE]
 
 
-def make_sources(
+def make_image_loaders(
     splits: dict[str, AnnotatedImages],
     size: int,
     kind: Kind = "none",
     folder: Path | None = None,
     processes: int = 1,
     channels: int = 3,
-) -> dict[str, Source]:
+) -> dict[str, ImageLoader]:
     """One source for each split.
 
     Args:
@@ -73,7 +73,7 @@ def make_sources(
         if folder is None:
             raise RequestError("data.cache=disk needs a folder to keep images in")
         return dict.fromkeys(splits, DiskCache(folder, size, channels))
-    sources: dict[str, Source] = dict.fromkeys(splits, partial(_read, size, channels))
+    sources: dict[str, ImageLoader] = dict.fromkeys(splits, partial(_read, size, channels))
     if kind == "ram":
         kept = {n: RamCache(splits[n], size, channels) for n in splits if n in ("train", "val")}
         _check_memory(list(kept.values()), processes)
@@ -171,16 +171,13 @@ class DiskCache:
         return found
 
     def _write(self, file: Path, image: Resized) -> None:
-        """Write under another name first: a file that has its name is whole."""
+        """Keep an image; several loader processes may do so with the same one."""
         shape = image.image.shape[:2]
         rest = struct.pack("<4I", image.height, image.width, *shape) + image.image.tobytes()
-        part = file.with_name(f"{file.name}.{os.getpid()}")
         try:
-            part.write_bytes(struct.pack("<I", zlib.crc32(rest)) + rest)
-            part.replace(file)
+            with atomic(file, f".{os.getpid()}") as draft:
+                draft.write_bytes(struct.pack("<I", zlib.crc32(rest)) + rest)
         except OSError as error:  # a full disk is no reason to stop
-            with contextlib.suppress(OSError):
-                part.unlink()
             if self.works:
                 log.warning(
                     "data.cache=disk: %s: %s; images are no longer kept",

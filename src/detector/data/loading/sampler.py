@@ -15,7 +15,7 @@ from detector.core.structures import AnnotatedImages
 GROUPS_PER_OCTAVE = 8
 
 
-class Draw(NamedTuple):
+class SampleKey(NamedTuple):
     """What a data set is asked for.
 
     Attributes:
@@ -29,7 +29,7 @@ class Draw(NamedTuple):
     repeat: int = 0
 
 
-class KeyedSampler(Sampler[Draw]):
+class KeyedSampler(Sampler[SampleKey]):
     """Every image once an epoch, dealt out to the processes batch by batch.
 
     Batches are formed over all processes, then cut: two processes with `batch_size=b` together see
@@ -80,7 +80,7 @@ class KeyedSampler(Sampler[Draw]):
         """Draws of this process in an epoch."""
         return -(-self.length // self.world)
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[SampleKey]:
         """The draws of this process."""
         images, repeats = self._epoch_order()
         order = np.resize(np.arange(len(images)), len(self) * self.world)
@@ -92,7 +92,7 @@ class KeyedSampler(Sampler[Draw]):
             ]
         )
         pairs = zip(images[mine].tolist(), repeats[mine].tolist(), strict=True)
-        return (Draw(self.epoch, image, repeat) for image, repeat in pairs)
+        return (SampleKey(self.epoch, image, repeat) for image, repeat in pairs)
 
     def _epoch_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Images and their repeat numbers, of all processes, in order."""

@@ -34,7 +34,7 @@ PERHAPS = {
 }
 
 
-class Desk:
+class LoaderStatus:
     """What each loader process is busy with, in memory that they share.
 
     Args:
@@ -69,7 +69,7 @@ class WatchedLoader(DataLoader[Any]):
     work ends.
 
     Args:
-        desk: That the data set notes its work at.
+        status: That the data set notes its work at.
         paths: `(n,)` strings, the image files.
         stall_seconds: How long is too long.
         receive: What is done with a batch that has arrived, such as unpacking it.
@@ -78,16 +78,16 @@ class WatchedLoader(DataLoader[Any]):
 
     def __init__(
         self,
-        desk: Desk,
+        status: LoaderStatus,
         paths: NDArray[Any],
         stall_seconds: float,
         receive: Callable[[Any], Any] | None = None,
         **options: Any,
     ) -> None:
         # Twice in which nothing is done end the work.
-        timeout = max(stall_seconds, LEAST) / 2 if desk.workers else 0
+        timeout = max(stall_seconds, LEAST) / 2 if status.workers else 0
         super().__init__(**options, timeout=timeout)
-        self.desk = desk
+        self.status = status
         self.paths = paths
         self.stall_seconds = stall_seconds
         self.receive = receive
@@ -106,7 +106,7 @@ class WatchedLoader(DataLoader[Any]):
         except OSError as error:  # too many processes or files, or no room for their locks
             _discard(error)
             raise WorkError(
-                f"data.workers={self.desk.workers}: loader processes cannot be started "
+                f"data.workers={self.status.workers}: loader processes cannot be started "
                 f"({error.strerror}); {FOLDER} has {megabytes(free_shared_memory())} free; a "
                 "smaller data.workers=, or data.workers=0"
             ) from error
@@ -139,7 +139,7 @@ class WatchedLoader(DataLoader[Any]):
                 if not str(error).startswith("DataLoader timed out"):
                     raise
                 # All processes are alive, or torch would have said so.
-                now = None if any(self.desk.since) else list(self.desk.done)
+                now = None if any(self.status.since) else list(self.status.done)
                 if now is not None and now == seen:
                     raise WorkError(self._lost(batches)) from error
                 seen = now
@@ -147,10 +147,10 @@ class WatchedLoader(DataLoader[Any]):
     def _lost(self, batches: Any) -> str:
         """That a batch does not come, in a line."""
         (worker, *_) = batches._task_info[batches._rcvd_idx]
-        last = self.paths[self.desk.image[worker]] if self.desk.done[worker] else "none"
+        last = self.paths[self.status.image[worker]] if self.status.done[worker] else "none"
         return (
-            f"worker {worker} of data.workers={self.desk.workers} is at no image (its last: {last})"
-            f", but its batch has not arrived for {2 * self.timeout:g} s; {FOLDER} has "
+            f"worker {worker} of data.workers={self.status.workers} is at no image (its last: "
+            f"{last}), but its batch has not arrived for {2 * self.timeout:g} s; {FOLDER} has "
             f"{megabytes(free_shared_memory())} free; data.workers=0 loads without such processes"
         )
 
@@ -174,25 +174,25 @@ class WatchedLoader(DataLoader[Any]):
                 how = f"was killed by signal {-code} ({signal.Signals(-code).name})"
                 hint = PERHAPS.get(signal.Signals(-code), "")
             place = "between two images"
-            if self.desk.since[worker]:
-                place = f"at {self.paths[self.desk.image[worker]]}"
-            of = f"worker {worker} of data.workers={self.desk.workers} (process {process.pid})"
+            if self.status.since[worker]:
+                place = f"at {self.paths[self.status.image[worker]]}"
+            of = f"worker {worker} of data.workers={self.status.workers} (process {process.pid})"
             return f"{of} {how}, {place}" + (f"; {hint}" if hint else "")
         return None
 
     def _watch(self, over: threading.Event) -> None:
-        """Look at the desk until the epoch is over."""
-        told = [0.0] * len(self.desk.since)
+        """Look at the status until the epoch is over."""
+        told = [0.0] * len(self.status.since)
         while not over.wait(min(1.0, self.stall_seconds / 4)):
-            for worker, since in enumerate(list(self.desk.since)):
-                path = self.paths[self.desk.image[worker]]
+            for worker, since in enumerate(list(self.status.since)):
+                path = self.paths[self.status.image[worker]]
                 seconds = time.monotonic() - since
                 # Asked again: the image may have been done while its name was looked up.
-                if not since or since == told[worker] or since != self.desk.since[worker]:
+                if not since or since == told[worker] or since != self.status.since[worker]:
                     continue
                 if seconds > self.stall_seconds:
                     told[worker] = since
-                    who = f"worker {worker}" if self.desk.workers else "the main process"
+                    who = f"worker {worker}" if self.status.workers else "the main process"
                     log.warning(
                         "%s has been at %s for %.0f s; is its drive slow or gone?",
                         *(who, path, seconds),

@@ -1,1 +1,1 @@
-"""What is wrong with a data set, and where."""
+"""Validation: what is wrong with a data set, and where."""

@@ -1,4 +1,4 @@
-"""The same picture more than once: in two splits, where it flatters figures, or within one."""
+"""Copies and near copies of pictures, within a split or in two splits (leakage)."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.bar import over
-from detector.data.validation.image_info import Facts
-from detector.data.validation.issues import Findings, Item
+from detector.data.validation.image_info import ImageInfo
+from detector.data.validation.issues import Issues, Item
 
-# Of 256 bits. Unrelated pictures, also microscope slides of one kind, differ in 90 and more;
-# copies that were compressed, resized, brightened or trimmed by 2 % in up to about 48.
+# Of 256 bits. Unrelated pictures, also microscope slides of one kind, differ in 90 bits or more;
+# copies that were compressed, resized, brightened or trimmed by 2 % differ in up to about 48.
 NEAR = 48
-TILE = (64, 1024)  # hashes that are compared at once, so that the numbers stay in the cache
+TILE = (64, 1024)  # hashes that are compared at a time, so that they stay in the processor's cache
 
 
-def find_copies(splits: Mapping[str, Sequence[str]], facts: Mapping[str, Facts]) -> Findings:
+def find_copies(splits: Mapping[str, Sequence[str]], infos: Mapping[str, ImageInfo]) -> Issues:
     """Find copies by content and by perceptual hash.
 
     Args:
-        splits: Split -> its images' relative paths.
-        facts: Of the images, looked at closely.
+        splits: Relative paths of the images of each split.
+        infos: What is known of the images after they were decoded.
     """
-    findings = Findings()
+    issues = Issues()
     for name, files in splits.items():
         first: dict[str, str] = {}
         for file in dict.fromkeys(files):
-            other = first.setdefault(facts[file].digest, file)
-            if other != file and facts[file].digest:
-                findings.add("same picture twice", Item(name, file, f"the same as {other}", file))
+            other = first.setdefault(infos[file].digest, file)
+            if other != file and infos[file].digest:
+                issues.add("same picture twice", Item(name, file, f"the same as {other}", file))
     for a, b in itertools.combinations(splits, 2):
-        exact = _find_exact(a, splits[a], b, splits[b], facts, findings)
-        ours = [f for f in splits[a] if facts[f].hash]
-        theirs = [f for f in splits[b] if facts[f].hash and f not in exact]
-        hashes = [facts[f].hash for f in ours], [facts[f].hash for f in theirs]
+        exact = _find_exact(a, splits[a], b, splits[b], infos, issues)
+        ours = [f for f in splits[a] if infos[f].hash]
+        theirs = [f for f in splits[b] if infos[f].hash and f not in exact]
+        hashes = [infos[f].hash for f in ours], [infos[f].hash for f in theirs]
         for i, j, bits in similar(*hashes, NEAR):
             message = f"like {ours[i]} in {a} ({bits} of 256 bits differ)"
             item = Item(b, theirs[j], message, theirs[j], other=ours[i])
-            findings.add("similar pictures in two splits", item)
-    return findings
+            issues.add("similar pictures in two splits", item)
+    return issues
 
 
 def _find_exact(
@@ -49,31 +49,32 @@ def _find_exact(
     ours: Sequence[str],
     b: str,
     theirs: Sequence[str],
-    facts: Mapping[str, Facts],
-    findings: Findings,
+    infos: Mapping[str, ImageInfo],
+    issues: Issues,
 ) -> set[str]:
-    """Note files of one content in both splits; those of the second."""
-    known = {facts[file].digest: file for file in ours if facts[file].digest}
-    exact = {file for file in theirs if facts[file].digest in known}
+    """Report files with the same content in two splits, and return those of the second split."""
+    known = {infos[file].digest: file for file in ours if infos[file].digest}
+    exact = {file for file in theirs if infos[file].digest in known}
     for file in sorted(exact):
-        other = known[facts[file].digest]
-        if other != file:  # the same path in both has been found by reading the lists
+        other = known[infos[file].digest]
+        if other != file:  # the same path in both splits is reported by `validate_splits`
             message = f"the same picture as {other} in {a}"
             item = Item(b, file, message, file, other=other)
-            findings.add("picture in two splits", item)
+            issues.add("picture in two splits", item)
     return exact
 
 
 def similar(ours: Sequence[str], theirs: Sequence[str], bits: int) -> list[tuple[int, int, int]]:
-    """Pairs of hashes of which at most so many bits differ.
+    """Pairs of similar hashes.
 
     Args:
         ours: Hashes of `perceptual_hash`.
-        theirs: Likewise.
-        bits: The most that may differ.
+        theirs: Hashes to compare them with.
+        bits: Number of bits that may differ.
 
     Returns:
-        Index in ours, index in theirs, bits that differ; for each of theirs, the nearest of ours.
+        Index in ours, index in theirs and number of differing bits, for the nearest of ours to each
+        of theirs that has one.
     """
     a, b = _words(ours), _words(theirs)
     least = np.full(len(b), bits + 1)
@@ -89,14 +90,14 @@ def similar(ours: Sequence[str], theirs: Sequence[str], bits: int) -> list[tuple
 
 
 def join_equal(count: int, *keys: Sequence[Hashable]) -> NDArray[np.int64]:
-    """Number what belongs together because a key is equal, directly or over others.
+    """Group items with an equal key, directly or through other items.
 
     Args:
-        count: Of the things, such as images.
-        keys: One for each thing; an empty one is equal to none.
+        count: Number of items, such as images.
+        keys: Sequences with one key for each item; an empty key equals no other.
 
     Returns:
-        `(count,)` the index of the first thing of each one's group.
+        `(count,)` index of the first item in the group of each item.
     """
     labels = np.arange(count)
     for those in keys:
@@ -107,16 +108,16 @@ def join_equal(count: int, *keys: Sequence[Hashable]) -> NDArray[np.int64]:
 
 
 def join_similar(labels: NDArray[np.int64], hashes: Sequence[str]) -> NDArray[np.int64]:
-    """Join groups over pictures of which at most `NEAR` bits differ.
+    """Join groups that have pictures with similar hashes, of which at most `NEAR` bits differ.
 
-    Every hash is compared with every other, in memory for a tile of them.
+    Every hash is compared with every other, tile by tile to limit the memory.
 
     Args:
-        labels: Of `join_equal`.
-        hashes: Perceptual hash of each picture; of an empty one nothing is known.
+        labels: Groups of the pictures, as `join_equal` returns them.
+        hashes: Perceptual hash of each picture; empty if unknown.
 
     Returns:
-        `(count,)` the index of the first picture of each one's group.
+        `(count,)` index of the first picture in the group of each picture.
     """
     first: dict[str, int] = {}
     for place, key in enumerate(hashes):
@@ -138,7 +139,7 @@ def join_similar(labels: NDArray[np.int64], hashes: Sequence[str]) -> NDArray[np
 def _joined(
     labels: NDArray[np.int64], ours: NDArray[np.int64], theirs: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Join the groups of pairs of things; a group keeps its smallest number."""
+    """Join the groups of pairs of items; a joined group has the smallest of their numbers."""
     count = len(labels)
     a, b = labels[ours], labels[theirs]
     pairs = np.unique((a * count + b)[a != b])
@@ -161,12 +162,12 @@ def _joined(
 
 
 def _words(hashes: Sequence[str]) -> NDArray[np.uint64]:
-    """Hashes of 256 bits as `(n, 4)` numbers of 64."""
+    """Hashes of 256 bits as `(n, 4)` numbers of 64 bits."""
     return np.frombuffer(bytes.fromhex("".join(hashes)), np.uint64).reshape(-1, 4)
 
 
 def _tiles(ours: int, theirs: int, *, halved: bool = False) -> Iterator[tuple[slice, slice]]:
-    """The parts of a table of all pairs; halved: only those on and above its diagonal."""
+    """The tiles of a table of all pairs; with `halved`, only those on and above its diagonal."""
     height, width = TILE
     starts = range(0, ours, height)
     for start in over(starts, "comparing pictures", "part"):
@@ -176,7 +177,7 @@ def _tiles(ours: int, theirs: int, *, halved: bool = False) -> Iterator[tuple[sl
 
 
 def _distance(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint16]:
-    """`(len(a), len(b))` the bits that differ."""
+    """`(len(a), len(b))` number of differing bits."""
     total = np.zeros((len(a), len(b)), np.uint16)
     for k in range(4):
         total += np.bitwise_count(a[:, None, k] ^ b[None, :, k])

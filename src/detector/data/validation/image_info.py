@@ -1,7 +1,7 @@
-"""What is known of image files, each looked at once: their size, whether they decode, their hash.
+"""Inspection of image files: size, whether they can be decoded, hashes.
 
-What was found is kept in a small database in the cache folder, by path, and holds as long as the
-file's size and time do, or else its content.
+Results are kept by path in a small database in the cache folder. They are valid as long as the size
+and time of the file are the same, or else its content.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from detector.core.bar import over
 from detector.core.errors import RequestError
 from detector.data.images.pixels import read_header, read_image
 
-VERSION = 3  # of what is kept; another one is thrown away
-COMMIT_EVERY = 500  # files; what Ctrl-C can lose
+VERSION = 3  # of the database; one of another version is discarded
+COMMIT_EVERY = 500  # files, which Ctrl-C can lose
 
 
-class Facts(NamedTuple):
+class ImageInfo(NamedTuple):
     """What is known of one image file.
 
     Attributes:
-        width: Of the upright image, pixels; 0 if unreadable.
-        height: Likewise.
-        orientation: EXIF's, 1..8.
-        fault: Why it cannot be used; empty if it can.
-        digest: Of the content, hexadecimal; empty unless all of the file was read.
-        hash: Perceptual hash, hexadecimal; empty where there is none, as for a plain surface.
-        bands: As `Header` has them; 0 if unreadable.
+        width: Width of the upright image, pixels; 0 if unreadable.
+        height: Height of the upright image, pixels; 0 if unreadable.
+        orientation: EXIF orientation, 1..8.
+        issue: Why the image cannot be used; empty if it can.
+        digest: Hash of the content, hexadecimal; empty unless the whole file was read.
+        hash: Perceptual hash, hexadecimal; empty for images without contrast or not decoded.
+        bands: Number of bands as in `Header`; 0 if unreadable.
     """
 
     width: int
     height: int
     orientation: int
-    fault: str = ""
+    issue: str = ""
     digest: str = ""
     hash: str = ""
     bands: int = 0
 
 
-class FactsCache:
-    """Facts by path, size and time of a file, in a SQLite database.
+class ImageInfoCache:
+    """Database (SQLite) of `ImageInfo` by path, size and time of a file.
 
     Args:
-        file: The database; None keeps nothing. Where it cannot be used, nothing is kept either.
+        file: Path of the database; with None, or if it cannot be used, nothing is kept.
     """
 
     def __init__(self, file: Path | None) -> None:
@@ -69,7 +69,7 @@ class FactsCache:
         db = sqlite3.connect(file, timeout=10)
         try:
             (version,) = db.execute("PRAGMA user_version").fetchone()
-        except sqlite3.OperationalError:  # in use for long
+        except sqlite3.OperationalError:  # another process keeps it locked
             db.close()
             raise
         except sqlite3.DatabaseError:  # not a database, or a broken one
@@ -81,108 +81,108 @@ class FactsCache:
             db.execute("DROP TABLE IF EXISTS facts")
             db.execute(
                 "CREATE TABLE IF NOT EXISTS facts (path TEXT PRIMARY KEY, size INT, time INT,"
-                " width INT, height INT, orientation INT, fault TEXT, digest TEXT, hash TEXT,"
+                " width INT, height INT, orientation INT, issue TEXT, digest TEXT, hash TEXT,"
                 " bands INT) WITHOUT ROWID"
             )
             db.execute(f"PRAGMA user_version = {VERSION}")
             db.commit()
         return db
 
-    def load(self, root: Path) -> dict[str, tuple[int, int, Facts]]:
-        """Everything known below a root: path -> size in bytes, time in ns, facts."""
+    def load(self, root: Path) -> dict[str, tuple[int, int, ImageInfo]]:
+        """Size in bytes, time in ns and info of every known file below a root, by path."""
         if self._db is None:
             return {}
         prefix = f"{root}{os.sep}"
         question = "SELECT * FROM facts WHERE path >= ? AND path < ?"
         try:
             rows = self._db.execute(question, (prefix, f"{prefix}\U0010ffff")).fetchall()
-        except sqlite3.Error:  # in use for long, or broken further in
+        except sqlite3.Error:  # another process keeps it locked, or damaged
             return {}
-        return {row[0]: (row[1], row[2], Facts(*row[3:])) for row in rows}
+        return {row[0]: (row[1], row[2], ImageInfo(*row[3:])) for row in rows}
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
         if self._db is not None:
             self._db.close()
 
-    def store(self, rows: Iterable[tuple[str, int, int, Facts]]) -> None:
-        """Keep what was found, at once."""
+    def store(self, rows: Iterable[tuple[str, int, int, ImageInfo]]) -> None:
+        """Save the infos of some files in one transaction."""
         if self._db is not None:
             # A name that is not UTF-8 cannot be kept.
-            values = [(p, *rest, *facts) for p, *rest, facts in rows if p.isprintable()]
+            values = [(p, *rest, *infos) for p, *rest, infos in rows if p.isprintable()]
             with contextlib.suppress(sqlite3.Error), self._db:
                 self._db.executemany("REPLACE INTO facts VALUES (?,?,?,?,?,?,?,?,?,?)", values)
 
 
-def look_at(
-    root: Path, files: Sequence[str], cache: FactsCache, *, closely: bool = False
-) -> dict[str, Facts]:
-    """Facts of image files; a progress bar appears when that takes more than two seconds.
+def inspect(
+    root: Path, files: Sequence[str], cache: ImageInfoCache, *, decode: bool = False
+) -> dict[str, ImageInfo]:
+    """Inspect image files; a progress bar appears if that takes more than two seconds.
 
     Args:
-        root: The folder that the files are below.
-        files: Relative paths.
-        cache: Spares files that have not changed.
-        closely: Decode every image and hash it; else only its header and its end are read.
+        root: Root of the data set.
+        files: Relative paths of the images.
+        cache: Infos of earlier inspections; unchanged files are not read again.
+        decode: Decode and hash every image; else only the header and the end of a file are read.
 
     Returns:
-        Facts by relative path.
+        Info by relative path.
     """
     known = cache.load(root)
-    facts: dict[str, Facts] = {}
-    todo: list[tuple[str, int, int, Facts | None]] = []
+    infos: dict[str, ImageInfo] = {}
+    todo: list[tuple[str, int, int, ImageInfo | None]] = []
     for file in dict.fromkeys(files):
         path = f"{root}{os.sep}{file}"
         try:
             stat = os.stat(path)  # noqa: PTH116 - a Path object each is slow for 100,000 files
         except OSError as error:
-            facts[file] = Facts(0, 0, 1, error.strerror or str(error))
+            infos[file] = ImageInfo(0, 0, 1, error.strerror or str(error))
             continue
         size, time, old = known.get(path, (0, 0, None))
-        if old and (size, time) == (stat.st_size, stat.st_mtime_ns) and (old.digest or not closely):
-            facts[file] = old
+        if old and (size, time) == (stat.st_size, stat.st_mtime_ns) and (old.digest or not decode):
+            infos[file] = old
         else:
             todo.append((file, stat.st_size, stat.st_mtime_ns, old))
     if todo:
-        look = _look_closely if closely else _look_briefly
-        facts.update(_in_threads(root, todo, look, cache))
-    return facts
+        look = _inspect_pixels if decode else _inspect_header
+        infos.update(_in_threads(root, todo, look, cache))
+    return infos
 
 
 def _in_threads(
     root: Path,
-    todo: Sequence[tuple[str, int, int, Facts | None]],
-    look: Callable[[Path, Facts | None], Facts],
-    cache: FactsCache,
-) -> Iterator[tuple[str, Facts]]:
-    """Look at files in threads (decoders release Python's lock), keeping results as they come."""
+    todo: Sequence[tuple[str, int, int, ImageInfo | None]],
+    look: Callable[[Path, ImageInfo | None], ImageInfo],
+    cache: ImageInfoCache,
+) -> Iterator[tuple[str, ImageInfo]]:
+    """Inspect files in threads (decoders release the GIL) and save results as they come."""
     pool = ThreadPoolExecutor(os.cpu_count() or 1)
-    fresh: list[tuple[str, int, int, Facts]] = []
+    fresh: list[tuple[str, int, int, ImageInfo]] = []
     try:
         results = pool.map(lambda one: look(root / one[0], one[3]), todo)
         shown = over(results, "looking at images", "file", len(todo))
-        for (file, size, time, _), facts in zip(todo, shown, strict=True):
-            fresh.append((f"{root}{os.sep}{file}", size, time, facts))
+        for (file, size, time, _), infos in zip(todo, shown, strict=True):
+            fresh.append((f"{root}{os.sep}{file}", size, time, infos))
             if len(fresh) >= COMMIT_EVERY:
                 cache.store(fresh)
                 fresh = []
-            yield file, facts
-    finally:  # also after Ctrl-C: what is done is kept
+            yield file, infos
+    finally:  # results are saved also after Ctrl-C
         pool.shutdown(wait=False, cancel_futures=True)
         cache.store(fresh)
 
 
-def _look_briefly(path: Path, _: Facts | None) -> Facts:
-    """The header, and whether the file's end is there."""
+def _inspect_header(path: Path, _: ImageInfo | None) -> ImageInfo:
+    """Read the header, and check whether the end of the file is there."""
     try:
         header = read_header(path)
     except RequestError as error:
-        return Facts(0, 0, 1, _reason(error, path))
-    return Facts(header.width, header.height, header.orientation, bands=header.bands)
+        return ImageInfo(0, 0, 1, _reason(error, path))
+    return ImageInfo(header.width, header.height, header.orientation, bands=header.bands)
 
 
-def _look_closely(path: Path, old: Facts | None) -> Facts:
-    """Decode the whole image, unless its content is that of before."""
+def _inspect_pixels(path: Path, old: ImageInfo | None) -> ImageInfo:
+    """Decode and hash the image, unless its content is the same as before."""
     try:
         content = path.read_bytes()
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
@@ -191,27 +191,27 @@ def _look_closely(path: Path, old: Facts | None) -> Facts:
         header = read_header(path)
         image = read_image(path, content=content)
     except RequestError as error:
-        return Facts(0, 0, 1, _reason(error, path), digest)
+        return ImageInfo(0, 0, 1, _reason(error, path), digest)
     except OSError as error:
-        return Facts(0, 0, 1, error.strerror or str(error))
+        return ImageInfo(0, 0, 1, error.strerror or str(error))
     height, width = image.shape[:2]
     hashed = perceptual_hash(image)
-    return Facts(width, height, header.orientation, "", digest, hashed, header.bands)
+    return ImageInfo(width, height, header.orientation, "", digest, hashed, header.bands)
 
 
 def _reason(error: RequestError, path: Path) -> str:
-    """What is wrong, without the file's name, which stands before it anyway."""
+    """The message of an error without the name of the file."""
     return str(error).removeprefix(f"{path}: ")
 
 
 def perceptual_hash(image: NDArray[np.uint8]) -> str:
-    """A hash that similar pictures share most bits of, by the library imagehash.
+    """The perceptual hash of an image by the library imagehash: similar images share most bits.
 
     Args:
         image: `(H, W, 3)` RGB.
 
     Returns:
-        256 bits, hexadecimal; empty for a picture without contrast, whose hash would be noise.
+        256 bits, hexadecimal; empty for an image without contrast, whose hash would be noise.
     """
     from imagehash import phash
     from PIL import Image

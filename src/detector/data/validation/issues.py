@@ -1,4 +1,4 @@
-"""What is wrong, or worth knowing, about a data set: counted, and named file by file."""
+"""Issues of a data set: kinds with severity and advice, counted and listed file by file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from detector.core.structures import Box
 
 Severity = Literal["error", "leakage", "warning"]
 
-# Of one kind, so many are named; all are counted.
+# Items of one kind that are listed; all are counted.
 NAMED = 10_000
 LONGEST = 500  # characters of a message
 
-# Kind -> how severe it is, and what would be right. The order is that of reports.
+# Severity and advice of every kind, in the order of reports.
 KINDS: dict[str, tuple[Severity, str]] = {
     "missing annotation": ("error", "Add the file, or take the image off the list."),
     "malformed annotation": ("error", "Correct the file; nothing in it can be used as it is."),
@@ -34,7 +34,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "split without boxes": ("error", "Every split needs boxes to learn from or to find."),
     "picture in two splits": (
         "leakage",
-        "Figures on the later split are too good: keep it in one.",
+        "Metrics of the later split are too good: keep it in one.",
     ),
     "seen in training": ("leakage", "Evaluate on images that the detector was not trained on."),
     "like a training image": ("leakage", "Look at them: of one scene, keep one split."),
@@ -72,15 +72,15 @@ KINDS: dict[str, tuple[Severity, str]] = {
 
 @dataclass(frozen=True)
 class Item:
-    """One thing found.
+    """One occurrence of an issue.
 
     Attributes:
-        split: Where; empty where it belongs to no split.
-        file: The file to look at, relative to the root where it lies in it.
-        message: What about it, in a few words.
-        image: Path of the picture that shows it; empty if none does.
-        box: The box in question, xyxy pixels, 0-based; None if it is about no box.
-        other: Path of a second picture to compare with; empty if there is none.
+        split: Name of the split; empty if it belongs to none.
+        file: Path of the file to look at, relative to the root if it lies below.
+        message: Description in a few words.
+        image: Path of the image that shows it; empty if none does.
+        box: Box in question, xyxy pixels, 0-based; None if it concerns no box.
+        other: Path of a second image to compare with; empty if there is none.
     """
 
     split: str
@@ -91,18 +91,18 @@ class Item:
     other: str = ""
 
     def __str__(self) -> str:
-        """As one line."""
+        """The item in one line."""
         return f"{_legible(self.file)}: {self.message}" if self.file else self.message
 
 
 @dataclass
-class Finding:
-    """All that is of one kind.
+class Issue:
+    """All occurrences of one kind.
 
     Attributes:
-        kind: A key of `KINDS`.
-        count: How many there are.
-        items: The first `NAMED` of them.
+        kind: Name of the kind, a key of `KINDS`.
+        count: Number of occurrences.
+        items: The first `NAMED` occurrences.
     """
 
     kind: str
@@ -111,67 +111,66 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """How severe this kind is."""
+        """Severity of this kind."""
         return KINDS[self.kind][0]
 
     @property
     def advice(self) -> str:
-        """What would be right."""
+        """What the user can do about it."""
         return KINDS[self.kind][1]
 
 
-class Findings:
+class Issues:
     """Findings by kind, in the order of `KINDS`."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, Finding] = {}
+        self._kinds: dict[str, Issue] = {}
 
-    def __iter__(self) -> Iterator[Finding]:
+    def __iter__(self) -> Iterator[Issue]:
         """The kinds that occur."""
         return (self._kinds[kind] for kind in KINDS if kind in self._kinds)
 
     def add(self, kind: str, item: Item) -> None:
-        """Note one item."""
+        """Add one item."""
         self.add_many(kind, [item], lambda i: i)
 
     def add_many(self, kind: str, those: Iterable[Any], describe: Callable[[Any], Item]) -> None:
-        """Note many items, describing only as many as are named."""
+        """Add many items, of which only those that are listed are described."""
         for one in those:
-            finding = self._kinds.setdefault(kind, Finding(kind))
-            finding.count += 1
-            if len(finding.items) < NAMED:
+            issue = self._kinds.setdefault(kind, Issue(kind))
+            issue.count += 1
+            if len(issue.items) < NAMED:
                 item = describe(one)
-                finding.items.append(replace(item, message=_legible(item.message)))
+                issue.items.append(replace(item, message=_legible(item.message)))
 
-    def update(self, others: Findings) -> None:
-        """Take over what others found."""
+    def update(self, others: Issues) -> None:
+        """Add the issues of another collection."""
         for other in others:
-            mine = self._kinds.setdefault(other.kind, Finding(other.kind))
+            mine = self._kinds.setdefault(other.kind, Issue(other.kind))
             mine.count += other.count
             mine.items += other.items[: NAMED - len(mine.items)]
 
     def relabel(self, homes: Mapping[str, str]) -> None:
-        """Say in which split every image is, after they were dealt out.
+        """Set the split of every item, after images were split by ratio.
 
         Args:
-            homes: Split by image; what is not in it belongs to none.
+            homes: Split of each image; items of other images belong to no split.
         """
-        for finding in self._kinds.values():
-            finding.items = [
-                replace(item, split=homes.get(item.image or item.file, ""))
-                for item in finding.items
+        for issue in self._kinds.values():
+            issue.items = [
+                replace(item, split=homes.get(item.image or item.file, "")) for item in issue.items
             ]
 
     def count(self, severity: Severity) -> int:
-        """How many there are of a severity."""
-        return sum(finding.count for finding in self if finding.severity == severity)
+        """Number of items of a severity."""
+        return sum(issue.count for issue in self if issue.severity == severity)
 
-    def of(self, severity: Severity) -> list[Finding]:
+    def of(self, severity: Severity) -> list[Issue]:
         """The kinds of a severity that occur."""
-        return [finding for finding in self if finding.severity == severity]
+        return [issue for issue in self if issue.severity == severity]
 
     def plain(self) -> list[dict[str, Any]]:
-        """As check.json has them."""
+        """The issues as check.json has them, under `findings`."""
         return [
             {
                 "kind": f.kind,
@@ -187,6 +186,6 @@ class Findings:
 
 
 def _legible(text: str) -> str:
-    """Text from a stranger's file as one line for a terminal: not endless, nothing invisible."""
+    """Text of an untrusted file for a terminal: shortened, invisible characters escaped."""
     short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)

@@ -1,4 +1,4 @@
-"""From what files say to what can be used: every image and box judged, the faults named."""
+"""Validation of every image and box of a split: what can be used, and what is wrong."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.structures import AnnotatedImages, ClassMap
-from detector.data.formats.folder import fold
+from detector.data.formats.paths import fold
 from detector.data.formats.raw import RawSplit, Reader, by_name
 from detector.data.images.headers import misfit
-from detector.data.validation.image_info import Facts
-from detector.data.validation.issues import Findings, Item
+from detector.data.validation.image_info import ImageInfo
+from detector.data.validation.issues import Issues, Item
 
 TINY = 3  # pixels
-SLACK = 0.5  # pixels; coordinates that are rounded may lie so far outside
+SLACK = 0.5  # pixels by which rounded coordinates may lie outside
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What can be used of a split, and what was found.
+class Validated:
+    """A validated split.
 
     Attributes:
-        images: Without unusable images and boxes.
-        findings: What is wrong with the split.
+        images: Usable images with their usable boxes.
+        issues: Issues of the split.
     """
 
     images: AnnotatedImages
-    findings: Findings
+    issues: Issues
 
 
 def choose_classes(
     reader: Reader, raws: Mapping[str, RawSplit], given: Sequence[str] | None
 ) -> ClassMap:
-    """The classes of a data set, sorted by name: in any format the same images train the same.
+    """The classes of a data set, sorted by name, so that results do not depend on the format.
 
     Args:
-        reader: Knows the names, and their ids where the format has some.
-        raws: The splits read; where the format lists no classes, those of the first one count.
-        given: Class names in order; None takes the data's.
+        reader: Reader with the class names, and with their ids if the format has ids.
+        raws: Splits that were read; if the format lists no classes, those of the first split count.
+        given: Class names in order; None takes those of the data.
     """
     if given is not None:
         ids = dict(zip(reader.names, reader.ids or (), strict=False))
@@ -55,7 +55,7 @@ def choose_classes(
         for number, count in zip(*np.unique(raw.names, return_counts=True), strict=True):
             used[reader.names[int(number)]] += int(count)
     if reader.ids is not None:
-        # Some exports list a group of categories, which no box has, as a category too.
+        # Some exports also list groups of categories, which no box has, as categories.
         listed = zip(reader.names, reader.ids, strict=True)
         kept = sorted((n, i) for n, i in listed if used[n] or n not in reader.groups)
         return ClassMap(tuple(n for n, _ in kept), tuple(i for _, i in kept))
@@ -67,30 +67,30 @@ def choose_classes(
 
 
 @dataclass
-class Judge:
-    """Judges the splits of a data set.
+class Validator:
+    """Validator of the splits of a data set.
 
     Args:
-        reader: Says in which form boxes are.
-        facts: Of every image file.
-        classes: Those there may be.
-        classes_from: Where they come from, for messages.
-        channels: Of the network's images.
+        reader: Reader that knows the convention of boxes.
+        infos: What is known of every image file.
+        classes: Allowed classes.
+        classes_from: Where the classes come from, for messages.
+        channels: Number of channels of the images that the network takes.
     """
 
     reader: Reader
-    facts: Mapping[str, Facts]
+    infos: Mapping[str, ImageInfo]
     classes: ClassMap
     classes_from: str
     channels: int
 
-    @np.errstate(over="ignore", invalid="ignore")  # of coordinates that are named as faults
-    def judge(self, split: str, raw: RawSplit) -> Judged:
-        """Judge one split; what can be used of it, and what is wrong with it."""
-        findings = Findings()
-        findings.update(raw.findings)
-        good = self._judge_images(split, raw, findings)
-        shapes = [(f.height, f.width) for f in map(self.facts.__getitem__, raw.images)]
+    @np.errstate(over="ignore", invalid="ignore")  # non-finite coordinates are reported
+    def validate(self, split: str, raw: RawSplit) -> Validated:
+        """Validator one split; what can be used of it, and what is wrong with it."""
+        issues = Issues()
+        issues.update(raw.issues)
+        good = self._validate_images(split, raw, issues)
+        shapes = [(f.height, f.width) for f in map(self.infos.__getitem__, raw.images)]
         sizes = np.array(shapes, dtype=np.int32).reshape(-1, 2)
         owner = raw.owners()
         sides = np.tile(sizes[owner][:, ::-1], 2)  # width, height, width, height
@@ -98,19 +98,19 @@ class Judge:
         # To 0-based and half-open: only the upper-left corner moves.
         pixels = written - np.array([1, 1, 0, 0]) * self.reader.first_pixel
         name_box = _Namer(self.reader, split, raw, owner, written, pixels)
-        labels = self._judge_classes(raw, good[owner], name_box, findings)
+        labels = self._validate_classes(raw, good[owner], name_box, issues)
         usable = good[owner] & (labels > 0)
-        for kind, wrong, why in _faults(written, pixels, sides):
+        for kind, wrong, why in _box_issues(written, pixels, sides):
             rows = np.flatnonzero(usable & wrong)
-            findings.add_many(kind, rows, partial(name_box, why=why))
+            issues.add_many(kind, rows, partial(name_box, why=why))
             usable &= ~wrong
         keep = np.flatnonzero(usable)
-        _warn_of_boxes(keep, pixels, sides, labels, name_box, findings)
+        _warn_of_boxes(keep, pixels, sides, labels, name_box, issues)
         kept = np.flatnonzero(good)
         counts = np.bincount(owner[keep], minlength=len(good))[kept]
         for i in kept[counts == 0]:
             image = raw.images[i]
-            findings.add("image without boxes", Item(split, image, "no boxes", image))
+            issues.add("image without boxes", Item(split, image, "no boxes", image))
         images = AnnotatedImages(
             paths=np.array([f"{self.reader.root}/{raw.images[i]}" for i in kept], dtype=np.str_),
             sizes=sizes[kept],
@@ -120,45 +120,45 @@ class Judge:
             ignore=raw.ignore[keep],
             ids=None if raw.ids is None else raw.ids[kept],
         )
-        # Whatever order a list or a JSON has: results depend on the images alone.
-        return Judged(images.subset(by_name(images.paths.tolist())), findings)
+        # Results must not depend on the order of a list or a JSON file.
+        return Validated(images.subset(by_name(images.paths.tolist())), issues)
 
-    def _judge_images(self, split: str, raw: RawSplit, findings: Findings) -> NDArray[np.bool_]:
-        """Which images can be used."""
+    def _validate_images(self, split: str, raw: RawSplit, issues: Issues) -> NDArray[np.bool_]:
+        """Report unusable images; `(n,)` bool, whether each image can be used."""
         good = np.ones(len(raw.images), dtype=bool)
         seen: dict[str, str] = {}
         for i, (image, source) in enumerate(zip(raw.images, raw.sources, strict=True)):
-            fact = self.facts[image]
+            info = self.infos[image]
             claimed = int(raw.sizes[i, 0]), int(raw.sizes[i, 1])
             first = seen.setdefault(image, source)
             if first != source:
                 good[i] = False
                 message = f"its image, {image}, is also that of {first}"
-                findings.add("duplicate image", Item(split, source, message, image))
-            elif fact.fault:
+                issues.add("duplicate image", Item(split, source, message, image))
+            elif info.issue:
                 good[i] = False
-                findings.add("unreadable image", Item(split, image, fact.fault))
-            elif fault := misfit(fact.bands, self.channels):
+                issues.add("unreadable image", Item(split, image, info.issue))
+            elif issue := misfit(info.bands, self.channels):
                 good[i] = False
-                findings.add("bands do not fit", Item(split, image, fault, image))
-            elif any(c and c != s for c, s in zip(claimed, (fact.height, fact.width), strict=True)):
+                issues.add("bands do not fit", Item(split, image, issue, image))
+            elif any(c and c != s for c, s in zip(claimed, (info.height, info.width), strict=True)):
                 good[i] = False
                 message = (
-                    f"the image is {fact.width}x{fact.height} when upright, "
+                    f"the image is {info.width}x{info.height} when upright, "
                     f"but {source} says {claimed[1]}x{claimed[0]}"
                 )
-                if fact.orientation >= 5 and claimed == (fact.width, fact.height):
-                    message += f", as before the turn by EXIF orientation {fact.orientation}"
-                findings.add("size contradicts annotation", Item(split, image, message, image))
-            elif fact.orientation != 1 and (fact.orientation < 5 or not all(claimed)):
-                message = f"EXIF orientation {fact.orientation}"
-                findings.add("image turned by EXIF", Item(split, image, message, image))
+                if info.orientation >= 5 and claimed == (info.width, info.height):
+                    message += f", as before the turn by EXIF orientation {info.orientation}"
+                issues.add("size contradicts annotation", Item(split, image, message, image))
+            elif info.orientation != 1 and (info.orientation < 5 or not all(claimed)):
+                message = f"EXIF orientation {info.orientation}"
+                issues.add("image turned by EXIF", Item(split, image, message, image))
         return good
 
-    def _judge_classes(
-        self, raw: RawSplit, good: NDArray[np.bool_], name_box: _Namer, findings: Findings
+    def _validate_classes(
+        self, raw: RawSplit, good: NDArray[np.bool_], name_box: _Namer, issues: Issues
     ) -> NDArray[np.int64]:
-        """The label of every box; 0 where there is no such class."""
+        """The label of every box; 0 for unknown classes, which are reported."""
         names, classes = self.reader.names, self.classes
         known_labels = {name: i for i, name in enumerate(classes.names, start=1)}
         table = np.array([known_labels.get(name, 0) for name in names] or [0], dtype=np.int64)
@@ -173,13 +173,13 @@ class Judge:
             if other:
                 why = f"the class {name!r} is {other!r} in {self.classes_from}"
             rows = np.flatnonzero((raw.names == number) & good)
-            findings.add_many(kind, rows, partial(name_box, why=why))
+            issues.add_many(kind, rows, partial(name_box, why=why))
         return labels
 
 
 @dataclass(frozen=True)
 class _Namer:
-    """Names a box in a finding; the fields are those of `Judge.judge`."""
+    """Describes a box as an item; the fields are variables of `Validator.validate`."""
 
     reader: Reader
     split: str
@@ -198,11 +198,11 @@ class _Namer:
         return Item(self.split, raw.sources[image], message, raw.images[image], (x1, y1, x2, y2))
 
 
-def _faults(
+def _box_issues(
     written: NDArray[np.float64], pixels: NDArray[np.float64], sides: NDArray[np.int32]
 ) -> list[tuple[str, NDArray[np.bool_], str]]:
-    """What makes boxes unusable: kind, which ones, why."""
-    x1, y1, x2, y2 = written.T  # where xmin = xmax is what tools write for a slip of the mouse
+    """Unusable boxes by kind of issue: kind, which boxes, reason."""
+    x1, y1, x2, y2 = written.T  # as written: tools write xmin = xmax for an accidental click
     left, top, right, bottom = pixels.T
     width, height = sides.T[:2]
     outside = (right <= 0) | (bottom <= 0) | (left >= width) | (top >= height)
@@ -221,9 +221,9 @@ def _warn_of_boxes(
     sides: NDArray[np.int32],
     labels: NDArray[np.int64],
     name_box: _Namer,
-    findings: Findings,
+    issues: Issues,
 ) -> None:
-    """Find boxes that can be used but should be looked at; `rows` are those usable."""
+    """Report boxes that can be used but should be looked at; `rows` are the usable boxes."""
     boxes, limits = pixels[rows], sides[rows]
     over = np.maximum(-boxes[:, :2], boxes[:, 2:] - limits[:, 2:]).max(1, initial=0)
     inside = np.minimum(boxes[:, 2:], limits[:, 2:]) - np.maximum(boxes[:, :2], 0)
@@ -234,11 +234,11 @@ def _warn_of_boxes(
         ("tiny box", shorter < TINY, f"a side of under {TINY} pixels"),
         ("duplicate box", again, "the same as an earlier one"),
     ):
-        findings.add_many(kind, rows[chosen], partial(name_box, why=why))
+        issues.add_many(kind, rows[chosen], partial(name_box, why=why))
 
 
 def _repeats(columns: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
-    """Which rows of a table occur before in it; compared in the order of a hash, to save memory."""
+    """Which rows of a table are repetitions of earlier rows; sorted by a hash to save memory."""
     weights = np.random.default_rng(0).random(len(columns))
     value = sum(w * column for w, column in zip(weights, columns, strict=True))
     order = np.argsort(value, kind="stable")

@@ -1,0 +1,55 @@
+"""docs/keys.md: every key of every command (`python -m detector.config.keys > docs/keys.md`)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+
+import hydra
+
+from detector.config.help import Key, sections
+from detector.config.schema import Config, conf_folder
+
+TITLE = """\
+# All keys
+
+Made by `make keys` from the options of the rooms and from conf/; `--help-all` prints the same.
+"""
+
+
+def markdown(kinds: Mapping[str, type[Config]]) -> str:
+    """The page, from the configurations of the commands by name."""
+    text, shared = TITLE, ""
+    for command, kind in kinds.items():
+        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            cfg = hydra.compose(command)
+        common = {key.name for section in sections(Config, cfg) for key in section.keys}
+        first, *groups = sections(kind, cfg)
+        text += _table(f"Only {command}", [key for key in first.keys if key.name not in common])
+        if not shared:
+            shared = _table("All commands", [key for key in first.keys if key.name in common])
+            for group in groups:
+                shared += _table(f"{group.group}: {group.description}", group.keys)
+    return text + shared
+
+
+def _table(title: str, keys: list[Key]) -> str:
+    """A heading and a row for each key."""
+    rows = ["| key | default | values | |", "|---|---|---|---|"]
+    for key in keys:
+        default = f"`{key.default}`" if key.default else ""
+        cells = (f"`{key.name}`", default, key.wanted, key.description)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n## " + title + "\n\n" + "\n".join(rows) + "\n"
+
+
+def commands() -> dict[str, type[Config]]:
+    """The configurations of all commands, which have a file in conf/ and a module of one name."""
+    names = sorted(file.stem for file in conf_folder().glob("*.yaml"))
+    there = [name for name in names if importlib.util.find_spec(f"detector.{name}")]
+    return {name: importlib.import_module(f"detector.{name}").KEYS for name in there}
+
+
+if __name__ == "__main__":
+    print(markdown(commands()), end="")
