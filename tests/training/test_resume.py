@@ -18,7 +18,6 @@ from detector.config.schedules import GROUPS, read_schedule
 from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
 from detector.finetune.schedule import Schedule
-from detector.pipeline import request
 from detector.train import KEYS
 from detector.training.run_checkpoints import link_or_copy
 
@@ -188,7 +187,7 @@ def test_more_epochs_than_a_resumed_schedule_has_are_refused(finished, monkeypat
         if progress.ended:
             progress = schedule.next_phase(progress, 0)
         progress = schedule.update(progress, 0.0)
-    monkeypatch.setattr(request, "read_progress", lambda _: progress)
+    monkeypatch.setattr("detector.config.resolve.read_progress", lambda _: progress)
     with pytest.raises(RequestError, match=r"=7: .*last\.ckpt: its schedule has ended after 6 epo"):
         resume(finished, "trainer.max_epochs=7")
 
@@ -238,9 +237,11 @@ def test_a_run_that_goes_on_elsewhere_knows_its_past(finished, tmp_path):
 
 def test_a_checkpoint_of_another_version_is_refused_by_name(finished, tmp_path):
     saved = content(finished, "last")
-    del saved["detector"]["config"]["optim"]["ema"]
+    del saved["detector"]["config"]["trainer"]["accelerator"]
     torch.save(saved, tmp_path / "last.ckpt")
-    said = r"ckpt=.*last\.ckpt: made by another version of detector \(optim\.ema: missing\)"
+    said = (
+        r"ckpt=.*last\.ckpt: made by another version of detector \(trainer\.accelerator: missing\)"
+    )
     with pytest.raises(RequestError, match=said):
         resume(tmp_path / "last.ckpt")
 
