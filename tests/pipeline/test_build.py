@@ -84,17 +84,15 @@ def test_each_way_to_be_fast_has_a_switch(monkeypatch):
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
     image = torch.zeros(3, 32, 64, dtype=torch.uint8)
-    for overrides, fused, layout, tf32 in (
-        ([], True, torch.channels_last, "tf32"),
+    for overrides, layout, tf32 in (
+        ([], torch.channels_last, "tf32"),
         (
-            ["trainer.fused=false", "trainer.channels_last=false", "trainer.tf32=false"],
-            False,
+            ["trainer.channels_last=false", "trainer.tf32=false"],
             torch.contiguous_format,
             "ieee",
         ),
     ):
         network = small_task(*overrides).network
-        assert network.backbone.fused == fused
         kernel = network.backbone.fpn.layer_blocks[0][0].weight
         for tensor in (kernel, network.transform([image, image])[0].tensors):
             assert tensor.is_contiguous(memory_format=layout)
@@ -103,7 +101,6 @@ def test_each_way_to_be_fast_has_a_switch(monkeypatch):
     assert not compiled
     network = small_task("trainer.compile=true").network
     assert compiled == [network.backbone, network.roi_heads.box_head]
-    assert not network.backbone.fused  # the compiler fuses by itself
 
 
 def test_compiling_without_a_compiler_is_refused(voc_root, monkeypatch):
