@@ -166,7 +166,7 @@ def test_a_sweep_is_checked_before_its_folder_is_made(cwd):
 def test_help_lists_groups_and_keys_without_importing_torch(cwd, verb):
     ended = run_script(RUN, verb, "--help", cwd=cwd)
     assert (ended.code, ended.torch) == (0, False)
-    assert "backbone: alexnet, convnext_tiny, densenet121" in ended.stdout
+    assert "alexnet, convnext_tiny, densenet121" in ended.stdout
     assert "max_epochs" in ended.stdout
     assert list(cwd.iterdir()) == []
 
