@@ -1,6 +1,6 @@
 """What every backbone costs: parameters, multiply-adds, seconds and memory of a training step.
 
-All stand under the same slim pyramid and head (conf/backbone/efficientnet_lite0.yaml), so that only
+All stand under the same slim pyramid and head (those of `efficientnet_lite0`), so that only
 the backbone differs. Weights are random. OUT/costs.json is written as each backbone is done.
 """
 

@@ -23,6 +23,8 @@ from training_runs import (
     train_all,
 )
 
+from detector.models.backbones.table import BACKBONES
+
 # Names of backbones, the first of which sets the time; each with its schedule in conf/finetune.
 NETWORKS = {
     "efficientnet_lite0": "full",
@@ -32,14 +34,8 @@ NETWORKS = {
     "zfnet": "scratch",
 }
 REFERENCE = next(iter(NETWORKS))
-# What conf/backbone/efficientnet_lite0.yaml says besides, so that only the backbone differs.
-SLIM = (
-    "model.head.width=512",
-    "model.fpn_channels=128",
-    "model.rpn_top_n_train=500",
-    "model.rpn_top_n_test=500",
-    "model.box_batch_per_image=128",
-)
+# What backbone=efficientnet_lite0 also sets, so that only the backbone differs.
+SLIM = tuple(f"{key}={value}" for key, value in BACKBONES["efficientnet_lite0"].settings.items())
 QUICK = (
     "data.image_size=96",
     *(f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test")),

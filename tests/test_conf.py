@@ -8,6 +8,7 @@ from conftest import composed
 from detector import cli
 from detector.config import schema
 from detector.config.schedules import read_schedule
+from detector.models.backbones.table import BACKBONES
 
 CONF = schema.conf_folder()
 FILES = sorted(p.relative_to(CONF) for p in CONF.rglob("*.yaml"))
@@ -41,6 +42,7 @@ def test_a_file_is_at_most_35_lines(file):
         for name in choices(group)
         if name != "timm"
     ]
+    + [f"backbone={name}" for name in BACKBONES]
     + ["backbone=timm backbone.name=resnet18"],
 )
 def test_every_choice_composes_and_is_valid(override):

@@ -90,7 +90,7 @@ def test_checkpoints_know_the_images_they_were_trained_and_chosen_on(run):
 def test_metrics_csv_has_a_row_for_every_epoch(run):
     _, out, _ = run
     rows = epochs(out)
-    assert [(r["epoch"], r["stage"]) for r in rows] == [
+    assert [(r["epoch"], r["phase"]) for r in rows] == [
         ("0", "heads"),
         ("1", "heads"),
         ("2", "top"),

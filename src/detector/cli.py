@@ -30,6 +30,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from detector.config.explain import explain_hydra
+from detector.config.groups import register_backbones
 from detector.config.hints import check_words
 from detector.config.schema import conf_folder
 from detector.core.console import first_process, show_what_can_be_shown, stop_showing, tell, typed
@@ -334,7 +335,7 @@ def quote_letters(argument: str) -> str:
 
 
 def _set_up() -> None:
-    """Make ready for composing: a home folder for caches, and what conf/hydra/detector.yaml uses.
+    """Make ready for composing: a home folder for caches, backbones, and conf/hydra's resolver.
 
     A user without a home folder, as in a container, is given the temporary folder as one. Caches
     lie there: ours, and those of torch, Hugging Face's hub and matplotlib.
@@ -343,6 +344,7 @@ def _set_up() -> None:
         Path.home()
     except RuntimeError:
         os.environ["HOME"] = tempfile.gettempdir()
+    register_backbones()
     OmegaConf.register_new_resolver(
         "detector_run_folder", output_folder_of, replace=True, use_cache=True
     )

@@ -8,12 +8,10 @@ import pytest
 import torch
 from conftest import assert_same
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
 from toys import (
     ADAMW,
     GROUPS,
     SGD,
-    Images,
     ToyTask,
     fit,
     pictures,
@@ -23,7 +21,6 @@ from toys import (
 )
 
 from detector.core.run_folder import RunFolder
-from detector.data.loading.dataset import collate
 from detector.finetune.averaging import AveragedWeights
 from detector.finetune.options import Decay, Plateau, Warmup
 from detector.finetune.phases import Phase
@@ -76,22 +73,23 @@ def bits(tensor):
     return tensor.flatten().view(torch.uint8)
 
 
-PLAIN = {"weight_decay": 0.0}
 # These would move what is frozen, and what has no gradient but should.
 PULLED = {"weight_decay": 0.1, "weight_decay_norm": 0.1, "weight_decay_bias": 0.1, "l1": 1e-3}
 
 
-@pytest.mark.parametrize("backbone", ["resnet50", "efficientnet_lite0"])
-@pytest.mark.parametrize("norm", ["frozen", "eval_when_frozen"])
 @pytest.mark.parametrize(
-    ("optimiser", "pull"),
-    [("sgd", PLAIN), ("adamw", PLAIN), ("sgd", PULLED), ("adamw", PULLED)],
-    ids=["sgd", "adamw", "sgd-pulled", "adamw-pulled"],
+    ("backbone", "norm", "optimiser"),
+    [
+        ("resnet18", "frozen", "sgd"),
+        ("resnet18", "eval_when_frozen", "adamw"),
+        ("efficientnet_lite0", "frozen", "adamw"),
+        ("efficientnet_lite0", "eval_when_frozen", "sgd"),
+    ],
 )
 def test_frozen_groups_do_not_change_by_a_bit_and_trained_groups_all_change(
-    backbone, norm, optimiser, pull, tmp_path
+    backbone, norm, optimiser, tmp_path
 ):
-    task = small_detector(backbone, norm, OptimiserOptions(name=optimiser, momentum=0.9, **pull))
+    task = small_detector(backbone, norm, OptimiserOptions(name=optimiser, momentum=0.9, **PULLED))
     network = task.network
     for module in network.modules():
         if isinstance(module, _BatchNorm):
@@ -246,29 +244,6 @@ def test_the_average_goes_on_from_the_restored_weights(tmp_path):
     assert not torch.equal(
         averages[3]["network.top.weight"], best["state_dict"]["network.top.weight"]
     )
-
-
-def test_a_frozen_stage_computes_with_its_weights_after_its_average_was_validated(tmp_path):
-    differences = []
-
-    class Compare(pl.Callback):
-        def on_train_epoch_start(self, trainer, module):
-            backbone, image = module.network.backbone, torch.ones(1, 3, 64, 64)
-            with torch.no_grad():
-                found = backbone(image)["0"]
-                backbone.fused = False
-                wanted = backbone(image)["0"]
-                backbone.fused = True
-            differences.append(float((found - wanted).norm() / wanted.norm()))
-
-    # The average of layer1 lags behind when it is frozen again.
-    phases = [Phase("a", ("layer1", "head"), 1), Phase("b", ("head",), 2)]
-    task = small_detector()
-    tuning = staged(phases, tmp_path, list(task.network.groups()), lr=0.02)
-    two_steps = DataLoader(Images(2), 1, collate_fn=collate)
-    fit(task, [tuning, AveragedWeights(0.9), Compare()], two_steps)
-    assert len(differences) == 3
-    assert max(differences) < 1e-5
 
 
 def test_anothers_best_weights_are_not_restored(tmp_path):

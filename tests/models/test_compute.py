@@ -9,7 +9,7 @@ from torchvision.models import ResNet50_Weights
 
 from detector.models.backbones.table import BACKBONES
 from detector.models.compute import MultiplyAdds, StepCounter, step_compute
-from detector.models.faster_rcnn import SpeedOptions, build_faster_rcnn
+from detector.models.faster_rcnn import build_faster_rcnn
 from detector.models.options import HeadOptions, ModelOptions
 
 # Few enough samples that a training step finds as many.
@@ -87,8 +87,7 @@ def test_the_network_stays_in_its_mode():
 def real_step(name, trained):
     """A network at its training step, and the step's operations as torch counts them."""
     torch.manual_seed(0)
-    speed = SpeedOptions(fused=False)
-    network = build_faster_rcnn(name, 1, options=SMALL, speed=speed)
+    network = build_faster_rcnn(name, 1, options=SMALL)
     network.set_trainable(trained)
     image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)
     target = {"boxes": torch.tensor([[20.0, 20, 90, 90]]), "labels": torch.tensor([1])}

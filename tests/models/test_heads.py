@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 
-from detector.models.backbones.table import build_backbone
+from detector.models.backbones.build import build_backbone
 from detector.models.faster_rcnn import build_faster_rcnn
 from detector.models.heads import build_box_head
 from detector.models.options import HeadOptions, ModelOptions

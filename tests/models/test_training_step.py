@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from detector.models.backbones.table import BACKBONES, NAMES, backbone_spec
+from detector.models.backbones.build import backbone_spec
+from detector.models.backbones.stages import NAMES
+from detector.models.backbones.table import BACKBONES
 from detector.models.faster_rcnn import build_faster_rcnn
 from detector.models.options import HeadOptions, ModelOptions
 

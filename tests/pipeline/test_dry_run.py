@@ -191,8 +191,8 @@ def test_of_a_run_it_shows_that_runs_schedule(tmp_path):
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     last.parent.mkdir(parents=True)
     schedule = read_schedule(config)
-    stands = schedule.observe(schedule.start(), 0.5).to_plain()
-    torch.save({"detector": ours, "epoch": 0, "callbacks": {STATE_KEY: stands}}, last)
+    progress = schedule.update(schedule.start(), 0.5).to_plain()
+    torch.save({"detector": ours, "epoch": 0, "callbacks": {STATE_KEY: progress}}, last)
     before = last.stat().st_mtime_ns
     code, out, err = run(f"ckpt={tmp_path / 'run'}", cwd=tmp_path)
     assert code == 0, err

@@ -50,7 +50,7 @@ def checkpoint(folder, *overrides, score=0.5):
     config = config_of(*TINY, PHASES, *overrides)
     schedule = read_schedule(config)
     ours = {"config": plain(config), "classes": {"names": ["cat", "dog"], "ids": [1, 2]}}
-    state = schedule.observe(schedule.start(), score).to_plain()
+    state = schedule.update(schedule.start(), score).to_plain()
     last = folder / "checkpoints" / "last.ckpt"
     last.parent.mkdir(parents=True)
     torch.save({"detector": ours, "epoch": 0, "callbacks": {STATE_KEY: state}}, last)

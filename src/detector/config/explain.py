@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from detector.config.hints import near_miss
 from detector.config.schema import conf_folder
 from detector.core.console import typed
-from detector.models.options import BACKBONES
+from detector.models.backbones.table import BACKBONES
 
 
 def explain_hydra(

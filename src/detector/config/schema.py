@@ -20,7 +20,8 @@ from detector.core.errors import RequestError
 from detector.core.options import STRICT, Int, Seed, Wanted, fixed
 from detector.data.options import AugmentOptions, DataOptions
 from detector.finetune.options import FinetuneOptions
-from detector.models.options import UNPUBLISHED, WITH_COCO, BackboneOptions, ModelOptions
+from detector.models.backbones.table import check_weights
+from detector.models.options import BackboneOptions, ModelOptions
 from detector.training.options import LoggerOptions, OptimiserOptions, TrainerOptions
 
 
@@ -65,16 +66,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what concerns several rooms."""
-        if self.model.weights == "imagenet" and self.backbone.key in UNPUBLISHED:
-            raise RequestError(
-                f"model.weights=imagenet: none are published for {self.backbone.key}; choose "
-                "model.weights=none or the path of a file"
-            )
-        if self.model.weights == "coco" and self.backbone.key not in WITH_COCO:
-            raise RequestError(
-                f"model.weights=coco: none are known for {self.backbone.key}, only for "
-                f"{', '.join(WITH_COCO)}; choose imagenet, none or a path"
-            )
+        check_weights(self.model.weights, self.backbone.key)
         if self.model.summary == "profile" and self.trainer.compile:
             raise RequestError(
                 "model.summary=profile: trainer.compile=true runs all stages as one, which cannot "

@@ -19,12 +19,6 @@ def on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and not traced
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """What a convolution computes a tensor in: autocast's dtype, or the tensor's own."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
 def at_least_float32(x: Tensor) -> Tensor:
     """The tensor itself, or in float32 what autocast has made half as wide."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

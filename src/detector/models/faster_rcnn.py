@@ -13,8 +13,8 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
 
+from detector.models.backbones.build import backbone_spec, build_backbone
 from detector.models.backbones.pyramid import NormMode, PyramidBackbone
-from detector.models.backbones.table import backbone_spec, build_backbone
 from detector.models.device import at_least_float32
 from detector.models.heads import NORMS, build_box_head
 from detector.models.options import ModelOptions
@@ -31,13 +31,11 @@ class SpeedOptions:
 
     Attributes:
         channels_last: Keep images and kernels in the layout that convolutions are fastest in.
-        fused: Fold norms that are asleep into their convolutions (see `fused.py`).
-        compiled: Let `torch.compile` make the backbone and the box head, at their first use and
-            for each new size of images; it fuses by itself, so `fused` does nothing then.
+        compiled: Run the backbone and the box head through `torch.compile`, which compiles at the
+            first use and for each new size of images.
     """
 
     channels_last: bool = True
-    fused: bool = True
     compiled: bool = False
 
 
@@ -177,7 +175,6 @@ class FasterRCNN(TorchvisionFasterRCNN):
         self.transform = NormaliseAndBatch(mean, std, strides[-2], layout, smallest)
         self._frozen: list[nn.Module] = []  # of the neck and the head
         self.to(memory_format=layout)
-        self.backbone.fused = speed.fused and not speed.compiled
         if speed.compiled:  # in place: names of parameters do not change
             self.backbone.compile()
             self.roi_heads.box_head.compile()
@@ -229,7 +226,7 @@ def build_faster_rcnn(
     """Build the detector with random weights, everything trainable.
 
     Args:
-        backbone: As `detector.models.backbones.table.backbone_spec` has it.
+        backbone: As `detector.models.backbones.build.backbone_spec` has it.
         classes: Number of classes, without background.
         norm: How the backbone's norm layers behave.
         options: The network's numbers.

@@ -9,15 +9,8 @@ from pydantic.dataclasses import dataclass
 
 from detector.core.errors import RequestError, one_of, require
 from detector.core.options import STRICT, TYPED, Count, Int, Positive, Real, Wanted, fixed
+from detector.models.backbones.table import BACKBONES, TIMM
 
-# The rows of `detector.models.backbones.table`.
-BACKBONES = (
-    *("alexnet", "zfnet", "vgg16", "vgg16_bn", "googlenet", "resnet18", "resnet34", "resnet50"),
-    *("resnet101", "resnet152", "densenet121", "mobilenet_v3_large", "efficientnet_b0"),
-    *("efficientnet_lite0", "convnext_tiny", "swin_t"),
-)
-UNPUBLISHED = ("zfnet",)  # without ImageNet weights
-WITH_COCO = ("resnet50",)  # with weights of a whole detector
 WEIGHTS = ("imagenet", "coco", "none")
 # Larger layers would not fit into memory.
 MAX_CHANNELS, MAX_WIDTH = 4096, 16384
@@ -48,8 +41,8 @@ class BackboneOptions:
 
     @property
     def key(self) -> str:
-        """The name that `detector.models.backbones.table.backbone_spec` takes."""
-        return f"timm/{self.name}" if self.library == "timm" else f"{self.name}"
+        """The name that `detector.models.backbones.build.backbone_spec` takes."""
+        return f"{TIMM}{self.name}" if self.library == "timm" else f"{self.name}"
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True)

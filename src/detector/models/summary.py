@@ -202,7 +202,9 @@ def _watch(network: FasterRCNN, clock: _Clock) -> None:
     everything that was computed after that.
     """
     backbone, names = network.backbone, list(network.groups())
-    ends: list[nn.Module] = [backbone.runs(stage.name)[-1] for stage in backbone.stages]
+    ends: list[nn.Module] = [
+        list(backbone.stage_modules(stage.name))[-1] for stage in backbone.stages
+    ]
     for end, (name, following) in zip((*ends, backbone.fpn), pairwise(names), strict=True):
         end.register_forward_hook(partial(_pass_on, clock, name, following))
 

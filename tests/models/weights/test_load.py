@@ -13,7 +13,6 @@ from torchvision.models.detection import (
 )
 
 from detector.core.errors import RequestError
-from detector.models.backbones.table import BACKBONES, BackboneSpec
 from detector.models.faster_rcnn import build_faster_rcnn
 from detector.models.options import HeadOptions, ModelOptions
 from detector.models.weights import sources
@@ -218,12 +217,17 @@ def test_loading_draws_no_random_numbers():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_backbone_without_published_weights_says_so(monkeypatch):
-    lite = BACKBONES["efficientnet_lite0"]
-    monkeypatch.setitem(BACKBONES, "zfnet", BackboneSpec(lite.build, None, lite.stages))
-    said = "imagenet: none are published for zfnet; choose model.weights=none or the path"
-    with pytest.raises(RequestError, match=said):
-        find_pretrained("imagenet", "zfnet", small())
+@pytest.mark.parametrize(
+    ("choice", "backbone", "said"),
+    [
+        ("imagenet", "zfnet", "published for zfnet; choose model.weights=none or the path"),
+        ("coco", "vgg16", "known for vgg16, only for resnet50; choose imagenet, none or a path"),
+        ("coco", "timm/resnet50", "known for timm/resnet50, only for resnet50"),
+    ],
+)
+def test_weights_that_nobody_has_published_are_refused(choice, backbone, said):
+    with pytest.raises(RequestError, match=f"model.weights={choice}: none are {said}"):
+        find_pretrained(choice, backbone, small())
 
 
 def test_the_report_is_a_table():

@@ -45,8 +45,3 @@ def keep_depthwise_in_float32(network: nn.Module) -> None:
         depthwise = module.groups == module.in_channels > 1
         if depthwise and max(module.kernel_size) > 3:
             module.__class__ = variant
-
-
-def learns_in_float32(conv: nn.Conv2d) -> bool:
-    """Whether `keep_depthwise_in_float32` has switched a convolution."""
-    return isinstance(conv, _Float32OnCpu)

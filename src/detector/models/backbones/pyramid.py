@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal, Self
 
 from torch import Tensor, nn
@@ -13,45 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from detector.models.fused import fuse
+from detector.models.backbones.stages import Stage, pyramid_levels
 
 NormMode = Literal["frozen", "eval_when_frozen", "train"]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stride level of a network.
-
-    Attributes:
-        name: `stem`, then `layer1` (the finest level) upwards.
-        modules: Dotted paths of the submodules, run one after the other.
-        stride: Input pixels per cell of the stage's output.
-        channels: Channels of the stage's output.
-        offset: Where the centre of the first cell's receptive field is, pixels; the centre of the
-            first pixel is 0. Padding on both sides of every layer leaves it there.
-        missing: How many cells fewer than size / stride there are along a side whose size is a
-            multiple of the coarsest stride: layers without padding do not reach the far edge.
-    """
-
-    name: str
-    modules: tuple[str, ...]
-    stride: int
-    channels: int
-    offset: float = 0.0
-    missing: int = 0
-
-
-@dataclass(frozen=True)
-class _Program:
-    """A stage's fused form, which holds for one state of its modules.
-
-    Attributes:
-        modes: `training` of every module when it was made: a trace follows the code's branches.
-        module: Runs it; None if the stage cannot be fused.
-    """
-
-    modes: tuple[bool, ...]
-    module: nn.Module | None
 
 
 class LevelNorm(nn.LayerNorm):
@@ -85,8 +47,6 @@ class PyramidBackbone(nn.Module):
         norm: How batch norms of the body behave.
         channels_last: The stages pass `(N, H, W, C)`.
         neck_norm: The norm of the pyramid's convolutions; None gives them biases instead.
-        fused: Run convolutions with the norms that are asleep folded into them (see `fused.py`):
-            faster, and equal up to rounding.
 
     Raises:
         ValueError: If the strides of the pyramid's stages do not double.
@@ -100,13 +60,10 @@ class PyramidBackbone(nn.Module):
         norm: NormMode = "frozen",
         channels_last: bool = False,
         neck_norm: Callable[..., nn.Module] | None = None,
-        fused: bool = False,
     ) -> None:
         super().__init__()
         self.stages = tuple(stages)
         self.norm = norm
-        self.fused = fused
-        self._programs: dict[str, _Program] = {}
         levels = pyramid_levels(self.stages)
         self.levels = tuple(s.name for s in levels)
         # The pooled level keeps every other cell of the one below, the first one among them.
@@ -139,8 +96,8 @@ class PyramidBackbone(nn.Module):
         """
         x, levels = images, OrderedDict[str, Tensor]()
         for stage in self.stages:
-            for run in self.runs(stage.name):
-                x = run(x)
+            for module in self.stage_modules(stage.name):
+                x = module(x)
             if stage.name in self.levels:
                 levels[str(len(levels))] = self.as_level(stage.name, x)
         pyramid: dict[str, Tensor] = self.fpn(levels)
@@ -161,21 +118,6 @@ class PyramidBackbone(nn.Module):
         """The modules of one stage, in order."""
         stage = next(s for s in self.stages if s.name == name)
         return (self.body.get_submodule(path) for path in stage.modules)
-
-    def runs(self, name: str) -> Sequence[nn.Module]:
-        """What computes a stage now: its modules, or the one they are fused into."""
-        modules = list(self.stage_modules(name))
-        if not self.fused:
-            return modules
-        modes = tuple(m.training for module in modules for m in module.modules())
-        known = self._programs.get(name)
-        if known is None or known.modes != modes:
-            known = self._programs[name] = _Program(modes, fuse(modules))
-        return modules if known.module is None else [known.module]
-
-    def __getstate__(self) -> dict[str, object]:
-        """Copies make their own programs: these refer to the original's modules."""
-        return {**super().__getstate__(), "_programs": {}}  # type: ignore[no-untyped-call]
 
     def set_trainable(self, names: Collection[str]) -> None:
         """Thaw the named stages and freeze all others; the exact inverse of itself.
@@ -199,7 +141,6 @@ class PyramidBackbone(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Switch to training mode, except for what is frozen (see the class)."""
         super().train(mode)
-        self._programs.clear()  # weights may have been exchanged in place, as averaging does
         for stage in self.stages:
             frozen = stage.name not in self._trainable
             for root in self.stage_modules(stage.name):
@@ -210,20 +151,6 @@ class PyramidBackbone(nn.Module):
                     elif frozen:
                         module.training = False
         return self
-
-
-def pyramid_levels(stages: Sequence[Stage]) -> list[Stage]:
-    """The last stage of every stride from 4, on which the pyramid stands.
-
-    Raises:
-        ValueError: Unless their strides double.
-    """
-    last = {s.stride: s for s in stages if s.stride >= 4}
-    levels = list(last.values())
-    strides = [s.stride for s in levels]
-    if any(b != 2 * a for a, b in pairwise(strides)):
-        raise ValueError(f"the pyramid needs strides that double, got {strides}")
-    return levels
 
 
 def _keep_only(root: nn.Module, paths: Sequence[str]) -> None:

