@@ -121,7 +121,7 @@ def backwards(**changes):
     return Schedule(work_backwards(GROUPS[:-2], AutoOptions(**numbers | changes)), GROUPS)
 
 
-def test_working_backwards_thaws_one_more_stage_from_the_top():
+def test_working_backwards_unfreezes_one_more_stage_from_the_top():
     phases = backwards().phases
     assert [p.name for p in phases] == ["heads", "layer4", "layer3", "stem"]
     assert [p.train for p in phases] == [GROUPS[i:] for i in (3, 2, 1, 0)]
@@ -146,7 +146,7 @@ def test_working_backwards_wants_some_gain_even_where_none_is_asked_for():
     assert (names(nothing), nothing[-1].ended) == (["heads"] * 2 + ["layer4"] * 2, "no gain")
 
 
-def test_frozen_groups_have_rate_zero_and_thawed_ones_their_own():
+def test_frozen_groups_have_learning_rate_zero_and_unfrozen_ones_their_own():
     schedule = Schedule([HEADS, TOP], GROUPS)
     assert schedule.lr_factor(0, "layer4", 29, 30) == 0
     assert schedule.lr_factor(0, "head", 29, 30) == 1

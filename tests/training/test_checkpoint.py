@@ -1,6 +1,7 @@
 """What a checkpoint records beside the weights: the images that it was trained on."""
 
 import hashlib
+from dataclasses import replace
 
 import cv2
 import imagehash
@@ -72,7 +73,7 @@ def test_a_training_records_its_images_and_those_of_its_first_weights(tmp_path, 
     earlier = [picture(images / "test0.jpg"), Fingerprint(f"{7:032x}", "")]
     weights = save_record(tmp_path / "first.ckpt", earlier)
     config = resolve(KEYS, compose("train", [*TINY, f"data.root={data.root}"]), resume=True)
-    config.model.weights = str(weights)
+    config = replace(config, model=replace(config.model, weights=str(weights)))
     record = record_images(config, data, None)
     own = {picture(data.root / file) for file in data.files()["train"]}
     torch.save({"detector": {"trained_on": record}}, tmp_path / "second.ckpt")

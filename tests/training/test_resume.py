@@ -18,7 +18,6 @@ from detector.config.schedules import GROUPS, read_schedule
 from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
 from detector.finetune.schedule import Schedule
-from detector.pipeline import request
 from detector.train import KEYS
 from detector.training.run_checkpoints import link_or_copy
 
@@ -142,27 +141,21 @@ def test_what_a_checkpoint_does_not_fit_is_refused_by_its_key(finished, typed, s
         resume(finished, typed)
 
 
-def test_a_changed_schedule_may_be_allowed_but_is_not_remembered(finished, tmp_path):
-    changed = ["finetune=full", "finetune.norm=train", "finetune.allow_changed=true"]
-    assert read_schedule(resume(finished, *changed)).phases[0].name == "all"
-    out = tmp_path / "on"
-    shutil.copytree(finished, out)
-    assert run([f"ckpt={out}", *changed, "trainer.max_epochs=4"], out) == 0
-    log = content(out, "last")["callbacks"]["finetune"]["phases"]
-    found = [(e["name"], e["start_epoch"], e["start_step"], e["ended"]) for e in log]
-    assert found == [("heads", 0, 0, "max_epochs"), ("top", 2, 6, "changed"), ("all", 3, 9, "")]
-    assert resume(out, "trainer.max_epochs=4").finetune.allow_changed is False
-    with pytest.raises(RequestError, match="allow_changed=true goes on"):
-        resume(out, "finetune=staged", "finetune.norm=train")
-
-
-def test_another_schedule_has_all_of_its_own_epochs(finished, tmp_path):
+def test_a_changed_schedule_may_be_allowed_and_has_all_of_its_own_epochs(finished, tmp_path):
     out = tmp_path / "on"
     shutil.copytree(finished, out)
     other = "finetune.phases=[{name: new, train: [head], until: {max_epochs: 2}}]"
     changed = [other, "finetune.allow_changed=true", "trainer.max_epochs=null"]
     assert run([f"ckpt={out}", *changed], out) == 0
     assert [row["phase"] for row in rows(out)] == ["heads", "heads", "top", "new", "new"]
+    log = content(out, "last")["callbacks"]["finetune"]["phases"]
+    found = [(e["name"], e["start_epoch"], e["start_step"], e["ended"]) for e in log]
+    new = ("new", 3, 9, "max_epochs")
+    assert found == [("heads", 0, 0, "max_epochs"), ("top", 2, 6, "changed"), new]
+    # That a change was allowed is not remembered.
+    assert resume(out).finetune.allow_changed is False
+    with pytest.raises(RequestError, match="allow_changed=true goes on"):
+        resume(out, "finetune=staged", "finetune.norm=train")
 
 
 def test_a_group_is_taken_over_before_the_keys_in_it(finished):
@@ -194,7 +187,7 @@ def test_more_epochs_than_a_resumed_schedule_has_are_refused(finished, monkeypat
         if progress.ended:
             progress = schedule.next_phase(progress, 0)
         progress = schedule.update(progress, 0.0)
-    monkeypatch.setattr(request, "read_progress", lambda _: progress)
+    monkeypatch.setattr("detector.config.resolve.read_progress", lambda _: progress)
     with pytest.raises(RequestError, match=r"=7: .*last\.ckpt: its schedule has ended after 6 epo"):
         resume(finished, "trainer.max_epochs=7")
 
@@ -244,9 +237,11 @@ def test_a_run_that_goes_on_elsewhere_knows_its_past(finished, tmp_path):
 
 def test_a_checkpoint_of_another_version_is_refused_by_name(finished, tmp_path):
     saved = content(finished, "last")
-    del saved["detector"]["config"]["optim"]["ema"]
+    del saved["detector"]["config"]["trainer"]["accelerator"]
     torch.save(saved, tmp_path / "last.ckpt")
-    said = r"ckpt=.*last\.ckpt: made by another version of detector \(optim\.ema: missing\)"
+    said = (
+        r"ckpt=.*last\.ckpt: made by another version of detector \(trainer\.accelerator: missing\)"
+    )
     with pytest.raises(RequestError, match=said):
         resume(tmp_path / "last.ckpt")
 
