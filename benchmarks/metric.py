@@ -124,7 +124,7 @@ def peer(batches: Batches) -> Callable[[], dict[str, torch.Tensor]]:
 
 
 def synthetic(images: int, classes: int = CLASSES, seed: int = 0) -> Batches:
-    """Truth, and detections that are the truth shaken more or less.
+    """Ground truth, and detections that are its boxes with noise.
 
     Args:
         images: How many.
