@@ -336,7 +336,7 @@ def test_the_gallery_is_walked_through_by_keyboard(visit, report):
     assert seen == [f"image_{i}.jpg" for i in (0, 1, 2, 0, 2)]
     page.keyboard.press("Escape")
     assert page.locator("#viewer").is_hidden()
-    assert page.evaluate("document.activeElement.getAttribute('href')") == "#picture-3"
+    page.wait_for_function("document.activeElement.getAttribute('href') === '#picture-3'")
 
 
 def test_a_suspect_leads_to_its_picture_with_the_box_marked(visit, report):
@@ -369,7 +369,7 @@ def test_a_picture_in_the_address_is_opened_with_the_keyboard_in_it(visit, repor
     assert page.inner_text("#viewer-name") == "image_2.jpg"
     page.keyboard.press("Escape")
     assert page.locator("#viewer").is_hidden()
-    assert page.evaluate("document.activeElement.getAttribute('href')") == "#picture-3"
+    page.wait_for_function("document.activeElement.getAttribute('href') === '#picture-3'")
 
 
 def test_a_table_that_is_too_wide_says_that_it_scrolls(page):
