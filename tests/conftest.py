@@ -72,6 +72,44 @@ TINY = [
 ]
 
 
+# The module of a format that tests add: one box an image, in a file such as `a.toy`.
+TOY_FORMAT = '''
+from detector.data.formats.raw import POOL, Format, RawBuilder, Sign
+
+
+class ToyReader:
+    """One box an image, in a file such as `a.toy`: class, x1, y1, x2, y2."""
+
+    first_pixel = 0
+    relative = False
+    where = "box {}"
+    recognised = "toys"
+    splits = (POOL,)
+
+    def __init__(self, folder, wanted):
+        self.folder, self.root = folder, folder.root
+        self.names, self.ids, self.groups = [], None, set()
+
+    def read(self, split):
+        builder = RawBuilder()
+        for file in self.folder.with_suffix(".toy"):
+            name, *box = self.folder.read_text(file).split()
+            if name not in self.names:
+                self.names.append(name)
+            image = self.folder.image_for(file)
+            number = self.names.index(name)
+            builder.add(image, file, (0, 0), [list(map(float, box))], [number], [False], [1])
+        return builder.build()
+
+
+def sign(folder):
+    return Sign.SURE if folder.with_suffix(".toy") else Sign.NONE
+
+
+FORMAT = Format(ToyReader, sign, "toys (*.toy)")
+'''
+
+
 def write_image(path: Path, boxes: Sequence[Box], height: int = 60, width: int = 80) -> None:
     """Noise with a bright patch where a box is, so that there is something to learn."""
     rng = np.random.default_rng(len(path.name))

@@ -62,7 +62,7 @@ class EvaluateKeys(Config):
     truth: str | None = None
     """With predictions=: ground truth as COCO's JSON; null: the split of the data."""
     compare: str | None = None
-    """A second checkpoint (with predictions=: file) on the same images: which is better?"""
+    """A second checkpoint, or with predictions= a second file, to compare on the same images."""
 
 
 KEYS = EvaluateKeys

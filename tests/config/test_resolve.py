@@ -86,11 +86,8 @@ def test_keys_of_the_command_are_never_those_of_a_checkpoint(checkpoint):
 def test_a_group_is_replaced_before_the_keys_in_it(checkpoint):
     for typed in (["optim=sgd", "optim.lr=0.5"], ["optim.lr=0.5", "optim=sgd"]):
         config = evaluated(checkpoint, *typed)
-        assert (config.optim.name, config.optim.lr, config.optim.reference_batch) == (
-            "sgd",
-            0.5,
-            16,
-        )
+        optim = config.optim
+        assert (optim.name, optim.lr, optim.reference_batch) == ("sgd", 0.5, 16)
 
 
 def test_a_key_of_one_phase_replaces_that_one_alone(checkpoint):

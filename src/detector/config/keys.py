@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Mapping
 
 import hydra
+from omegaconf import DictConfig
 
 from detector.config.help import Key, sections
-from detector.config.schema import Config, conf_folder
+from detector.config.schema import Config, command_names, conf_folder
 
 TITLE = """\
 # All keys
@@ -20,18 +20,20 @@ Made by `make keys` from the options of the rooms and from conf/; `--help-all` p
 
 def markdown(kinds: Mapping[str, type[Config]]) -> str:
     """The page, from the configurations of the commands by name."""
-    text, shared = TITLE, ""
+    shared = sections(Config, _composed("base"))
+    common = {key.name for section in shared for key in section.keys}
+    text = TITLE
     for command, kind in kinds.items():
-        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            cfg = hydra.compose(command)
-        common = {key.name for section in sections(Config, cfg) for key in section.keys}
-        first, *groups = sections(kind, cfg)
+        first = sections(kind, _composed(command))[0]
         text += _table(f"Only {command}", [key for key in first.keys if key.name not in common])
-        if not shared:
-            shared = _table("All commands", [key for key in first.keys if key.name in common])
-            for group in groups:
-                shared += _table(f"{group.group}: {group.description}", group.keys)
-    return text + shared
+    text += _table("All commands", shared[0].keys)
+    return text + "".join(_table(f"{s.group}: {s.description}", s.keys) for s in shared[1:])
+
+
+def _composed(name: str) -> DictConfig:
+    """The configuration of a file of conf/."""
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return hydra.compose(name)
 
 
 def _table(title: str, keys: list[Key]) -> str:
@@ -46,9 +48,7 @@ def _table(title: str, keys: list[Key]) -> str:
 
 def commands() -> dict[str, type[Config]]:
     """The configurations of all commands, which have a file in conf/ and a module of one name."""
-    names = sorted(file.stem for file in conf_folder().glob("*.yaml"))
-    there = [name for name in names if importlib.util.find_spec(f"detector.{name}")]
-    return {name: importlib.import_module(f"detector.{name}").KEYS for name in there}
+    return {name: importlib.import_module(f"detector.{name}").KEYS for name in command_names()}
 
 
 if __name__ == "__main__":

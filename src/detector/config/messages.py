@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -21,7 +21,8 @@ LONGEST = 60  # characters of a value that a message repeats
 
 def hints(kind: type) -> dict[str, Any]:
     """The types of a class's fields, with their constraints."""
-    return get_type_hints(kind, include_extras=True)
+    types = get_type_hints(kind, include_extras=True)
+    return {field.name: types[field.name] for field in fields(kind)}
 
 
 def choices(hint: Any) -> tuple[Any, ...]:
@@ -96,8 +97,8 @@ def explain(error: ValidationError, kind: type, conf: Path) -> str:
         return f"{key}: missing"
     if one["type"] == "unexpected_keyword_argument":
         parent = _place(kind, one["loc"][:-1])[1]
-        fields = next(list(hints(part)) for part in choices(parent) if isinstance(part, type))
-        return unknown_key(key, fields)
+        known = next(list(hints(part)) for part in choices(parent) if isinstance(part, type))
+        return unknown_key(key, known)
     group = key.replace(".", "/")
     if one["type"] == "dataclass_type" and (conf / group).is_dir():
         return f"{key}: expected a group; {group}=NAME chooses one of its files"
