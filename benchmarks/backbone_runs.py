@@ -13,7 +13,6 @@ from typing import Any
 
 from training_runs import (
     Outcome,
-    epoch_rows,
     equal_epochs,
     group_by,
     period,
@@ -23,7 +22,9 @@ from training_runs import (
     train_all,
 )
 
+from detector.core.run_folder import RunFolder
 from detector.models.backbones.table import BACKBONES
+from detector.training.metrics_csv import read_rows
 
 # Names of backbones, the first of which sets the time; each with its schedule in conf/finetune.
 NETWORKS = {
@@ -157,7 +158,7 @@ def _refuse_others(runs: Sequence[Run], out: Path) -> None:
 
 def epoch_seconds(folder: Path) -> float:
     """How long an epoch of a run took, validation included; the quickest, as others may disturb."""
-    return min(float(row["seconds"]) for row in epoch_rows(folder))
+    return min(float(row["seconds"]) for row in read_rows(RunFolder(folder)))
 
 
 def equal_time(took: Mapping[str, float], epochs: int) -> dict[str, int]:

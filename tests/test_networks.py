@@ -4,26 +4,17 @@ import logging
 import re
 
 import pytest
-from conftest import TINY, prepared, resolved
-from hydra.core.hydra_config import HydraConfig
+from conftest import TINY, ask, call, in_force, prepare
 from torch import nn
 
-from detector import cli
 from detector.core.errors import RequestError
-from detector.evaluate import evaluate
 from detector.pipeline import build
-from detector.train import train
 
 WITHOUT_BACKBONE = [t for t in TINY if not t.startswith(("backbone=", "model.weights="))]
 
 
-def ask(verb, *overrides, out=None):
-    HydraConfig.instance().cfg = None
-    return cli.compose(verb, overrides, out)
-
-
 def checked(*overrides):
-    prepared("train", ask("train", *overrides))
+    prepare(ask("train", *overrides))
 
 
 @pytest.mark.parametrize(
@@ -38,16 +29,18 @@ def checked(*overrides):
 )
 def test_a_run_is_evaluated_again_exactly(network, voc_root, tmp_path):
     typed = [*WITHOUT_BACKBONE, *network, "finetune.norm=train", f"data.root={voc_root}"]
-    scores = train(ask("train", *typed, "trainer.max_epochs=1", out=tmp_path / "run"))
-    again = evaluate(ask("evaluate", f"ckpt={tmp_path / 'run'}", out=tmp_path / "again"))
+    typed += ["trainer.limit_train_batches=1"]
+    scores = call(ask("train", *typed, "trainer.max_epochs=1", out=tmp_path / "run"))
+    again = call(ask("evaluate", f"ckpt={tmp_path / 'run'}", out=tmp_path / "again"))
     for name, value in again.items():
         assert value == pytest.approx(scores[f"test/{name}"], abs=0, nan_ok=True), name
 
 
 def test_a_network_that_nobody_has_trained_says_so(voc_root, tmp_path, caplog):
     typed = [*WITHOUT_BACKBONE, "backbone=zfnet", f"data.root={voc_root}"]
+    typed += [f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test")]
     with caplog.at_level(logging.INFO):
-        train(ask("train", *typed, "trainer.max_epochs=1", out=tmp_path))
+        call(ask("train", *typed, "trainer.max_epochs=1", out=tmp_path))
     said = "model.weights=none (nobody has published any for zfnet): all layers start at random"
     assert said in caplog.messages
     assert not any("learns nothing" in message for message in caplog.messages)
@@ -55,8 +48,8 @@ def test_a_network_that_nobody_has_trained_says_so(voc_root, tmp_path, caplog):
 
 def test_heads_and_versions_are_keys():
     typed = ("model=faster_rcnn_v2", "model.head.hidden=[32,8]", "model.head.dropout=0.3")
-    config = resolved("train", ask("train", *typed, "backbone=resnet18"))
-    options = config.model
+    config = in_force(ask("train", *typed, "backbone=resnet18"))
+    options = build.network_options(config)
     assert (options.neck_norm, options.rpn_convs) == ("batch", 2)
     assert options.head.convs == (256,) * 4
     network = build.build_network(config, 2)
@@ -66,16 +59,14 @@ def test_heads_and_versions_are_keys():
 
 
 def test_a_small_network_takes_any_head_that_is_typed():
-    config = resolved(
-        "train", ask("train", "backbone=efficientnet_lite0", "model/head=conv_average")
-    )
-    assert config.model.head.hidden == ()
+    config = in_force(ask("train", "backbone=efficientnet_lite0", "model/head=conv_average"))
+    assert config.model.head.hidden == []
     assert config.model.fpn_channels == 128
     slim = ask("train", "backbone=efficientnet_lite0", "model=faster_rcnn_v2")
-    config = resolved("train", slim)
-    assert (config.model.head.convs, config.model.head.hidden) == ((256,) * 4, (512,))
-    config = resolved("train", ask("train", "backbone=efficientnet_lite0"))
-    assert config.model.head.hidden == (512, 512)
+    config = in_force(slim)
+    assert (config.model.head.convs, config.model.head.hidden) == ([256] * 4, [512])
+    config = in_force(ask("train", "backbone=efficientnet_lite0"))
+    assert config.model.head.hidden == [512, 512]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +112,7 @@ def test_a_wrong_network_is_refused_by_its_key(typed, said, voc_root):
 def test_the_check_refuses_an_unknown_network_before_it_reads_anything(voc_root):
     typed = [f"data.root={voc_root}", "backbone=timm", "backbone.name=resnt18"]
     with pytest.raises(RequestError, match="did you mean resnet18"):
-        prepared("check", ask("check", *typed))
+        prepare(ask("check", *typed))
 
 
 @pytest.mark.parametrize(
@@ -133,9 +124,7 @@ def test_the_check_refuses_an_unknown_network_before_it_reads_anything(voc_root)
         ("backbone=resnet18", "backbone.name"),
     ],
 )
-def test_a_checkpoint_keeps_its_network(typed, key, voc_root, tmp_path):
-    tiny = [*TINY, f"data.root={voc_root}", "trainer.max_epochs=1"]
-    train(ask("train", *tiny, out=tmp_path / "run"))
+def test_a_checkpoint_keeps_its_network(typed, key, runs):
     for verb in ("evaluate", "train"):
         with pytest.raises(RequestError, match=rf"^{key}"):
-            resolved(verb, ask(verb, f"ckpt={tmp_path / 'run'}", typed))
+            in_force(ask(verb, f"ckpt={runs.first}", typed))

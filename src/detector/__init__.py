@@ -52,9 +52,10 @@ def train(overrides: Sequence[str], folder: str | Path | None = None) -> Run:
         RequestError: If the request is wrong; the message names the key, file or box.
 
     Example:
-        >>> run = train(["+experiment=trees", "trainer.max_epochs=1"])  # doctest: +SKIP
-        >>> run.scores["test/map_50"]  # doctest: +SKIP
-        0.27
+        >>> keys = ["data.root=my_images", "backbone=efficientnet_lite0", "trainer.max_epochs=1"]
+        >>> run = train(keys, folder="runs/first")
+        >>> sorted(run.scores)[:2]
+        ['test/map', 'test/map_50']
     """
     from detector.cli import call
 
@@ -73,36 +74,37 @@ def load(run: str | Path, *, device: Literal["auto", "cpu", "gpu"] = "auto") -> 
         RequestError: If there is no such run, or it is no checkpoint of this package.
 
     Example:
-        >>> load("nowhere")
-        Traceback (most recent call last):
-        ...
-        detector.core.errors.RequestError: ckpt=nowhere: no such file or folder
+        >>> model = load("runs/first")
+        >>> model.classes
+        ('disc', 'square')
     """
     from detector.pipeline.detector import load as load_detector
 
     return load_detector(run, device=device)
 
 
-def read_data(root: str | Path, overrides: Sequence[str] = ()) -> DataSet:
+def read_data(root: str | Path | None = None, overrides: Sequence[str] = ()) -> DataSet:
     """Read a data set, and find what is wrong with it; nothing is left out or refused for that.
 
     Args:
-        root: Folder of images and annotations.
+        root: Folder of images and annotations; None where `overrides` say which data.
         overrides: Further keys as typed on the command line, such as `data.auto_split.val=0.2`.
 
     Raises:
         RequestError: If there is no data set.
 
     Example:
-        >>> data = read_data("my_images")  # doctest: +SKIP
-        >>> data.classes.names, len(data.splits["train"])  # doctest: +SKIP
-        (('car', 'person'), 205)
+        >>> data = read_data("my_images")
+        >>> data.classes.names
+        ('disc', 'square')
+        >>> len(data.splits["train"])
+        5
     """
     from detector.cli import compose, load_command
     from detector.core.console import typed
     from detector.pipeline.load_data import validate
 
-    keys = [typed("data.root", root, shell=False), *overrides]
+    keys = [typed("data.root", root, shell=False)] * (root is not None) + list(overrides)
     return validate(load_command("check").prepare(compose("check", keys)).reading)
 
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from pydantic.dataclasses import dataclass as options
 
 from detector.config.resolve import resolve
-from detector.config.schema import Config
+from detector.config.schema import Config, plain
 from detector.core.console import announce, typed, typed_command
 from detector.core.errors import RequestError
 from detector.core.options import STRICT
@@ -218,7 +218,7 @@ def _evaluate_checkpoint(prepared: PreparedCheckpoint, folder: RunFolder) -> dic
     from lightning.pytorch.utilities import rank_zero_only
 
     from detector.pipeline.results import evaluate, log_to
-    from detector.training.logger import build_logger, opened
+    from detector.training.loggers import build_logger
 
     config, data = prepared.config, prepared.data
     _note_seen(prepared)
@@ -229,8 +229,8 @@ def _evaluate_checkpoint(prepared: PreparedCheckpoint, folder: RunFolder) -> dic
         logging.getLogger("detector").setLevel(logging.ERROR)  # one process speaks
     if config.split is None and "val" in data.splits:
         log.warning("there is no test split: these are the images that chose the checkpoint")
-    logger = build_logger(config.logger, folder.path)
-    with opened(logger, config, folder.path):
+    logger = build_logger(config.logger, folder)
+    with logger.opened(plain(config)):
         inputs = _detect(config, data, folder)
         other = None if prepared.baseline is None else _detect(prepared.baseline, data, folder)
         if inputs is None:

@@ -39,13 +39,13 @@ from detector.training.checkpoint import (
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
-    from lightning.pytorch.loggers import Logger
     from torch import Tensor
 
     from detector.data.loading.datamodule import DetectionDataModule
     from detector.finetune.unfreezing import StagedFinetuning
     from detector.models.faster_rcnn import FasterRCNN
     from detector.models.weights.report import LoadReport
+    from detector.training.loggers import RunLogger
     from detector.training.module import DetectionTask
     from detector.training.progress import RunProgress
 
@@ -130,8 +130,6 @@ def run(prepared: Prepared, folder: RunFolder) -> Outcome:
         The best validation score by its name, which a sweep maximises, and the final scores as
         `test/<name>` (`val/<name>` where there is no test split); fractions in 0..1.
     """
-    from detector.training.logger import opened
-
     config = prepared.config
     start = f"the checkpoint {config.ckpt}" if config.ckpt else None
     start = start or f"model.weights={config.model.weights}"
@@ -142,7 +140,7 @@ def run(prepared: Prepared, folder: RunFolder) -> Outcome:
         _bring_along(prepared.resumed, folder)
     else:
         logging.getLogger("detector").setLevel(logging.ERROR)  # one process speaks
-    with opened(training.logger, config, folder.path):
+    with training.logger.opened(plain(config)):
         _fit(prepared, training, folder)
         final = _evaluate_or_say_how(prepared, training, folder)
         _log_final(training, final, folder)
@@ -161,7 +159,7 @@ class _Training:
         progress: Where the schedule begins.
         finetuning: Applies the schedule.
         rows: Writes metrics.csv and shows the progress.
-        logger: Where the run is logged, if anywhere.
+        logger: Logs the run.
         trainer: Lightning's trainer.
         data: The loaders.
     """
@@ -171,7 +169,7 @@ class _Training:
     progress: Progress
     finetuning: StagedFinetuning
     rows: RunProgress
-    logger: Logger | None
+    logger: RunLogger
     trainer: pl.Trainer
     data: DetectionDataModule
 
@@ -181,7 +179,7 @@ def _set_up(prepared: Prepared, folder: RunFolder) -> _Training:
     import lightning.pytorch as pl
 
     from detector.pipeline import build
-    from detector.training.logger import build_logger
+    from detector.training.loggers import build_logger
 
     config, schedule, data, resumed = (
         *(prepared.config, prepared.schedule, prepared.data, prepared.resumed),
@@ -193,12 +191,12 @@ def _set_up(prepared: Prepared, folder: RunFolder) -> _Training:
     loaded = None
     if resumed is None:
         loaded = build.load_pretrained(config, task.network, data.classes.names)
-    progress = schedule.adopt(read_progress(resumed)) if resumed else schedule.start()
+    progress = schedule.resume(read_progress(resumed)) if resumed else schedule.start()
     epochs = schedule.total(progress)
     finetuning, rows, callbacks = build.build_callbacks(config, schedule, folder, epochs)
     steps = int(load_checkpoint(resumed)["global_step"]) if resumed else 0
-    logger = build_logger(config.logger, folder.path, steps)
-    trainer = build.build_trainer(config, folder.path, callbacks, epochs, logger)
+    logger = build_logger(config.logger, folder, steps)
+    trainer = build.build_trainer(config, folder.path, callbacks, epochs, logger.lightning)
     loaders = build.build_datamodule(config, data.splits)
     return _Training(task, loaded, progress, finetuning, rows, logger, trainer, loaders)
 
@@ -228,7 +226,7 @@ def _log_summary(prepared: Prepared, training: _Training) -> None:
     task = training.task
     if prepared.resumed is not None:
         build.load_weights(task, prepared.resumed)  # as `fit` will: proposals depend on them
-    phase = prepared.schedule.next_phase(training.progress)
+    phase = prepared.schedule.upcoming_phase(training.progress)
     lines = summary_table(prepared.config, task.network, phase, training.trainer)
     log.info("%s", "\n".join(lines))
 
@@ -263,7 +261,7 @@ def _fit(prepared: Prepared, training: _Training, folder: RunFolder) -> None:
             folder,
             prepared.schedule,
             finetuning.progress,
-            finetuning.base_rate(trainer),
+            finetuning.base_lr(trainer),
             list(task.network.groups()),
             int(trainer.num_training_batches),
             training.rows.rows(),

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from detector.cli import compose
+from detector.cli import call, load_command
 from detector.core.errors import RequestError
 from detector.core.run_folder import File, RunFolder
-from detector.pipeline import request
+from detector.pipeline.command import Outcome
 
 RESULTS = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.json")
 RESULTS += ("predictions.json", "check.json")
@@ -17,6 +17,15 @@ RESULTS += ("predictions.json", "check.json")
 def write(file):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("{}")
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """All commands find every request good and do nothing."""
+    for name in ("train", "predict"):
+        command = load_command(name)
+        monkeypatch.setattr(command, "prepare", lambda cfg: cfg)
+        monkeypatch.setattr(command, "run", lambda prepared, folder: Outcome(None))
 
 
 def refuse(run, command, ckpt=None):
@@ -62,15 +71,14 @@ def test_a_training_continues_in_its_own_folder_and_in_no_other_runs(tmp_path):
     for ckpt in (a, a.last_checkpoint):
         a.check_unused("train", "hydra.run.dir", str(ckpt))
     for ckpt in (b, a.best_checkpoint, tmp_path / "missing"):  # epochs would be lost
-        assert "goes on" not in refuse(a, "train", str(ckpt))
+        assert "continues it" not in refuse(a, "train", str(ckpt))
     refuse(a, "evaluate", str(a))
 
 
-def test_the_work_itself_refuses_a_used_folder_too(tmp_path):
+def test_a_command_called_in_the_process_refuses_a_used_folder_too(tmp_path, idle):
     write(tmp_path / "metrics.json")
-    cfg = compose("train", ["data=trees"], tmp_path)
-    with pytest.raises(RequestError, match="earlier run"), request.output_folder("train", cfg):
-        pass
+    with pytest.raises(RequestError, match="earlier run"):
+        call("train", [], tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
 
 
@@ -144,21 +152,16 @@ def test_a_folder_is_one_processs_until_that_ends_however_it_ends(tmp_path):
         assert other.stdout.read(4) == b"held"
         with pytest.raises(RequestError, match="another process is writing into it"):
             run.claim("hydra.run.dir")
-        cfg = compose("train", ["data=trees"], tmp_path)
-        said = pytest.raises(RequestError, match=r"output_dir=.*: another process is writing into")
-        with said, request.output_folder("train", cfg):
-            pass
         other.kill()
     with run.locked("a"), run.locked("a"):
         pass
 
 
-def test_processes_of_one_training_share_its_folder(tmp_path, monkeypatch):
+def test_processes_of_one_training_share_its_folder(tmp_path, monkeypatch, idle):
     write(tmp_path / "metrics.json")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with request.output_folder("train", compose("train", ["data=trees"], tmp_path)):
-        assert not RunFolder(tmp_path).lock.exists()
-    # predictions of several shards are runs of their own
-    cfg = compose("predict", ["ckpt=x", "source=x"], tmp_path)
-    with pytest.raises(RequestError, match="earlier run"), request.output_folder("predict", cfg):
-        pass
+    call("train", [], tmp_path)
+    assert not RunFolder(tmp_path).lock.exists()
+    # Processes that predict are runs of their own.
+    with pytest.raises(RequestError, match="earlier run"):
+        call("predict", [], tmp_path)

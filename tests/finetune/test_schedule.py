@@ -33,8 +33,8 @@ def follow(schedule, scores, steps=10):
         if schedule.finished(progress) or epoch >= schedule.epochs:
             break
         if progress.ended:
-            progress = schedule.advance(progress, epoch * steps)
-        progress = schedule.observe(progress, score)
+            progress = schedule.next_phase(progress, epoch * steps)
+        progress = schedule.update(progress, score)
         history.append(progress)
     return history
 
@@ -53,8 +53,8 @@ def test_phases_follow_each_other():
 
 def test_the_next_epochs_phase_is_the_one_under_way_until_it_has_ended():
     schedule = Schedule([HEADS, TOP], GROUPS)
-    stands = [schedule.start(), *follow(schedule, [0.1] * 9)]
-    phases = [schedule.next_phase(stand).name for stand in stands]
+    history = [schedule.start(), *follow(schedule, [0.1] * 9)]
+    phases = [schedule.upcoming_phase(each).name for each in history]
     assert phases == ["heads"] * 3 + ["top"] * 3  # after the last epoch none is left
 
 
@@ -121,7 +121,7 @@ def backwards(**changes):
     return Schedule(work_backwards(GROUPS[:-2], AutoOptions(**numbers | changes)), GROUPS)
 
 
-def test_working_backwards_thaws_one_more_stage_from_the_top():
+def test_working_backwards_unfreezes_one_more_stage_from_the_top():
     phases = backwards().phases
     assert [p.name for p in phases] == ["heads", "layer4", "layer3", "stem"]
     assert [p.train for p in phases] == [GROUPS[i:] for i in (3, 2, 1, 0)]
@@ -146,7 +146,7 @@ def test_working_backwards_wants_some_gain_even_where_none_is_asked_for():
     assert (names(nothing), nothing[-1].ended) == (["heads"] * 2 + ["layer4"] * 2, "no gain")
 
 
-def test_frozen_groups_have_rate_zero_and_thawed_ones_their_own():
+def test_frozen_groups_have_learning_rate_zero_and_unfrozen_ones_their_own():
     schedule = Schedule([HEADS, TOP], GROUPS)
     assert schedule.lr_factor(0, "layer4", 29, 30) == 0
     assert schedule.lr_factor(0, "head", 29, 30) == 1
@@ -188,7 +188,7 @@ def test_a_capped_phase_still_decays_to_its_end():
 def test_a_changed_schedule_goes_on_in_the_phase_of_the_same_name_and_groups():
     before = follow(Schedule([HEADS, TOP], GROUPS), [0.1, 0.2, 0.3, 0.4])[-1]
     other = Schedule([replace(HEADS, name="new"), HEADS, replace(TOP, max_epochs=1)], GROUPS)
-    after = other.adopt(before)
+    after = other.resume(before)
     assert (after.phase, after.epochs, after.best) == (2, 1, 0.4)
     assert after.ended == "max_epochs"
 
@@ -203,7 +203,7 @@ def test_a_changed_schedule_goes_on_in_the_phase_of_the_same_name_and_groups():
 )
 def test_otherwise_the_phase_of_the_same_name_or_number_begins(phases, index):
     before = follow(Schedule([HEADS, TOP], GROUPS), [0.1, 0.2, 0.3, 0.4])[-1]
-    after = Schedule(phases, GROUPS).adopt(before, 40)
+    after = Schedule(phases, GROUPS).resume(before, 40)
     *past, closed, begun = after.phases
     assert past == list(before.phases[:-1])
     assert (closed.name, closed.train, closed.ended) == ("top", TOP.train, "changed")
@@ -221,8 +221,8 @@ def test_another_schedule_that_is_gone_on_with_has_its_own_epochs():
     before = follow(Schedule([replace(HEADS, max_epochs=10)], GROUPS), [0.1] * 10)[-1]
     other = Schedule([HEADS, TOP], GROUPS)
     # "heads" has had more than its three; "top" begins after ten.
-    assert other.total(other.adopt(before)) == 12
-    assert Schedule([HEADS, TOP], GROUPS, 11).total(other.adopt(before)) == 11
+    assert other.total(other.resume(before)) == 12
+    assert Schedule([HEADS, TOP], GROUPS, 11).total(other.resume(before)) == 11
     assert other.total(other.start()) == other.epochs == 5
 
 
@@ -292,12 +292,12 @@ def test_a_run_that_is_stopped_after_any_epoch_goes_on_the_same(schedule, scores
     stop = min(stop, len(history) - 1)
     # Through a checkpoint, which holds plain data, and through a look at the same schedule.
     plain = json.loads(json.dumps(history[stop].to_plain()))
-    progress = schedule.adopt(Progress.from_plain(plain))
+    progress = schedule.resume(Progress.from_plain(plain))
     assert progress == history[stop]
     for epoch in range(stop + 1, len(history)):
         if progress.ended:
-            progress = schedule.advance(progress, epoch * 10)
-        progress = schedule.observe(progress, scores[epoch])
+            progress = schedule.next_phase(progress, epoch * 10)
+        progress = schedule.update(progress, scores[epoch])
         assert progress == history[epoch]
 
 

@@ -73,22 +73,23 @@ def bits(tensor):
     return tensor.flatten().view(torch.uint8)
 
 
-PLAIN = {"weight_decay": 0.0}
 # These would move what is frozen, and what has no gradient but should.
 PULLED = {"weight_decay": 0.1, "weight_decay_norm": 0.1, "weight_decay_bias": 0.1, "l1": 1e-3}
 
 
-@pytest.mark.parametrize("backbone", ["resnet50", "efficientnet_lite0"])
-@pytest.mark.parametrize("norm", ["frozen", "eval_when_frozen"])
 @pytest.mark.parametrize(
-    ("optimiser", "pull"),
-    [("sgd", PLAIN), ("adamw", PLAIN), ("sgd", PULLED), ("adamw", PULLED)],
-    ids=["sgd", "adamw", "sgd-pulled", "adamw-pulled"],
+    ("backbone", "norm", "optimiser"),
+    [
+        ("resnet18", "frozen", "sgd"),
+        ("resnet18", "eval_when_frozen", "adamw"),
+        ("efficientnet_lite0", "frozen", "adamw"),
+        ("efficientnet_lite0", "eval_when_frozen", "sgd"),
+    ],
 )
 def test_frozen_groups_do_not_change_by_a_bit_and_trained_groups_all_change(
-    backbone, norm, optimiser, pull, tmp_path
+    backbone, norm, optimiser, tmp_path
 ):
-    task = small_detector(backbone, norm, OptimiserOptions(name=optimiser, momentum=0.9, **pull))
+    task = small_detector(backbone, norm, OptimiserOptions(name=optimiser, momentum=0.9, **PULLED))
     network = task.network
     for module in network.modules():
         if isinstance(module, _BatchNorm):

@@ -106,7 +106,7 @@ def small_detector(backbone="efficientnet_lite0", norm="frozen", optimiser=SGD):
 
 
 class Records(pl.Callback):
-    """What a run looked like, as plain data; to stand behind `StagedFinetuning`.
+    """Records a run as plain data; must come after `StagedFinetuning` among the callbacks.
 
     Attributes:
         started: Before the first epoch, what is trained and what the wrapper knows.
@@ -204,7 +204,7 @@ def numbers(batch_size=4):
 
 
 def pictures(total):
-    """One step an epoch with all images, dealt out to the processes."""
+    """One step in each epoch with all images, split between the processes."""
     rank, count = rank_and_count()
     return DataLoader(Subset(Images(total), range(rank, total, count)), total, collate_fn=collate)
 

@@ -93,12 +93,12 @@ def statistics(network):
 
 
 @pytest.mark.parametrize("trained", [("neck", "head"), ("head",), ("neck",), ()])
-def test_norms_and_dropouts_of_a_frozen_neck_or_head_sleep(trained):
+def test_norms_and_dropouts_of_a_frozen_neck_or_head_are_in_eval_mode(trained):
     torch.manual_seed(0)
     network = build_faster_rcnn("resnet18", 2, options=SMALL)
     network.set_trainable(trained)
     network.eval()
-    network.train()  # must not wake them up
+    network.train()  # frozen layers stay in eval mode
     before = statistics(network)
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     target = {"boxes": torch.tensor([[5.0, 5, 50, 50]]), "labels": torch.tensor([1])}

@@ -91,7 +91,7 @@ def training(epochs=3):
     rows = [
         {
             "epoch": epoch,
-            "stage": "head" if epoch == 0 else "all",
+            "phase": "head" if epoch == 0 else "all",
             "train/loss_classifier": 0.5,
             "train/loss": 1.0 - 0.1 * epoch,
             "val/map_50": 0.5,

@@ -144,7 +144,7 @@ def test_a_legend_has_no_name_without_a_line():
 
 def test_a_training_without_epochs_or_values_has_no_plots():
     assert plots_training.losses(training() | {"rows": []}) is None
-    rows = [{"epoch": 0, "stage": "head", "train/loss": None}]
+    rows = [{"epoch": 0, "phase": "head", "train/loss": None}]
     assert plots_training.losses(training() | {"rows": rows}) is None
     assert plots_training.scores(training() | {"rows": rows}) is None
 

@@ -1,6 +1,7 @@
 """What a checkpoint records beside the weights: the images that it was trained on."""
 
 import hashlib
+from dataclasses import replace
 
 import cv2
 import imagehash
@@ -11,8 +12,9 @@ from conftest import TINY, read_set, three_splits, write_voc
 from PIL import Image
 
 from detector.cli import compose
-from detector.pipeline import load_data, request
-from detector.train import record_images
+from detector.config.resolve import resolve
+from detector.pipeline import load_data
+from detector.train import KEYS, record_images
 from detector.training.checkpoint import Fingerprint, pack_fingerprints, read_trained_on
 
 
@@ -70,8 +72,8 @@ def test_a_training_records_its_images_and_those_of_its_first_weights(tmp_path, 
     images = tmp_path / "voc" / "JPEGImages"
     earlier = [picture(images / "test0.jpg"), Fingerprint(f"{7:032x}", "")]
     weights = save_record(tmp_path / "first.ckpt", earlier)
-    config = request.resolve("train", compose("train", [*TINY, f"data.root={data.root}"]))
-    config.model.weights = str(weights)
+    config = resolve(KEYS, compose("train", [*TINY, f"data.root={data.root}"]), resume=True)
+    config = replace(config, model=replace(config.model, weights=str(weights)))
     record = record_images(config, data, None)
     own = {picture(data.root / file) for file in data.files()["train"]}
     torch.save({"detector": {"trained_on": record}}, tmp_path / "second.ckpt")

@@ -15,7 +15,7 @@ def register_backbones() -> None:
 
 
 def _node(row: BackboneSpec) -> DictConfig:
-    """Write a row as a file of conf/backbone would hold it; a key without a dot is a group."""
+    """Write a row as the content of a file in conf/backbone; a key without a dot is a group."""
     groups = [{f"override /{key}": v} for key, v in row.settings.items() if "." not in key]
     backbone = {"name": row.name, "library": "detector"}
     node = OmegaConf.create({"defaults": groups, "backbone": backbone})

@@ -210,7 +210,7 @@ def _check_epochs(config: Config, path: Path | None = None) -> None:
         return
     schedule = read_schedule(config)
     whole = Schedule(schedule.phases, GROUPS)
-    progress = whole.start() if path is None else whole.adopt(read_progress(path))
+    progress = whole.start() if path is None else whole.resume(read_progress(path))
     ended = path is not None and whole.finished(progress)
     most = progress.done if ended else whole.total(progress)
     if asked <= most:

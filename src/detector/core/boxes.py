@@ -9,7 +9,7 @@ Boxes = NDArray[np.float32]
 
 
 def area(boxes: Boxes) -> NDArray[np.float32]:
-    """Areas of `(N, 4)` boxes, square pixels; degenerate boxes have 0.
+    """Areas of `(N, 4)` boxes in square pixels; degenerate boxes have area 0.
 
     Returns:
         `(N,)` float32.
@@ -23,11 +23,11 @@ def clip(boxes: Boxes, window: tuple[float, float, float, float]) -> Boxes:
     """Clip boxes to a window.
 
     Args:
-        boxes: `(N, 4)`; N may be 0.
-        window: x1, y1, x2, y2.
+        boxes: `(N, 4)` boxes; N may be 0.
+        window: Window as x1, y1, x2, y2.
 
     Returns:
-        `(N, 4)`, a new array; boxes fully outside come back with zero area.
+        `(N, 4)`, a new array; boxes fully outside have zero area.
     """
     x1, y1, x2, y2 = window
     low = np.array([x1, y1, x1, y1], dtype=np.float32)
@@ -36,11 +36,11 @@ def clip(boxes: Boxes, window: tuple[float, float, float, float]) -> Boxes:
 
 
 def around_turned(boxes: NDArray[np.float64], radians: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The upright boxes around boxes that are turned about their centres.
+    """The upright boxes around boxes that are rotated about their centres.
 
     Args:
-        boxes: `(N, 4)`, before the turn.
-        radians: `(N,)`; clockwise or not is all the same.
+        boxes: `(N, 4)` boxes before the rotation.
+        radians: `(N,)` angles; the direction of the rotation makes no difference.
 
     Returns:
         `(N, 4)`, a new array.
@@ -52,14 +52,14 @@ def around_turned(boxes: NDArray[np.float64], radians: NDArray[np.float64]) -> N
 
 
 def iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of every pair.
+    """Intersection over union of every pair of boxes.
 
     Args:
-        a: `(N, 4)`.
-        b: `(M, 4)`.
+        a: `(N, 4)` boxes.
+        b: `(M, 4)` boxes.
 
     Returns:
-        `(N, M)` float64; 0 where both boxes are empty.
+        `(N, M)` float64; 0 if both boxes are empty.
     """
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])

@@ -1,4 +1,4 @@
-"""Plain types that every part shares. Torch is imported by type checkers only, so this is light."""
+"""Plain types that all packages share. Torch is only imported for type checking."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class ClassMap:
-    """The only code that converts between class names, category ids and labels.
+    """Conversion between class names, category ids and labels; no other code converts them.
 
     Labels inside the model are `1..K` in the order of `names`; 0 is background.
 
     Attributes:
         names: Class names.
-        ids: The data set's own category ids, in the same order.
+        ids: Category ids of the data set, in the same order.
     """
 
     names: tuple[str, ...]
@@ -34,15 +34,15 @@ class ClassMap:
 
     @classmethod
     def from_names(cls, names: Sequence[str]) -> ClassMap:
-        """Number the names 1..K in the given order, for formats without ids of their own."""
+        """Number the names 1..K in the given order, for formats without category ids."""
         return cls(tuple(names), tuple(range(1, len(names) + 1)))
 
     def __len__(self) -> int:
-        """Number of classes, without background."""
+        """Number of classes without background."""
         return len(self.names)
 
     def __contains__(self, name: object) -> bool:
-        """Whether a class of that name exists."""
+        """Whether there is a class of that name."""
         return name in self.names
 
     def label(self, name: str) -> int:
@@ -54,20 +54,21 @@ class ClassMap:
         return self.names[label - 1]
 
     def category_id(self, label: int) -> int:
-        """The data set's own id of a label."""
+        """The category id of a label in the data set."""
         return self.ids[label - 1]
 
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image file and its truth.
+    """One image file and its ground truth.
 
     Attributes:
-        path: The image file.
-        size: Height and width that the annotation claims, pixels; zeros where it says nothing.
+        path: Path of the image file.
+        size: Height and width given by the annotation, pixels; zeros if not given.
         boxes: `(N, 4)` float32 xyxy, pixels, 0-based, half-open; N may be 0.
         labels: `(N,)` int64, 1..K.
-        ignore: `(N,)` bool; neither trained on nor counted in evaluation (VOC difficult).
+        ignore: `(N,)` bool, boxes that are neither trained on nor counted in evaluation, such as
+            those that VOC calls difficult.
     """
 
     path: Path
@@ -79,16 +80,16 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class AnnotatedImages:
-    """A split, packed: arrays instead of an object per image, so that workers share the memory.
+    """A split as packed arrays instead of an object per image, so that workers share the memory.
 
     Attributes:
-        paths: `(n,)` strings, the image files.
-        sizes: `(n, 2)` int32 height and width of the upright image, zeros where unknown.
+        paths: `(n,)` strings, paths of the image files.
+        sizes: `(n, 2)` int32 height and width of the upright images; zeros if unknown.
         offsets: `(n + 1,)` int64; image i owns rows `offsets[i]:offsets[i + 1]` of the following.
         boxes: `(m, 4)` float32, as in `AnnotatedImage`.
         labels: `(m,)` int64.
         ignore: `(m,)` bool.
-        ids: `(n,)` int64, the data set's own numbers of the images; None where it has none.
+        ids: `(n,)` int64 ids of the images in the data set; None if it has no ids.
     """
 
     paths: NDArray[np.str_]
@@ -117,7 +118,7 @@ class AnnotatedImages:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> AnnotatedImage:
-        """One image, its arrays being views."""
+        """One image; its arrays are views."""
         rows = slice(self.offsets[index], self.offsets[index + 1])
         height, width = self.sizes[index]
         return AnnotatedImage(
@@ -133,7 +134,7 @@ class AnnotatedImages:
         return (self[i] for i in range(len(self)))
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> AnnotatedImages:
-        """The chosen images, in the given order."""
+        """The chosen images in the given order."""
         chosen = np.asarray(indices, dtype=np.int64)
         counts = np.diff(self.offsets)[chosen]
         offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
@@ -155,20 +156,20 @@ class AnnotatedImages:
         return [path.removeprefix(prefix) for path in self.paths.tolist()]
 
     def owners(self) -> NDArray[np.int64]:
-        """The image that each box belongs to, `(m,)`."""
+        """Index of the image of each box, `(m,)`."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
 
 @dataclass
 class Target:
-    """The truth of one image, as the model and the metric take it.
+    """Ground truth of one image, as the model and the metric take it.
 
     Attributes:
         boxes: `(N, 4)` float32 xyxy; input pixels in training, original pixels in evaluation.
         labels: `(N,)` int64, 1..K.
         ignore: `(N,)` bool.
-        image_id: `()` int64, the image's index in its split.
-        scale: `(2,)` float32; original pixels times this are input pixels, for x and y.
+        image_id: `()` int64 index of the image in its split.
+        scale: `(2,)` float32 factors from original pixels to input pixels, for x and y.
     """
 
     boxes: Tensor
@@ -180,7 +181,7 @@ class Target:
 
 @dataclass
 class Prediction:
-    """The detections in one image, best first.
+    """Detections in one image, best first.
 
     Attributes:
         boxes: `(D, 4)` float32 xyxy, pixels of the original image.

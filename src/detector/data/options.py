@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from detector.core.errors import require
+from detector.core.errors import one_of, require
 from detector.core.options import STRICT, Count, Int, Real, Seed, Share, Wanted, fixed
+from detector.data.formats.table import NAMES
 
 
 @dataclass(config=STRICT, frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class AutoSplit:
 class DataOptions:
     """The data set and how it is loaded."""
 
-    format: Literal["auto", "voc", "coco", "yolo", "trees"] = "auto"
+    format: Annotated[str, Wanted("one of " + ", ".join(NAMES))] = "auto"
     """Format of the annotations; auto: recognised by the files."""
     root: str | None = None
     """Folder of the images and annotations."""
@@ -81,7 +82,8 @@ class DataOptions:
     """With data=voc: fetch the VOC years that data.splits names."""
 
     def __post_init__(self) -> None:
-        """Check the names of the classes."""
+        """Check the format and the names of the classes."""
+        one_of("data.format", self.format, NAMES)
         names = ["one"] if self.classes is None else self.classes
         good = bool(names) and len(set(names)) == len(names) and all(map(str.strip, names))
         require(good, "data.classes", names, "null, or every class once")

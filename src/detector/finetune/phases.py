@@ -12,21 +12,22 @@ from detector.finetune.options import AutoOptions, Decay, Plateau, Warmup
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of epochs that trains one set of groups.
+    """A number of epochs that train the same groups.
 
     Attributes:
-        name: For logs and tables; no two phases share one.
-        train: The groups trained; every other one is frozen.
-        max_epochs: How long the phase lasts at most.
-        plateau: What ends it sooner, if anything.
-        lr_factor: Group -> its learning rate over `optim.lr`; `default` serves the rest.
-        warmup: The rate at its start.
-        decay: The rate towards its end.
-        restore_best: Begin with the weights of the best epoch so far.
-        optimizer_state: What the optimiser remembers at the start: its `current` state, that of
-            the best epoch's `checkpoint`, or nothing (`reset`).
-        gain: The schedule goes on after this phase only if it raised the run's best score by so
-            much; None: in any case.
+        name: Name for logs and tables; unique in a schedule.
+        train: Names of the trained groups; all others are frozen.
+        max_epochs: Greatest number of epochs.
+        plateau: Condition that ends the phase sooner; None: no such condition.
+        lr_factor: Factor of each group's learning rate, relative to `optim.lr`; that of `default`
+            applies to groups that are not listed.
+        warmup: Change of the learning rate at the start of the phase.
+        decay: Change of the learning rate towards the end of the phase.
+        restore_best: Whether the phase begins with the weights of the best epoch so far.
+        optimizer_state: State of the optimiser at the start: its `current` state, that of the best
+            epoch's `checkpoint`, or none (`reset`).
+        gain: Amount by which the phase must raise the best score of the run, or the schedule ends
+            after it; None: the schedule continues in any case.
     """
 
     name: str
@@ -42,13 +43,13 @@ class Phase:
 
     @property
     def min_epochs(self) -> int:
-        """How long the phase lasts at least; its first epoch always counts as a gain."""
+        """Least number of epochs; the first epoch of a phase always counts as an improvement."""
         if self.plateau is None:
             return self.max_epochs
         return min(self.max_epochs, max(self.plateau.min_epochs, self.plateau.patience + 1))
 
     def factor(self, group: str) -> float:
-        """The full rate of a trained group over `optim.lr`."""
+        """Factor of a trained group's full learning rate, relative to `optim.lr`."""
         return self.lr_factor.get(group, self.lr_factor.get("default", 1.0))
 
 

@@ -1,4 +1,4 @@
-"""Box heads: what turns a pooled region into the vector that its class and box are read from."""
+"""Box heads, which turn a pooled region into the features that its class and box come from."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ NORMS: dict[str, type[nn.Module] | None] = {"none": None, "batch": nn.BatchNorm2
 def build_box_head(channels: int, side: int, options: HeadOptions) -> tuple[nn.Sequential, int]:
     """Build a box head.
 
-    Its parameters are called as in torchvision's heads of the same shape, so that their weights
-    fit: `fc6`, `fc7`, ... of fully connected layers alone, else by number.
+    Its parameters have the names of torchvision's heads of the same shape, so that their weights
+    can be loaded: `fc6`, `fc7`, ... if all layers are fully connected, else numbers.
 
     Args:
-        channels: Of a pooled region.
-        side: Cells along each side of it.
-        options: Its layers.
+        channels: Channels of a pooled region.
+        side: Cells along each side of a pooled region.
+        options: Layers of the head.
 
     Returns:
-        The head, `(K, channels, side, side)` to `(K, width)`, and the width.
+        The head, which maps `(K, channels, side, side)` to `(K, width)`, and the width.
     """
     activation, norm = ACTIVATIONS[options.activation], NORMS[options.conv_norm]
     layers: list[tuple[str, nn.Module]] = []
@@ -41,11 +41,8 @@ def build_box_head(channels: int, side: int, options: HeadOptions) -> tuple[nn.S
         layers.append((name or str(len(layers)), layer))
 
     for width in options.convs:
-        add(
-            Conv2dNormActivation(
-                channels, width, norm_layer=norm, activation_layer=activation, inplace=None
-            )
-        )
+        how = {"norm_layer": norm, "activation_layer": activation, "inplace": None}
+        add(Conv2dNormActivation(channels, width, **how))
         channels = width
     if options.pool == "average":
         add(nn.AdaptiveAvgPool2d(1))
@@ -59,9 +56,14 @@ def build_box_head(channels: int, side: int, options: HeadOptions) -> tuple[nn.S
             add(nn.Dropout(options.dropout))
         width = hidden
     head = nn.Sequential(OrderedDict(layers))
+    _initialise(head)
+    return head, width
+
+
+def _initialise(head: nn.Module) -> None:
+    """Initialise the convolutions of a head as torchvision does."""
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    return head, width

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -14,13 +13,13 @@ from detector.data.loading.image_cache import DiskCache
 from detector.data.read import DataSet
 from detector.models.options import WEIGHTS
 from detector.pipeline import build
-from detector.training.options import LoggerOptions
+from detector.training.loggers import LOGGERS
 
 
 def check_machine(config: Config) -> None:
     """Refuse devices, a logger or a compiler that this machine does not have."""
     check_devices(config)
-    check_logger(config.logger)
+    LOGGERS[config.logger.name].check(config.logger)
     check_compiler(config)
 
 
@@ -63,28 +62,6 @@ def check_devices(config: Config) -> None:
     if isinstance(asked.devices, int) and asked.devices > most:
         kind = "GPUs" if there else "cores"
         raise RequestError(f"trainer.devices={asked.devices}: this machine has {most} {kind}")
-
-
-def check_logger(logger: LoggerOptions) -> None:
-    """Refuse a logger that is not installed, or W&B without a login."""
-    if logger.name == "none":
-        return
-    if importlib.util.find_spec(logger.name) is None:
-        raise RequestError(
-            f"logger={logger.name} needs the package {logger.name}: pip install {logger.name}"
-        )
-    online = not logger.offline and os.environ.get("WANDB_MODE", "online") == "online"
-    if logger.name == "wandb" and online:
-        import wandb
-
-        try:
-            known = wandb.login(prompt=False, verify=False)
-        except TypeError:
-            return  # of an older version, which asks or ends by itself
-        if not known:
-            raise RequestError(
-                "logger=wandb: nobody is logged in; type wandb login, or logger.offline=true"
-            )
 
 
 def check_compiler(config: Config) -> None:

@@ -99,9 +99,12 @@ class Detector:
             RequestError: If an image cannot be read, or its channels do not fit the network.
 
         Example:
-            >>> predictions = model.predict(["street.jpg"])  # doctest: +SKIP
-            >>> predictions[0].names  # doctest: +SKIP
-            ['car', 'person']
+            >>> model = detector.load("runs/first")
+            >>> predictions = model.predict(["photo.jpg"], score_threshold=0.5)
+            >>> len(predictions)
+            1
+            >>> [name for name in predictions[0].names if name not in model.classes]
+            []
         """
         single = isinstance(images, str | Path | np.ndarray) or hasattr(images, "convert")
         several = [images] if single else list(images)
@@ -178,11 +181,6 @@ def load(run: str | Path, *, device: Literal["auto", "cpu", "gpu"] = "auto") -> 
 
     Raises:
         RequestError: If there is no such run, or it is no checkpoint of this package.
-
-    Example:
-        >>> model = load("outputs/trees/2026-01-01_12-00-00")  # doctest: +SKIP
-        >>> model.classes  # doctest: +SKIP
-        ('Tree',)
     """
     path = checkpoint_path("predict", str(run))
     ours = read_checkpoint(path)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from detector.config.schema import Config
 from detector.core.errors import RequestError
 from detector.core.files import atomic
+from detector.core.run_folder import RunFolder
 from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.external.detections import Results, read_results
 from detector.data.external.ground_truth import CocoGroundTruth, read_coco_ground_truth
@@ -72,7 +73,7 @@ def _file(key: str, value: str) -> Path:
     """The file that a key means."""
     path = Path(value).expanduser()
     if path.is_dir():
-        named = path / "detections.json"
+        named = RunFolder(path).detections_json
         hint = f", such as {named}" if named.is_file() else ""
         raise RequestError(f"{key}={value}: a folder; expected a file{hint}")
     if not path.is_file():

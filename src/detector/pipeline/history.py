@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from detector.core.files import write_json
 from detector.core.run_folder import RunFolder
 from detector.finetune.schedule import Entry, Progress, Schedule
 from detector.report.schedule import Curve, ShadedPhase, draw_schedule
+from detector.training.metrics_csv import read_rows
 
 POINTS = 60  # points of a curve in an epoch
 
@@ -72,8 +72,7 @@ def read_training(run: RunFolder, best_epoch: int | None, monitor: str) -> dict[
     if not (run.metrics_csv.is_file() and run.phases.is_file()):
         return None
     try:
-        with run.metrics_csv.open(newline="", encoding="utf-8") as stream:
-            rows = [_numbers(row) for row in csv.DictReader(stream)]
+        rows = [_numbers(row) for row in read_rows(run)]
         kept = [
             {key: phase[key] for key in ("name", "train", "start_epoch", "epochs")}
             for phase in json.loads(run.phases.read_text(encoding="utf-8"))
@@ -85,8 +84,8 @@ def read_training(run: RunFolder, best_epoch: int | None, monitor: str) -> dict[
 
 def _numbers(row: Mapping[str, str]) -> dict[str, Any]:
     """A row of metrics.csv."""
-    cells = {key: float(value) if value else None for key, value in row.items() if key != "stage"}
-    return {**cells, "epoch": int(row["epoch"]), "stage": row["stage"]}
+    cells = {key: float(value) if value else None for key, value in row.items() if key != "phase"}
+    return {**cells, "epoch": int(row["epoch"]), "phase": row["phase"]}
 
 
 def _spans(progress: Progress) -> list[tuple[Entry, int]]:

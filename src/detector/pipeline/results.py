@@ -36,9 +36,8 @@ from detector.pipeline.external import write_detections
 from detector.pipeline.score import LEVEL, EvaluationInputs, Scored, score
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
-
     from detector.report.draw import Boxes
+    from detector.training.loggers import RunLogger
 
 log = logging.getLogger(__name__)
 
@@ -413,21 +412,19 @@ def environment() -> dict[str, Any]:
     }
 
 
-def log_to(
-    logger: Logger | None, scores: Mapping[str, float], folder: RunFolder, step: int
-) -> None:
-    """Hand final scores and pictures to a run's logger, if it has one.
+def log_to(logger: RunLogger, scores: Mapping[str, float], folder: RunFolder, step: int) -> None:
+    """Log final scores and pictures.
 
     Args:
-        logger: The logger.
+        logger: Logger of the run.
         scores: Scores by name.
         folder: Has the pictures.
         step: Number of optimiser steps done.
     """
     from detector.data.images.pixels import read_image
-    from detector.training.logger import log_results
 
-    if logger is not None:
-        files = {"detections": folder.detections_png, "schedule": folder.schedule}
-        pictures = {name: read_image(file) for name, file in files.items() if file.is_file()}
-        log_results(logger, scores, pictures, step)
+    if logger.lightning is None:
+        return
+    files = {"detections": folder.detections_png, "schedule": folder.schedule}
+    pictures = {name: read_image(file) for name, file in files.items() if file.is_file()}
+    logger.log_results(scores, pictures, step)

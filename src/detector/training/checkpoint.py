@@ -1,6 +1,6 @@
-"""Checkpoint files, read as data: nothing in them is executed.
+"""Reads checkpoint files as data: nothing in them is executed.
 
-Torch takes seconds to import, so it is when a file is read.
+Torch takes seconds to import, so it is imported when a file is read.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ from detector.finetune.schedule import STATE_KEY, Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-NO_HASH = "0" * 64  # which no picture has
-BYTES = 48  # of a digest and a perceptual hash
-UNKNOWN = 0.5  # the score threshold where nothing was measured
+NO_HASH = "0" * 64  # a perceptual hash that no picture has
+BYTES = 48  # length of a digest and a perceptual hash together
+UNKNOWN = 0.5  # score threshold where none was measured
 
 
 def checkpoint_path(verb: str, ckpt: str) -> Path:
-    """The file that `ckpt` means: of a run folder, the last to go on from, the best to use.
+    """The file that `ckpt` means; for the folder of a run, one of its checkpoints.
+
+    Args:
+        verb: Command: `train` resumes from the last checkpoint, all others use the best one.
+        ckpt: Path of a file or of a run's folder, as typed.
 
     Raises:
-        RequestError: If there is none, or the file is no checkpoint.
+        RequestError: If there is no such file, or it is not a checkpoint.
     """
     path = Path(ckpt)
     if path.is_dir():
@@ -45,10 +49,10 @@ def checkpoint_path(verb: str, ckpt: str) -> Path:
 
 
 def absolute_path(key: str, value: str) -> Path:
-    """The path that a key means, from any folder.
+    """The absolute path of a key's value.
 
     Raises:
-        RequestError: If it is a link that leads to itself, or the home of an unknown user.
+        RequestError: If it is a symbolic link to itself, or the home of an unknown user.
     """
     try:
         return Path(value).expanduser().resolve()
@@ -84,13 +88,13 @@ def weights_path(weights: str, words: Sequence[str]) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Our part of a checkpoint, as data: nothing in the file is executed.
+    """Read the configuration and the classes in a checkpoint.
 
     Returns:
-        `config` and `classes`.
+        `config` and `classes`, both as plain data.
 
     Raises:
-        RequestError: If it is not one of ours.
+        RequestError: If it is not a checkpoint of this program.
     """
     ours: Any = load_checkpoint(path).get("detector")
     try:
@@ -102,7 +106,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint file's content, tensors mapped from the file."""
+    """Read the content of a checkpoint; tensors are mapped from the file."""
     import torch
 
     try:
@@ -115,16 +119,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def checkpoint_classes(ours: dict[str, Any]) -> ClassMap:
-    """The classes a checkpoint was trained on."""
+    """The classes that a checkpoint was trained on."""
     classes = ours["classes"]
     return ClassMap(tuple(map(str, classes["names"])), tuple(map(int, classes["ids"])))
 
 
 class Fingerprint(NamedTuple):
-    """What tells a picture from others, wherever it lies and whatever it is called.
+    """Identifies a picture, whatever the name and place of its file.
 
     Attributes:
-        digest: Of the file's content, 32 hexadecimal digits.
+        digest: Digest of the file's content, 32 hexadecimal digits.
         hash: Perceptual hash, 64 hexadecimal digits; empty for a picture without contrast.
     """
 
@@ -133,17 +137,18 @@ class Fingerprint(NamedTuple):
 
 
 def read_trained_on(path: Path, key: str = "trained_on") -> list[Fingerprint]:
-    """The pictures that a checkpoint was trained on.
+    """Read the fingerprints of the pictures that a checkpoint was trained on.
 
     Args:
         path: The checkpoint.
-        key: `chosen_on` for those that its epoch and its thresholds were chosen on.
+        key: `trained_on`, or `chosen_on` for the pictures by which its epoch and its thresholds
+            were chosen.
 
     Returns:
-        None of them if the file does not say, as weights of other programs.
+        The fingerprints; an empty list if the file has none, such as weights of other programs.
 
     Raises:
-        RequestError: If it is no file of plain weights.
+        RequestError: If it is not a file of plain weights.
     """
     ours = load_checkpoint(path).get("detector")
     packed = ours.get(key) if isinstance(ours, dict) else None
@@ -151,7 +156,7 @@ def read_trained_on(path: Path, key: str = "trained_on") -> list[Fingerprint]:
 
 
 def pack_fingerprints(pictures: Iterable[Fingerprint]) -> Tensor:
-    """Fingerprints as `(n, 48)` uint8, sorted, each once: 100,000 pictures take 4.8 MB."""
+    """Fingerprints as `(N, 48)` uint8, sorted and without duplicates; 4.8 MB for 100,000."""
     import torch
 
     texts = sorted({one.digest + (one.hash or NO_HASH) for one in pictures})
@@ -161,36 +166,36 @@ def pack_fingerprints(pictures: Iterable[Fingerprint]) -> Tensor:
 
 
 def unpack_fingerprints(packed: Tensor) -> list[Fingerprint]:
-    """The way back from `pack_fingerprints`."""
+    """The inverse of `pack_fingerprints`."""
     content, digits = packed.numpy().tobytes().hex(), 2 * BYTES
     texts = (content[i : i + digits] for i in range(0, len(content), digits))
     return [Fingerprint(text[:32], text[32:].replace(NO_HASH, "")) for text in texts]
 
 
 def read_progress(path: Path) -> Progress:
-    """Where the run stood when it wrote a checkpoint.
+    """Read the progress of a run in its schedule when it wrote a checkpoint.
 
     Raises:
-        RequestError: If the checkpoint does not say.
+        RequestError: If it is not in the checkpoint.
     """
     try:
         return Progress.from_plain(load_checkpoint(path)["callbacks"][STATE_KEY])
     except (KeyError, TypeError) as error:
-        raise RequestError(f"ckpt={path}: does not say where its schedule stood") from error
+        raise RequestError(f"ckpt={path}: has no progress of a schedule") from error
 
 
 def read_sidecar(path: Path, names: Sequence[str]) -> dict[str, Any] | None:
-    """The score thresholds that were measured for a checkpoint, thresholds.json beside it.
+    """Read the score thresholds that were measured for a checkpoint, thresholds.json beside it.
 
     Args:
         path: The checkpoint.
-        names: Its classes.
+        names: Names of its classes.
 
     Returns:
-        None if there are none, or those there are of another epoch.
+        Content of the file; None if there is none, or it belongs to another epoch.
 
     Raises:
-        RequestError: If the file is damaged, or of other classes.
+        RequestError: If the file is damaged or belongs to other classes.
     """
     from detector.evaluation.thresholds import choose, read_thresholds
 
@@ -266,10 +271,10 @@ def _read_measured(file: str) -> dict[str, Any]:
 
 
 def read_best(path: Path) -> Path:
-    """The file of the best epoch, as a checkpoint knows it: the checkpoint itself or its sibling.
+    """The checkpoint of the best epoch that a checkpoint knows: itself or best.ckpt beside it.
 
     Raises:
-        RequestError: If it is neither.
+        RequestError: If neither is that of the best epoch.
     """
     best_epoch, beside = read_progress(path).best_epoch, RunFolder.best_checkpoint.beside(path)
     if load_checkpoint(path).get("epoch") == best_epoch:

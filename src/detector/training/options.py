@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from detector.core.errors import require
+from detector.core.errors import one_of
 from detector.core.options import (
     STRICT,
     TYPED,
@@ -19,6 +19,7 @@ from detector.core.options import (
     Wanted,
     fixed,
 )
+from detector.training.loggers import LOGGERS
 
 Limit = Annotated[
     # Strictly: the text 1.0 would be one batch.
@@ -87,7 +88,7 @@ class TrainerOptions:
 class LoggerOptions:
     """Where a run is logged beside metrics.csv."""
 
-    name: Literal["tensorboard", "wandb", "mlflow", "none"] = "none"  # also the packages' names
+    name: Annotated[str, Wanted("one of " + ", ".join(LOGGERS))] = "none"
     """Logger; logger=NAME chooses it."""
     project: str | None = None
     """Project of W&B, experiment of MLflow."""
@@ -99,10 +100,6 @@ class LoggerOptions:
     """Server or database of MLflow; null: a database in the run's folder."""
 
     def __post_init__(self) -> None:
-        """Check the name of the project."""
-        if self.name in ("wandb", "mlflow"):
-            good, wanted = bool((self.project or "").strip()), "a name"
-            if self.name == "wandb":
-                good = good and not set(self.project or "") & set("/\\#?%:")
-                wanted = "a name without / \\ # ? % :"
-            require(good, "logger.project", self.project, wanted)
+        """Check the name, and what the logger itself wants."""
+        one_of("logger.name", self.name, LOGGERS)
+        LOGGERS[self.name].validate(self)

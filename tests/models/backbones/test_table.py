@@ -6,12 +6,16 @@ import sys
 from dataclasses import replace
 
 import pytest
-from detector.pipeline.request import resolve
 from hydra.core.config_store import ConfigStore
 
-from detector import cli
+from detector.cli import compose, load_command
+from detector.config.resolve import resolve
 from detector.models.backbones.build import build_backbone
 from detector.models.backbones.table import BACKBONES
+
+
+def composed(*overrides):
+    return resolve(load_command("train").KEYS, compose("train", overrides))
 
 
 def test_the_table_and_its_choices_import_no_torch():
@@ -40,15 +44,15 @@ def test_a_row_has_its_name_and_a_description(name):
     ],
 )
 def test_a_backbone_brings_its_settings(name, expected):
-    config = resolve("train", cli.compose("train", [f"backbone={name}"]))
+    config = composed(f"backbone={name}")
     model = config.model
     found = (model.fpn_channels, model.head.width, model.rpn_top_n_test, model.weights)
     assert (*found, config.finetune.norm) == expected
 
 
 def test_what_is_typed_counts_more_than_the_settings_of_a_backbone():
-    typed = ["backbone=efficientnet_lite0", "model.fpn_channels=64"]
-    assert resolve("train", cli.compose("train", typed)).model.fpn_channels == 64
+    config = composed("backbone=efficientnet_lite0", "model.fpn_channels=64")
+    assert config.model.fpn_channels == 64
 
 
 def test_a_new_row_is_a_choice_that_is_checked_and_built(monkeypatch):
@@ -56,6 +60,6 @@ def test_a_new_row_is_a_choice_that_is_checked_and_built(monkeypatch):
     settings = {"model.weights": "none", "finetune": "scratch"}
     row = replace(BACKBONES["resnet18"], name="mine", imagenet=None, settings=settings)
     monkeypatch.setitem(BACKBONES, "mine", row)
-    config = resolve("train", cli.compose("train", ["backbone=mine"]))
+    config = composed("backbone=mine")
     assert (config.backbone.key, config.model.weights) == ("mine", "none")
     assert build_backbone(config.backbone.key, out_channels=8).stages == row.stages

@@ -162,5 +162,5 @@ def test_a_server_that_stays_silent_is_not_waited_for(torch_home, monkeypatch):
         lambda *_, **__: seen.append(socket.getdefaulttimeout()) or {},
     )
     imagenet_weights("torchvision:resnet50")
-    assert seen == [sources.PATIENCE]
+    assert seen == [sources.TIMEOUT]
     assert socket.getdefaulttimeout() is None

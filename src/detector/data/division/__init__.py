@@ -1,1 +1,1 @@
-"""Images split by ratio, copies and groups together."""
+"""Splitting of images by ratio: groups, stratification and files of earlier splits."""

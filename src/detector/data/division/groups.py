@@ -1,4 +1,4 @@
-"""`data.auto_split.group`: which images belong together, by a regular expression or a table."""
+"""`data.auto_split.group`: which images stay together, by a regular expression or a table."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from pathlib import Path, PurePosixPath
 from detector.core.errors import RequestError
 from detector.data.formats.paths import last_part
 
-PATIENCE = 3  # seconds for a regular expression on all paths
-SHOWN = 3  # of what there is, in a message
+PATIENCE = 3  # seconds that a regular expression may take on all paths
+SHOWN = 3  # names that a message lists
 
 
 def read_groups(asked: str, files: Sequence[str]) -> tuple[list[str], list[str]]:
     """The group of every image.
 
     Args:
-        asked: A regular expression that is searched for in the images' names, or in their paths if
-            it is in no name: its first group, or all of the match, is the key. Or a CSV file, of
-            two columns: image and group.
+        asked: A regular expression that is searched in the names of the images, or in their paths
+            if no name matches; its first group, or else the whole match, is the key. Or a CSV file
+            of two columns: image and group.
         files: Relative paths of the images.
 
     Returns:
-        A key for each image, empty where it belongs to none; and what is to be known of that.
+        A key for each image, empty if it belongs to no group; and notes for the user.
 
     Raises:
-        RequestError: If it cannot be meant: no table or expression, one that is of no image, or
-            puts all of them into one group.
+        RequestError: If it is neither a table nor an expression, matches no image, or puts all
+            images into one group.
     """
     table = asked.lower().endswith(".csv")
     if not table and Path(asked).is_file():
@@ -55,7 +55,7 @@ def _refused(asked: str, why: str) -> RequestError:
 
 
 def _by_expression(asked: str, files: Sequence[str]) -> list[str]:
-    """The key that an expression finds in each name, or if it is in no name in each path."""
+    """The key that an expression finds in each name, or in each path if no name matches."""
     try:
         pattern = re.compile(asked)
     except (re.error, OverflowError, RecursionError) as error:
@@ -75,7 +75,7 @@ def _by_expression(asked: str, files: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError where a block takes longer; only the main thread can be interrupted."""
+    """Raise TimeoutError if a block takes longer; only the main thread can be interrupted."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         yield
         return
@@ -93,7 +93,7 @@ def _limited(seconds: float) -> Iterator[None]:
 
 
 def _by_table(asked: str, files: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The key that a table has for each image."""
+    """The key of each image in a table, and notes for the user."""
     keys: dict[int, str] = {}
     unknown: list[str] = []
     find = _Finder(files)
@@ -121,7 +121,7 @@ def _by_table(asked: str, files: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _rows(asked: str) -> list[list[str]]:
-    """The rows of a table, whatever separates its columns."""
+    """The rows of a table with tabs, semicolons or commas between its columns."""
     try:
         text = Path(asked).expanduser().read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -137,7 +137,7 @@ def _rows(asked: str) -> list[list[str]]:
 
 
 class _Finder:
-    """Finds images by a path, by the end of one, or by a name, with its suffix or without."""
+    """Finds images by a path, the end of a path, or a name with or without suffix."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files = files
@@ -148,7 +148,7 @@ class _Finder:
                 self._by_name[name].append(i)
 
     def __call__(self, name: str) -> list[int]:
-        """The images that may be meant; the one of that very path alone, if there is one."""
+        """Indices of the matching images; only the one with exactly that path, if there is one."""
         end = "/" + name.replace("\\", "/").removeprefix("./")
         found = [
             i

@@ -1,4 +1,4 @@
-"""Splitting images by ratio: seeded, every class in proportion, copies of one picture together."""
+"""Split of images by ratio: seeded, stratified by class, with copies of one picture together."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def divide(
 ) -> tuple[dict[str, Numbers], list[int]]:
     """Split images so that near copies stay together, as far as the ratios allow.
 
-    Every split gets at least half of its share of the images. Where groups of near copies are too
-    large for that, as with the frames of one fixed camera, the largest of them are divided: by
-    what has to stay together in any case.
+    Every split gets at least half of its share of the images. If groups of near copies are too
+    large for that, as frames of one fixed camera may be, the largest groups are divided into groups
+    of `copies`, which are never divided.
 
     Args:
-        copies: `(n,)` what each image has to stay together with: images of one number are in one
-            split, whatever becomes of the ratios.
-        alike: `(n,)` the same for near copies; its groups are whole groups of `copies`, and a group
-            is numbered by one of its images in both.
-        owners: As in `stratified_split`, and so on.
-        classes: Likewise.
-        ratios: Likewise.
-        seed: Likewise.
+        copies: `(n,)` group of each image; images of one group are always in one split.
+        alike: `(n,)` group of near copies of each image; such a group consists of whole groups of
+            `copies`, and groups are numbered by one of their images in both.
+        owners: `(m,)` image of every box.
+        classes: `(m,)` class of every box, from 0.
+        ratios: Share of the images of each split; together 1.
+        seed: Seed, as in `stratified_split`.
 
     Returns:
-        Split -> indices of its images, ascending; and the sizes of the groups that were divided.
+        Indices of the images of each split, ascending; and the sizes of the groups that were
+        divided.
     """
     pairs = np.unique(np.stack((alike, copies)), axis=1)[0]
     mixed, parts = np.unique(pairs, return_counts=True)
@@ -44,10 +44,10 @@ def divide(
     units = alike
     divided: list[int] = []
     while True:
-        dealt = stratified_split(units, owners, classes, ratios, seed)
-        fair = all(2 * len(dealt[name]) >= share * len(units) for name, share in ratios.items())
+        assigned = stratified_split(units, owners, classes, ratios, seed)
+        fair = all(2 * len(assigned[name]) >= share * len(units) for name, share in ratios.items())
         if fair or not large:
-            return dealt, divided
+            return assigned, divided
         group = large.pop(0)
         units = np.where(alike == group, copies, units)
         divided.append(int(sizes[group]))
@@ -59,32 +59,35 @@ def stratified_split(
     """Split images so that each split has its share of every class.
 
     Iterative stratification (Sechidis et al., On the Stratification of Multi-label Data, 2011): the
-    images of the rarest class come first, each goes to the split that still wants that class most.
-    Images without boxes are a class of their own. Where every image is a unit of its own, the
-    numbers of images are exact and the classes nearly in proportion. Units of several images come
-    before those of one, the largest first, each to a split that has room for it, else to the one
-    that has most.
+    images of the rarest class are assigned first, each to the split that lacks that class most.
+    Images without boxes are a class of their own. If every image is a unit of its own, the numbers
+    of images are exact and the classes nearly in proportion. Units of several images are assigned
+    before single images, the largest first, each to a split with enough room or else to the split
+    with most room.
 
     Args:
-        units: `(n,)` images of the same number stay together; of fewer units than there are splits,
-            some splits stay empty.
-        owners: `(m,)` the image of every box.
-        classes: `(m,)` the class of every box, from 0.
-        ratios: Split -> share of the images; together 1. The first one takes what rounding leaves.
-        seed: Of the order in which units of one class and size are taken.
+        units: `(n,)` unit of each image; images of one unit stay together. If there are fewer units
+            than splits, some splits stay empty.
+        owners: `(m,)` image of every box.
+        classes: `(m,)` class of every box, from 0.
+        ratios: Share of the images of each split; together 1. The first split takes the rest of
+            rounding.
+        seed: Seed of the order in which units of one class and size are assigned.
 
     Returns:
-        Split -> indices of its images, ascending.
+        Indices of the images of each split, ascending.
     """
     count = len(units)
-    unit_of = np.unique(units, return_inverse=True)[1]  # of every image, 0..U-1
+    unit_of = np.unique(units, return_inverse=True)[1]  # unit of every image, 0..U-1
     size = np.bincount(unit_of)
     unit, kind, images = _classes_of_units(unit_of, owners, classes)
     starts = np.searchsorted(unit, np.arange(len(size) + 1))
     shares = np.array(list(ratios.values()))
-    room = np.maximum(1, np.round(shares * count).astype(int)).tolist()  # images still to come
+    room = np.maximum(
+        1, np.round(shares * count).astype(int)
+    ).tolist()  # images that each split still lacks
     room[0] = max(1, count - sum(room[1:]))
-    wants = (shares[:, None] * np.bincount(kind, images)).tolist()  # and those of every class
+    wants = (shares[:, None] * np.bincount(kind, images)).tolist()  # and those of each class
     empty = set(range(len(shares)))
     home = np.full(len(size), -1)
     left = len(size)
@@ -103,7 +106,7 @@ def stratified_split(
                     fits = sorted(empty)
                 elif not fits:
                     fits = [room.index(max(room))]
-                # Who wants this class most; among equals, who wants images most.
+                # The split that lacks this class most; among equals, the one with most room.
                 best = max(fits, key=lambda s: (wants[s][rarest], room[s]))
                 for row in range(starts[u], starts[u + 1]):
                     wants[best][kind[row]] -= images[row]
@@ -117,7 +120,7 @@ def stratified_split(
 def _classes_of_units(
     unit_of: Numbers, owners: Numbers, classes: Numbers
 ) -> tuple[Numbers, Numbers, Numbers]:
-    """Unit, class (from 1; 0 is that of images without boxes) and number of images, by unit."""
+    """Unit, class (from 1; 0 stands for images without boxes) and number of images, by unit."""
     bare = np.setdiff1d(np.arange(len(unit_of)), owners)
     width = int(classes.max(initial=-1)) + 2
     pairs = np.unique(np.concatenate((owners * width + classes + 1, bare * width)))

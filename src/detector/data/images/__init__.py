@@ -1,1 +1,1 @@
-"""Image files: headers and pixels."""
+"""Image files: headers and decoding."""

@@ -1,7 +1,7 @@
-"""What image files say of themselves, and which are refused before they are decoded.
+"""Headers of image files, and the refusal of unsuitable files before they are decoded.
 
-Files come from strangers. Whatever is in one, looking at it gives a header or a RequestError that
-names it. Torch is not imported here, so that a wrong request is answered at once.
+Files are not trusted: whatever one contains, reading its header returns a header or raises a
+RequestError that names it. Torch is not imported here, so that wrong requests are refused at once.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from PIL import Image, UnidentifiedImageError
 
 from detector.core.errors import RequestError
 
-# Of what Pillow reads, what OpenCV reads too; fewer decoders are also fewer ways in.
+# Formats that both Pillow and OpenCV read; fewer decoders are also fewer vulnerabilities.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 _KNOWN = ", ".join(FORMATS)
-# Pillow's own limit. A small file can claim any size, and would fill the memory when decoded.
+# Pillow's own limit. A small file can declare any size, and would fill the memory when decoded.
 MAX_PIXELS = 178_956_970
-# Where a JPEG or a PNG says that it is over; some programs write a little after it.
+# Bytes that contain the end marker of a JPEG or a PNG; some programs write a little after it.
 TAIL = 4096
 ORIENTATION = 274  # EXIF 2.32, table 4
 # TIFF 6.0, sections 8, 18 and 19.
 BITS, PHOTOMETRIC, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 277, 338, 339
-PALETTE = 3  # of PHOTOMETRIC
+PALETTE = 3  # a value of PHOTOMETRIC
 _SAMPLES = {1: "unsigned", 2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
-MOST_BANDS = 4  # that OpenCV decodes
-# Where Pillow counts otherwise than what is decoded: palettes and inks become red, green, blue.
+MOST_BANDS = 4  # the largest number that OpenCV decodes
+# Decoded bands where Pillow counts otherwise: palettes and inks become red, green, blue.
 _BANDS = {"P": 3, "PA": 3, "CMYK": 3}
-# By a TIFF's version, 42 or BigTIFF's 43: where the place of its first tags stands, how that is
-# written, how their number is, and how each is: tag, type, number of values, values.
+# By the version of a TIFF (42, or 43 for BigTIFF): offset of the pointer to the first tags, and the
+# formats of that pointer, of the number of tags, and of a tag (tag, type, count of values, values).
 _TIFFS = {42: (4, "I", "H", "HHI4s"), 43: (8, "Q", "Q", "HHQ8s")}
 _SHORT, _MOST_TAGS = 3, 65_535
 
@@ -45,14 +45,14 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself, without its pixels being decoded.
+    """Header of an image file, read without decoding pixels.
 
     Attributes:
-        width: Pixels, upright.
-        height: Pixels, upright.
-        orientation: EXIF's, 1 to 8; 1 is upright.
-        format: Pillow's name: JPEG, PNG, WEBP, TIFF, BMP, GIF or AVIF.
-        bands: 1 is grey, 2 grey and transparency, 3 RGB, 4 RGB and one more.
+        width: Width of the upright image, pixels.
+        height: Height of the upright image, pixels.
+        orientation: EXIF orientation, 1 to 8; 1 is upright.
+        format: Name of the format in Pillow: JPEG, PNG, WEBP, TIFF, BMP, GIF or AVIF.
+        bands: Number of bands: 1 is grey, 2 grey and transparency, 3 RGB, 4 RGB and one more.
     """
 
     width: int
@@ -63,9 +63,13 @@ class Header:
 
 
 def misfit(bands: int, channels: int) -> str:
-    """Why an image of so many bands does not do for so many channels; empty if it does.
+    """Why an image cannot be read with a number of channels; empty if it can.
 
-    Any image can be had in grey or RGB, but a fourth band is there or is not.
+    Any image can be converted to grey or RGB, but a fourth band must be in the file.
+
+    Args:
+        bands: Number of bands of the file.
+        channels: Number of channels that the network takes.
     """
     if channels < MOST_BANDS or bands == channels:
         return ""
@@ -76,7 +80,7 @@ def misfit(bands: int, channels: int) -> str:
 
 
 def read_header(path: Path) -> Header:
-    """Look at an image file without decoding it; milliseconds cheaper than `read_image`.
+    """Read the header of an image file, which takes milliseconds less than `read_image`.
 
     Raises:
         RequestError: If the file is missing, empty, not an image, truncated (as far as its last
@@ -85,7 +89,7 @@ def read_header(path: Path) -> Header:
     try:
         size = _file_size(path)
         with path.open("rb", buffering=1 << 16) as stream:
-            # Fills the buffer: a slow drive is waited for here rather than under the lock.
+            # Fills the buffer: a slow drive is waited for here and not while holding the lock.
             stream.seek(-len(stream.read(1)), io.SEEK_CUR)
             header = _parse(stream, path)
             stream.seek(max(0, size - TAIL))
@@ -93,17 +97,17 @@ def read_header(path: Path) -> Header:
             if not _is_over(tail, header.format):
                 stream.seek(0)
                 _check_end(stream.read(), header.format, path)
-    except (OSError, ValueError) as error:  # the latter where the name itself cannot be one
+    except (OSError, ValueError) as error:  # ValueError if the name cannot be that of a file
         raise RequestError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     return header
 
 
 def parse_header(content: bytes, path: Path) -> Header:
-    """As `read_header`, of a file's bytes.
+    """Read the header from the content of a file, as `read_header` does.
 
     Args:
-        content: The whole file.
-        path: For messages.
+        content: Content of the whole file.
+        path: Path of the file, for messages.
     """
     header = _parse(io.BytesIO(content), path)
     if not _is_over(content[-TAIL:], header.format):
@@ -115,17 +119,17 @@ def read_bytes(path: Path) -> bytes:
     """The content of a regular file that is not empty.
 
     Raises:
-        RequestError: If it is none or cannot be read.
+        RequestError: If it is no such file or cannot be read.
     """
     try:
         _file_size(path)
         return path.read_bytes()
-    except (OSError, ValueError) as error:  # the latter where the name itself cannot be one
+    except (OSError, ValueError) as error:  # ValueError if the name cannot be that of a file
         raise RequestError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _file_size(path: Path) -> int:
-    """Size in bytes; a device or a pipe is refused before it is opened, which would not end."""
+    """Size in bytes; a device or a pipe is refused, since reading it might never end."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise RequestError(f"{path}: not a file")
@@ -135,7 +139,7 @@ def _file_size(path: Path) -> int:
 
 
 def _parse(stream: IO[bytes], path: Path) -> Header:
-    """The header, by Pillow, which reads no further than it must."""
+    """The header by Pillow, which reads no further than necessary."""
     samples = tiff_short(stream, SAMPLES)
     issue = _odd_samples(stream)
     stream.seek(0)
@@ -157,29 +161,29 @@ def _parse(stream: IO[bytes], path: Path) -> Header:
                 bands = _BANDS.get(image.mode, len(image.getbands()))
                 if image.mode == "LAB":
                     raise ValueError("a TIFF in CIELAB colours; expected grey or RGB")
-                if image.mode == "RGB" and samples:  # Pillow passes over the fourth
+                if image.mode == "RGB" and samples:  # Pillow ignores the fourth band
                     bands = samples[1]
-                # A phone's MPO holds a second picture or a depth map beside the photograph.
+                # The MPO of a phone holds a second image or a depth map beside the photograph.
                 frames = 1 if kind == "MPO" else _frames(image)
     except UnidentifiedImageError as error:
         raise RequestError(f"{path}: not a readable image ({unread})") from error
     except Image.DecompressionBombError as error:
         raise RequestError(f"{path}: more than {MAX_PIXELS} pixels, which is refused") from error
-    except Exception as error:  # of any kind: Pillow promises nothing about damaged files
+    except Exception as error:  # Pillow may raise anything for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RequestError(f"{path}: not a readable image ({reason})") from error
-    if width * height > MAX_PIXELS:  # whoever imports Pillow can take its limit off
+    if width * height > MAX_PIXELS:  # Pillow's own limit can be switched off by other libraries
         raise RequestError(f"{path}: more than {MAX_PIXELS} pixels, which is refused")
     if frames > 1:
         raise RequestError(f"{path}: an animation of {frames} frames; expected a single picture")
-    # Pillow and OpenCV both hand over a TIFF that is turned already.
+    # Pillow and OpenCV both return a TIFF upright already.
     if orientation > 4 and kind != "TIFF":
         width, height = height, width
     return Header(width, height, orientation, "JPEG" if kind == "MPO" else str(kind), bands)
 
 
 def _odd_samples(stream: IO[bytes]) -> str:
-    """What samples a TIFF has that do not become 8 bits as they are; empty if they do."""
+    """The samples of a TIFF that cannot be converted to 8 bits, described; empty if they can."""
 
     def ask(tag: int, default: int) -> int:
         stream.seek(0)
@@ -194,27 +198,27 @@ def _odd_samples(stream: IO[bytes]) -> str:
 
 
 def bit_depth(content: bytes, kind: str) -> int:
-    """Bits of a sample in a PNG or a TIFF; 8 for other formats, which have no more.
+    """Bits per sample of a PNG or a TIFF; 8 for other formats, which have no more.
 
     Args:
-        content: The file's.
-        kind: `Header.format`.
+        content: Content of the file.
+        kind: Format of the file, as in `Header.format`.
     """
     if kind == "PNG":
-        return content[24]  # of IHDR, which comes first (PNG, section 11.2.1)
+        return content[24]  # in IHDR, the first chunk (PNG, section 11.2.1)
     found = tiff_short(io.BytesIO(content), BITS) if kind == "TIFF" else None
     return 8 if found is None else found[1]
 
 
 def tiff_short(stream: IO[bytes], tag: int) -> tuple[int, int] | None:
-    """A number of two bytes that a TIFF says of its first picture; the first where it has several.
+    """The first value of a two-byte tag of the first image in a TIFF.
 
     Args:
-        stream: At the beginning of the file; it is left anywhere.
-        tag: The number's.
+        stream: The file, at its beginning; its position is undefined afterwards.
+        tag: Number of the tag.
 
     Returns:
-        Where in the file it stands, and the number; None if it is not there, or this is no TIFF.
+        Offset of the value in the file, and the value; None if there is no such tag or no TIFF.
     """
     order = {b"II": "<", b"MM": ">"}.get(stream.read(2))
     if order is None:
@@ -232,21 +236,22 @@ def tiff_short(stream: IO[bytes], tag: int) -> tuple[int, int] | None:
             key, kind, count, values = take(entry)
             if (key, kind) == (tag, _SHORT) and count:
                 start = stream.tell() - len(values)
-                if 2 * count > len(values):  # they stand elsewhere
+                if 2 * count > len(values):  # the values do not fit into the tag
                     (start,) = struct.unpack(order + address, values)
                 stream.seek(start)
                 return start, *take("H")
     except (KeyError, struct.error, OSError, ValueError, OverflowError):
-        pass  # damaged, which its decoder says
+        pass  # a damaged file, which the decoder reports
     return None
 
 
 def _count(bands: int) -> str:
+    """A number of bands in words."""
     return f"{bands} band{'s' * (bands > 1)}"
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation; what is not one of the eight means nothing."""
+    """The EXIF orientation; 1 if it is none of the eight values."""
     value: Any = 1
     if "exif" in image.info:
         exif = Image.Exif()
@@ -258,20 +263,20 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _frames(image: Image.Image) -> int:
-    """Number of pictures in a file; they are counted only where there are several."""
+    """Number of frames of a file; only animations are counted, since counting takes time."""
     return int(getattr(image, "n_frames", 1)) if getattr(image, "is_animated", False) else 1
 
 
 def _is_over(tail: bytes, kind: str) -> bool:
-    """Whether the end of a file shows its end marker; True for formats without one."""
+    """Whether the end of a file contains the end marker; True for formats without one."""
     if kind == "JPEG":
-        # A scan after the marker means that it was not the last: a thumbnail has its own.
+        # A scan after the marker means that the marker is that of a thumbnail.
         end = tail.rfind(b"\xff\xd9")
         return end >= 0 and tail.find(b"\xff\xda", end) < 0
     return kind != "PNG" or b"IEND" in tail
 
 
 def _check_end(content: bytes, kind: str, path: Path) -> None:
-    """Refuse a truncated file: the JPEG decoder fills up what is missing and says nothing."""
+    """Refuse a truncated file: the JPEG decoder fills in missing pixels without an error."""
     if not _is_over(content, kind):
         raise RequestError(f"{path}: a truncated {kind}")

@@ -1,7 +1,7 @@
-"""Image files as pixels, and the one resizing.
+"""Decoding of image files, and the only resizing.
 
-Files come from strangers. Whatever is in one, reading it gives an image or a RequestError that
-names it. Torch is not imported here, so that a wrong request is answered at once.
+Files are not trusted: whatever one contains, reading it returns an image or raises a RequestError
+that names it. Torch is not imported here, so that wrong requests are refused at once.
 """
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ REDUCED = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
 }
-# What there is in files of 16 bits: the fewest that hold the largest value are taken.
+# Bit depths of files of 16 bits: the smallest that holds the largest value is taken.
 DEPTHS = (8, 10, 12, 14, 16)
-# By the number of channels wanted.
+# Flags by the number of channels wanted.
 MODES = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR_RGB, 4: cv2.IMREAD_UNCHANGED}
-# For 16 bits; from blue to red, since OpenCV 5.0 gives noise for TIFFs asked for in RGB.
+# Flags for 16 bits. In the order BGR, since OpenCV 5.0 returns noise for TIFFs decoded as RGB.
 DEEP_MODES = {
     1: cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH,
     3: cv2.IMREAD_COLOR_BGR | cv2.IMREAD_ANYDEPTH,
     4: cv2.IMREAD_UNCHANGED,
 }
 
-# A file that OpenCV refuses is named by a RequestError; its own lines would only repeat that.
+# Files that OpenCV refuses are reported by a RequestError; its own log would only repeat that.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 class Resized(NamedTuple):
-    """An image at the network's size.
+    """An image at the input size of the network.
 
     Attributes:
-        image: `(h, w, C)` uint8, its longer side as asked for.
-        height: Of the original, upright, pixels.
-        width: Of the original, upright, pixels.
+        image: `(h, w, C)` uint8, with the longer side that was asked for.
+        height: Height of the upright original, pixels.
+        width: Width of the upright original, pixels.
     """
 
     image: NDArray[np.uint8]
@@ -81,35 +81,36 @@ def read_image(
     """Decode an image file, upright (EXIF), in 8 bits.
 
     Args:
-        path: The file.
-        longest: No more than so many pixels of the longer side are needed: a larger JPEG may be
-            decoded at 1/2, 1/4 or 1/8 of its size, which is several times as fast. Sides are
-            rounded up, so things near the far edges may lie off by less than a pixel of those.
-        content: The file's bytes, where they have been read.
-        channels: 1 is grey, 3 RGB without transparency, whatever the file has; 4 RGB and the band
-            that the file has beside, as stored.
+        path: Path of the file.
+        longest: Number of pixels of the longer side that are needed; a larger JPEG may be decoded
+            at 1/2, 1/4 or 1/8 of its size, which is several times as fast. Sides are rounded up, so
+            objects near the right and lower edges may be off by less than a pixel of that scale.
+        content: Content of the file, if it has been read already.
+        channels: 1 is grey and 3 is RGB without transparency, whatever the file has; 4 is RGB and
+            the fourth band as stored.
 
     Returns:
         `(H, W, channels)` uint8.
 
     Raises:
-        RequestError: As `read_header`; if the file cannot be decoded, or has no fourth band.
+        RequestError: In the cases of `read_header`; if the file cannot be decoded, or lacks the
+            fourth band.
     """
     content = read_bytes(path) if content is None else content
     return _decode(content, parse_header(content, path), path, longest, channels)
 
 
 def read_resized(path: Path, size: int, content: bytes | None = None, channels: int = 3) -> Resized:
-    """Decode an image file and bring it to the network's size.
+    """Decode an image file and resize it to the input size of the network.
 
     Args:
-        path: The file.
+        path: Path of the file.
         size: Longer side afterwards, pixels.
-        content: The file's bytes, where they have been read.
-        channels: As `read_image` takes them.
+        content: Content of the file, if it has been read already.
+        channels: Number of channels, as for `read_image`.
 
     Raises:
-        RequestError: As `read_image`.
+        RequestError: In the cases of `read_image`.
     """
     content = read_bytes(path) if content is None else content
     header = parse_header(content, path)
@@ -122,8 +123,8 @@ def resized_shape(height: int, width: int, size: int) -> tuple[int, int]:
     """Height and width after `resize`, pixels.
 
     Args:
-        height: Of the original, pixels.
-        width: Of the original, pixels.
+        height: Height of the original, pixels.
+        width: Width of the original, pixels.
         size: Longer side afterwards, pixels.
     """
     scale = size / max(height, width)
@@ -133,40 +134,40 @@ def resized_shape(height: int, width: int, size: int) -> tuple[int, int]:
 def resize(
     image: NDArray[np.uint8], size: int, original: tuple[int, int] | None = None
 ) -> NDArray[np.uint8]:
-    """Bring the longer side to a size; the only place where images are resized.
+    """Resize an image to a longer side; the only place where images are resized.
 
     Args:
         image: `(H, W, C)` uint8.
         size: Longer side afterwards, pixels.
-        original: Height and width that the shape is computed from, where `image` was decoded at
-            a reduced scale; None takes its own.
+        original: Height and width of the original, if `image` was decoded at a reduced scale; None
+            takes those of `image`.
 
     Returns:
-        `(*resized_shape(*original, size), C)` uint8; `image` itself where nothing is to be done.
+        `(*resized_shape(*original, size), C)` uint8; `image` itself if it has that shape.
     """
     before = (image.shape[0], image.shape[1])
     rows, columns = original or before
     height, width = resized_shape(rows, columns, size)
     if before == (height, width):
         return image
-    # Averaging keeps small objects that sampling would step over.
+    # Averaging keeps small objects that sampling would miss.
     shrinks = max(height, width) <= max(before)
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     resized: Any = cv2.resize(image, (width, height), interpolation=method)
-    # OpenCV leaves out a single channel's dimension.
+    # OpenCV drops the dimension of a single channel.
     return np.asarray(resized, dtype=np.uint8).reshape(height, width, image.shape[2])
 
 
 def _decode(
     content: bytes, header: Header, path: Path, longest: int | None, channels: int
 ) -> NDArray[np.uint8]:
-    """The pixels of a file whose header has been looked at."""
+    """Decode the content of a file whose header has been read."""
     if issue := misfit(header.bands, channels):
         raise RequestError(f"{path}: {issue}")
     longer, factor = max(header.height, header.width), 1
     if longest and header.format == "JPEG":
         factor = next((f for f in REDUCED if longer >= f * longest), 1)
-    # Turned below, by the header's own reading, so that the two never disagree.
+    # Rotated below by the orientation in the header, so that the two never disagree.
     deep = bit_depth(content, header.format) > 8
     mode = (DEEP_MODES if deep else MODES)[channels]
     flags = mode | cv2.IMREAD_IGNORE_ORIENTATION | REDUCED.get(factor, 0)
@@ -183,7 +184,7 @@ def _decode(
     expected = (-(-header.height // factor), -(-header.width // factor), channels)
     if image is None or np.atleast_3d(image).shape != expected:
         raise RequestError(f"{path}: not a readable image")
-    if channels == 4:  # unchanged is also from blue to red
+    if channels == 4:  # IMREAD_UNCHANGED returns BGRA
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
     elif deep and channels == 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -193,9 +194,9 @@ def _decode(
 
 
 def _in_eight_bits(image: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """The upper 8 of the bits in use: a sensor's 12 bits, say, lie at the lower end of the 16.
+    """The upper 8 bits of the bits in use: 12 bits of a sensor are the lower ones of the 16.
 
-    The fourth band may use more than the colours do, as transparency does, but never fewer.
+    The fourth band may use more bits than the colours, as transparency does, but not fewer.
     """
     depth = 8
     parts = []
@@ -207,7 +208,7 @@ def _in_eight_bits(image: NDArray[np.uint16]) -> NDArray[np.uint8]:
 
 
 def _name_no_alpha(content: bytes) -> bytes:
-    """A TIFF whose fourth band is not said to be transparency: OpenCV darkens the colours by it."""
+    """Declare the fourth band of a TIFF as no transparency, by which OpenCV darkens colours."""
     found = tiff_short(io.BytesIO(content), EXTRA_SAMPLES)
     if found is None:
         return content

@@ -1,1 +1,1 @@
-"""Data set, sampler, augmentation and caches behind Lightning's loaders."""
+"""Loading of batches: data set, sampler, augmentation, caches and Lightning's data module."""

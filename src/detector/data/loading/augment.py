@@ -1,4 +1,4 @@
-"""Augmentation: everything that is specific to albumentations (2.0, archived)."""
+"""Augmentation; the only module that uses albumentations (2.0, archived)."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from numpy.typing import NDArray
 from detector.core.errors import RequestError
 from detector.data.images.pixels import resize
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import makes a network request
 
 import albumentations as A
 
 Steps = Sequence[dict[str, Any]]
 
-# Columns behind a box's corners: the row it had, and what is left of its area.
+# Columns after the corners of a box: its original row, and the share of its area that is left.
 ROW, SHARE, COLUMNS = 4, 5, 6
 RGB = 3
-TRIED = 64  # pixels, the sides of the image that steps are tried on
+TRIED = 64  # sides of the image that steps are tried on, pixels
 
 
 class Augmenter:
-    """Random changes to an image of the network's size, and to its boxes.
+    """Random changes of an image at the input size of the network, and of its boxes.
 
     Args:
-        steps: Albumentations' transforms: each `{"name": CLASS, **arguments}`.
-        image_size: The longer side, pixels; a step that changes it, such as a crop, is followed by
-            a resizing.
+        steps: Transforms of albumentations, each as `{"name": CLASS, **arguments}`.
+        image_size: Longer side of the images, pixels; after a step that changes it, such as a crop,
+            the image is resized.
         min_visibility: A box that keeps less than this share of its area is removed.
-        channels: Of the images. Of more than three, steps that know of colours alone change the
-            first three; on grey, those that change colours do nothing.
+        channels: Number of channels of the images. If there are more than three, steps for colours
+            change the first three; on grey images, they have no effect.
 
     Raises:
         RequestError: If a step is not a transform of albumentations, refuses its arguments, or
-            has no meaning for so many channels.
+            cannot be applied to images of so many channels.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class Augmenter:
         self.image_size = image_size
         self.min_visibility = min_visibility
         self.channels = channels
-        # `Compose` sets the transforms up for boxes, but does not run them: it checks the boxes
-        # over and over, which takes as long as half of the decoding, and gives all transforms the
-        # same random numbers, so that two of p=0.5 would always come together.
+        # `Compose` only sets the transforms up for boxes. Running them in it would check the boxes
+        # repeatedly, which takes half as long as decoding, and would give all transforms the same
+        # random numbers, so that two transforms with p=0.5 would always be applied together.
         built = [_build(i, step) for i, step in enumerate(steps)]
         A.Compose([*built, A.NoOp()], bbox_params=A.BboxParams("albumentations", label_fields=[]))
         self.transforms = built
-        if channels == 1:  # said of every image; that grey has no hue is no news
+        if channels == 1:  # it would warn for every image
             warnings.filterwarnings("ignore", ".*(already gray|to grayscale image)", UserWarning)
         self.appliers = [_applier(i, step, channels) for i, step in enumerate(steps)]
 
@@ -65,16 +65,17 @@ class Augmenter:
         Args:
             image: `(H, W, C)` uint8.
             boxes: `(N, 4)` xyxy, pixels.
-            key: What the randomness is a function of: seed, epoch, image.
+            key: Seed of the random numbers: seed, epoch and image.
 
         Returns:
-            The new image, the `(M, 4)` boxes left, and the `(M,)` rows they had. Boxes are inside
-            the image and at least a pixel wide and high: degenerate ones make the loss infinite.
+            The new image, the `(M, 4)` boxes that are left, and their `(M,)` original rows. Boxes
+            lie inside the image and have sides of at least a pixel: degenerate boxes would make the
+            loss infinite.
 
         Raises:
             RequestError: If a step fails on this image.
         """
-        # Albumentations' boxes are shares of the sides, and carry further columns along.
+        # Boxes of albumentations are fractions of the sides, and may have further columns.
         table = np.empty((len(boxes), COLUMNS))
         table[:, :4] = boxes / _sides(image)
         table[:, ROW], table[:, SHARE] = np.arange(len(boxes)), 1
@@ -91,7 +92,7 @@ class Augmenter:
         return image, left[good], table[good, ROW].astype(np.int64)
 
     def _clip(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Cut boxes at the edges and leave out those of which too little remains."""
+        """Clip boxes to the image and remove those of which too little remains."""
         corners = table[:, :4]
         if not len(table) or (corners.min() >= 0 and corners.max() <= 1):
             return table
@@ -106,14 +107,14 @@ class Augmenter:
 def _apply(
     transform: A.BasicTransform, image: NDArray[np.uint8], table: NDArray[np.float64]
 ) -> dict[str, Any]:
-    """One step; what it says when it fails, such as a crop larger than the image, with its name."""
+    """Apply one step; an error, such as of a crop larger than the image, names the step."""
     try:
         done: dict[str, Any] = transform(image=image, bboxes=table)
         if done["image"].dtype != np.uint8:
             raise TypeError(f"it gives {done['image'].dtype}; only the model scales and normalises")
         if done["image"].shape[2:] != image.shape[2:]:
             raise TypeError("it gives another number of channels")
-    except Exception as error:  # of any kind: they are the library's
+    except Exception as error:  # the library may raise any
         height, width = image.shape[:2]
         reason = " ".join(str(error).split())
         raise RequestError(
@@ -125,7 +126,7 @@ def _apply(
 def _apply_to_colours(
     transform: A.BasicTransform, image: NDArray[np.uint8], table: NDArray[np.float64]
 ) -> dict[str, Any]:
-    """As `_apply`, to the first three channels of an image of more."""
+    """Apply one step to the first three channels of an image with more."""
     done = _apply(transform, image[..., :RGB], table)
     return {**done, "image": np.concatenate((done["image"], image[..., RGB:]), axis=2)}
 
@@ -133,13 +134,13 @@ def _apply_to_colours(
 def _applier(
     index: int, step: dict[str, Any], channels: int
 ) -> Callable[[A.BasicTransform, NDArray[np.uint8], NDArray[np.float64]], dict[str, Any]]:
-    """How a step is applied to images of so many channels, found out by trying."""
+    """The function that applies a step to images of so many channels, determined by a trial."""
     if channels == RGB:
         return _apply
     transform = _build(index, {**step, "p": 1.0})
     A.Compose([transform, A.NoOp()], bbox_params=A.BboxParams("albumentations", label_fields=[]))
     issue = _try(transform, channels)
-    # What fails on RGB too, such as a crop larger than this, is said of the image it fails on.
+    # A step that fails on RGB too, such as a crop larger than this image, is reported when used.
     if issue is None or _try(transform, RGB) is not None:
         return _apply
     if channels > RGB and isinstance(transform, A.ImageOnlyTransform):
@@ -152,7 +153,7 @@ def _applier(
 
 
 def _try(transform: A.BasicTransform, channels: int) -> RequestError | None:
-    """What a step says to noise of so many channels."""
+    """The error of a step on a random image with so many channels; None if it works."""
     noise = np.random.default_rng(0).integers(0, 256, (TRIED, TRIED, channels), dtype=np.uint8)
     try:
         with warnings.catch_warnings():
@@ -164,19 +165,19 @@ def _try(transform: A.BasicTransform, channels: int) -> RequestError | None:
 
 
 def _sides(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Width, height, width, height."""
+    """Width, height, width and height of an image."""
     height, width = image.shape[:2]
     return np.array([width, height, width, height], dtype=np.float64)
 
 
 def _areas(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`(N,)` areas, as shares of the image's."""
+    """`(N,)` areas of boxes, as fractions of the area of the image."""
     areas: NDArray[np.float64] = (table[:, 2:4] - table[:, :2]).prod(1)
     return areas
 
 
 def _build(index: int, step: dict[str, Any]) -> A.BasicTransform:
-    """One transform, by name: nothing but albumentations' own can be reached from a config."""
+    """One transform by name; a configuration can only name transforms of albumentations."""
     arguments = dict(step)
     if "name" not in arguments:
         raise RequestError(f"augment.steps[{index}]: no name; expected {{name: TRANSFORM, ...}}")
@@ -186,7 +187,7 @@ def _build(index: int, step: dict[str, Any]) -> A.BasicTransform:
         raise RequestError(f"augment.steps[{index}]: {name!r} is not a transform of albumentations")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # so it speaks of unknown arguments
+            warnings.simplefilter("error", UserWarning)  # its way to report unknown arguments
             transform: A.BasicTransform = kind(**arguments)
     except (TypeError, ValueError, UserWarning) as error:
         reason = " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""The Lightning side of the data: loaders over the splits."""
+"""Lightning's data module: loaders of the splits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from detector.data.options import AugmentOptions, DataOptions
 
 
 class DetectionDataModule(pl.LightningDataModule):
-    """Loaders of uint8 batches, the same whatever the number of workers.
+    """Loaders of uint8 batches, which do not depend on the number of workers.
 
     Args:
         splits: `train`, `val` and perhaps `test`.
@@ -33,7 +33,7 @@ class DetectionDataModule(pl.LightningDataModule):
         cache: Folder of decoded images for `cache=disk`; None: the user's cache folder.
 
     Raises:
-        RequestError: If the augmentation is wrong, or images cannot be kept as asked for.
+        RequestError: If the augmentation is wrong, or images cannot be cached as asked for.
     """
 
     def __init__(
@@ -60,23 +60,23 @@ class DetectionDataModule(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Augmented training batches, shuffled anew every epoch."""
+        """Augmented training batches in a new order every epoch."""
         return self.loader("train", training=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The validation split, in order."""
+        """Batches of the validation split, in order."""
         return self.loader("val", training=False)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The test split, in order."""
+        """Batches of the test split, in order."""
         return self.loader("test", training=False)
 
     def loader(self, split: str, *, training: bool) -> DataLoader[Any]:
-        """A loader over one split.
+        """A loader of one split.
 
         Args:
-            split: A key of `splits`.
-            training: Shuffle and augment.
+            split: Name of the split, a key of `splits`.
+            training: Shuffle and augment the images.
         """
         images, options = self.splits[split], self.options
         status = LoaderStatus(self.workers)
@@ -101,12 +101,12 @@ class DetectionDataModule(pl.LightningDataModule):
             pin_memory=options.pin_memory and torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
             worker_init_fn=_one_thread,
-            # Memory that is shared without a name is inherited by forked processes alone.
+            # Only forked processes inherit anonymous shared memory.
             multiprocessing_context="fork" if self.workers and options.cache == "ram" else None,
         )
 
     def _sampler(self, images: AnnotatedImages, *, training: bool) -> KeyedSampler:
-        """This process' images, batch by batch."""
+        """Sampler of the images of this process, batch by batch."""
         options = self.options
         grouped, threshold = training and options.group_by_aspect, options.repeat_threshold
         return KeyedSampler(
@@ -122,8 +122,8 @@ class DetectionDataModule(pl.LightningDataModule):
 
 
 def _one_thread(_: int) -> None:
-    """A worker is a process: threads inside it only fight the others for the cores.
+    """Limit OpenCV to one thread in a worker: more would compete for the cores with other workers.
 
-    Torch sees to its own threads by itself.
+    Torch limits its own threads in workers.
     """
     cv2.setNumThreads(0)

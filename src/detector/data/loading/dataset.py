@@ -1,4 +1,4 @@
-"""Images and targets by index: decode once, augment, hand over as uint8."""
+"""Data set of images and targets: decoded once, augmented, uint8."""
 
 from __future__ import annotations
 
@@ -30,17 +30,16 @@ def to_tensor(image: NDArray[np.uint8]) -> Tensor:
 
 
 class DetectionDataset(Dataset[Sample]):
-    """A split as samples.
+    """Samples of a split.
 
     Args:
-        images: The split.
-        augmenter: Says how large images are and what is in them; changes those for training.
-        training: Targets follow the augmented image and leave out what is to be ignored; else
-            images are only resized, and targets stay the file's own, in original pixels, as
-            evaluation needs them.
-        seed: Of the augmentation.
-        load_image: Where images come from; None decodes them each time.
-        status: Where the image that is being loaded is noted, for the watchdog.
+        images: Images of the split.
+        augmenter: Augmentation of training images; it also defines size and channels of all images.
+        training: Augment images and their boxes, and leave out ignored boxes. If not, images are
+            only resized, and targets are in original pixels, as evaluation needs them.
+        seed: Seed of the augmentation.
+        load_image: Function that loads an image; None decodes it each time.
+        status: Status of the loader processes, in which the image being loaded is recorded.
     """
 
     def __init__(
@@ -69,11 +68,11 @@ class DetectionDataset(Dataset[Sample]):
         """Decode and augment one image.
 
         Args:
-            key: Epoch and image index, from `KeyedSampler`.
+            key: Epoch and index of the image, from `KeyedSampler`.
 
         Raises:
             RequestError: If the file is unreadable or contradicts its annotation.
-            WorkError: If the machine has no memory for it, or no more of something else.
+            WorkError: If memory or another resource of the machine is exhausted.
         """
         with self.status.busy(key.image):
             annotated = self.images[key.image]
@@ -109,21 +108,21 @@ class DetectionDataset(Dataset[Sample]):
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """A batch as two lists: images differ in size until the model pads them."""
+    """A batch as two lists; images differ in size until the model pads them."""
     images, targets = zip(*samples, strict=True)
     return list(images), list(targets)
 
 
 class Packed(NamedTuple):
-    """A batch as three tensors, as it crosses from a worker.
+    """A batch as three tensors, as a worker sends it to the main process.
 
-    Every tensor is a piece of shared memory of its own, and takes longer to hand over than to fill:
-    six for each image cost more than decoding it.
+    Every tensor has its own block of shared memory, which takes longer to send than to fill: six
+    tensors for each image cost more than decoding it.
 
     Attributes:
-        pixels: uint8, `(H, W, C)` of every image, one after the other.
+        pixels: uint8 pixels `(H, W, C)` of all images, concatenated.
         images: `(n, 7)` float64: C, height, width, image id, scale x and y, number of boxes.
-        boxes: `(T, 6)` float64: box, label, ignore; of all images, one after the other.
+        boxes: `(T, 6)` float64: box, label and ignore of the boxes of all images.
     """
 
     pixels: Tensor
@@ -132,11 +131,11 @@ class Packed(NamedTuple):
 
 
 def pack(samples: list[Sample]) -> Packed:
-    """A batch for the way out of a worker, in shared memory; `unpack` is the way back, to the bit.
+    """Pack a batch into shared memory in a worker; `unpack` restores it bit by bit.
 
     Raises:
-        WorkError: If there is no room for it. The queue would share it too, but in a thread, whose
-            errors nobody hears of.
+        WorkError: If there is no room for it. Torch's queue would also share the memory, but in a
+            thread whose errors are lost.
     """
     pixels = torch.cat([image.permute(1, 2, 0).flatten() for image, _ in samples])
     images = [
@@ -157,7 +156,7 @@ def pack(samples: list[Sample]) -> Packed:
 
 
 def unpack(packed: Packed) -> Batch:
-    """The batch that `collate` would have made; images are views of the packed pixels."""
+    """Restore the batch that `collate` returns; images are views of the packed pixels."""
     images, targets = [], []
     shapes = packed.images[:, :3].long().tolist()
     counts = packed.images[:, 6].long().tolist()

@@ -1,6 +1,6 @@
-"""Where a data set's images come from: decoded and resized each time, or once and then kept.
+"""Loading of images at the input size: decoded each time, or cached in memory or in files.
 
-Whatever is kept is what decoding gives: the same bytes (tested).
+Cached images are bitwise equal to decoded ones.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from detector.data.images.pixels import (
 log = logging.getLogger(__name__)
 
 Kind = Literal["none", "ram", "disk"]
-# Index and file of an image -> the image at the network's size.
+# Function of index and path of an image that returns the image at the input size of the network.
 ImageLoader = Callable[[int, Path], Resized]
 
-# Where Linux says what a container may use (its documentation: cgroup-v2, "memory").
+# Where Linux keeps the memory limits of a container (its documentation: cgroup-v2, "memory").
 CGROUP = Path("/sys/fs/cgroup")
-# Of a file of `DiskCache`: checksum of the rest, original height and width, height and width.
+# Head of a file of `DiskCache`: checksum of the rest, original height and width, height and width.
 HEAD = struct.Struct("<5I")
-# Entries of another rule of resizing, or of another decoder, are not found.
+# Part of the name of a file, so that files of another resizing or another decoder are not used.
 VERSION = f"2 {cv2.__version__}".encode()[: hashlib.blake2b.PERSON_SIZE]
 
 
@@ -55,19 +55,19 @@ def make_image_loaders(
     processes: int = 1,
     channels: int = 3,
 ) -> dict[str, ImageLoader]:
-    """One source for each split.
+    """Make the image loader of each split.
 
     Args:
-        splits: By name.
-        size: The images' longer side, pixels.
-        kind: `ram` and `disk` keep images. In memory, those of `train` and `val` are: a test split
-            is read once.
-        folder: Of `disk`.
-        processes: Training processes on this machine; each has a memory of its own.
-        channels: Of the images, as `read_image` takes them.
+        splits: Images by name of the split.
+        size: Longer side of the loaded images, pixels.
+        kind: `ram` and `disk` cache images; `ram` only those of `train` and `val`, since a test
+            split is read once.
+        folder: Folder of the files of `disk`.
+        processes: Number of training processes on this machine; each has its own memory cache.
+        channels: Number of channels of the images, as `read_image` takes it.
 
     Raises:
-        RequestError: If the images do not fit into the memory, or there is no folder to write to.
+        RequestError: If the images do not fit into memory, or there is no folder to write to.
     """
     if kind == "disk":
         if folder is None:
@@ -82,18 +82,18 @@ def make_image_loaders(
 
 
 class RamCache:
-    """Images in memory that all loader processes share and fill together.
+    """Cache of images in memory that all loader processes share and fill together.
 
-    The memory is anonymous and mapped before the loader processes are forked. Containers limit
-    `/dev/shm`, where other shared memory lives, to little.
+    The memory is anonymous and mapped before the loader processes are forked. Other shared memory
+    is in `/dev/shm`, of which containers have little.
 
     Args:
-        images: The split; where it does not say how large an image is, its header is read.
-        size: The images' longer side, pixels.
-        channels: As `read_image` takes them.
+        images: Images of the split; the header of an image of unknown size is read.
+        size: Longer side of the cached images, pixels.
+        channels: Number of channels, as `read_image` takes it.
 
     Raises:
-        RequestError: If a limit of the system's, such as `ulimit -v`, does not allow as much.
+        RequestError: If a limit of the system, such as `ulimit -v`, does not allow so much memory.
     """
 
     def __init__(self, images: AnnotatedImages, size: int, channels: int = 3) -> None:
@@ -107,7 +107,7 @@ class RamCache:
         self.shapes = np.array(shapes, dtype=np.int64).reshape(-1, 2)
         self.ends = np.cumsum(self.shapes.prod(1) * channels)
         self.bytes = int(self.ends[-1]) if len(self.ends) else 0
-        # The system gives memory when it is written to, so this takes none yet.
+        # Memory is only taken when it is written to.
         try:
             self.pixels = np.frombuffer(mmap.mmap(-1, self.bytes + 1), dtype=np.uint8)
         except OSError as error:
@@ -118,17 +118,17 @@ class RamCache:
         self.ready = np.frombuffer(mmap.mmap(-1, len(images) + 1), dtype=np.uint8)
 
     def __call__(self, index: int, path: Path) -> Resized:
-        """The image, from memory if any process has put it there."""
+        """Load an image, from memory if any process has cached it."""
         height, width = self.sizes[index].tolist()
         rows, columns = self.shapes[index].tolist()
         end = int(self.ends[index])
         shape = (rows, columns, self.channels)
         place = self.pixels[end - math.prod(shape) : end].reshape(shape)
         if self.ready[index]:
-            # A copy: what becomes of the batch must not reach the memory.
+            # A copy, so that changes of the batch do not change the cache.
             return Resized(place.copy(), height, width)
         fresh = read_resized(path, self.size, channels=self.channels)
-        # Else its annotation is wrong, which the data set says.
+        # If not, the annotation is wrong, which the data set reports.
         if (fresh.height, fresh.width) == (height, width):
             place[:] = fresh.image
             self.ready[index] = 1  # last: two processes at the same image write the same
@@ -136,12 +136,12 @@ class RamCache:
 
 
 class DiskCache:
-    """Images in files named by the original's content, so that copies and renamed ones are found.
+    """Cache of images in files named by the content of the original, wherever that lies.
 
     Args:
-        folder: Where the files are; made if it is missing.
-        size: The images' longer side, pixels.
-        channels: As `read_image` takes them.
+        folder: Folder of the files; it is made if it is missing.
+        size: Longer side of the cached images, pixels.
+        channels: Number of channels, as `read_image` takes it.
 
     Raises:
         RequestError: If the folder cannot be made.
@@ -160,7 +160,7 @@ class DiskCache:
             ) from error
 
     def __call__(self, index: int, path: Path) -> Resized:
-        """The image, from its file if there is a sound one."""
+        """Load an image, from its cached file if that is intact."""
         content = read_bytes(path)
         digest = hashlib.blake2b(content, digest_size=16, person=VERSION).hexdigest()
         file = self.folder / f"{digest}-{self.size}-{self.channels}"
@@ -171,7 +171,7 @@ class DiskCache:
         return found
 
     def _write(self, file: Path, image: Resized) -> None:
-        """Keep an image; several loader processes may do so with the same one."""
+        """Write an image, which several loader processes may do at once with the same one."""
         shape = image.image.shape[:2]
         rest = struct.pack("<4I", image.height, image.width, *shape) + image.image.tobytes()
         try:
@@ -188,12 +188,12 @@ class DiskCache:
 
 
 def _read(size: int, channels: int, index: int, path: Path) -> Resized:
-    """The source that keeps nothing."""
+    """The image loader without a cache."""
     return read_resized(path, size, channels=channels)
 
 
 def _unpack(file: Path, channels: int) -> Resized | None:
-    """The image in a file of `DiskCache`; None if there is none or it is damaged."""
+    """The image in a cached file; None if there is no such file or it is damaged."""
     try:
         content = file.read_bytes()
     except OSError:
@@ -208,7 +208,7 @@ def _unpack(file: Path, channels: int) -> Resized | None:
 
 
 def _check_memory(caches: Sequence[RamCache], processes: int) -> None:
-    """Say what the images will take; refuse what does not fit."""
+    """Log how much memory the images take; RequestError if it is not available."""
     needed = sum(cache.bytes for cache in caches) * processes
     free = _free_memory()
     count = sum(len(cache.sizes) for cache in caches)
@@ -223,13 +223,13 @@ def _check_memory(caches: Sequence[RamCache], processes: int) -> None:
 
 
 def _free_memory() -> int:
-    """Bytes that may still be taken: the machine's, or its container's if those are fewer."""
+    """Free memory of the machine or of its container, whichever is less, in bytes."""
     free = int(psutil.virtual_memory().available)
     try:
-        limit = int((CGROUP / "memory.max").read_text())  # a ValueError if there is none: "max"
+        limit = int((CGROUP / "memory.max").read_text())  # "max" is a ValueError: no limit
         used = int((CGROUP / "memory.current").read_text())
         lines = (CGROUP / "memory.stat").read_text().splitlines()
-        kept = dict(line.split() for line in lines)  # files it has read, which it can let go
+        kept = dict(line.split() for line in lines)  # cached files, whose memory can be freed
         return min(free, limit - used + int(kept["active_file"]) + int(kept["inactive_file"]))
     except (OSError, ValueError, KeyError):
         return free

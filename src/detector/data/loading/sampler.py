@@ -1,4 +1,4 @@
-"""Which images, in which batches: a pure function of seed, epoch and rank."""
+"""Sampler of training and evaluation: a pure function of seed, epoch and rank."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.utils.data import Sampler
 
 from detector.core.structures import AnnotatedImages
 
-# Images whose sides' ratios are within an eighth of an octave (9 %) may share a batch.
+# Images of one group have aspect ratios within an eighth of an octave (9 %).
 GROUPS_PER_OCTAVE = 8
 
 
 class SampleKey(NamedTuple):
-    """What a data set is asked for.
+    """Key of a sample of the data set.
 
     Attributes:
-        epoch: That the augmentation is keyed by.
-        image: Index in the split.
-        repeat: How often the image has come in this epoch before; keys the augmentation too.
+        epoch: Epoch, by which the augmentation is seeded.
+        image: Index of the image in the split.
+        repeat: Number of earlier samples of the image in this epoch; it seeds the augmentation too.
     """
 
     epoch: int
@@ -30,22 +30,22 @@ class SampleKey(NamedTuple):
 
 
 class KeyedSampler(Sampler[SampleKey]):
-    """Every image once an epoch, dealt out to the processes batch by batch.
+    """Every image once an epoch, distributed over the processes batch by batch.
 
-    Batches are formed over all processes, then cut: two processes with `batch_size=b` together see
-    what one with `2 * b` sees. Consecutive `batch_size` draws are a batch, so a plain DataLoader
-    can be used. Only the last batch is smaller; it is padded with the epoch's first images so that
-    all processes get the same number, as collective operations need.
+    Batches are formed over all processes and then cut: two processes with `batch_size=b` together
+    see what one process with `2 * b` sees. `batch_size` consecutive samples are a batch, as a plain
+    DataLoader expects. Only the last batch is smaller; it is padded with the first images of the
+    epoch so that all processes get the same number, as collective operations need.
 
     Args:
         length: Number of images.
-        shuffle: A new order every epoch; else always the split's own.
-        seed: Of the order.
-        rank: This process.
+        shuffle: Take a new order every epoch; else always the order of the split.
+        seed: Seed of the order.
+        rank: Rank of this process.
         world: Number of processes.
-        batch_size: Images a step and process.
-        groups: `(length,)` from `aspect_groups`: when shuffled, batches hold neighbouring groups
-            so that little padding is needed. None mixes all.
+        batch_size: Number of images in a step of one process.
+        groups: `(length,)` from `aspect_groups`; shuffled batches consist of images of neighbouring
+            groups, so that little padding is needed. None ignores aspect ratios.
         factors: `(length,)` from `repeat_factors`; None draws every image once.
     """
 
@@ -73,15 +73,15 @@ class KeyedSampler(Sampler[SampleKey]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; Lightning calls it, also after a resume."""
+        """Set the epoch; Lightning calls it, also after resuming."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Draws of this process in an epoch."""
+        """Number of samples of this process in an epoch."""
         return -(-self.length // self.world)
 
     def __iter__(self) -> Iterator[SampleKey]:
-        """The draws of this process."""
+        """The samples of this process."""
         images, repeats = self._epoch_order()
         order = np.resize(np.arange(len(images)), len(self) * self.world)
         whole = len(order) // (self.batch_size * self.world) * self.batch_size * self.world
@@ -95,7 +95,7 @@ class KeyedSampler(Sampler[SampleKey]):
         return (SampleKey(self.epoch, image, repeat) for image, repeat in pairs)
 
     def _epoch_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Images and their repeat numbers, of all processes, in order."""
+        """Images and their repeat numbers for all processes, in order."""
         rng = np.random.default_rng((self.seed, self.epoch))
         images = np.arange(self.images)
         repeats = np.zeros(self.images, dtype=np.int64)
@@ -113,13 +113,13 @@ class KeyedSampler(Sampler[SampleKey]):
 
 
 def aspect_groups(sizes: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Number images by the ratio of their sides, from wide to high.
+    """Group images by their aspect ratio.
 
     Args:
-        sizes: `(n, 2)` height and width; zeros where unknown, which counts as square.
+        sizes: `(n, 2)` height and width; zeros if unknown, which counts as square.
 
     Returns:
-        `(n,)` int64; 0 is square.
+        `(n,)` int64 group numbers, from wide to high; 0 is square.
     """
     octaves = np.log2(np.maximum(sizes, 1), dtype=np.float64)
     ratios = octaves[:, 0] - octaves[:, 1]
@@ -128,17 +128,17 @@ def aspect_groups(sizes: NDArray[np.int32]) -> NDArray[np.int64]:
 
 
 def repeat_factors(images: AnnotatedImages, threshold: float) -> NDArray[np.float64]:
-    """How often images are drawn so that rare classes are seen more (Gupta et al. 2019, LVIS).
+    """How often each image is drawn so that rare classes are seen more (Gupta et al. 2019, LVIS).
 
-    A class in a share f of the images has the factor `max(1, sqrt(threshold / f))`, an image the
-    largest of its classes'. What is ignored does not count.
+    A class in a share f of the images has the factor `max(1, sqrt(threshold / f))`, and an image
+    has the largest factor of its classes. Ignored boxes do not count.
 
     Args:
-        images: The split.
+        images: Images of the split.
         threshold: Share of the images below which a class is drawn more often.
 
     Returns:
-        `(n,)` float64, at least 1.
+        `(n,)` float64 factors, at least 1.
     """
     counts = np.diff(images.offsets)
     rows = np.flatnonzero(~images.ignore)
@@ -148,7 +148,7 @@ def repeat_factors(images: AnnotatedImages, threshold: float) -> NDArray[np.floa
     owner, label = present // classes, present % classes
     share = np.bincount(label, minlength=classes) / len(images)
     factor = np.sqrt(threshold / np.maximum(share, np.finfo(np.float64).tiny))
-    factors = np.ones(len(images))  # what the maximum starts from
+    factors = np.ones(len(images))  # the smallest factor
     np.maximum.at(factors, owner, factor[label])
     return factors
 
@@ -156,16 +156,16 @@ def repeat_factors(images: AnnotatedImages, threshold: float) -> NDArray[np.floa
 def _draw_counts(
     factors: NDArray[np.float64], total: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """How often each image comes: its factor rounded up or down.
+    """How often each image is drawn in an epoch: its factor rounded up or down at random.
 
-    Systematic sampling: the fractions are laid end to end, in random order, and whoever covers a
-    mark of a ruler with unit steps comes once more. The ruler's offset is drawn from where the
-    number of marks is right, so that epochs are equally long.
+    Systematic sampling: the fractional parts are accumulated in random order, and an image is drawn
+    once more if a point of a grid with unit steps falls into its part. The offset of the grid is
+    drawn such that the number of points is right, so that all epochs have the same length.
 
     Args:
-        factors: `(n,)`, at least 1.
-        total: Sum of the counts; the factors' sum, rounded.
-        rng: Of the draw.
+        factors: `(n,)` factors, at least 1.
+        total: Sum of the counts, which is the rounded sum of the factors.
+        rng: Random generator.
     """
     counts = np.floor(factors).astype(np.int64)
     order = rng.permutation(np.flatnonzero(factors > counts))
@@ -179,17 +179,17 @@ def _draw_counts(
 def _group(
     order: NDArray[np.int64], groups: NDArray[np.int64], size: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Reorder so that each `size` in a row are of neighbouring groups, such batches shuffled.
+    """Reorder images such that batches consist of neighbouring groups, in random order.
 
     Args:
-        order: `(n,)`, shuffled.
-        groups: `(n,)`, of those in `order`.
-        size: Images of a batch, over all processes.
-        rng: Of the batches' order.
+        order: `(n,)` shuffled images.
+        groups: `(n,)` group of each image in `order`.
+        size: Number of images of a batch, over all processes.
+        rng: Random generator.
     """
     order = order[np.argsort(groups, kind="stable")]
     batches, rest = divmod(len(order), size)
-    # The last batch has only the rest: it is taken from anywhere, so that it is no group's fate.
+    # The smaller last batch is taken from a random place, so that it is not always of one group.
     start = int(rng.integers(batches + 1)) * size
     whole = np.delete(order, slice(start, start + rest)).reshape(-1, size)
     return np.concatenate([rng.permutation(whole).ravel(), order[start : start + rest]])

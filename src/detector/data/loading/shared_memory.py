@@ -1,6 +1,6 @@
-"""Room for batches on their way from loader processes: containers have little of it.
+"""Shared memory for the batches of loader processes, of which containers have little.
 
-Torch is not imported here, so that a wrong request is answered at once.
+Torch is not imported here, so that wrong requests are refused at once.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 from detector.core.structures import AnnotatedImages
 from detector.data.images.pixels import resized_shape
 
-FOLDER = Path("/dev/shm")  # where Linux keeps it: `man 7 shm_overview`
+FOLDER = Path("/dev/shm")  # its place in Linux: `man 7 shm_overview`
 AHEAD = 2  # batches that each process loads ahead: DataLoader's `prefetch_factor`
-HELD = 2  # batches in use: the step's, and the one that Lightning has fetched for the next
+HELD = 2  # batches in use: that of the step, and the next one, which Lightning has fetched
 REMEDY = "docker run --shm-size=1g (or --ipc=host)"
 
 
@@ -37,10 +37,10 @@ def largest_batch(
     """Bytes of the largest batch of some splits.
 
     Args:
-        splits: Their images; one of unknown size counts as a square.
-        image_size: The longer side of the network's input, pixels.
-        channels: Of the network's input.
-        batch_size: Images in a batch.
+        splits: Images of the splits; an image of unknown size counts as a square.
+        image_size: Longer side of the input of the network, pixels.
+        channels: Number of channels of the input.
+        batch_size: Number of images in a batch.
     """
     sizes = {(h, w) for split in splits for h, w in split.sizes.tolist()}
     areas = [

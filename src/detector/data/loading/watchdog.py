@@ -1,6 +1,6 @@
-"""Names the image that a loader hangs on, and what ended a loader process.
+"""Data loader that reports which image a process hangs at, and what ended a process.
 
-A dead network drive says nothing by itself; a process that was killed cannot.
+Neither a dead network drive nor a killed process reports anything by itself.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from detector.data.loading.shared_memory import FOLDER, REMEDY, free_shared_memo
 
 log = logging.getLogger(__name__)
 
-LEAST = 5.0  # seconds that a batch may stay away: processes must start, and fill it
-# What is known to send a loader process such a signal.
+LEAST = 5.0  # smallest timeout in seconds: processes must start and load a batch
+# Likely causes of a signal to a loader process.
 PERHAPS = {
     signal.SIGKILL: "perhaps for want of memory: try a smaller data.workers=",
     signal.SIGBUS: f"perhaps {FOLDER} is full: {REMEDY}, or data.workers=0",
@@ -35,21 +35,23 @@ PERHAPS = {
 
 
 class LoaderStatus:
-    """What each loader process is busy with, in memory that they share.
+    """The image that each loader process is loading, in memory that the processes share.
 
     Args:
-        workers: Number of loader processes; 0 if the training process loads.
+        workers: Number of loader processes; 0 if the training process loads images.
     """
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self.image = RawArray("q", max(1, workers))
-        self.since = RawArray("d", max(1, workers))  # 0: not busy
-        self.done = RawArray("q", max(1, workers))  # images
+        self.since = RawArray(
+            "d", max(1, workers)
+        )  # time at which loading began; 0 if no image is being loaded
+        self.done = RawArray("q", max(1, workers))  # number of images loaded
 
     @contextmanager
     def busy(self, index: int) -> Iterator[None]:
-        """Note that this process is at an image, until the block ends."""
+        """Record that this process is loading an image, until the block ends."""
         info = get_worker_info()
         worker = info.id if info else 0
         self.image[worker] = index
@@ -62,18 +64,18 @@ class LoaderStatus:
 
 
 class WatchedLoader(DataLoader[Any]):
-    """A DataLoader that does not wait in silence, or for ever.
+    """A DataLoader that reports stalled processes and does not wait for ever.
 
-    A process that is long at one image is named in a warning, once each time: a slow drive may come
-    back. If batches stay away while no process is at an image, one was lost on its way, and the
-    work ends.
+    A process that loads one image for too long is named in a warning, once for each image: a slow
+    drive may recover. If no batch arrives while no process is loading an image, a batch was lost on
+    its way, and a WorkError is raised.
 
     Args:
-        status: That the data set notes its work at.
-        paths: `(n,)` strings, the image files.
-        stall_seconds: How long is too long.
-        receive: What is done with a batch that has arrived, such as unpacking it.
-        **options: DataLoader's.
+        status: Status of the loader processes, which the data set updates.
+        paths: `(n,)` strings, paths of the image files.
+        stall_seconds: Seconds after which an image that is still loading is reported.
+        receive: Function that is applied to a batch that has arrived, such as unpacking it.
+        **options: Options of DataLoader.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class WatchedLoader(DataLoader[Any]):
         receive: Callable[[Any], Any] | None = None,
         **options: Any,
     ) -> None:
-        # Twice in which nothing is done end the work.
+        # The work ends after two timeouts during which no image was loaded.
         timeout = max(stall_seconds, LEAST) / 2 if status.workers else 0
         super().__init__(**options, timeout=timeout)
         self.status = status
@@ -95,22 +97,24 @@ class WatchedLoader(DataLoader[Any]):
         _loaders.add(self)
 
     def __iter__(self) -> Any:
-        """The batches of an epoch; somebody watches while they are fetched.
+        """The batches of an epoch; a thread watches the processes while batches are fetched.
 
         Raises:
             RequestError: If a file is unreadable or contradicts its annotation.
             WorkError: If no process can be started, or a batch cannot be loaded or does not arrive.
         """
         try:
-            batches = super().__iter__()  # forks, which is better done before there is a thread
-        except OSError as error:  # too many processes or files, or no room for their locks
+            batches = (
+                super().__iter__()
+            )  # forks processes, which must be done before there is a thread
+        except OSError as error:  # too many processes or files, or no room for locks
             _discard(error)
             raise WorkError(
                 f"data.workers={self.status.workers}: loader processes cannot be started "
                 f"({error.strerror}); {FOLDER} has {megabytes(free_shared_memory())} free; a "
                 "smaller data.workers=, or data.workers=0"
             ) from error
-        self.processes = getattr(batches, "_workers", [])
+        self.processes = _processes(batches)
         over = threading.Event()
         watchdog = threading.Thread(
             target=self._watch, args=(over,), name="loader-watchdog", daemon=True
@@ -119,7 +123,7 @@ class WatchedLoader(DataLoader[Any]):
         try:
             fetched = self._fetch(batches)
             yield from map(self.receive, fetched) if self.receive else fetched
-        finally:  # also when the epoch is left early
+        finally:  # also if the epoch is left early
             over.set()
             watchdog.join()
 
@@ -133,20 +137,20 @@ class WatchedLoader(DataLoader[Any]):
             except StopIteration:
                 return
             except (RequestError, WorkError) as error:
-                # Of another process, it carries that one's traceback; what was said comes last.
+                # An error of another process has its traceback as text; the message comes last.
                 raise type(error)(_last_line(error)) from error
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader timed out"):
                     raise
-                # All processes are alive, or torch would have said so.
+                # All processes are alive: torch raises another error if one has ended.
                 now = None if any(self.status.since) else list(self.status.done)
                 if now is not None and now == seen:
                     raise WorkError(self._lost(batches)) from error
                 seen = now
 
     def _lost(self, batches: Any) -> str:
-        """That a batch does not come, in a line."""
-        (worker, *_) = batches._task_info[batches._rcvd_idx]
+        """A line that says that a batch was lost, and where its process is."""
+        worker = _awaited_worker(batches)
         last = self.paths[self.status.image[worker]] if self.status.done[worker] else "none"
         return (
             f"worker {worker} of data.workers={self.status.workers} is at no image (its last: "
@@ -155,13 +159,13 @@ class WatchedLoader(DataLoader[Any]):
         )
 
     def end_of_process(self, error: Exception) -> str | None:
-        """What ended the process of this loader that an error of torch's is about, in a line.
+        """A line that says what ended a process of this loader.
 
         Args:
-            error: Such as "DataLoader worker (pid 7) is killed by signal: Killed."
+            error: Error of torch, such as "DataLoader worker (pid 7) is killed by signal: Killed."
 
         Returns:
-            None if it is about something else.
+            The line; None if the error concerns no process of this loader.
         """
         about = re.match(r"DataLoader worker \(pid\D*([\d, ]+)\)", str(error))
         pids = about[1].split(", ") if about else []
@@ -181,13 +185,13 @@ class WatchedLoader(DataLoader[Any]):
         return None
 
     def _watch(self, over: threading.Event) -> None:
-        """Look at the status until the epoch is over."""
+        """Report processes that load one image for too long, until the epoch is over."""
         told = [0.0] * len(self.status.since)
         while not over.wait(min(1.0, self.stall_seconds / 4)):
             for worker, since in enumerate(list(self.status.since)):
                 path = self.paths[self.status.image[worker]]
                 seconds = time.monotonic() - since
-                # Asked again: the image may have been done while its name was looked up.
+                # Compared again, since the image may have been loaded in the meantime.
                 if not since or since == told[worker] or since != self.status.since[worker]:
                     continue
                 if seconds > self.stall_seconds:
@@ -199,16 +203,16 @@ class WatchedLoader(DataLoader[Any]):
                     )
 
 
-# Those that there are: torch notices the end of a process whatever it is doing meanwhile.
+# All loaders: torch detects the end of a process at any time, not only while fetching a batch.
 _loaders: weakref.WeakSet[WatchedLoader] = weakref.WeakSet()
 
 
 @contextmanager
 def named_ends() -> Iterator[None]:
-    """Around work that loads batches: name a loader process that ends, and what ended it.
+    """Context of work that loads batches, which reports loader processes that ended.
 
     Raises:
-        WorkError: If one did.
+        WorkError: If a loader process ended; the message says what ended it.
     """
     try:
         yield
@@ -219,8 +223,21 @@ def named_ends() -> Iterator[None]:
         raise
 
 
+# Torch gives no public access to the processes of a DataLoader's iterator. Only these two functions
+# read its private attributes.
+def _processes(batches: Any) -> list[Any]:
+    """The loader processes; empty if the training process loads."""
+    return getattr(batches, "_workers", [])
+
+
+def _awaited_worker(batches: Any) -> int:
+    """Number of the loader process whose batch is next."""
+    worker: int = batches._task_info[batches._rcvd_idx][0]
+    return worker
+
+
 def _discard(error: OSError) -> None:
-    """Let go of the iterator that torch has half built: its end would print a traceback."""
+    """Delete the incomplete iterator of torch without the traceback that this would print."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         traceback.clear_frames(error.__traceback__)
@@ -229,7 +246,7 @@ def _discard(error: OSError) -> None:
 
 
 def _last_line(error: Exception) -> str:
-    """What an error says, without the traceback that it has from another process."""
+    """The message of an error without the traceback of another process."""
     text = str(error)
     if "Traceback (most recent call last)" not in text:
         return text

@@ -86,7 +86,7 @@ class Validator:
 
     @np.errstate(over="ignore", invalid="ignore")  # non-finite coordinates are reported
     def validate(self, split: str, raw: RawSplit) -> Validated:
-        """Validator one split; what can be used of it, and what is wrong with it."""
+        """Validate one split."""
         issues = Issues()
         issues.update(raw.issues)
         good = self._validate_images(split, raw, issues)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-NAMES = ("stem", "layer1", "layer2", "layer3", "layer4")  # of every backbone's stages
+NAMES = ("stem", "layer1", "layer2", "layer3", "layer4")  # names of every backbone's stages
 STRIDES = (2, 4, 8, 16, 32)
 
 

