@@ -13,7 +13,6 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from detector.config.messages import choices, hints, wanted
 from detector.config.schema import Config, conf_folder
@@ -140,10 +139,11 @@ def _keys(kind: Any, prefix: str, cfg: DictConfig) -> Iterator[Key]:
 def _default(cfg: DictConfig, key: str) -> str:
     """The composed value of a key as it is typed; empty where it has none of its own."""
     missing = object()
-    try:
-        value = OmegaConf.select(cfg, key, default=missing)
-    except OmegaConfBaseException:  # only a run knows it
-        return ""
+    group, _, name = key.rpartition(".")
+    owner = OmegaConf.select(cfg, group) if group else cfg
+    if isinstance(owner, DictConfig) and OmegaConf.is_interpolation(owner, name):
+        return ""  # only a run knows it
+    value = OmegaConf.select(cfg, key, default=missing)
     if value is missing or (OmegaConf.is_list(value) and any(map(OmegaConf.is_config, value))):
         return ""
     value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_list(value) else value
