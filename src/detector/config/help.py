@@ -139,11 +139,12 @@ def _keys(kind: Any, prefix: str, cfg: DictConfig) -> Iterator[Key]:
 def _default(cfg: DictConfig, key: str) -> str:
     """The composed value of a key as it is typed; empty where it has none of its own."""
     missing = object()
-    group, _, name = key.rpartition(".")
-    owner = OmegaConf.select(cfg, group) if group else cfg
-    if isinstance(owner, DictConfig) and OmegaConf.is_interpolation(owner, name):
-        return ""  # only a run knows it
-    value = OmegaConf.select(cfg, key, default=missing)
+    if OmegaConf.is_interpolation(cfg, key):  # only a run knows it
+        return ""
+    try:
+        value = OmegaConf.select(cfg, key, default=missing)
+    except OmegaConfBaseException:
+        return ""
     if value is missing or (OmegaConf.is_list(value) and any(map(OmegaConf.is_config, value))):
         return ""
     value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_list(value) else value
