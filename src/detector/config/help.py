@@ -13,6 +13,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from detector.config.messages import choices, hints, wanted
 from detector.config.schema import Config, conf_folder
@@ -139,7 +140,7 @@ def _keys(kind: Any, prefix: str, cfg: DictConfig) -> Iterator[Key]:
 def _default(cfg: DictConfig, key: str) -> str:
     """The composed value of a key as it is typed; empty where it has none of its own."""
     missing = object()
-    if OmegaConf.is_interpolation(cfg, key):  # only a run knows it
+    if key in cfg and OmegaConf.is_interpolation(cfg, key):  # only a run knows it
         return ""
     try:
         value = OmegaConf.select(cfg, key, default=missing)
