@@ -33,7 +33,7 @@ bench: $(STAMP) ## Measure speed and memory (NAMES="metric loader" for some), se
 	$(BIN)/python benchmarks/run.py $(NAMES)
 
 keys: $(STAMP) ## Write docs/keys.md from the options and conf/
-	$(BIN)/python -m detector.config.keys > docs/keys.md
+	$(BIN)/python -m detector.config.keys docs/keys.md
 
 lint: $(STAMP) ## Check style and types
 	$(BIN)/ruff check src tests benchmarks notebooks

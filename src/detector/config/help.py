@@ -140,9 +140,11 @@ def _keys(kind: Any, prefix: str, cfg: DictConfig) -> Iterator[Key]:
 def _default(cfg: DictConfig, key: str) -> str:
     """The composed value of a key as it is typed; empty where it has none of its own."""
     missing = object()
+    if key in cfg and OmegaConf.is_interpolation(cfg, key):  # only a run knows it
+        return ""
     try:
         value = OmegaConf.select(cfg, key, default=missing)
-    except OmegaConfBaseException:  # only a run knows it
+    except OmegaConfBaseException:
         return ""
     if value is missing or (OmegaConf.is_list(value) and any(map(OmegaConf.is_config, value))):
         return ""

@@ -1,13 +1,16 @@
-"""docs/keys.md: every key of every command (`python -m detector.config.keys > docs/keys.md`)."""
+"""docs/keys.md: every key of every command (`python -m detector.config.keys docs/keys.md`)."""
 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
+from detector.config.groups import register_backbones
 from detector.config.help import Key, sections
 from detector.config.schema import Config, command_names, conf_folder
 
@@ -52,4 +55,5 @@ def commands() -> dict[str, type[Config]]:
 
 
 if __name__ == "__main__":
-    print(markdown(commands()), end="")
+    register_backbones()
+    Path(sys.argv[1]).write_text(markdown(commands()), encoding="utf-8")

@@ -278,7 +278,7 @@ def test_without_brackets_all_of_the_match_is_the_group(tmp_path):
 @pytest.mark.parametrize(
     ("group", "said"),
     [
-        ("(", r"data\.split\.group=\(: .*unterminated.*expected a regular expression"),
+        ("(", r"data\.auto_split\.group=\(: .*unterminated.*expected a regular expression"),
         ("nobody", r"found in none of the 32 images, such as patient0_0\.jpg"),
         (r"\.jpg", r"all 32 images are in one group, '\.jpg'"),
         (r"patient|\.jpg$", r"32 images in 2 groups that stay together.* few for train, val, test"),
@@ -291,7 +291,7 @@ def test_an_expression_that_cannot_be_meant_is_refused(tmp_path, group, said):
 
 def test_an_expression_that_takes_for_ever_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(groups, "PATIENCE", 0.05)
-    with pytest.raises(RequestError, match=r"data\.split\.group=.*may never end"):
+    with pytest.raises(RequestError, match=r"data\.auto_split\.group=.*may never end"):
         groups.read_groups(r"^(\w+\w+)+$", ["a" * 60 + "."])
 
 
@@ -344,12 +344,12 @@ def test_a_table_that_cannot_be_meant_is_refused(tmp_path, table, said):
     file = tmp_path / "g.csv"
     if table is not None:
         file.write_bytes(table.encode("latin-1"))
-    with pytest.raises(RequestError, match=rf"data\.split\.group=.*g\.csv: {said}"):
+    with pytest.raises(RequestError, match=rf"data\.auto_split\.group=.*g\.csv: {said}"):
         groups.read_groups(str(file), FILES)
 
 
 def test_a_group_for_data_with_splits_of_their_own_is_refused(voc_root):
-    with pytest.raises(RequestError, match=r"data\.split\.group=x: .* has splits of its own"):
+    with pytest.raises(RequestError, match=r"data\.auto_split\.group=x: .* has splits of its own"):
         read_set(voc_root, group="x")
 
 
