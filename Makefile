@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench lint format clean
+.PHONY: help install demo test coverage bench keys lint format clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -26,8 +26,14 @@ demo: $(STAMP) ## Train on aerial photographs of trees (3 to 8 minutes), evaluat
 test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest
 
+coverage: $(STAMP) ## Run the tests, report the lines and branches that they cover
+	$(BIN)/python -m pytest --cov --cov-report=term
+
 bench: $(STAMP) ## Measure speed and memory (NAMES="metric loader" for some), see docs/performance.md
 	$(BIN)/python benchmarks/run.py $(NAMES)
+
+keys: $(STAMP) ## Write docs/keys.md from the options and conf/
+	$(BIN)/python -m detector.config.keys docs/keys.md
 
 lint: $(STAMP) ## Check style and types
 	$(BIN)/ruff check src tests benchmarks notebooks
@@ -39,5 +45,5 @@ format: $(STAMP) ## Put the source into the project's style
 	$(BIN)/ruff format src tests benchmarks notebooks
 
 clean: ## Remove what the targets above made, but not VENV or outputs/
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.*
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

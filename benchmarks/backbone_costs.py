@@ -1,6 +1,6 @@
 """What every backbone costs: parameters, multiply-adds, seconds and memory of a training step.
 
-All stand under the same slim pyramid and head (conf/backbone/efficientnet_lite0.yaml), so that only
+All stand under the same slim pyramid and head (those of `efficientnet_lite0`), so that only
 the backbone differs. Weights are random. OUT/costs.json is written as each backbone is done.
 """
 
@@ -21,13 +21,13 @@ from common import Worker, conditions
 from networks import TRAINED, Batch, make_batch, our_step
 from training_runs import period
 
-from detector.cli import compose
+from detector.cli import compose, load_command
+from detector.config.resolve import resolve
 from detector.core.files import write_json
 from detector.models.backbones.table import BACKBONES
 from detector.models.compute import step_compute
-from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
-from detector.pipeline.build import network_options
-from detector.pipeline.request import resolve
+from detector.models.faster_rcnn import build_faster_rcnn
+from detector.models.options import ModelOptions
 
 # Those of the course, in its order, and those of timm whose weights come as packages.
 NAMES = (*BACKBONES, *(f"timm/tf_efficientnet_lite{variant}" for variant in (1, 2)))
@@ -65,9 +65,11 @@ class Cost:
     day: str
 
 
-def slim() -> FasterRCNNOptions:
+def slim() -> ModelOptions:
     """The numbers of the small network's pyramid and head."""
-    return network_options(resolve("train", compose("train", ["backbone=efficientnet_lite0"])))
+    return resolve(
+        load_command("train").KEYS, compose("train", ["backbone=efficientnet_lite0"])
+    ).model
 
 
 def read_costs(file: Path) -> dict[str, Cost]:

@@ -13,7 +13,6 @@ from typing import Any
 
 from training_runs import (
     Outcome,
-    epoch_rows,
     equal_epochs,
     group_by,
     period,
@@ -22,6 +21,10 @@ from training_runs import (
     spread,
     train_all,
 )
+
+from detector.core.run_folder import RunFolder
+from detector.models.backbones.table import BACKBONES
+from detector.training.metrics_csv import read_rows
 
 # Names of backbones, the first of which sets the time; each with its schedule in conf/finetune.
 NETWORKS = {
@@ -32,14 +35,8 @@ NETWORKS = {
     "zfnet": "scratch",
 }
 REFERENCE = next(iter(NETWORKS))
-# What conf/backbone/efficientnet_lite0.yaml says besides, so that only the backbone differs.
-SLIM = (
-    "model.head.width=512",
-    "model.fpn_channels=128",
-    "model.rpn_top_n_train=500",
-    "model.rpn_top_n_test=500",
-    "model.box_batch_per_image=128",
-)
+# What backbone=efficientnet_lite0 also sets, so that only the backbone differs.
+SLIM = tuple(f"{key}={value}" for key, value in BACKBONES["efficientnet_lite0"].settings.items())
 QUICK = (
     "data.image_size=96",
     *(f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test")),
@@ -161,7 +158,7 @@ def _refuse_others(runs: Sequence[Run], out: Path) -> None:
 
 def epoch_seconds(folder: Path) -> float:
     """How long an epoch of a run took, validation included; the quickest, as others may disturb."""
-    return min(float(row["seconds"]) for row in epoch_rows(folder))
+    return min(float(row["seconds"]) for row in read_rows(RunFolder(folder)))
 
 
 def equal_time(took: Mapping[str, float], epochs: int) -> dict[str, int]:

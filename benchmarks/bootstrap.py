@@ -18,7 +18,7 @@ from metric import CLASSES, DETECTIONS, synthetic
 
 from detector.evaluation import bootstrap as resampling
 from detector.evaluation import comparison
-from detector.evaluation.arrays import Detections, Truth, xywh
+from detector.evaluation.arrays import Detections, GroundTruth, xywh
 from detector.evaluation.matching import match
 from detector.evaluation.metric import DetectionMetric
 
@@ -39,16 +39,16 @@ def measure_at(images: int, resamples: int, rounds: int) -> Report:
     Raises:
         AssertionError: If the differences of mAP are further apart than 1e-9.
     """
-    a, truth = arrays(images, CLASSES)
+    a, ground_truth = arrays(images, CLASSES)
     moved = np.random.default_rng(1).normal(0, 2, (len(a.boxes), 2))
     b = replace(a, boxes=a.boxes + np.tile(moved, 2))
     few = max(1, resamples // 10)
-    found, expected = ours(a, b, truth, few)(), peer(a, b, truth, few)()
+    found, expected = ours(a, b, ground_truth, few)(), peer(a, b, ground_truth, few)()
     apart = abs(found.map.difference - expected["deltas"]["AP"])
     assert apart <= 1e-9, f"the differences of mAP are {apart} apart"
     figure = compare(
-        ours(a, b, truth, few),
-        peer(a, b, truth, few),
+        ours(a, b, ground_truth, few),
+        peer(a, b, ground_truth, few),
         rounds,
         what=f"paired bootstrap of two detectors, a resample of {images} images with {DETECTIONS} "
         f"detections each, {CLASSES} classes; hotcoco's compare",
@@ -65,7 +65,7 @@ def measure_at(images: int, resamples: int, rounds: int) -> Report:
     return Report({"bootstrap": figure}, table, extra)
 
 
-def arrays(images: int, classes: int) -> tuple[Detections, Truth]:
+def arrays(images: int, classes: int) -> tuple[Detections, GroundTruth]:
     """Synthetic detections and truth, packed."""
     metric = DetectionMetric(classes)
     for predictions, targets in synthetic(images, classes):
@@ -80,28 +80,30 @@ def whole(images: int, classes: int, resamples: int) -> float:
 
 
 def ours(
-    a: Detections, b: Detections, truth: Truth, resamples: int
+    a: Detections, b: Detections, ground_truth: GroundTruth, resamples: int
 ) -> Callable[[], comparison.Comparison]:
     """Our comparison; matched beforehand."""
-    of_a, of_b = match(a, truth), match(b, truth)
+    of_a, of_b = match(a, ground_truth), match(b, ground_truth)
     return lambda: comparison.compare(of_a, of_b, CLASSES, resamples)
 
 
-def peer(a: Detections, b: Detections, truth: Truth, resamples: int) -> Callable[[], dict]:
+def peer(
+    a: Detections, b: Detections, ground_truth: GroundTruth, resamples: int
+) -> Callable[[], dict]:
     """The peer's; matched beforehand too."""
-    of_a, of_b = (evaluated(one, truth) for one in (a, b))
+    of_a, of_b = (evaluated(one, ground_truth) for one in (a, b))
     return lambda: hotcoco.compare(of_a, of_b, n_bootstrap=resamples)
 
 
-def evaluated(detections: Detections, truth: Truth) -> hotcoco.COCOeval:
+def evaluated(detections: Detections, ground_truth: GroundTruth) -> hotcoco.COCOeval:
     """Matched by the peer."""
     gt = hotcoco.COCO.from_arrays(
-        [{"id": image} for image in truth.images.tolist()],
+        [{"id": image} for image in ground_truth.images.tolist()],
         [{"id": label, "name": str(label)} for label in range(1, CLASSES + 1)],
-        truth.image,
-        truth.labels,
-        xywh(truth),
-        iscrowd=truth.ignore,
+        ground_truth.image,
+        ground_truth.labels,
+        xywh(ground_truth),
+        iscrowd=ground_truth.ignore,
     )
     rows = (detections.image, xywh(detections), detections.scores, detections.labels)
     evaluation = hotcoco.COCOeval(gt, gt.load_res(np.column_stack(rows)), "bbox")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, GroundTruth
 from detector.evaluation.bootstrap import bootstrap, interval
 from detector.evaluation.matching import Matches, match
 
@@ -81,8 +81,10 @@ def draw(source: Source, seed: int) -> Matches:
         np.concatenate((labels[hit], strays[2])),
         np.concatenate((rng.beta(4, 2, len(hit)), rng.beta(2, 4, len(strays[0])))),
     )
-    truth = Truth(np.arange(source.images), image, there, labels, np.zeros(len(image), bool))
-    return match(found, truth)
+    ground_truth = GroundTruth(
+        np.arange(source.images), image, there, labels, np.zeros(len(image), bool)
+    )
+    return match(found, ground_truth)
 
 
 def coverage(source: Source, sets: int) -> list[str]:

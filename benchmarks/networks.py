@@ -13,10 +13,10 @@ from torchvision.ops import FrozenBatchNorm2d
 from detector.config.schedules import GROUPS
 from detector.models.faster_rcnn import (
     FasterRCNN,
-    FasterRCNNOptions,
     SpeedOptions,
     build_faster_rcnn,
 )
+from detector.models.options import ModelOptions
 from detector.pipeline.build import keep_memory, precision
 
 # How many of the backbone's five stages are trained, from the top.
@@ -48,7 +48,7 @@ def build_ours(
     classes: int = 20,
     backbone: str = "resnet50",
     speed: SpeedOptions | None = None,
-    options: FasterRCNNOptions | None = None,
+    options: ModelOptions | None = None,
 ) -> FasterRCNN:
     """Our detector with random weights.
 
@@ -113,7 +113,7 @@ def our_step(
     backbone: str = "resnet50",
     speed: SpeedOptions | None = None,
     *,
-    options: FasterRCNNOptions | None = None,
+    options: ModelOptions | None = None,
     mixed: bool = True,
     rate: float = 1e-4,
 ) -> Callable[[], float]:

@@ -19,7 +19,6 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "as it is by default": {},
     "`trainer.precision=32`": {"mixed": False},
     "`trainer.channels_last=false`": {"speed": SpeedOptions(channels_last=False)},
-    "`trainer.fused=false`": {"speed": SpeedOptions(fused=False)},
     "`trainer.compile=true`": {"speed": SpeedOptions(compiled=True)},
 }
 

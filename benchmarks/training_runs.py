@@ -6,7 +6,6 @@ OUT/results.json is written whenever a run ends.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -25,10 +24,12 @@ from typing import Any, Protocol, TypeVar
 # Nothing here imports torch at the top: a child's peak memory is counted from its parent's on.
 from omegaconf import OmegaConf
 
-from detector.cli import compose
+from detector.cli import compose, load_command
+from detector.config.resolve import resolve
 from detector.config.schedules import read_schedule
 from detector.core.files import write_json
-from detector.pipeline.request import resolve
+from detector.core.run_folder import RunFolder
+from detector.training.metrics_csv import read_rows
 
 PATIENCE = 15.0  # seconds that an interrupted run has to end by itself
 
@@ -103,7 +104,7 @@ def equal_epochs(schedule: str, epochs: int) -> list[str]:
         epochs: Fewer than it has cut it off, more lengthen its last phase.
     """
     chosen = [f"finetune={schedule}", f"trainer.max_epochs={epochs}"]
-    config = resolve("train", compose("train", ["+experiment=trees", chosen[0]]))
+    config = resolve(load_command("train").KEYS, compose("train", ["+experiment=trees", chosen[0]]))
     phases = read_schedule(config).phases
     missing = epochs - sum(phase.max_epochs for phase in phases)
     if missing <= 0:
@@ -129,7 +130,7 @@ def command_of(run: Run[Any], folder: Path) -> list[str]:
         run: Which.
         folder: Its own.
     """
-    if (folder / "checkpoints" / "last.ckpt").is_file():
+    if RunFolder(folder).last_checkpoint.is_file():
         typed = [f"ckpt={quoted(str(folder))}"]  # which has the rest
     else:
         typed = [*run.overrides(), f"hydra.run.dir={quoted(str(folder))}"]
@@ -149,7 +150,7 @@ def refuse_other(folder: Path, wanted: Mapping[str, object]) -> None:
         folder: Perhaps there.
         wanted: Of some of the configuration's keys the values.
     """
-    file = folder / "config.yaml"
+    file = RunFolder(folder).config
     if not file.is_file():
         return
     saved = OmegaConf.load(file)
@@ -195,7 +196,7 @@ def train_all(
     left = []
     for run in runs:
         folder = out / run.name
-        if not (folder / "metrics.json").is_file():
+        if not RunFolder(folder).metrics_json.is_file():
             left.append(run)
             results.pop(run.name, None)
         elif run.name not in results:  # it ended without us
@@ -275,8 +276,8 @@ def read_result(
         peak_bytes: Of the process.
         command: What was typed.
     """
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    epochs = [_number(row["val/map"]) for row in epoch_rows(folder)]
+    metrics = json.loads(RunFolder(folder).metrics_json.read_text(encoding="utf-8"))
+    epochs = [_number(row["val/map"]) for row in read_rows(RunFolder(folder))]
     return run.result(
         split=metrics["split"],
         map=_number(metrics["coco"]["map"]),
@@ -289,12 +290,6 @@ def read_result(
         command=command,
         day=str(date.today()),
     )
-
-
-def epoch_rows(folder: Path) -> list[dict[str, str]]:
-    """The rows of a run's metrics.csv, one for each epoch."""
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def _number(value: object) -> float:

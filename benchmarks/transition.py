@@ -39,7 +39,8 @@ from detector.finetune.phases import Phase
 from detector.finetune.schedule import Schedule
 from detector.finetune.unfreezing import StagedFinetuning
 from detector.pipeline.build import keep_memory
-from detector.training.module import DetectionTask, OptimiserOptions
+from detector.training.module import DetectionTask
+from detector.training.options import OptimiserOptions
 
 WANTED = 2.0  # seconds
 SIZE, CLASSES = 64, 3
@@ -143,7 +144,9 @@ def train(backbone: str, phases: list[Phase]) -> tuple[list[float], list[int]]:
     keep_memory()
     network = build_ours(5, CLASSES, backbone)
     classes = ClassMap(tuple(f"c{i}" for i in range(CLASSES)), tuple(range(CLASSES)))
-    task = DetectionTask(network, classes, OptimiserOptions("adamw", 0.9, 1e-4), {}, 0)
+    task = DetectionTask(
+        network, classes, OptimiserOptions(name="adamw", momentum=0.9, weight_decay=1e-4), {}, 0
+    )
     callback = TimedFinetuning(Schedule(phases, GROUPS))
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(

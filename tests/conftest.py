@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
+from filelock import FileLock
+from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
+from omegaconf import DictConfig, OmegaConf
 
+from detector import cli
+from detector.cli import compose, load_command
+from detector.config.resolve import RUN_KEYS, resolve
 from detector.data.read import DataSet, DataSetSpec, read
 from detector.data.validation.image_info import ImageInfoCache
+from detector.pipeline import load_data
 
 # Property tests judge what they find, not how long it took, and find the same every time.
 settings.register_profile("detector", deadline=None, derandomize=True, database=None)
@@ -22,6 +31,27 @@ settings.load_profile("detector")
 
 # Several tests run at once, and threads of their small tensors cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def resolved(command: str, cfg: DictConfig) -> Any:
+    """The configuration in force of a command."""
+    return resolve(load_command(command).KEYS, cfg, resume=command == "train")
+
+
+def composed(command: str, *overrides: str) -> dict[str, Any]:
+    """The values that are composed for a command, as plain data."""
+    cfg = compose(command, overrides)
+    values = OmegaConf.to_container(
+        OmegaConf.masked_copy(cfg, [key for key in cfg if key not in RUN_KEYS]), resolve=True
+    )
+    assert isinstance(values, dict)
+    return values
+
+
+def prepared(command: str, cfg: DictConfig) -> Any:
+    """What a command has read and checked before its work begins."""
+    return load_command(command).prepare(cfg)
+
 
 Box = tuple[str, tuple[float, float, float, float]]
 WriteVoc = Callable[..., Path]
@@ -40,6 +70,44 @@ TINY = [
     "trainer.precision='32'",
     "trainer.accelerator=cpu",
 ]
+
+
+# The module of a format that tests add: one box an image, in a file such as `a.toy`.
+TOY_FORMAT = '''
+from detector.data.formats.raw import POOL, Format, RawBuilder, Sign
+
+
+class ToyReader:
+    """One box an image, in a file such as `a.toy`: class, x1, y1, x2, y2."""
+
+    first_pixel = 0
+    relative = False
+    where = "box {}"
+    recognised = "toys"
+    splits = (POOL,)
+
+    def __init__(self, folder, wanted):
+        self.folder, self.root = folder, folder.root
+        self.names, self.ids, self.groups = [], None, set()
+
+    def read(self, split):
+        builder = RawBuilder()
+        for file in self.folder.with_suffix(".toy"):
+            name, *box = self.folder.read_text(file).split()
+            if name not in self.names:
+                self.names.append(name)
+            image = self.folder.image_for(file)
+            number = self.names.index(name)
+            builder.add(image, file, (0, 0), [list(map(float, box))], [number], [False], [1])
+        return builder.build()
+
+
+def sign(folder):
+    return Sign.SURE if folder.with_suffix(".toy") else Sign.NONE
+
+
+FORMAT = Format(ToyReader, sign, "toys (*.toy)")
+'''
 
 
 def write_image(path: Path, boxes: Sequence[Box], height: int = 60, width: int = 80) -> None:
@@ -240,3 +308,113 @@ def devkit(tmp_path: Path) -> Path:
         }
         write_voc(tmp_path / "devkit" / "VOCdevkit" / year, content)
     return tmp_path / "devkit"
+
+
+class Asked(NamedTuple):
+    """What is typed, and the folder for the outputs."""
+
+    command: str
+    overrides: tuple[str, ...]
+    out: Path | None
+
+
+def ask(command: str, *overrides: str, out: Path | None = None) -> Asked:
+    """A request as it is typed."""
+    return Asked(command, overrides, out)
+
+
+def _composed(asked: Asked) -> DictConfig:
+    HydraConfig.instance().cfg = None
+    return compose(asked.command, asked.overrides)
+
+
+def in_force(asked: Asked) -> Any:
+    """The configuration in force of a request."""
+    return resolved(asked.command, _composed(asked))
+
+
+def prepare(asked: Asked) -> Any:
+    """What a command has read when it has found a request good."""
+    return prepared(asked.command, _composed(asked))
+
+
+def data_of(config: Any, wanted: str | None = None) -> DataSet:
+    """The data set of a configuration, with whatever is wrong with it."""
+    return load_data.validate(load_data.open_data(config, wanted))
+
+
+def call(asked: Asked) -> Any:
+    """Do what is asked for in this process; the result."""
+    HydraConfig.instance().cfg = None
+    outcome, _ = cli.call(asked.command, asked.overrides, asked.out)
+    return outcome.result
+
+
+Shared = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Gives a folder that whoever needs it first has filled, for the tests of all processes.
+
+    Tests copy what they change.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def folder_of(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, made = base / f"shared-{name}", base / f"shared-{name}.made"
+        with FileLock(base / f"shared-{name}.lock"):
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv("DETECTOR_CACHE", str(base / f"shared-{name}.cache"))
+                    fill(folder)
+                made.touch()
+        return folder
+
+    return folder_of
+
+
+# Three epochs: what most tests of a finished run need.
+PHASES = (
+    "finetune.phases=[{name: heads, train: [neck, head], until: {max_epochs: 2}},"
+    "{name: top, train: [layer4, neck, head], lr_factor: {layer4: 0.1}, until: {max_epochs: 1}}]"
+)
+
+
+class Runs(NamedTuple):
+    """Two finished runs that differ in their seed."""
+
+    root: Path
+    first: Path
+    second: Path
+    scores: dict[str, float]  # what the first returned
+
+
+@pytest.fixture(scope="session")
+def runs(shared: Shared) -> Runs:
+    """A VOC tree with 7 training, 5 validation and 5 test images, and two runs on it.
+
+    All detections count, however unsure. Nothing may be changed in these folders.
+    """
+
+    def fill(folder: Path) -> None:
+        splits: dict[str, dict[str, Sequence[Box]]] = {
+            "train": {**random_split("train", 6, 0), "both": [("disc", (40, 20, 70, 50))]},
+            "val": {**random_split("val", 5, 1)},
+            "test": {**random_split("test", 5, 2)},
+        }
+        root = write_voc(folder / "voc", splits)
+        (root / "JPEGImages" / "notes.txt").write_text("no image")
+        keys = [*TINY, f"data.root={root}", PHASES, "model.score_threshold=0", "resamples=200"]
+        scores: list[Any] = [
+            call(ask("train", *keys, f"seed={seed}", out=folder / f"run{seed}")) for seed in (0, 1)
+        ]
+        (folder / "scores.json").write_text(json.dumps(scores[0]))
+
+    folder = shared("runs", fill)
+    scores = json.loads((folder / "scores.json").read_text())
+    return Runs(folder / "voc", folder / "run0", folder / "run1", scores)

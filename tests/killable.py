@@ -36,8 +36,7 @@ def run(overrides: Sequence[str], out: Path, kill: tuple[str, int] | None = None
 def _train(overrides: list[str], out: Path, kill: tuple[str, int] | None) -> None:
     import warnings
 
-    from detector.cli import compose
-    from detector.train import train
+    from detector.cli import call
     from detector.training import run_checkpoints
     from detector.training.module import DetectionTask
 
@@ -77,4 +76,4 @@ def _train(overrides: list[str], out: Path, kill: tuple[str, int] | None) -> Non
     run_checkpoints.RunCheckpoints.on_train_epoch_end = save_or_die
     run_checkpoints.link_or_copy = keep_or_die
     DetectionTask.on_validation_epoch_end = scripted
-    train(compose("train", overrides, out))
+    call("train", overrides, out)

@@ -10,31 +10,30 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import TINY, three_splits, write_coco, write_voc, write_yolo
-from hydra.core.hydra_config import HydraConfig
+from commands import RUN, refused, run_script
+from conftest import (
+    TINY,
+    ask,
+    call,
+    prepare,
+    three_splits,
+    write_coco,
+    write_voc,
+    write_yolo,
+)
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from test_cli import refused, run
 
-from detector import cli
 from detector.core.errors import RequestError
 from detector.data.external.ground_truth import read_coco_ground_truth
-from detector.evaluate import evaluate
 from detector.evaluation.coco import NAMES, coco_scores
 from detector.evaluation.reference import pycocotools_scores
-from detector.pipeline import external, request, score
-from detector.predict import predict
-from detector.train import train
+from detector.pipeline import external, score
 
 
-def ask(verb, *overrides, out=None):
-    HydraConfig.instance().cfg = None
-    return cli.compose(verb, overrides, out)
-
-
-def contest(*overrides):
+def inputs_of(*overrides):
     """What is scored in such a request."""
-    return external.read_contest(request.resolve("evaluate", ask("evaluate", *overrides)))
+    return prepare(ask("evaluate", *overrides)).external.inputs
 
 
 def by_pycocotools(truth: Path, results: Path) -> dict[str, float]:
@@ -105,9 +104,9 @@ def test_the_twelve_numbers_are_pycocotools_on_the_same_files(tmp_path, seed):
     truth, results = write_case(tmp_path, seed)
     expected = by_pycocotools(truth, results)
     assert 0 < expected["map"] < 1
-    one = contest(f"predictions={results}", f"truth={truth}")
+    one = inputs_of(f"predictions={results}", f"truth={truth}")
     for scores in (coco_scores, pycocotools_scores):
-        assert_close(scores(one.detections, one.truth, len(one.classes))[0], expected)
+        assert_close(scores(one.detections, one.ground_truth, len(one.classes))[0], expected)
 
 
 def write_one(folder: Path, box, found, **more) -> tuple[Path, Path]:
@@ -145,33 +144,31 @@ def write_one(folder: Path, box, found, **more) -> tuple[Path, Path]:
 def test_sides_are_taken_as_they_are_written(tmp_path, box, found):
     truth, results = write_one(tmp_path, box, found)
     expected = by_pycocotools(truth, results)
-    one = contest(f"predictions={results}", f"truth={truth}")
+    one = inputs_of(f"predictions={results}", f"truth={truth}")
     for scores in (coco_scores, pycocotools_scores):
-        assert_close(scores(one.detections, one.truth, 1)[0], expected)
+        assert_close(scores(one.detections, one.ground_truth, 1)[0], expected)
 
 
 @pytest.mark.parametrize(("area", "size"), [(900, "small"), (2000, "medium"), (9217, "large")])
 def test_small_and_large_go_by_the_area_in_the_file(tmp_path, area, size):
     truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50], area=area)
-    one = contest(f"predictions={results}", f"truth={truth}")
+    one = inputs_of(f"predictions={results}", f"truth={truth}")
     for scores in (coco_scores, pycocotools_scores):
-        found = scores(one.detections, one.truth, 1)[0]
+        found = scores(one.detections, one.ground_truth, 1)[0]
         defined = [s for s in ("small", "medium", "large") if not math.isnan(found[f"map_{s}"])]
         assert defined == [size]
 
 
 def test_without_an_area_the_box_has_one(tmp_path):
     truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50], area=None)
-    one = contest(f"predictions={results}", f"truth={truth}")
+    one = inputs_of(f"predictions={results}", f"truth={truth}")
     assert one.truth.areas.tolist() == [2500]
 
 
 def test_no_detections_at_all_score_nothing(tmp_path):
     truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50])
     results.write_text("[]")
-    found = evaluate(
-        ask("evaluate", f"predictions={results}", f"truth={truth}", out=tmp_path / "o")
-    )
+    found = call(ask("evaluate", f"predictions={results}", f"truth={truth}", out=tmp_path / "o"))
     assert (found["map"], found["mar_100"], found["voc_ap_50"]) == (0, 0, 0)
 
 
@@ -179,24 +176,24 @@ def test_a_long_scoring_says_what_it_waits_for(tmp_path, caplog, monkeypatch):
     truth, results = write_case(tmp_path, 0)
     caplog.set_level(logging.INFO)
     keys = [f"predictions={results}", f"truth={truth}", "resamples=0"]
-    evaluate(ask("evaluate", *keys, out=tmp_path / "few"))
+    call(ask("evaluate", *keys, out=tmp_path / "few"))
     assert "takes longest" not in caplog.text
     count = len(json.loads(results.read_text()))
     monkeypatch.setattr(score, "MANY", count)
-    evaluate(ask("evaluate", *keys, out=tmp_path / "many"))
+    call(ask("evaluate", *keys, out=tmp_path / "many"))
     assert f"scoring {count} detections; the check by pycocotools takes longest" in caplog.text
 
 
 def test_images_without_anything_count_as_images(tmp_path):
     truth, results = write_case(tmp_path, 0)
-    evaluate(ask("evaluate", f"predictions={results}", f"truth={truth}", out=tmp_path / "out"))
+    call(ask("evaluate", f"predictions={results}", f"truth={truth}", out=tmp_path / "out"))
     assert json.loads((tmp_path / "out/metrics.json").read_text())["images"] == 8
 
 
 def test_metrics_json_holds_pycocotools_numbers_and_its_truth(tmp_path):
     truth, results = write_case(tmp_path, 1)
     out = tmp_path / "out"
-    found = evaluate(ask("evaluate", f"predictions={results}", f"truth={truth}", out=out))
+    found = call(ask("evaluate", f"predictions={results}", f"truth={truth}", out=out))
     content = json.loads((out / "metrics.json").read_text())
     assert content["split"] == "truth.json"
     assert "areas of the truth's file" in content["protocol"]["coco"]
@@ -208,11 +205,12 @@ def test_metrics_json_holds_pycocotools_numbers_and_its_truth(tmp_path):
 
 def test_the_command_needs_no_torch(tmp_path):
     truth, results = write_case(tmp_path, 2)
-    code, out, err = run("evaluate", f"predictions={results}", f"truth={truth}", cwd=tmp_path)
-    assert code == 0, err
-    assert "torch imported: False" in out
+    keys = [f"predictions={results}", f"truth={truth}"]
+    ended = run_script(RUN, "evaluate", *keys, cwd=tmp_path)
+    assert ended.code == 0, ended.stderr
+    assert not ended.torch
     (file,) = tmp_path.glob("outputs/evaluate/*/metrics.json")
-    assert f"metrics: {file}" in out
+    assert f"metrics: {file}" in ended.stdout
 
 
 @pytest.mark.parametrize("root", [None, ".", "test"])
@@ -225,7 +223,7 @@ def test_images_beside_the_truth_or_below_the_root_are_pictured(tmp_path, root):
     results.write_text("[]")
     more = [f"data.root={folder / root}"] if root else []
     out = tmp_path / "out"
-    evaluate(ask("evaluate", f"predictions={results}", f"truth={truth}", *more, out=out))
+    call(ask("evaluate", f"predictions={results}", f"truth={truth}", *more, out=out))
     assert cv2.imread(str(out / "detections.png")) is not None
 
 
@@ -233,7 +231,7 @@ def test_an_image_that_does_not_decode_costs_the_picture_alone(tmp_path):
     truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50])
     (tmp_path / "a.jpg").write_text("no image")
     out = tmp_path / "out"
-    evaluate(ask("evaluate", f"predictions={results}", f"truth={truth}", out=out))
+    call(ask("evaluate", f"predictions={results}", f"truth={truth}", out=out))
     written = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
     assert written == {
         *("metrics.json", "analysis.json", "suspects.csv", "thresholds.json"),
@@ -267,7 +265,7 @@ def test_folders_of_any_format_score_alike(tmp_path):
         root = write(tmp_path / kind, three_splits())
         results = tmp_path / "results.json"
         results.write_text(json.dumps(shaken(tmp_path / "coco")))
-        one = contest(f"predictions={results}", f"data.root={root}", "split=test")
+        one = inputs_of(f"predictions={results}", f"data.root={root}", "split=test")
         found.append(coco_scores(one.detections, one.truth, 2)[0])
     assert 0 < found[0]["map"] < 1
     for other in found[1:]:
@@ -281,8 +279,9 @@ def notes(caplog) -> str:
 
 def said(caplog, *overrides) -> str:
     """The warnings of such a request."""
-    config = request.resolve("evaluate", ask("evaluate", *overrides))
-    external.describe_contest(config, external.read_contest(config))
+    asked = prepare(ask("evaluate", *overrides))
+    files = {key: str(getattr(asked.config, key)) for key in ("predictions", "truth", "compare")}
+    external.describe_external(asked.external, files)
     return notes(caplog)
 
 
@@ -319,16 +318,18 @@ def test_a_second_file_to_compare_with_is_read_alike(tmp_path):
     truth, results = write_case(tmp_path, 3)
     fewer = tmp_path / "fewer.json"
     fewer.write_text(json.dumps(json.loads(results.read_text())[:5]))
-    one = contest(f"predictions={results}", f"compare={fewer}", f"truth={truth}")
-    assert len(one.compare.labels) == 5
+    one = inputs_of(f"predictions={results}", f"compare={fewer}", f"truth={truth}")
+    assert len(one.baseline.labels) == 5
     for name in ("image", "boxes", "labels", "scores", "sides"):
-        np.testing.assert_array_equal(getattr(one.compare, name), getattr(one.detections, name)[:5])
+        np.testing.assert_array_equal(
+            getattr(one.baseline, name), getattr(one.detections, name)[:5]
+        )
 
 
 def wrong(*overrides) -> str:
     """What is said to a request that must be refused."""
     with pytest.raises(RequestError) as caught:
-        request.check_request("evaluate", ask("evaluate", *overrides))
+        prepare(ask("evaluate", *overrides))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -381,7 +382,7 @@ def test_what_cannot_be_used_of_a_truth_is_named(tmp_path, change, line):
     these = f"predictions={results}", f"truth={truth}"
     assert wrong(*these).startswith(f"{truth}: {line}")
     if not crowd:
-        one = contest(*these, "data.on_bad=skip")
+        one = inputs_of(*these, "data.on_bad=skip")
         assert one.truth.boxes.tolist() == [[0, 0, 50, 50]]
 
 
@@ -401,13 +402,16 @@ def test_a_wrong_file_is_refused_before_torch_or_a_folder(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
+def run_folder(shared):
     """A COCO tree, and a run on it."""
-    base = tmp_path_factory.mktemp("run")
-    root = write_coco(base / "coco", three_splits())
-    phases = "finetune.phases=[{name: a, train: [head], until: {max_epochs: 1}}]"
-    train(ask("train", *TINY, f"data.root={root}", phases, out=base / "run"))
-    return root, base / "run"
+
+    def fill(folder):
+        root = write_coco(folder / "coco", three_splits())
+        phases = "finetune.phases=[{name: a, train: [head], until: {max_epochs: 1}}]"
+        call(ask("train", *TINY, f"data.root={root}", phases, out=folder / "run"))
+
+    folder = shared("coco_run", fill)
+    return folder / "coco", folder / "run"
 
 
 @pytest.mark.parametrize("kind", ["coco", "voc"])
@@ -419,8 +423,8 @@ def test_a_checkpoints_detections_scored_as_a_file_give_its_metrics_to_the_bit(
         root = write_voc(tmp_path / "voc", three_splits())
     data = [f"data.root={root}", "data.format=auto", "split=test"]
     one, two = tmp_path / "one", tmp_path / "two"
-    evaluate(ask("evaluate", f"ckpt={ckpt}", *data, "model.score_threshold=0", out=one))
-    evaluate(ask("evaluate", f"predictions={one}/detections.json", *data, out=two))
+    call(ask("evaluate", f"ckpt={ckpt}", *data, "model.score_threshold=0", out=one))
+    call(ask("evaluate", f"predictions={one}/detections.json", *data, out=two))
     first, second = (json.loads((out / "metrics.json").read_text()) for out in (one, two))
     assert json.loads((one / "detections.json").read_text())
     for key in ("split", "images", "protocol", "coco", "voc", "intervals"):
@@ -432,26 +436,26 @@ def test_a_checkpoints_detections_scored_as_a_file_give_its_metrics_to_the_bit(
 
 def test_a_checkpoints_detections_carry_the_data_sets_ids(run_folder, tmp_path):
     root, ckpt = run_folder
-    evaluate(ask("evaluate", f"ckpt={ckpt}", "model.score_threshold=0", out=tmp_path))
+    call(ask("evaluate", f"ckpt={ckpt}", "model.score_threshold=0", out=tmp_path))
     rows = json.loads((tmp_path / "detections.json").read_text())
     content = json.loads((root / "annotations/instances_test.json").read_text())
     names = {image["id"]: f"test/{image['file_name']}" for image in content["images"]}
     assert {row["image_id"]: row["file_name"] for row in rows} == names
     assert {row["category_id"] for row in rows} <= {7, 40}
     truth = root / "annotations/instances_test.json"
-    one = contest(f"predictions={tmp_path}/detections.json", f"truth={truth}")
+    one = inputs_of(f"predictions={tmp_path}/detections.json", f"truth={truth}")
     expected = by_pycocotools(truth, tmp_path / "detections.json")
-    assert_close(coco_scores(one.detections, one.truth, 2)[0], expected)
+    assert_close(coco_scores(one.detections, one.ground_truth, 2)[0], expected)
 
 
 def test_what_predict_writes_is_scored_against_folder_and_file(run_folder, tmp_path):
     root, ckpt = run_folder
     options = [f"source={root}", "score_threshold=0", "model.score_threshold=0"]
-    predict(ask("predict", f"ckpt={ckpt}", *options, out=tmp_path))
+    call(ask("predict", f"ckpt={ckpt}", *options, out=tmp_path))
     these = f"predictions={tmp_path}/predictions.json"
-    folder = contest(these, f"data.root={root}", "split=test")
-    evaluate(ask("evaluate", f"ckpt={ckpt}", "model.score_threshold=0", out=tmp_path / "out"))
-    exact = contest(f"predictions={tmp_path}/out/detections.json", f"data.root={root}")
+    folder = inputs_of(these, f"data.root={root}", "split=test")
+    call(ask("evaluate", f"ckpt={ckpt}", "model.score_threshold=0", out=tmp_path / "out"))
+    exact = inputs_of(f"predictions={tmp_path}/out/detections.json", f"data.root={root}")
     assert len(folder.detections.labels) == len(exact.detections.labels) > 0
     order = [np.lexsort((d.scores, d.image)) for d in (folder.detections, exact.detections)]
     for name, tolerance in (("image", 0), ("boxes", 0.011), ("scores", 1e-5)):
@@ -465,8 +469,8 @@ def test_turned_boxes_of_a_truth_are_taken_as_pycocotools_takes_them_and_counted
     content = json.loads(truth.read_text())
     content["annotations"][0]["attributes"] = {"rotation": 30.0}
     truth.write_text(json.dumps(content))
-    notes = contest(f"predictions={results}", f"truth={truth}").notes
-    assert [n for n in notes if n.startswith("1 boxes of the ground truth are turned by attri")]
+    notes = prepare(ask("evaluate", f"predictions={results}", f"truth={truth}")).external.notes
+    assert [n for n in notes if n.startswith("1 boxes of the truth are turned by attributes.rot")]
     assert read_coco_ground_truth(truth, None).boxes.tolist() == [[10, 0, 50, 20]]
 
 
@@ -475,15 +479,12 @@ def test_boxes_of_a_truth_that_contradict_their_polygons_are_counted(tmp_path):
     content = json.loads(truth.read_text())
     content["annotations"][0]["segmentation"] = [[10, 0, 50, 0, 50, 20, 10, 20]]
     truth.write_text(json.dumps(content))
-    assert not [
-        n for n in contest(f"predictions={results}", f"truth={truth}").notes if "otherwise" in n
-    ]
+    asked = ask("evaluate", f"predictions={results}", f"truth={truth}")
+    assert not [n for n in prepare(asked).external.notes if "otherwise" in n]
     content["annotations"][0]["bbox"] = [40, 30, 50, 20]
     truth.write_text(json.dumps(content))
-    (note,) = (
-        n for n in contest(f"predictions={results}", f"truth={truth}").notes if "otherwise" in n
-    )
-    assert note.startswith("1 boxes of the ground truth are given otherwise too; bbox is used: an")
+    (note,) = (n for n in prepare(asked).external.notes if "otherwise" in n)
+    assert note.startswith("1 boxes of the truth are given otherwise too; bbox is used: annotat")
 
 
 def test_a_root_category_of_a_classs_name_in_a_truth_is_left_out(tmp_path):
@@ -517,12 +518,12 @@ def test_detections_of_a_group_of_categories_are_refused_as_that(tmp_path):
         f"{results}: entry[1]: category_id 0 is 'rod' in {root} or data.classes, which only groups "
         "other categories and has no boxes (2 entries); leave it out, or name it in data.classes"
     )
-    named = contest(*these, "data.classes=[square,disc,rod]")
+    named = inputs_of(*these, "data.classes=[square,disc,rod]")
     assert named.detections.labels.tolist() == [1, 3, 3]
 
 
 def test_detections_of_a_class_without_boxes_that_is_its_own_group_are_taken(tmp_path):
     root, results = grouped(tmp_path, "thing")
-    found = contest(f"predictions={results}", f"data.root={root}")
+    found = inputs_of(f"predictions={results}", f"data.root={root}")
     assert found.classes.names == ("disc", "rod", "square")
     assert found.detections.labels.tolist() == [3, 2, 2]

@@ -14,15 +14,15 @@ ROOT = Path(detector.__file__).parent
 FILES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
 COMMANDS = {"train", "evaluate", "predict", "check"}
 # What each room may import, beside itself.
-BELOW: dict[str, set[str]] = {"__init__": set(), "core": {"__init__"}}
-BELOW["data"] = BELOW["models"] = BELOW["evaluation"] = {"core", "__init__"}
-BELOW["finetune"] = {"models", "evaluation"} | BELOW["models"]
-BELOW["training"] = {"finetune", "data"} | BELOW["finetune"]
+BELOW: dict[str, set[str]] = {"core": set()}
+BELOW["data"] = BELOW["models"] = BELOW["evaluation"] = {"core"}
+BELOW["finetune"] = {"data", "models", "evaluation"} | BELOW["models"]
+BELOW["training"] = {"finetune"} | BELOW["finetune"]
 BELOW["report"] = {"training"} | BELOW["training"]
 BELOW["config"] = {"report"} | BELOW["report"]
 BELOW["pipeline"] = {"config"} | BELOW["config"]
 BELOW["cli"] = {"pipeline"} | BELOW["pipeline"]
-BELOW |= dict.fromkeys(COMMANDS, {"cli"} | BELOW["cli"])
+BELOW |= dict.fromkeys([*COMMANDS, "__init__", "__main__"], {"cli"} | BELOW["cli"])
 # Which files may import a library; a folder stands for all in it.
 ONLY_IN = {
     ("hydra", "omegaconf"): ("config", "pipeline", "cli.py", *(f"{c}.py" for c in COMMANDS)),
@@ -77,6 +77,12 @@ def test_a_library_is_imported_where_it_belongs(file):
     for names, places in ONLY_IN.items():
         if not any(file.is_relative_to(place) for place in places):
             assert not libraries & set(names)
+
+
+def test_only_commands_and_packages_lie_in_the_package_itself():
+    loose = {path.name for path in ROOT.iterdir() if path.is_file()}
+    commands = {f"{name}.py" for name in COMMANDS}
+    assert loose == {"__init__.py", "__main__.py", "py.typed", "cli.py"} | commands
 
 
 def test_no_module_imports_itself_through_others():

@@ -5,17 +5,14 @@ import shutil
 import pytest
 import torch
 import yaml
-from conftest import TINY, assert_same
-from hydra.core.hydra_config import HydraConfig
+from conftest import TINY, ask, assert_same, call, in_force, prepare
 
-from detector import cli
 from detector.core.errors import RequestError
 from detector.core.structures import ClassMap
-from detector.evaluate import evaluate
 from detector.models.weights.report import GroupLoad, LoadReport
-from detector.pipeline import build, request
+from detector.pipeline import build
 from detector.pipeline.dry_run import phase_table
-from detector.train import log_weights, train
+from detector.train import log_weights
 
 ONE_EPOCH = [
     "finetune.phases=[{name: all, train: [stem,layer1,layer2,layer3,layer4,neck,head],"
@@ -24,13 +21,8 @@ ONE_EPOCH = [
 ]
 
 
-def ask(verb, *overrides, out=None):
-    HydraConfig.instance().cfg = None
-    return cli.compose(verb, overrides, out)
-
-
 def config_of(*overrides):
-    return request.resolve("train", ask("train", *TINY, *overrides))
+    return in_force(ask("train", *TINY, *overrides))
 
 
 def started(config, classes):
@@ -44,7 +36,7 @@ def test_a_run_starts_from_another_and_outlives_it(voc_root, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     data = f"data.root={voc_root}"
     with caplog.at_level("INFO"):
-        train(ask("train", *TINY, *ONE_EPOCH, data, out=tmp_path / "first"))
+        call(ask("train", *TINY, *ONE_EPOCH, data, out=tmp_path / "first"))
     assert "model.weights=none: all layers start at random" in caplog.messages
     best = tmp_path / "first/checkpoints/best.ckpt"
 
@@ -62,7 +54,7 @@ def test_a_run_starts_from_another_and_outlives_it(voc_root, tmp_path, monkeypat
     caplog.clear()
     second = tmp_path / "second"
     with caplog.at_level("INFO"):
-        scores = train(ask("train", *TINY, *ONE_EPOCH, data, "model.weights=first", out=second))
+        scores = call(ask("train", *TINY, *ONE_EPOCH, data, "model.weights=first", out=second))
     begin = caplog.messages.index(f"model.weights={best}")
     assert caplog.messages[begin + 1].split() == ["group", "loaded", "replaced", "new"]
     assert caplog.messages[begin + 9] == "  left out of the file: nothing"
@@ -70,11 +62,11 @@ def test_a_run_starts_from_another_and_outlives_it(voc_root, tmp_path, monkeypat
     assert written["model"]["weights"] == str(best)
 
     shutil.rmtree(tmp_path / "first")
-    again = evaluate(ask("evaluate", f"ckpt={second}", out=tmp_path / "e"))
+    again = call(ask("evaluate", f"ckpt={second}", out=tmp_path / "e"))
     assert again["map"] == scores["test/map"]
     caplog.clear()
     with caplog.at_level("INFO"):
-        train(ask("train", f"ckpt={second}", out=second))
+        call(ask("train", f"ckpt={second}", out=second))
     assert not [message for message in caplog.messages if "model.weights" in message]
 
 
@@ -93,13 +85,13 @@ def test_weights_that_cannot_be_used_are_refused_before_anything_is_written(
     torch.save({"c": torch.zeros(2)}, tmp_path / "other.pth")
     override = f"model.weights={choice.format(folder=tmp_path)}"
     with pytest.raises(RequestError, match=said):
-        request.check_request("train", ask("train", *TINY, f"data.root={voc_root}", override))
+        prepare(ask("train", *TINY, f"data.root={voc_root}", override))
 
 
 def test_imagenet_weights_that_cannot_be_fetched_are_asked_for_at_once(voc_root, torch_home):
     cfg = ask("train", f"data.root={voc_root}")
     with pytest.raises(RequestError, match=rf"resnet50-\w+.pth .*put it into {torch_home}"):
-        request.check_request("train", cfg)
+        prepare(cfg)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +105,7 @@ def test_imagenet_weights_that_cannot_be_fetched_are_asked_for_at_once(voc_root,
 )
 def test_what_is_random_and_frozen_is_warned_of(overrides, frozen):
     lite = ["backbone=efficientnet_lite0", "model.weights=none"]
-    config = request.resolve("train", ask("train", *lite, *overrides))
+    config = in_force(ask("train", *lite, *overrides))
     text = " ".join(" ".join(phase_table(config)).split())
     if frozen is None:
         assert "learns nothing" not in text
@@ -143,7 +135,7 @@ def test_a_stem_that_does_not_fit_is_said_and_its_norms_are_not_blamed(caplog):
 )
 def test_a_dry_run_says_which_weights_it_would_start_from(choice, said):
     asked = ["backbone=resnet50", f"model.weights={choice}"]
-    text = " ".join(" ".join(phase_table(request.resolve("train", ask("train", *asked)))).split())
+    text = " ".join(" ".join(phase_table(in_force(ask("train", *asked)))).split())
     assert f"weights {said}" in text
 
 

@@ -17,32 +17,32 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, write_voc
-from hydra.core.hydra_config import HydraConfig
+from commands import run_cli
+from conftest import (
+    PHASES,
+    TINY,
+    ask,
+    call,
+    data_of,
+    in_force,
+    prepare,
+    random_split,
+    three_splits,
+    write_coco,
+    write_voc,
+    write_xml,
+)
 
-from detector import cli
 from detector.core.errors import RequestError
-from detector.evaluate import evaluate
+from detector.core.run_folder import RunFolder
 from detector.evaluation import reference
-from detector.pipeline import build, load_data, request
-from detector.predict import predict
-from detector.train import train
+from detector.pipeline import build, load_data
 from detector.training.checkpoint import read_trained_on
 from detector.training.run_checkpoints import RunCheckpoints
 
-PHASES = (
-    "finetune.phases=[{name: heads, train: [neck, head], until: {max_epochs: 2}},"
-    "{name: top, train: [layer4, neck, head], lr_factor: {layer4: 0.1}, until: {max_epochs: 1}}]"
-)
-
-
-def ask(verb, *overrides, out):
-    HydraConfig.instance().cfg = None
-    return cli.compose(verb, overrides, out)
-
 
 def fresh_train(root, out, *overrides):
-    return train(ask("train", *TINY, f"data.root={root}", PHASES, *overrides, out=out))
+    return call(ask("train", *TINY, f"data.root={root}", PHASES, *overrides, out=out))
 
 
 def epochs(out):
@@ -51,22 +51,10 @@ def epochs(out):
         return list(csv.DictReader(stream))
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A finished run, and what it returned."""
-    base = tmp_path_factory.mktemp("run")
-    from conftest import random_split
-
-    root = write_voc(
-        base / "voc",
-        {
-            "train": random_split("train", 5, 0) | {"both": [("disc", (40, 20, 70, 50))]},
-            "val": random_split("val", 3, 1),
-            "test": random_split("test", 3, 2),
-        },
-    )
-    (root / "JPEGImages" / "notes.txt").write_text("no image")
-    return root, base / "out", fresh_train(root, base / "out")
+@pytest.fixture
+def run(runs):
+    """A finished run: its data, its folder, and what it returned."""
+    return runs.root, runs.first, runs.scores
 
 
 def test_a_run_writes_all_its_files(run):
@@ -91,7 +79,7 @@ def test_a_run_writes_all_its_files(run):
 
 def test_checkpoints_know_the_images_they_were_trained_and_chosen_on(run):
     root, out, _ = run
-    for key, prefix, count in (("trained_on", ("train", "both"), 6), ("chosen_on", ("val",), 3)):
+    for key, prefix, count in (("trained_on", ("train", "both"), 7), ("chosen_on", ("val",), 5)):
         record = read_trained_on(out / "checkpoints/best.ckpt", key)
         files = [f for f in (root / "JPEGImages").iterdir() if f.name.startswith(prefix)]
         digests = {hashlib.blake2b(f.read_bytes(), digest_size=16).hexdigest() for f in files}
@@ -102,7 +90,7 @@ def test_checkpoints_know_the_images_they_were_trained_and_chosen_on(run):
 def test_metrics_csv_has_a_row_for_every_epoch(run):
     _, out, _ = run
     rows = epochs(out)
-    assert [(r["epoch"], r["stage"]) for r in rows] == [
+    assert [(r["epoch"], r["phase"]) for r in rows] == [
         ("0", "heads"),
         ("1", "heads"),
         ("2", "top"),
@@ -120,7 +108,7 @@ def test_metrics_json_is_what_train_returned(run):
     _, out, scores = run
     content = json.loads((out / "metrics.json").read_text())
     assert content["split"] == "test"
-    assert content["images"] == 3
+    assert content["images"] == 5
     assert set(content["per_class"]) == {"disc", "square"}
     assert content["coco"]["map"] == scores["test/map"]
     assert content["voc"]["ap_50"] == scores["test/voc_ap_50"]
@@ -140,7 +128,7 @@ def test_the_best_checkpoint_is_the_epoch_with_the_best_validation_score(run):
 @pytest.mark.parametrize("ckpt", ["", "checkpoints/best.ckpt"])
 def test_evaluate_reproduces_the_runs_figures_exactly(run, tmp_path, ckpt):
     _, out, _ = run
-    evaluate(ask("evaluate", f"ckpt={out / ckpt}", out=tmp_path / "e"))
+    call(ask("evaluate", f"ckpt={out / ckpt}", "resamples=200", out=tmp_path / "e"))
     first = json.loads((out / "metrics.json").read_text())
     again = json.loads((tmp_path / "e" / "metrics.json").read_text())
     for key in ("split", "images", "coco", "voc", "per_class"):
@@ -158,17 +146,17 @@ def test_scores_that_are_not_pycocotools_are_not_written(run, tmp_path, monkeypa
 
     monkeypatch.setattr(reference, "pycocotools_scores", other)
     with pytest.raises(RuntimeError, match=rf"mar_10 is 0\.\d+, but {wrong} by pycocotools"):
-        evaluate(ask("evaluate", f"ckpt={out}", out=tmp_path / "e"))
+        call(ask("evaluate", f"ckpt={out}", out=tmp_path / "e"))
     assert not (tmp_path / "e" / "metrics.json").exists()
 
 
 def test_evaluate_on_another_split_and_on_other_data(run, tmp_path):
     root, out, scores = run
-    found = evaluate(ask("evaluate", f"ckpt={out}", "split=val", out=tmp_path / "a"))
+    found = call(ask("evaluate", f"ckpt={out}", "split=val", out=tmp_path / "a"))
     assert found["map"] == pytest.approx(scores["val/map"], abs=1e-7)
     shutil.copytree(root, tmp_path / "moved")
     overrides = [f"ckpt={out}", f"data.root={tmp_path / 'moved'}"]
-    moved = evaluate(ask("evaluate", *overrides, out=tmp_path / "b"))
+    moved = call(ask("evaluate", *overrides, out=tmp_path / "b"))
     assert moved["map"] == scores["test/map"]
 
 
@@ -179,7 +167,7 @@ def test_a_checkpoint_of_other_classes_is_refused(run, tmp_path):
     )
     cfg = ask("evaluate", f"ckpt={out}", f"data.root={root}", out=tmp_path / "e")
     with pytest.raises(RequestError, match=r"class 'cat' is not among those that .* knows"):
-        request.check_request("evaluate", cfg)
+        prepare(cfg)
 
 
 def test_evaluation_needs_nothing_but_the_split_asked_for(run, tmp_path):
@@ -190,8 +178,8 @@ def test_evaluation_needs_nothing_but_the_split_asked_for(run, tmp_path):
         (only / f"ImageSets/Main/{split}.txt").unlink()
     (only / "ImageSets/Main/test.txt").write_text("test0\n")
     cfg = ask("evaluate", f"ckpt={out}", f"data.root={only}", out=tmp_path / "e")
-    request.check_request("evaluate", cfg)
-    evaluate(cfg)
+    prepare(cfg)
+    call(cfg)
     content = json.loads((tmp_path / "e/metrics.json").read_text())
     assert content["images"] == 1
     assert set(content["per_class"]) == {"disc", "square"}
@@ -207,7 +195,7 @@ def test_a_moved_run_keeps_its_best_checkpoint_when_it_goes_on(run, tmp_path):
     shutil.copytree(out, moved)
     spoilt = ["trainer.max_epochs=4", "optim.lr=100", "finetune=scratch"]
     spoilt += ["finetune.allow_changed=true"]
-    again = train(ask("train", f"ckpt={moved}", *spoilt, out=moved))
+    again = call(ask("train", f"ckpt={moved}", *spoilt, out=moved))
     assert weights(moved)["epoch"] == 3
     assert again["val/map"] == scores["val/map"]
     assert again["test/map"] == scores["test/map"]
@@ -217,7 +205,7 @@ def test_a_run_that_goes_on_elsewhere_brings_its_best_checkpoint_along(run, tmp_
     _, out, scores = run
     last = out / "checkpoints/last.ckpt"
     with caplog.at_level("INFO"):
-        again = train(ask("train", f"ckpt={last}", out=tmp_path / "new"))
+        again = call(ask("train", f"ckpt={last}", out=tmp_path / "new"))
     assert "the schedule has ended after 3 epochs" in caplog.text
     assert again == pytest.approx(scores, abs=0, nan_ok=True)
 
@@ -225,10 +213,10 @@ def test_a_run_that_goes_on_elsewhere_brings_its_best_checkpoint_along(run, tmp_
 def test_images_in_two_splits_are_pointed_out(run, caplog):
     root, _, _ = run
     overrides = [f"data.root={root}", "data.splits.test=[train]"]
-    config = request.resolve("train", cli.compose("train", overrides))
+    config = in_force(ask("train", *overrides))
     with caplog.at_level("WARNING"):
-        load_data.describe_data(load_data.read_data(config))
-    assert "6 x picture in two splits, so figures are too good: JPEGImages/" in caplog.text
+        load_data.describe_data(data_of(config))
+    assert "7 x picture in two splits, so figures are too good: JPEGImages/" in caplog.text
 
 
 def test_predict_writes_pictures_and_tables_and_names_what_it_cannot_read(run, tmp_path, caplog):
@@ -238,7 +226,7 @@ def test_predict_writes_pictures_and_tables_and_names_what_it_cannot_read(run, t
     (source / "broken.jpg").write_bytes(b"\xff\xd8 not a jpeg")
     overrides = [f"ckpt={out}", f"source={source}", "score_threshold=0"]
     with caplog.at_level("INFO"):
-        found = predict(ask("predict", *overrides, out=tmp_path / "p"))
+        found = call(ask("predict", *overrides, out=tmp_path / "p"))
     assert "not read: " in caplog.text
     assert "broken.jpg: not a readable image" in caplog.text
     content = json.loads((tmp_path / "p/predictions.json").read_text())
@@ -256,7 +244,7 @@ def test_predict_writes_pictures_and_tables_and_names_what_it_cannot_read(run, t
     assert len(table) == len(content)
     assert float(table[0]["x2"]) == pytest.approx(x + w, abs=0.011)
     pictures = list((tmp_path / "p/images/deep").iterdir())
-    assert len(pictures) == 12
+    assert len(pictures) == 17
     assert cv2.imread(str(pictures[0])).shape == (60, 80, 3)
 
 
@@ -265,7 +253,7 @@ def test_predict_on_nothing_readable_says_so(run, tmp_path):
     (tmp_path / "a.jpg").write_text("no image")
     cfg = ask("predict", f"ckpt={out}", f"source={tmp_path / 'a.jpg'}", out=tmp_path / "p")
     with pytest.raises(RequestError, match=r"nothing could be read: .*a\.jpg"):
-        predict(cfg)
+        call(cfg)
 
 
 # At 32 pixels, the images are decoded at half their size.
@@ -274,16 +262,16 @@ def test_predict_finds_what_evaluation_finds(run, tmp_path, size):
     _, out, _ = run
     smaller = f"data.image_size={size}"
     evaluation_cfg = ask("evaluate", f"ckpt={out}", smaller, out=tmp_path / "e")
-    config = request.resolve("evaluate", evaluation_cfg)
-    task = build.load_task("evaluate", config)
-    images = load_data.read_data(config).splits
+    config = in_force(evaluation_cfg)
+    task = build.load_task(config)
+    images = data_of(config).splits
     data = build.build_datamodule(config, images)
     build.build_trainer(config, tmp_path).test(
         task, data.loader("test", training=False), verbose=False
     )
     expected = task.metric.evaluation.detections
     overrides = [f"ckpt={out}", f"source={images['test'][0].path}", "score_threshold=0", smaller]
-    found = predict(ask("predict", *overrides, out=tmp_path / "p"))
+    found = call(ask("predict", *overrides, out=tmp_path / "p"))
     rows = expected.image == 0
     assert len(found) == rows.sum()
     corners = expected.boxes[rows]
@@ -295,8 +283,6 @@ def test_predict_finds_what_evaluation_finds(run, tmp_path, size):
 
 
 def test_what_is_unusable_stops_training_or_is_left_out_and_named(voc_root, tmp_path, caplog):
-    from conftest import write_xml
-
     write_xml(
         voc_root / "Annotations/train0.xml",
         [("square", (9, 9, 9, 9)), ("square", (5, 5, 30, 30))],
@@ -321,8 +307,6 @@ def test_no_on_bad_trains_on_nothing(voc_root, tmp_path):
 
 
 def test_what_was_dealt_out_by_ratio_is_written_and_stays_when_images_are_added(voc_root, tmp_path):
-    from conftest import random_split
-
     shutil.rmtree(voc_root / "ImageSets")
     out = tmp_path / "out"
     fresh_train(voc_root, out, "trainer.max_epochs=1")
@@ -337,20 +321,18 @@ def test_what_was_dealt_out_by_ratio_is_written_and_stays_when_images_are_added(
     for folder in ("Annotations", "JPEGImages"):
         for file in (tmp_path / "more" / folder).iterdir():
             shutil.move(file, voc_root / folder / file.name)
-    for overrides in ([], [f"data.root={voc_root}"], ["data.split.file=null"]):
-        config = request.resolve("evaluate", ask("evaluate", f"ckpt={out}", *overrides, out=out))
-        data = load_data.read_data(config)
+    for overrides in ([], [f"data.root={voc_root}"], ["data.auto_split.file=null"]):
+        config = in_force(ask("evaluate", f"ckpt={out}", *overrides, out=out))
+        data = data_of(config)
         files = {Path(p).relative_to(voc_root).as_posix() for p in data.splits["test"].paths}
         assert (files == set(written["test"])) == (not overrides)
 
 
 def test_a_class_list_of_the_checkpoint_judges_other_data(run, tmp_path, voc_root):
-    from conftest import write_xml
-
     _, out, _ = run
     write_xml(voc_root / "Annotations/test1.xml", [("cat", (1, 1, 9, 9))])
     with pytest.raises(RequestError, match=r"class 'cat' is not among those that .* knows"):
-        evaluate(ask("evaluate", f"ckpt={out}", f"data.root={voc_root}", out=tmp_path / "e"))
+        call(ask("evaluate", f"ckpt={out}", f"data.root={voc_root}", out=tmp_path / "e"))
 
 
 def command(*overrides):
@@ -358,8 +340,10 @@ def command(*overrides):
 
 
 def run_train(*overrides, cwd):
-    """Run `python -m detector.train` to its end."""
-    return subprocess.run(command(*overrides), cwd=cwd, capture_output=True, text=True, check=False)
+    """Run `python -m detector.train` to its end; what it printed."""
+    code, out, err = run_cli("train", *overrides, cwd=cwd, heavy=True)
+    assert code == 0, err
+    return out
 
 
 def test_the_voc_experiment_runs_on_a_devkit_with_random_weights(devkit, tmp_path):
@@ -374,43 +358,39 @@ def test_the_voc_experiment_runs_on_a_devkit_with_random_weights(devkit, tmp_pat
         "model.fpn_channels=32",
         "model.head.hidden=[32]",
     ]
-    done = run_train(
+    out = run_train(
         "+experiment=voc", f"data.root={devkit}", *small, "hydra.run.dir=out", cwd=tmp_path
     )
-    assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "out/metrics.json").read_text())
     assert content["images"] == 4
     assert len(content["per_class"]) == 20
-    assert done.stdout.strip().splitlines()[-1] == f"report: {tmp_path}/out/report/index.html"
-    assert (tmp_path / "out/train.log").read_text() in done.stdout
+    assert out.strip().splitlines()[-1] == f"report: {tmp_path}/out/report/index.html"
+    assert (tmp_path / "out/train.log").read_text() in out
     config = (tmp_path / "out/config.yaml").read_text()
     assert "VOC2012/trainval" in config
 
 
 def test_the_coco_experiment_runs_with_random_weights(tmp_path):
-    from conftest import three_splits, write_coco
-
     splits = three_splits()
     root = write_coco(tmp_path / "coco", {"train2017": splits["train"], "val2017": splits["val"]})
     small = ["model.weights=none", "data.image_size=64", "trainer.max_epochs=1"]
-    small += ["trainer.limit_train_batches=1", "trainer.accelerator=cpu", "data.split.val=0.2"]
+    small += ["trainer.limit_train_batches=1", "trainer.accelerator=cpu", "data.auto_split.val=0.2"]
     small += ["model.rpn_top_n_test=20", "model.fpn_channels=32", "model.head.hidden=[32]"]
-    done = run_train(
+    out = run_train(
         "+experiment=coco", f"data.root={root}", *small, "hydra.run.dir=out", cwd=tmp_path
     )
-    assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out/metrics.json").read_text())["images"] == 3
-    assert "train 4 images" in done.stdout
+    assert "train 4 images" in out
 
 
 def test_two_processes_train_and_score_as_one_would(voc_root, tmp_path):
     overrides = [*TINY, f"data.root={voc_root}", "finetune=staged", "finetune.norm=frozen"]
     overrides += ["trainer.max_epochs=3", "trainer.devices=2", "hydra.run.dir=out"]
-    done = run_train(*overrides, cwd=tmp_path)
+    done = subprocess.run(command(*overrides), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("phase top: training layer4, neck, head") == 1
     out = tmp_path / "out"
-    evaluate(ask("evaluate", f"ckpt={out}", "trainer.devices=1", out=tmp_path / "alone"))
+    call(ask("evaluate", f"ckpt={out}", "trainer.devices=1", out=tmp_path / "alone"))
     together = json.loads((out / "metrics.json").read_text())
     alone = json.loads((tmp_path / "alone/metrics.json").read_text())
     assert together["images"] == 3  # odd: padding has shown one image twice
@@ -419,7 +399,7 @@ def test_two_processes_train_and_score_as_one_would(voc_root, tmp_path):
 
 
 def test_a_sweep_gives_every_trial_its_folder(voc_root, tmp_path):
-    done = run_train(
+    run_train(
         "-m",
         "seed=0,1",
         *TINY,
@@ -428,7 +408,6 @@ def test_a_sweep_gives_every_trial_its_folder(voc_root, tmp_path):
         "hydra.sweep.dir=sweep",
         cwd=tmp_path,
     )
-    assert done.returncode == 0, done.stderr
     for trial in ("0", "1"):
         content = (tmp_path / "sweep" / trial / "config.yaml").read_text()
         assert f"seed: {trial}" in content
@@ -437,7 +416,7 @@ def test_a_sweep_gives_every_trial_its_folder(voc_root, tmp_path):
 
 
 def test_the_optuna_sweep_maximises_the_score_that_train_returns(voc_root, tmp_path):
-    done = run_train(
+    run_train(
         "-m",
         "+sweep=lr",
         *TINY,
@@ -447,7 +426,6 @@ def test_the_optuna_sweep_maximises_the_score_that_train_returns(voc_root, tmp_p
         "hydra.sweep.dir=sweep",
         cwd=tmp_path,
     )
-    assert done.returncode == 0, done.stderr
     results = (tmp_path / "sweep/optimization_results.yaml").read_text()
     assert "optim.lr" in results
     best = max(max(float(r["val/map"]) for r in epochs(tmp_path / f"sweep/{t}")) for t in (0, 1))
@@ -480,9 +458,8 @@ def test_ctrl_c_keeps_what_is_done_and_prints_the_line_to_go_on(voc_root, tmp_pa
     assert line in text
     done = weights(Path(out))["epoch"] + 1
     resumed = run_train(f"ckpt={out}", f"trainer.max_epochs={done + 1}", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
     assert weights(Path(out))["epoch"] == done
-    assert f"epoch {done + 1}/{done + 1}" in resumed.stdout
+    assert f"epoch {done + 1}/{done + 1}" in resumed
 
 
 def test_ctrl_c_in_the_final_evaluation_says_how_to_evaluate(
@@ -500,11 +477,12 @@ def test_ctrl_c_in_the_final_evaluation_says_how_to_evaluate(
 
 def test_a_checkpoint_that_finds_no_room_is_named_and_leaves_no_draft(tmp_path):
     def full(draft):
+        draft.parent.mkdir()
         draft.touch()
         raise OSError(errno.ENOSPC, "No space left on device", "/tmp/a-librarys-own")
 
-    trainer = SimpleNamespace(save_checkpoint=full)
+    trainer = SimpleNamespace(save_checkpoint=full, is_global_zero=True)
     with pytest.raises(OSError, match="No space left") as error:
-        RunCheckpoints(None, tmp_path).on_train_epoch_end(trainer, None)
-    assert error.value.filename == str(tmp_path / "last.ckpt")
-    assert list(tmp_path.iterdir()) == []
+        RunCheckpoints(None, RunFolder(tmp_path)).on_train_epoch_end(trainer, None)
+    assert error.value.filename == str(tmp_path / "checkpoints/last.ckpt")
+    assert [p.name for p in tmp_path.rglob("*")] == ["checkpoints"]

@@ -5,70 +5,117 @@ from __future__ import annotations
 import logging
 import re
 import shlex
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from omegaconf import DictConfig
+from pydantic.dataclasses import dataclass as options
 from rich.table import Table
 from rich.text import Text
 
-from detector.cli import run_verb
+from detector.config.resolve import resolve
 from detector.config.schema import Config
 from detector.core.console import log_table
 from detector.core.files import write_json
-from detector.pipeline import check_data, load_data, request
+from detector.core.options import STRICT
+from detector.core.run_folder import RunFolder
+from detector.data.read import Reading
+from detector.pipeline import checks, load_data
+from detector.pipeline.check_data import inspect, write_preview
+from detector.pipeline.command import Outcome
 
 log = logging.getLogger(__name__)
 
 EXAMPLES = 3  # of every kind, on the terminal
 NAMED = 12  # classes of a split, on the terminal
-PREVIEWED = 16  # images
 
 
-def check(cfg: DictConfig) -> dict[str, Any]:
+@options(config=STRICT, frozen=True, kw_only=True)
+class CheckKeys(Config):
+    """Check a data set before it costs a training run.
+
+    Examples:
+      python -m detector.check data.root=DIR
+      python -m detector.check data.root=DIR preview=true augment=strong
+      python -m detector.check data=yolo data.root=DIR data.image_size=640
+    """
+
+    shown: ClassVar[tuple[str, ...]] = (
+        *("data.root", "data.format", "data.splits.train", "data.splits.val", "data.splits.test"),
+        *("data.auto_split.val", "data.auto_split.test", "data.auto_split.group", "data.classes"),
+        *("data.image_size", "data.download", "model.in_channels", "model.anchor_scales"),
+        *("model.anchor_ratios", "augment.min_visibility"),
+    )
+
+    preview: bool = False
+    """Also write preview.png, a sheet of augmented training images."""
+
+
+KEYS = CheckKeys
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request to check data that was found good.
+
+    Attributes:
+        config: Configuration in force.
+        reading: The data set, whose annotation files have been read.
+        overrides: What was typed.
+    """
+
+    config: CheckKeys
+    reading: Reading
+    overrides: list[str]
+
+
+def prepare(cfg: DictConfig) -> Prepared:
+    """Check a request to check data.
+
+    Args:
+        cfg: As composed, with `overrides`.
+
+    Raises:
+        RequestError: If there is nothing to check; errors in the data are part of the answer.
+    """
+    config = resolve(KEYS, cfg)
+    checks.check_backbone(config)
+    reading = load_data.open_data(config)
+    load_data.validate(reading, briefly=True)
+    checks.check_augmentation(config)
+    return Prepared(config, reading, list(map(str, cfg.overrides)))
+
+
+def run(prepared: Prepared, folder: RunFolder) -> Outcome:
     """Check a data set, and write check.json, check.html and, if asked for, preview.png.
 
     Args:
-        cfg: From Hydra or `detector.cli.compose`, with `output_dir` set.
+        prepared: From `prepare`.
+        folder: For the outputs.
 
     Returns:
-        What check.json holds.
-
-    Raises:
-        RequestError: If there is nothing to check; faults are part of the answer.
+        The content of check.json; exit code 1 where there are errors.
     """
-    config = request.resolve("check", cfg)
-    with request.output_folder("check", cfg) as folder:
-        key = check_data.fingerprint(config)
-        content = check_data.reuse(key, folder)
-        if content is None:
-            content = _check_anew(config, folder)
-            check_data.keep(key, folder)
-        else:
-            log.info("nothing has changed since the last check: this is what it found")
-        _print(content)
-        if config.preview:
-            log.info("preview: %s", _write_preview(config, folder))
-        log.info("all findings: %s", folder / "check.json")
-        log.info("page: %s", folder / "check.html")
-        log.info("%s", next_step(content, cfg.overrides))
-    return content
-
-
-def _check_anew(config: Config, folder: Path) -> dict[str, Any]:
     from detector.report.page import write_check_page
 
-    data = load_data.read_data(config, keep=config.preview)
-    content, thumbnails = check_data.inspect(config, data)
-    write_json(folder / "check.json", content)
-    write_check_page(folder / "check.html", content, thumbnails)
-    return content
+    config = prepared.config
+    data = load_data.validate(prepared.reading)
+    content, thumbnails = inspect(config, data)
+    write_json(folder.check_json, content)
+    write_check_page(folder.check_html, content, thumbnails)
+    _print(content)
+    if config.preview:
+        write_preview(config, data, folder.preview)
+        log.info("preview: %s", folder.preview)
+    log.info("all findings: %s", folder.check_json)
+    log.info("page: %s", folder.check_html)
+    log.info("%s", next_step(content, prepared.overrides))
+    return Outcome(content, exit_code=1 if content["summary"]["errors"] else 0)
 
 
 def _print(content: dict[str, Any]) -> None:
-    """The findings as a table."""
+    """Log what was found."""
     log.info("%s: %s", content["root"], content["recognised"])
     for line in content["division"]:
         log.info("%s", line)
@@ -79,32 +126,36 @@ def _print(content: dict[str, Any]) -> None:
         boxes = f"{split['boxes']} boxes: {', '.join(counts)}"
         log.info("%-5s %d images, %s", name, split["images"], boxes)
     if content["findings"]:
-        table = Table(title="findings", title_justify="left", show_lines=True)
-        for heading in ("", "count", "kind", "examples"):
-            table.add_column(heading, justify="right" if heading == "count" else "left")
-        for finding in content["findings"]:
-            items = finding["items"][:EXAMPLES]
-            lines = [f"{i['file']}: {i['message']}" if i["file"] else i["message"] for i in items]
-            if finding["count"] > len(lines):
-                lines.append(f"... and {finding['count'] - len(lines)} more")
-            # As text: names in brackets are not markup.
-            cells = (finding["severity"], str(finding["count"]), finding["kind"], "\n".join(lines))
-            table.add_row(*map(Text, cells))
-        log_table(table, width=120)
-    _print_model(content["model"])
-    summary = content["summary"]
-    log.info("%d errors, %d leakage, %d warnings", *summary.values())
+        _print_findings(content["findings"])
+    if content["model"] is not None:
+        _print_model(content["model"])
+    log.info("%d errors, %d leakage, %d warnings", *content["summary"].values())
 
 
-def next_step(content: dict[str, Any], overrides: Sequence[object]) -> str:
+def _print_findings(findings: Sequence[dict[str, Any]]) -> None:
+    """Log the findings as a table."""
+    table = Table(title="findings", title_justify="left", show_lines=True)
+    for heading in ("", "count", "kind", "examples"):
+        table.add_column(heading, justify="right" if heading == "count" else "left")
+    for finding in findings:
+        items = finding["items"][:EXAMPLES]
+        lines = [f"{i['file']}: {i['message']}" if i["file"] else i["message"] for i in items]
+        if finding["count"] > len(lines):
+            lines.append(f"... and {finding['count'] - len(lines)} more")
+        # As text: names in brackets are not markup.
+        cells = (finding["severity"], str(finding["count"]), finding["kind"], "\n".join(lines))
+        table.add_row(*map(Text, cells))
+    log_table(table, width=120)
+
+
+def next_step(content: dict[str, Any], overrides: Sequence[str]) -> str:
     """What to do after a check: the command that trains, or what to mend before.
 
     Args:
-        content: What check.json holds.
+        content: Content of check.json.
         overrides: What was typed for the check; training needs the same keys.
     """
-    typed = [str(word) for word in overrides]
-    keys = [word for word in typed if not re.match(r"[+~]*(hydra[./]|preview\b)", word)]
+    keys = [word for word in overrides if not re.match(r"[+~]*(hydra[./]|preview\b)", word)]
     command = ["python", "-m", "detector.train", *keys]
     errors = content["summary"]["errors"]
     if not errors:
@@ -118,10 +169,8 @@ def next_step(content: dict[str, Any], overrides: Sequence[object]) -> str:
     return f"next: mend {faults}, or train without what they concern:\n  {way_out}"
 
 
-def _print_model(model: dict[str, Any] | None) -> None:
-    """What the network would see."""
-    if model is None:
-        return
+def _print_model(model: dict[str, Any]) -> None:
+    """Log what the network would see."""
     if model["crowded"]:
         log.warning("%s", model["crowded"])
     lost, anchors = model["lost"], model["anchors"]
@@ -144,38 +193,7 @@ def _print_model(model: dict[str, Any] | None) -> None:
         )
 
 
-def _write_preview(config: Config, folder: Path) -> Path:
-    """A sheet of training images as the network would get them."""
-    import numpy as np
-
-    from detector.data.loading.sampler import SampleKey
-    from detector.pipeline import build
-    from detector.report.draw import Boxes, draw_preview
-
-    data = load_data.read_data(config)
-    samples = build.build_datamodule(config, data.splits).train_dataloader().dataset
-    count = len(data.splits["train"])
-    pictures = []
-    for index in np.linspace(0, count - 1, min(PREVIEWED, count)).astype(int).tolist():
-        image, target = samples[SampleKey(0, index)]
-        name = Path(str(data.splits["train"].paths[index])).name
-        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-        pictures.append((name, pixels, Boxes(target.boxes.numpy(), target.labels.numpy())))
-    file = folder / "preview.png"
-    draw_preview(pictures, data.classes.names, file)
-    return file
-
-
-def main() -> None:
-    """The command: exit code 1 where there are errors."""
-    errors: list[int] = []
-
-    def job(cfg: DictConfig) -> None:
-        errors.append(check(cfg)["summary"]["errors"])
-
-    run_verb("check", job)
-    sys.exit(1 if any(errors) else 0)
-
-
 if __name__ == "__main__":
-    main()
+    from detector.cli import run_command
+
+    run_command("check")

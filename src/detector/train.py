@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic.dataclasses import dataclass as options
 
-from detector.cli import run_verb
+from detector.config.resolve import resolve
 from detector.config.schedules import frozen_at_random, read_schedule
-from detector.config.schema import WEIGHTS, Config, plain
+from detector.config.schema import Config, plain
 from detector.core.console import announce, typed, typed_command
 from detector.core.errors import RequestError
 from detector.core.files import write_json
+from detector.core.options import STRICT
+from detector.core.run_folder import RunFolder
+from detector.data.read import DataSet
 from detector.finetune.schedule import Progress, Schedule
-from detector.pipeline import load_data, request
+from detector.models.options import WEIGHTS
+from detector.pipeline import checks, load_data
+from detector.pipeline.command import Outcome
 from detector.pipeline.dry_run import print_phases
 from detector.pipeline.model_summary import summary_table
 from detector.training.checkpoint import (
-    SIDECAR,
     Fingerprint,
     checkpoint_path,
     load_checkpoint,
@@ -34,208 +38,318 @@ from detector.training.checkpoint import (
 )
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
+    import lightning.pytorch as pl
     from torch import Tensor
 
     from detector.data.loading.datamodule import DetectionDataModule
-    from detector.data.read import DataSet
+    from detector.finetune.unfreezing import StagedFinetuning
     from detector.models.faster_rcnn import FasterRCNN
     from detector.models.weights.report import LoadReport
+    from detector.training.loggers import RunLogger
     from detector.training.module import DetectionTask
+    from detector.training.progress import RunProgress
 
 log = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig) -> dict[str, float]:
-    """Train and evaluate.
+@options(config=STRICT, frozen=True, kw_only=True)
+class TrainKeys(Config):
+    """Train a detector, then evaluate its best checkpoint.
+
+    Examples:
+      python -m detector.train data.root=DIR
+      python -m detector.train data.root=DIR backbone=efficientnet_lite0 data.batch_size=8
+      python -m detector.train data.root=DIR finetune=staged trainer.max_epochs=12
+      python -m detector.train ckpt=RUN                        continues a run
+      python -m detector.train +experiment=trees               the demo
+    """
+
+    dry_run: bool = False
+    """Print the phases (what is trained, at which learning rates, how long), and stop."""
+
+
+KEYS = TrainKeys
+DISTRIBUTED = True
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request to train that was found good.
+
+    Attributes:
+        config: Configuration in force.
+        schedule: Phases of the training.
+        data: The data set.
+        resumed: The checkpoint that training goes on from, if any.
+        command: The command that was typed.
+    """
+
+    config: TrainKeys
+    schedule: Schedule
+    data: DataSet
+    resumed: Path | None
+    command: str
+
+
+def prepare(cfg: DictConfig) -> Prepared | None:
+    """Check a request to train; a dry run is all done with that.
 
     Args:
-        cfg: From Hydra or `detector.cli.compose`, with `output_dir` set.
-
-    Returns:
-        The best validation score by its name, and the final scores as `test/<name>` (`val/<name>`
-        where there is no test split); fractions in 0..1. Nothing of a dry run.
+        cfg: As composed, with `overrides`.
 
     Raises:
         RequestError: If the request is wrong.
     """
-    config = request.resolve("train", cfg)
+    config = resolve(KEYS, cfg, resume=True)
+    checks.check_backbone(config)
     if config.dry_run:
         print_phases(config)
-        return {}
+        return None
     schedule = read_schedule(config)
-    data_set = load_data.usable_data(config)
-    with request.output_folder("train", cfg) as folder:
-        start = f"the checkpoint {config.ckpt}" if config.ckpt else None
-        start = start or f"model.weights={config.model.weights}"
-        announce("building the network (%s), starting from %s", config.backbone.name, start)
-        return _train(config, schedule, data_set, folder, typed_command("train", cfg.overrides))
+    checks.check_machine(config)
+
+    def check(data: DataSet) -> None:
+        checks.check_loading(config, data)
+        checks.check_augmentation(config)
+        if not config.ckpt:
+            checks.check_weights(config)
+
+    data = load_data.usable_data(config, check=check)
+    resumed = checkpoint_path("train", config.ckpt) if config.ckpt else None
+    return Prepared(config, schedule, data, resumed, typed_command("train", cfg.overrides))
 
 
-def _train(
-    config: Config, schedule: Schedule, data_set: DataSet, folder: Path, command: str
-) -> dict[str, float]:
-    """Train into a folder, and evaluate; the arguments have been checked."""
+def run(prepared: Prepared, folder: RunFolder) -> Outcome:
+    """Train, and evaluate the best epoch.
+
+    Args:
+        prepared: From `prepare`.
+        folder: For the outputs.
+
+    Returns:
+        The best validation score by its name, which a sweep maximises, and the final scores as
+        `test/<name>` (`val/<name>` where there is no test split); fractions in 0..1.
+    """
+    config = prepared.config
+    start = f"the checkpoint {config.ckpt}" if config.ckpt else None
+    start = start or f"model.weights={config.model.weights}"
+    announce("building the network (%s), starting from %s", config.backbone.name, start)
+    training = _set_up(prepared, folder)
+    if training.trainer.is_global_zero:
+        _describe(prepared, training, folder)
+        _bring_along(prepared.resumed, folder)
+    else:
+        logging.getLogger("detector").setLevel(logging.ERROR)  # one process speaks
+    with training.logger.opened(plain(config)):
+        _fit(prepared, training, folder)
+        final = _evaluate_or_say_how(prepared, training, folder)
+        _log_final(training, final, folder)
+    best = training.finetuning.progress.best
+    assert best is not None  # at least one epoch was validated
+    return Outcome({config.monitor: best, **final}, score=best)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The objects of a training.
+
+    Attributes:
+        task: The network in its LightningModule.
+        loaded: What became of pretrained weights; None if all are random, or a checkpoint's.
+        progress: Where the schedule begins.
+        finetuning: Applies the schedule.
+        rows: Writes metrics.csv and shows the progress.
+        logger: Logs the run.
+        trainer: Lightning's trainer.
+        data: The loaders.
+    """
+
+    task: DetectionTask
+    loaded: LoadReport | None
+    progress: Progress
+    finetuning: StagedFinetuning
+    rows: RunProgress
+    logger: RunLogger
+    trainer: pl.Trainer
+    data: DetectionDataModule
+
+
+def _set_up(prepared: Prepared, folder: RunFolder) -> _Training:
+    """Build network, callbacks, logger, trainer and loaders."""
     import lightning.pytorch as pl
 
+    from detector.pipeline import build
+    from detector.training.loggers import build_logger
+
+    config, schedule, data, resumed = (
+        *(prepared.config, prepared.schedule, prepared.data, prepared.resumed),
+    )
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    task = build.build_task(config, data.classes)
+    task.trained_on = record_images(config, data, resumed)
+    task.chosen_on = pack_fingerprints(load_data.fingerprints(data, "val").values())
+    loaded = None
+    if resumed is None:
+        loaded = build.load_pretrained(config, task.network, data.classes.names)
+    progress = schedule.resume(read_progress(resumed)) if resumed else schedule.start()
+    epochs = schedule.total(progress)
+    finetuning, rows, callbacks = build.build_callbacks(config, schedule, folder, epochs)
+    steps = int(load_checkpoint(resumed)["global_step"]) if resumed else 0
+    logger = build_logger(config.logger, folder, steps)
+    trainer = build.build_trainer(config, folder.path, callbacks, epochs, logger.lightning)
+    loaders = build.build_datamodule(config, data.splits)
+    return _Training(task, loaded, progress, finetuning, rows, logger, trainer, loaders)
+
+
+def _describe(prepared: Prepared, training: _Training, folder: RunFolder) -> None:
+    """Write the configuration and the split, and log what is trained, on what, from where."""
+    config, schedule, data = prepared.config, prepared.schedule, prepared.data
+    OmegaConf.save(OmegaConf.create(plain(config)), folder.config)
+    if data.divided:
+        write_json(folder.splits, {"root": str(data.root), "splits": data.files()})
+    load_data.describe_data(data, config.model.detections_per_image)
+    if prepared.resumed is None:
+        log_weights(config, training.task.network, training.loaded)
+    epochs = schedule.total(training.progress)
+    for name in schedule.unreached():
+        log.warning("phase %s is never reached within %d epochs", name, epochs)
+    if prepared.resumed is not None:
+        log_resume(schedule, training.progress)
+    if config.model.summary != "false":
+        _log_summary(prepared, training)
+
+
+def _log_summary(prepared: Prepared, training: _Training) -> None:
+    """Log the network as a table."""
+    from detector.pipeline import build
+
+    task = training.task
+    if prepared.resumed is not None:
+        build.load_weights(task, prepared.resumed)  # as `fit` will: proposals depend on them
+    phase = prepared.schedule.upcoming_phase(training.progress)
+    lines = summary_table(prepared.config, task.network, phase, training.trainer)
+    log.info("%s", "\n".join(lines))
+
+
+def _bring_along(resumed: Path | None, folder: RunFolder) -> None:
+    """Take over the best checkpoint and metrics.csv of the run that is resumed elsewhere."""
+    from detector.training.run_checkpoints import link_or_copy
+
+    if resumed is None:
+        return
+    folder.checkpoints.mkdir(exist_ok=True)
+    link_or_copy(read_best(resumed), folder.best_checkpoint)
+    past = RunFolder.of_checkpoint(resumed).metrics_csv
+    if past.is_file() and not folder.metrics_csv.exists():
+        shutil.copyfile(past, folder.metrics_csv)
+
+
+def _fit(prepared: Prepared, training: _Training, folder: RunFolder) -> None:
+    """Train, and write the history; the best weights are in the network afterwards."""
     from detector.data.loading.watchdog import named_ends
     from detector.pipeline import build
     from detector.pipeline.history import write_history
-    from detector.training.logger import build_logger, opened
-    from detector.training.run_checkpoints import link_or_copy
 
-    resumed = checkpoint_path("train", config.ckpt) if config.ckpt else None
-    pl.seed_everything(config.seed, workers=True, verbose=False)
-    task = build.build_task(config, data_set.classes)
-    task.trained_on = record_images(config, data_set, resumed)
-    task.chosen_on = pack_fingerprints(load_data.fingerprints(data_set, "val").values())
-    loaded = None
-    if resumed is None:
-        loaded = build.load_pretrained(config, task.network, data_set.classes.names)
-    stand = schedule.adopt(read_progress(resumed)) if resumed else schedule.start()
-    epochs = schedule.total(stand)
-    finetuning, progress, callbacks = build.build_callbacks(config, schedule, folder, epochs)
-    steps = int(load_checkpoint(resumed)["global_step"]) if resumed else 0
-    logger = build_logger(config.logger, folder, steps)
-    trainer = build.build_trainer(config, folder, callbacks, epochs, logger)
+    trainer, task, finetuning = training.trainer, training.task, training.finetuning
+    try:
+        with named_ends():
+            trainer.fit(task, training.data, ckpt_path=prepared.resumed, weights_only=True)
+    except SystemExit as end:  # Lightning's way to end after Ctrl-C
+        raise KeyboardInterrupt from end
     if trainer.is_global_zero:
-        OmegaConf.save(OmegaConf.create(plain(config)), folder / "config.yaml")
-        load_data.describe_data(data_set, config.model.detections_per_image)
-        if resumed is None:
-            log_weights(config, task.network, loaded)
-        for name in schedule.unreached():
-            log.warning("phase %s is never reached within %d epochs", name, epochs)
-        if data_set.divided:
-            write_json(
-                folder / "splits.json", {"root": str(data_set.root), "splits": data_set.files()}
-            )
-    else:
-        logging.getLogger("detector").setLevel(logging.ERROR)  # one process speaks
-    data = build.build_datamodule(config, data_set.splits)
-    best = finetuning.best
-    if resumed is not None:
-        log_resume(schedule, stand)
-        if trainer.is_global_zero:
-            best.parent.mkdir(exist_ok=True)
-            link_or_copy(read_best(resumed), best)
-            past = resumed.parent.parent / progress.file.name
-            if past.is_file() and not progress.file.exists():
-                shutil.copyfile(past, progress.file)
-    if config.model.summary != "false" and trainer.is_global_zero:
-        if resumed is not None:
-            build.load_weights(task, resumed)  # as `fit` will: proposals depend on them
-        lines = summary_table(config, task.network, schedule.next_phase(stand), trainer)
-        log.info("%s", "\n".join(lines))
-    with opened(logger, config, folder):
-        try:
-            with named_ends():
-                trainer.fit(task, data, ckpt_path=resumed, weights_only=True)
-        except SystemExit as end:  # Lightning's way to end after Ctrl-C
-            raise KeyboardInterrupt from end
-
-        if trainer.is_global_zero:
-            write_history(
-                folder,
-                schedule,
-                finetuning.progress,
-                finetuning.base_rate(trainer),
-                list(task.network.groups()),
-                int(trainer.num_training_batches),
-                progress.rows(),
-                config.monitor,
-            )
-        build.load_weights(task, best)
-        done = finetuning.progress
-        try:
-            final = evaluate_best(
-                config, task, data, data_set, folder, done, progress.seconds, command
-            )
-        except KeyboardInterrupt:
-            log.info("interrupted; the trained epochs are kept. To evaluate them:")
-            log.info("  python -m detector.train %s", typed("ckpt", folder))
-            raise
-        log_final(logger, final, folder, trainer.global_step)
-    best_score = finetuning.progress.best
-    assert best_score is not None  # at least one epoch was validated
-    return {config.monitor: best_score, **final}
+        write_history(
+            folder,
+            prepared.schedule,
+            finetuning.progress,
+            finetuning.base_lr(trainer),
+            list(task.network.groups()),
+            int(trainer.num_training_batches),
+            training.rows.rows(),
+            prepared.config.monitor,
+        )
+    build.load_weights(task, finetuning.best)
 
 
-def evaluate_best(
-    config: Config,
-    task: DetectionTask,
-    data: DetectionDataModule,
-    data_set: DataSet,
-    folder: Path,
-    progress: Progress,
-    seconds: float,
-    command: str,
+def _evaluate_or_say_how(
+    prepared: Prepared, training: _Training, folder: RunFolder
 ) -> dict[str, float]:
-    """Score the best checkpoint, choose its score thresholds, and write both.
+    """Evaluate; after Ctrl-C say how to evaluate what was trained."""
+    try:
+        return evaluate_best(prepared, training, folder)
+    except KeyboardInterrupt:
+        log.info("interrupted; the trained epochs are kept. To evaluate them:")
+        log.info("  python -m detector.train %s", typed("ckpt", folder))
+        raise
 
-    The validation split chooses the thresholds: the test split is to judge them.
+
+def evaluate_best(prepared: Prepared, training: _Training, folder: RunFolder) -> dict[str, float]:
+    """Evaluate the best checkpoint, choose its score thresholds, and write both.
+
+    The validation split chooses the thresholds, and the test split measures what they give.
 
     Args:
-        config: The run's.
-        task: With the best weights.
-        data: The loaders.
-        data_set: What they load.
-        folder: The run's.
-        progress: What was done of the schedule.
-        seconds: That training took.
-        command: That was typed.
+        prepared: The request.
+        training: Its network has the best weights.
+        folder: For the outputs.
 
     Returns:
-        The scores of the test split as `test/<name>`, where there is none of the validation split
-        as `val/<name>`; nothing on all processes but the first.
+        The scores of the test split as `test/<name>`, where there is none those of the validation
+        split as `val/<name>`; nothing on all processes but the first.
     """
     from detector.evaluation.matching import match
     from detector.pipeline.history import read_training
-    from detector.pipeline.results import About, thresholds_of, write_results
-    from detector.pipeline.score import detect, score
+    from detector.pipeline.results import ReportContext, evaluate, thresholds_of
+    from detector.pipeline.score import detect
 
-    split = "test" if "test" in data_set.splits else "val"
-    if progress.best_epoch is not None:
-        log.info("evaluating the best epoch, %d, on %s", progress.best_epoch + 1, split)
-    found = detect(config, task, data, split, folder)
-    validated = found
+    config, data, task = prepared.config, prepared.data, training.task
+    best_epoch = training.finetuning.progress.best_epoch
+    split = "test" if "test" in data.splits else "val"
+    if best_epoch is not None:
+        log.info("evaluating the best epoch, %d, on %s", best_epoch + 1, split)
+    inputs = detect(config, task, training.data, split, folder)
+    validation = inputs
     if split != "val":
         log.info("once more on val with the best weights, to choose the score thresholds there")
         limits = replace(config.trainer, limit_test_batches=config.trainer.limit_val_batches)
-        validated = detect(replace(config, trainer=limits), task, data, "val", folder)
-    if validated is None or found is None:
+        limited = replace(config, trainer=limits)
+        validation = detect(limited, task, training.data, "val", folder)
+    if validation is None or inputs is None:
         return {}
-    thresholds = thresholds_of(match(*validated[:2]), task.classes.names, "val")
-    thresholds["epoch"] = progress.best_epoch
-    write_json(folder / "checkpoints" / SIDECAR, thresholds)
-    run = typed("ckpt", folder)
-    about = About(
+    matches = match(validation.detections, validation.ground_truth)
+    thresholds = thresholds_of(matches, task.classes.names, "val") | {"epoch": best_epoch}
+    write_json(folder.checkpoint_thresholds, thresholds)
+    context = ReportContext(
         "train",
         config,
-        [
-            ("Train it again", command),
-            ("Score it again", f"python -m detector.evaluate {run}"),
-            ("Detect in other images", f"python -m detector.predict {run} source=FOLDER"),
-        ],
-        data_set,
-        read_training(folder, progress.best_epoch, config.monitor),
-        round(seconds, 2),
+        _next_commands(prepared.command, folder),
+        data,
+        read_training(folder, best_epoch, config.monitor),
+        round(training.rows.seconds, 2),
         thresholds,
     )
-    images, resamples = data.splits[split], config.resamples
-    scored = score(*found[:2], images, task.classes, split, resamples, found[2])
-    write_results(scored, about, folder)
-    return {f"{split}/{name}": value for name, value in scored.flat.items()}
+    scores = evaluate(inputs, context, folder)
+    return {f"{split}/{name}": value for name, value in scores.items()}
 
 
-def record_images(config: Config, data_set: DataSet, resumed: Path | None) -> Tensor:
-    """All images that the weights are trained on, in this run and before it, for checkpoints.
+def _next_commands(command: str, folder: RunFolder) -> list[tuple[str, str]]:
+    """What may be typed next, for the report."""
+    ckpt = typed("ckpt", folder)
+    return [
+        ("Train it again", command),
+        ("Score it again", f"python -m detector.evaluate {ckpt}"),
+        ("Detect in other images", f"python -m detector.predict {ckpt} source=FOLDER"),
+    ]
 
-    Images of the split that is scored at the end, on which the first weights were trained, are
-    added to the findings.
+
+def record_images(config: Config, data: DataSet, resumed: Path | None) -> Tensor:
+    """Record all images that the weights are trained on, in this run and before, for checkpoints.
+
+    Images of the split that is scored at the end on which the first weights were trained become
+    issues of the data.
 
     Args:
-        config: Configuration of the run.
-        data_set: Its training split is recorded.
+        config: Configuration in force.
+        data: Its training split is recorded.
         resumed: The checkpoint that training goes on from, if any.
     """
     earlier: list[Fingerprint] = []
@@ -244,30 +358,34 @@ def record_images(config: Config, data_set: DataSet, resumed: Path | None) -> Te
         with suppress(RequestError):  # weights of another program
             earlier = read_trained_on(source)
     if resumed is None:
-        split = "test" if "test" in data_set.splits else "val"
-        (seen,) = load_data.seen_in_training(data_set, split, [earlier])
+        split = "test" if "test" in data.splits else "val"
+        (seen,) = load_data.seen_in_training(data, split, [earlier])
         load_data.note_seen(
-            data_set, split, seen, f"model.weights={config.model.weights} was trained on"
+            data, split, seen, f"model.weights={config.model.weights} was trained on"
         )
-    return pack_fingerprints([*earlier, *load_data.fingerprints(data_set, "train").values()])
+    return pack_fingerprints([*earlier, *load_data.fingerprints(data, "train").values()])
 
 
-def log_final(logger: Logger | None, final: dict[str, float], folder: Path, step: int) -> None:
-    """Hand the final scores and pictures to the run's log."""
-    from detector.data.images.pixels import read_image
-    from detector.training.logger import log_results
+def _log_final(training: _Training, final: dict[str, float], folder: RunFolder) -> None:
+    """Hand the final scores and pictures to the run's logger."""
+    from detector.pipeline.results import log_to
 
-    if logger is not None:
-        files = {name: folder / f"{name}.png" for name in ("detections", "schedule")}
-        pictures = {name: read_image(file) for name, file in files.items() if file.is_file()}
-        # The names of the epochs' validation scores are taken.
-        scores = {re.sub("^val/", "best_val/", name): value for name, value in final.items()}
-        log_results(logger, scores, pictures, step)
+    # The names of the epochs' validation scores are taken.
+    scores = {
+        f"best_{name}" if name.startswith("val/") else name: value for name, value in final.items()
+    }
+    log_to(training.logger, scores, folder, training.trainer.global_step)
 
 
 def log_weights(config: Config, network: FasterRCNN, loaded: LoadReport | None) -> None:
-    """Say which weights a run starts from."""
-    from detector.models.backbones.table import backbone_spec
+    """Log which weights a run starts from.
+
+    Args:
+        config: Configuration in force.
+        network: The network.
+        loaded: What became of pretrained weights; None if all are random.
+    """
+    from detector.models.backbones.build import backbone_spec
 
     if loaded is None:
         none = backbone_spec(config.backbone.key).imagenet is None
@@ -289,7 +407,7 @@ def log_weights(config: Config, network: FasterRCNN, loaded: LoadReport | None) 
 
 
 def log_resume(schedule: Schedule, progress: Progress) -> None:
-    """Say where a run goes on, or that nothing is left to do."""
+    """Log where a run goes on, or that nothing is left to do."""
     done, epochs = progress.done, schedule.total(progress)
     if schedule.finished(progress):
         log.info("the schedule has ended after %d epochs", done)
@@ -299,14 +417,7 @@ def log_resume(schedule: Schedule, progress: Progress) -> None:
         log.info("all %d epochs are done; a larger trainer.max_epochs goes on", epochs)
 
 
-def main() -> None:
-    """The command: hands the monitored score to Hydra's sweepers."""
-
-    def job(cfg: DictConfig) -> float | None:
-        return train(cfg).get(cfg.monitor)  # None of a dry run
-
-    run_verb("train", job)
-
-
 if __name__ == "__main__":
-    main()
+    from detector.cli import run_command
+
+    run_command("train")

@@ -1,10 +1,9 @@
-"""What is written: in one go, and nothing that steers a terminal."""
+"""What is printed and logged: nothing that steers a terminal, and one line for an error."""
 
 import errno
 import logging
 import logging.config
 import shlex
-import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,35 +13,6 @@ from omegaconf import OmegaConf
 
 from detector import cli
 from detector.core.console import LogFile, PlainText, harmless, show_what_can_be_shown, typed
-from detector.core.files import uninterrupted, write_json
-
-
-@pytest.fixture(autouse=True)
-def pressed(monkeypatch):
-    """Ctrl-C is Python's own, whatever this process was started with."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-def test_ctrl_c_waits_for_the_end_of_the_block():
-    done = []
-
-    def work():
-        with uninterrupted():
-            signal.raise_signal(signal.SIGINT)
-            done.append("all of it")
-
-    with pytest.raises(KeyboardInterrupt):
-        work()
-    assert done == ["all of it"]
-    with pytest.raises(KeyboardInterrupt):  # as before
-        signal.raise_signal(signal.SIGINT)
-
-
-def test_an_error_in_the_block_is_what_is_raised():
-    with pytest.raises(ValueError, match="ours"), uninterrupted():
-        raise ValueError("ours")
 
 
 def test_names_cannot_steer_a_terminal():
@@ -69,7 +39,7 @@ def test_every_command_logs_in_plain_text(capsys):
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; results that were there before are kept\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
         (OSError(errno.ENOSPC, "No space left", "out/a.json"), 1, "error: out/a.json: No space"),
         (FloatingPointError("loss is nan"), 1, "error: loss is nan\n"),
     ],
@@ -95,18 +65,6 @@ def test_letters_that_a_locale_has_not_are_said(capsys):
         "d\udce4t".encode()
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("error: a path has letters that this locale has not")
-
-
-def test_a_full_disk_leaves_no_draft_and_names_the_file(tmp_path, monkeypatch):
-    def full(*_, **__):
-        (tmp_path / "a.json.part").touch()
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left") as error:
-        write_json(tmp_path / "a.json", {})
-    assert error.value.filename == str(tmp_path / "a.json")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")

@@ -95,7 +95,7 @@ def test_a_split_that_was_written_down_is_used_again_when_images_have_been_added
 def test_a_split_file_of_something_else_is_refused(tmp_path, text):
     flat(tmp_path / "set")
     (tmp_path / "splits.json").write_text(text)
-    with pytest.raises(RequestError, match=r"data\.split\.file=.*splits\.json"):
+    with pytest.raises(RequestError, match=r"data\.auto_split\.file=.*splits\.json"):
         read_set(tmp_path / "set", split_file=tmp_path / "splits.json")
 
 
@@ -108,7 +108,7 @@ def test_a_split_file_also_works_where_the_root_is_above_the_devkit(devkit, tmp_
 
 def test_a_split_file_for_data_with_splits_of_their_own_is_refused(voc_root, tmp_path):
     with pytest.raises(
-        RequestError, match=r"data\.split\.file=.* has splits of its own \(train, val"
+        RequestError, match=r"data\.auto_split\.file=.* has splits of its own \(train, val"
     ):
         read_set(voc_root, split_file=tmp_path / "splits.json")
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from test_diagnostics import A, B, C, matched
-from test_suspects import planted
+from test_label_errors import planted
 
 from detector.evaluation.analysis import analyse
 from detector.evaluation.coco import coco_scores
@@ -73,7 +73,7 @@ def test_a_class_without_truth_has_a_half_and_no_curve():
 
 def test_given_thresholds_are_the_operating_point_of_all():
     matches = matched([(0.9, 1, A), (0.6, 1, B)], [(1, A), (1, B)])
-    result = analyse(matches, ["cat"], [0.7], operating_point="chosen on val")
+    result = analyse(matches, ["cat"], [0.7], threshold_source="chosen on val")
     assert result["operating_point"] == "chosen on val"
     assert result["per_class"]["cat"]["recall"] == 0.5
     assert result["sizes"][0]["recall"] == 0.5
@@ -106,12 +106,12 @@ def test_all_parts_of_a_split_agree():
         assert row["recall"] == pytest.approx(matrix[k, k] / matrix[k].sum())
         assert row["precision"] == pytest.approx(line["precision"][at])
         assert row["precision"] == pytest.approx(matrix[k, k] / matrix[:, k].sum())
-    scores, per_class = coco_scores(matches.detections, matches.truth, 3)
+    scores, per_class = coco_scores(matches.detections, matches.ground_truth, 3)
     assert result["errors"]["ap_50"] == pytest.approx(scores["map_50"])
     lines = result["recall_precision"]["classes"].values()
     assert [np.mean(line) for line in lines] == pytest.approx([row["ap_50"] for row in per_class])
-    assert sum(row["truths"] for row in result["sizes"]) == len(matches.truth.labels)
-    assert sum(row["truths"] for row in result["aspects"]) == len(matches.truth.labels)
+    assert sum(row["truths"] for row in result["sizes"]) == len(matches.ground_truth.labels)
+    assert sum(row["truths"] for row in result["aspects"]) == len(matches.ground_truth.labels)
     assert sum(row["detections"] for row in result["sizes"]) == matrix[:, :3].sum()
     assert len(result["suspects"]) == 30 < result["suspects_total"]
     assert result["suspects"] == analyse(matches, names)["suspects"][:30]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from detector.evaluation import bootstrap as module
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, GroundTruth
 from detector.evaluation.bootstrap import bootstrap, draws, interval
 from detector.evaluation.matching import match
 from detector.evaluation.reference import pycocotools_scores
@@ -21,7 +21,9 @@ def make_split(seed, images=7, classes=3, ignored=0.2):
     boxes = np.concatenate((corner, corner + rng.uniform(10, 40, (truths, 2))), 1)
     labels = rng.integers(1, classes + 1, truths)
     ids = 3 + 10 * np.arange(images)  # not places
-    truth = Truth(rng.permutation(ids), ids[image], boxes, labels, rng.random(truths) < ignored)
+    ground_truth = GroundTruth(
+        rng.permutation(ids), ids[image], boxes, labels, rng.random(truths) < ignored
+    )
     chosen = rng.integers(0, truths, 3 * truths)
     shaken = boxes[chosen] + rng.normal(0, 1, (len(chosen), 4)) * rng.uniform(0, 5)
     shaken[:, 2:] = np.maximum(shaken[:, 2:], shaken[:, :2] + 1)
@@ -31,12 +33,12 @@ def make_split(seed, images=7, classes=3, ignored=0.2):
     for i in range(images):
         mine = np.flatnonzero(found == i)
         scores[mine] = rng.choice(3 * truths, len(mine), replace=False) / (3 * truths)
-    return Detections(ids[found], shaken, labels[chosen], scores), truth
+    return Detections(ids[found], shaken, labels[chosen], scores), ground_truth
 
 
-def repeated(detections, truth, weights):
+def repeated(detections, ground_truth, weights):
     """Every image as often as its weight says, under new ids, copies side by side."""
-    old = np.repeat(np.sort(truth.images), weights)
+    old = np.repeat(np.sort(ground_truth.images), weights)
 
     def copies(image):
         rows = [np.flatnonzero(image == i) for i in old]
@@ -44,10 +46,16 @@ def repeated(detections, truth, weights):
         return np.concatenate([NONE, *rows]), new
 
     d, d_image = copies(detections.image)
-    t, t_image = copies(truth.image)
+    t, t_image = copies(ground_truth.image)
     return (
         Detections(d_image, detections.boxes[d], detections.labels[d], detections.scores[d]),
-        Truth(np.arange(len(old)), t_image, truth.boxes[t], truth.labels[t], truth.ignore[t]),
+        GroundTruth(
+            np.arange(len(old)),
+            t_image,
+            ground_truth.boxes[t],
+            ground_truth.labels[t],
+            ground_truth.ignore[t],
+        ),
     )
 
 
@@ -61,35 +69,35 @@ def assert_scores(averages, row, scores):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_resample_scores_what_pycocotools_finds_for_its_images(seed):
-    detections, truth = make_split(seed)
-    found = bootstrap(match(detections, truth), 3, resamples=6, seed=seed)
+    detections, ground_truth = make_split(seed)
+    found = bootstrap(match(detections, ground_truth), 3, resamples=6, seed=seed)
     (weights,) = draws(7, 6, seed)
     for row, times in enumerate(weights):
-        assert_scores(found, row, pycocotools_scores(*repeated(detections, truth, times), 3))
+        assert_scores(found, row, pycocotools_scores(*repeated(detections, ground_truth, times), 3))
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_point_is_pycocotools_score_of_the_images(seed):
-    detections, truth = make_split(seed)
-    point = bootstrap(match(detections, truth), 3, resamples=0).point
-    assert_scores(point, (), pycocotools_scores(detections, truth, 3))
+    detections, ground_truth = make_split(seed)
+    point = bootstrap(match(detections, ground_truth), 3, resamples=0).point
+    assert_scores(point, (), pycocotools_scores(detections, ground_truth, 3))
 
 
 def test_recall_is_compared_with_its_points_as_pycocotools_does():
     # 35 of 100 are found, but pycocotools' point 0.35 is above 35 / 100 by a last bit.
-    detections, truth = one_each(100, range(35))
-    point = bootstrap(match(detections, truth), 1, resamples=0).point
+    detections, ground_truth = one_each(100, range(35))
+    point = bootstrap(match(detections, ground_truth), 1, resamples=0).point
     assert point.map == pytest.approx(35 / 101, abs=1e-12)
-    assert_scores(point, (), pycocotools_scores(detections, truth, 1))
+    assert_scores(point, (), pycocotools_scores(detections, ground_truth, 1))
 
 
 def test_where_a_class_has_no_truth_it_does_not_count():
     box = np.array([[0, 0, 10, 10.0]])
-    truth = Truth(
+    ground_truth = GroundTruth(
         np.arange(3), np.arange(3), box.repeat(3, 0), np.array([1, 1, 2]), np.zeros(3, bool)
     )
     detections = Detections(np.array([0]), box, np.array([1]), np.array([0.5]))
-    found = bootstrap(match(detections, truth), 2, resamples=50)
+    found = bootstrap(match(detections, ground_truth), 2, resamples=50)
     (weights,) = draws(3, 50, 0)
     without = weights[:, 2] == 0
     assert 0 < without.sum() < 50
@@ -103,7 +111,7 @@ def one_each(images, hits):
     """A truth in every image, and a perfect detection in some."""
     hits = np.array(list(hits), int)
     box = np.array([[0, 0, 10, 10.0]])
-    truth = Truth(
+    ground_truth = GroundTruth(
         np.arange(images),
         np.arange(images),
         box.repeat(images, 0),
@@ -111,7 +119,7 @@ def one_each(images, hits):
         np.zeros(images, bool),
     )
     found = Detections(hits, box.repeat(len(hits), 0), np.ones(len(hits), int), np.ones(len(hits)))
-    return found, truth
+    return found, ground_truth
 
 
 def test_the_spread_is_that_of_a_share():
@@ -134,9 +142,15 @@ def test_every_image_is_drawn_once_on_average_and_as_many_as_there_are():
 
 
 def test_an_image_without_anything_is_drawn_like_the_others():
-    detections, truth = one_each(1, [0])
-    truth = Truth(np.arange(2), truth.image, truth.boxes, truth.labels, truth.ignore)
-    found = bootstrap(match(detections, truth), 1, resamples=2000)
+    detections, ground_truth = one_each(1, [0])
+    ground_truth = GroundTruth(
+        np.arange(2),
+        ground_truth.image,
+        ground_truth.boxes,
+        ground_truth.labels,
+        ground_truth.ignore,
+    )
+    found = bootstrap(match(detections, ground_truth), 1, resamples=2000)
     # Two draws of two images leave one out in a quarter of the cases.
     assert np.isnan(found.map).mean() == pytest.approx(1 / 4, abs=0.03)
 
@@ -159,20 +173,28 @@ def test_blocks_change_no_number(monkeypatch):
 
 
 def test_without_detections_nothing_is_found():
-    detections, truth = one_each(3, [])
-    found = bootstrap(match(detections, truth), 1, 10)
+    detections, ground_truth = one_each(3, [])
+    found = bootstrap(match(detections, ground_truth), 1, 10)
     assert found.point.map == 0
     assert (found.map == 0).all()
 
 
 @pytest.mark.parametrize("ignore", [True, False], ids=["ignored", "none"])
 def test_without_truth_to_find_all_is_undefined(ignore):
-    detections, truth = one_each(3, [0])
+    detections, ground_truth = one_each(3, [0])
     if ignore:
-        truth = Truth(truth.images, truth.image, truth.boxes, truth.labels, np.ones(3, bool))
+        ground_truth = GroundTruth(
+            ground_truth.images,
+            ground_truth.image,
+            ground_truth.boxes,
+            ground_truth.labels,
+            np.ones(3, bool),
+        )
     else:
-        truth = Truth(truth.images, NONE, np.zeros((0, 4)), NONE, np.zeros(0, bool))
-    found = bootstrap(match(detections, truth), 2, 10)
+        ground_truth = GroundTruth(
+            ground_truth.images, NONE, np.zeros((0, 4)), NONE, np.zeros(0, bool)
+        )
+    found = bootstrap(match(detections, ground_truth), 2, 10)
     assert np.isnan(found.point.map)
     assert np.isnan(found.map).all()
     assert found.ap.shape == (10, 2)

@@ -4,7 +4,7 @@ import torch
 from torchmetrics.detection import MeanAveragePrecision
 
 from detector.core.structures import Prediction, Target
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, GroundTruth
 from detector.evaluation.coco import NAMES, coco_scores
 from detector.evaluation.metric import DetectionMetric
 from detector.evaluation.reference import pycocotools_scores
@@ -70,19 +70,19 @@ def test_the_twelve_numbers_equal_torchmetrics(seed, ignored):
             assert value == pytest.approx(reference, abs=1e-6)
 
 
-def arrays(boxes, scores, labels, truth, truth_labels):
+def arrays(boxes, scores, labels, ground_truth, truth_labels):
     found = Detections(
         np.zeros(len(boxes), np.int64),
         np.array(boxes, float).reshape(-1, 4),
         np.array(labels, np.int64),
         np.array(scores, float),
     )
-    there = Truth(
+    there = GroundTruth(
         np.zeros(1, np.int64),
-        np.zeros(len(truth), np.int64),
-        np.array(truth, float).reshape(-1, 4),
+        np.zeros(len(ground_truth), np.int64),
+        np.array(ground_truth, float).reshape(-1, 4),
         np.array(truth_labels, np.int64),
-        np.zeros(len(truth), bool),
+        np.zeros(len(ground_truth), bool),
     )
     return found, there
 
@@ -90,14 +90,14 @@ def arrays(boxes, scores, labels, truth, truth_labels):
 def test_a_case_worked_out_by_hand():
     # One of two objects is found exactly, after a false alarm with a higher score. The curve has
     # precision 1/2 up to recall 1/2 and nothing beyond: 51 of 101 recall points at 1/2.
-    found, truth = arrays(
+    found, ground_truth = arrays(
         [[50, 50, 60, 60], [0, 0, 10, 10]],
         [0.9, 0.8],
         [1, 1],
         [[0, 0, 10, 10], [20, 20, 30, 30]],
         [1, 1],
     )
-    scores, per_class = coco_scores(found, truth, classes=2)
+    scores, per_class = coco_scores(found, ground_truth, classes=2)
     assert scores["map"] == pytest.approx(51 / 101 / 2)
     assert scores["map_50"] == pytest.approx(51 / 101 / 2)
     assert scores["mar_100"] == 0.5
@@ -106,27 +106,27 @@ def test_a_case_worked_out_by_hand():
 
 
 def test_nothing_found_scores_zero():
-    found, truth = arrays([], [], [], [[0, 0, 10, 10]], [1])
-    scores, _ = coco_scores(found, truth, classes=1)
+    found, ground_truth = arrays([], [], [], [[0, 0, 10, 10]], [1])
+    scores, _ = coco_scores(found, ground_truth, classes=1)
     assert scores["map"] == 0
     assert np.isnan(scores["map_large"])
 
 
-def case(seed, images=6, classes=4, truth=30, found=200, ignored=0.2, ids=0, ties=False):
+def case(seed, images=6, classes=4, ground_truth=30, found=200, ignored=0.2, ids=0, ties=False):
     """Truth of all of COCO's areas, and detections near it, as arrays; not every image has some."""
     rng = np.random.default_rng(seed)
     all_ids = ids + np.arange(images)
-    corner = rng.uniform(0, 300, (truth, 2))
-    boxes = np.concatenate((corner, corner + rng.choice([8, 40, 200], (truth, 2))), 1)
-    there = Truth(
+    corner = rng.uniform(0, 300, (ground_truth, 2))
+    boxes = np.concatenate((corner, corner + rng.choice([8, 40, 200], (ground_truth, 2))), 1)
+    there = GroundTruth(
         all_ids,
-        rng.choice(all_ids[: max(1, images // 2)], truth),
+        rng.choice(all_ids[: max(1, images // 2)], ground_truth),
         boxes,
-        rng.integers(1, classes + 1, truth),
-        rng.random(truth) < ignored,
+        rng.integers(1, classes + 1, ground_truth),
+        rng.random(ground_truth) < ignored,
     )
-    if truth:
-        source = rng.integers(0, truth, found)
+    if ground_truth:
+        source = rng.integers(0, ground_truth, found)
         shaken = boxes[source] + rng.normal(0, 3, (found, 4))
         image, labels = there.image[source], there.labels[source]
     else:
@@ -140,9 +140,9 @@ def case(seed, images=6, classes=4, truth=30, found=200, ignored=0.2, ids=0, tie
 CASES = {
     **{f"random {seed}": {"seed": seed} for seed in range(5)},
     "nothing found": {"seed": 5, "found": 0},
-    "nothing there": {"seed": 6, "truth": 0},
-    "neither": {"seed": 7, "truth": 0, "found": 0},
-    "no images": {"seed": 8, "images": 0, "truth": 0, "found": 0},
+    "nothing there": {"seed": 6, "ground_truth": 0},
+    "neither": {"seed": 7, "ground_truth": 0, "found": 0},
+    "no images": {"seed": 8, "images": 0, "ground_truth": 0, "found": 0},
     "all ignored": {"seed": 9, "ignored": 1.0},
     "none ignored": {"seed": 10, "ignored": 0.0},
     "tied scores": {"seed": 11, "found": 400, "ties": True},
@@ -154,9 +154,9 @@ CASES = {
 
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 def test_every_number_is_pycocotools(options, capfd):
-    detections, truth, classes = case(**options)
-    ours, ours_of_classes = coco_scores(detections, truth, classes)
-    theirs, theirs_of_classes = pycocotools_scores(detections, truth, classes)
+    detections, ground_truth, classes = case(**options)
+    ours, ours_of_classes = coco_scores(detections, ground_truth, classes)
+    theirs, theirs_of_classes = pycocotools_scores(detections, ground_truth, classes)
     assert tuple(ours) == tuple(theirs) == NAMES
     # NaN in the same places.
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=0, atol=1e-9)
@@ -168,10 +168,10 @@ def test_every_number_is_pycocotools(options, capfd):
 
 
 def test_what_has_no_truth_is_undefined_in_both():
-    detections, truth, classes = case(0, classes=40, ignored=0.0)
-    present = {int(label) for label in truth.labels}
+    detections, ground_truth, classes = case(0, classes=40, ignored=0.0)
+    present = {int(label) for label in ground_truth.labels}
     for engine in (coco_scores, pycocotools_scores):
-        _, per_class = engine(detections, truth, classes)
+        _, per_class = engine(detections, ground_truth, classes)
         undefined = {k for k, row in enumerate(per_class, start=1) if np.isnan(row["ap"])}
         assert undefined == set(range(1, classes + 1)) - present
 
@@ -182,7 +182,7 @@ def test_an_image_shown_twice_counts_once():
     metric = metric_of(predictions, targets)
     metric.update(predictions[:3], targets[:3])
     assert metric.compute() == pytest.approx(once, nan_ok=True)
-    assert metric.evaluation.truth.images.tolist() == list(range(6))
+    assert metric.evaluation.ground_truth.images.tolist() == list(range(6))
 
 
 def test_an_image_shown_twice_in_one_batch_counts_once():
@@ -208,13 +208,13 @@ def test_batches_of_any_size_are_the_same_split():
 
 def test_boxes_stay_with_their_image():
     predictions, targets = make(9)
-    detections, truth = metric_of(predictions, targets).arrays()
+    detections, ground_truth = metric_of(predictions, targets).arrays()
     for target, prediction in zip(targets, predictions, strict=True):
         image = int(target.image_id)
-        there, found = truth.image == image, detections.image == image
-        np.testing.assert_array_equal(truth.boxes[there], target.boxes.numpy())
-        np.testing.assert_array_equal(truth.labels[there], target.labels.numpy())
-        np.testing.assert_array_equal(truth.ignore[there], target.ignore.numpy())
+        there, found = ground_truth.image == image, detections.image == image
+        np.testing.assert_array_equal(ground_truth.boxes[there], target.boxes.numpy())
+        np.testing.assert_array_equal(ground_truth.labels[there], target.labels.numpy())
+        np.testing.assert_array_equal(ground_truth.ignore[there], target.ignore.numpy())
         np.testing.assert_array_equal(detections.boxes[found], prediction.boxes.numpy())
         np.testing.assert_array_equal(detections.labels[found], prediction.labels.numpy())
         np.testing.assert_array_equal(detections.scores[found], prediction.scores.numpy())

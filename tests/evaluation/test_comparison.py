@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, GroundTruth
 from detector.evaluation.bootstrap import bootstrap, interval
 from detector.evaluation.comparison import Difference, compare, differing_settings, sentence
 from detector.evaluation.matching import match
 
 IMAGES = 60
 BOX = np.array([[0, 0, 10, 10.0]])
-TRUTH = Truth(
+TRUTH = GroundTruth(
     np.arange(IMAGES),
     np.arange(IMAGES),
     BOX.repeat(IMAGES, 0),
@@ -19,11 +19,11 @@ TRUTH = Truth(
 )
 
 
-def finds(hits, truth=TRUTH):
+def finds(hits, ground_truth=TRUTH):
     """A detector that finds just these images' boxes."""
     hits = np.array(hits)
     scores = np.linspace(0.9, 0.1, len(hits))
-    return match(Detections(hits, BOX.repeat(len(hits), 0), hits % 2 + 1, scores), truth)
+    return match(Detections(hits, BOX.repeat(len(hits), 0), hits % 2 + 1, scores), ground_truth)
 
 
 def test_a_detector_is_no_better_than_itself():
@@ -62,7 +62,7 @@ def test_one_that_finds_more_is_better_for_sure():
 
 
 def test_the_order_of_images_and_truth_does_not_matter():
-    back = Truth(
+    back = GroundTruth(
         *(values[::-1] for values in (TRUTH.images, TRUTH.image, TRUTH.boxes)),
         TRUTH.labels[::-1],
         TRUTH.ignore,
@@ -72,15 +72,15 @@ def test_the_order_of_images_and_truth_does_not_matter():
 
 
 def test_other_images_or_other_truth_are_refused():
-    fewer = Truth(
+    fewer = GroundTruth(
         TRUTH.images[1:],
         *(v[1:] for v in (TRUTH.image, TRUTH.boxes, TRUTH.labels)),
         TRUTH.ignore[1:],
     )
     with pytest.raises(ValueError, match="the same images"):
         compare(finds([3]), finds([3], fewer), 2)
-    swapped = Truth(TRUTH.images, TRUTH.image, TRUTH.boxes, 3 - TRUTH.labels, TRUTH.ignore)
-    with pytest.raises(ValueError, match="the same truth"):
+    swapped = GroundTruth(TRUTH.images, TRUTH.image, TRUTH.boxes, 3 - TRUTH.labels, TRUTH.ignore)
+    with pytest.raises(ValueError, match="the same ground truth"):
         compare(finds([3]), finds([3], swapped), 2)
 
 

@@ -10,7 +10,7 @@ from test_matching import random_split
 
 from detector.core.errors import RequestError
 from detector.core.files import write_json
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, GroundTruth
 from detector.evaluation.coco import evaluated, scores
 from detector.evaluation.curves import (
     GRID,
@@ -30,7 +30,7 @@ def split(found, truths, ignored=0):
     places = np.arange(len(truths) + ignored)[:, None] * 100.0
     boxes = np.concatenate((places, places * 0, places + 10, places * 0 + 10), 1)
     labels = np.array([*truths, *[1] * ignored], np.int64)
-    truth = Truth(
+    ground_truth = GroundTruth(
         np.array([0]),
         np.zeros(len(labels), np.int64),
         boxes,
@@ -44,7 +44,7 @@ def split(found, truths, ignored=0):
         np.array([label for *_, label in found], np.int64),
         np.array([score for score, *_ in found], np.float64),
     )
-    return match(detections, truth)
+    return match(detections, ground_truth)
 
 
 def at(curve, threshold):
@@ -79,7 +79,7 @@ def test_without_detections_precision_is_undefined_and_f1_is_zero():
 def test_what_is_found_on_ignored_truth_counts_neither_way():
     (curve,) = curves(split([(0.9, 1, 1), (0.8, 0, 1)], [1], ignored=1), 1)
     assert at(curve, 0.1) == [1, 1, 1]
-    assert curve.truths == 1
+    assert curve.positives == 1
 
 
 @settings(max_examples=25)
@@ -95,7 +95,7 @@ def test_curves_are_counts_of_what_remains(seed):
             assert each[k - 1].right[g] == (mine & right).sum()
             assert each[k - 1].wrong[g] == (mine & ~right & ~ignored).sum()
         assert together(each).right[g] == (kept & right).sum()
-    assert together(each).truths == (~matches.truth.ignore).sum()
+    assert together(each).positives == (~matches.ground_truth.ignore).sum()
 
 
 def test_the_best_threshold_lies_in_the_middle_of_where_f1_is_best():
@@ -146,13 +146,13 @@ def test_a_wanted_recall_is_reached_with_the_highest_threshold():
 @settings(max_examples=25)
 @given(st.integers(0, 10**6))
 def test_interpolated_precision_is_cocos(seed):
-    detections, truth = random_split(seed)
-    if truth.ignore.all():
+    detections, ground_truth = random_split(seed)
+    if ground_truth.ignore.all():
         return
-    evaluation = evaluated(detections, truth, 3)
+    evaluation = evaluated(detections, ground_truth, 3)
     scores(evaluation)
     expected = evaluation.eval["precision"][0, :, :, 0, -1].T
-    ours = recall_precision(match(detections, truth), 3)
+    ours = recall_precision(match(detections, ground_truth), 3)
     np.testing.assert_array_equal(np.nan_to_num(ours, nan=-1), expected)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_matching import random_split
 
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, GroundTruth
 from detector.evaluation.coco import calibration, coco_scores, confusion, evaluated, tide
 from detector.evaluation.matching import match
 
@@ -23,7 +23,7 @@ def part(box, share=0.4):
 
 def matched(found, truths, images=1):
     """Found: score, class, box. Truths: class, box and perhaps "ignored". All in image 0."""
-    truth = Truth(
+    ground_truth = GroundTruth(
         np.arange(images),
         np.zeros(len(truths), np.int64),
         np.array([row[1] for row in truths], np.float64).reshape(-1, 4),
@@ -36,7 +36,7 @@ def matched(found, truths, images=1):
         np.array([label for _, label, _ in found], np.int64),
         np.array([score for score, *_ in found], np.float64),
     )
-    return match(detections, truth)
+    return match(detections, ground_truth)
 
 
 CASES = {
@@ -177,24 +177,26 @@ def average_precision(points, truths):
 
 def tide_by_definition(matches, classes):
     """Counts and costs, a detection at a time, by the paper and tidecv's main_errors.py."""
-    detections, truth = matches.detections, matches.truth
+    detections, ground_truth = matches.detections, matches.ground_truth
     ignored, right = matches.ignored()[0], matches.right()[0]
-    real = np.flatnonzero(~truth.ignore).tolist()
-    used = set(matches.found[0, right].tolist())
+    real = np.flatnonzero(~ground_truth.ignore).tolist()
+    used = set(matches.matched[0, right].tolist())
     kind, target = {}, {}
     for m in np.flatnonzero(~right & ~ignored).tolist():
         d = matches.rows[m]
         pairs = [
-            (iou(detections.boxes[d], truth.boxes[t]), t)
+            (iou(detections.boxes[d], ground_truth.boxes[t]), t)
             for t in real
-            if truth.image[t] == detections.image[d]
+            if ground_truth.image[t] == detections.image[d]
         ]
         label = detections.labels[d]
         # Of equal overlaps the first truth; `nothing` where there is none.
         nothing = [(0.0, -1)]
-        own = max([p for p in pairs if truth.labels[p[1]] == label] or nothing, key=lambda p: p[0])
+        own = max(
+            [p for p in pairs if ground_truth.labels[p[1]] == label] or nothing, key=lambda p: p[0]
+        )
         other = max(
-            [p for p in pairs if truth.labels[p[1]] != label] or nothing, key=lambda p: p[0]
+            [p for p in pairs if ground_truth.labels[p[1]] != label] or nothing, key=lambda p: p[0]
         )
         if 0.1 <= own[0] < 0.5:
             kind[m], target[m] = "localisation", own[1]
@@ -212,17 +214,17 @@ def tide_by_definition(matches, classes):
 
     def mean_ap(mended):
         values = []
-        for k in sorted({int(truth.labels[t]) for t in real}):
+        for k in sorted({int(ground_truth.labels[t]) for t in real}):
             points = []
             for m in np.flatnonzero(~ignored).tolist():
                 label, good = int(matches.labels[m]), bool(right[m])
                 if kind.get(m) == mended:
                     if best.get(target.get(m)) != m:
                         continue
-                    label, good = int(truth.labels[target[m]]), True
+                    label, good = int(ground_truth.labels[target[m]]), True
                 if label == k:
                     points.append((matches.scores[m], good))
-            wanted = [t for t in real if truth.labels[t] == k]
+            wanted = [t for t in real if ground_truth.labels[t] == k]
             if mended == "missed":
                 wanted = [t for t in wanted if t not in missed]
             values.append(average_precision(points, len(wanted)))
@@ -238,26 +240,26 @@ def tide_by_definition(matches, classes):
 
 def noisy_split(seed):
     """Boxes shaken enough, and classes changed often enough, that all kinds of error are in it."""
-    detections, truth = random_split(seed, classes=3, most=6, ignored=0.15, round_to=9)
+    detections, ground_truth = random_split(seed, classes=3, most=6, ignored=0.15, round_to=9)
     rng = np.random.default_rng(seed)
     boxes = detections.boxes + rng.normal(0, 4, detections.boxes.shape)
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
     other = rng.integers(1, 4, len(boxes))
     labels = np.where(rng.random(len(boxes)) < 0.4, other, detections.labels)
-    return Detections(detections.image, boxes, labels, detections.scores), truth
+    return Detections(detections.image, boxes, labels, detections.scores), ground_truth
 
 
 @settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_counts_and_costs_are_those_of_the_definitions(seed):
-    detections, truth = noisy_split(seed)
-    if truth.ignore.all():
+    detections, ground_truth = noisy_split(seed)
+    if ground_truth.ignore.all():
         return
-    matches = match(detections, truth)
+    matches = match(detections, ground_truth)
     base, expected = tide_by_definition(matches, 3)
     result = tide(matches, 3)
     assert result["ap_50"] == pytest.approx(base)
-    assert result["ap_50"] == pytest.approx(coco_scores(detections, truth, 3)[0]["map_50"])
+    assert result["ap_50"] == pytest.approx(coco_scores(detections, ground_truth, 3)[0]["map_50"])
     for row in result["types"]:
         count, cost = expected[row["name"]]
         assert row["count"] == count, row["name"]
@@ -300,10 +302,10 @@ def test_confusion_adds_up_to_truths_detections_and_hits(seed):
     matches = match(*noisy_split(seed))
     kept = matches.scores >= 0.3
     matrix = confusion(matches, kept, 3)
-    wanted = ~matches.truth.ignore
+    wanted = ~matches.ground_truth.ignore
     counted = kept & ~matches.ignored()[0]
     for k in (1, 2, 3):
-        assert matrix[k - 1].sum() == (wanted & (matches.truth.labels == k)).sum()
+        assert matrix[k - 1].sum() == (wanted & (matches.ground_truth.labels == k)).sum()
         assert matrix[:, k - 1].sum() == (counted & (matches.labels == k)).sum()
         assert matrix[k - 1, k - 1] == (matches.right()[0] & kept & (matches.labels == k)).sum()
 
@@ -328,7 +330,7 @@ def test_nothing_is_confused_with_background_alone(found, truths, expected):
 
 def calibrated(found, truths, bins=10):
     matches = matched(found, truths)
-    return calibration(evaluated(matches.detections, matches.truth, 2), bins)
+    return calibration(evaluated(matches.detections, matches.ground_truth, 2), bins)
 
 
 def test_calibration_is_the_weighted_distance_of_score_and_precision():
@@ -375,11 +377,11 @@ def test_without_detections_calibration_is_undefined(truths):
 @settings(max_examples=20)
 @given(st.integers(0, 10**6))
 def test_calibration_is_that_of_the_matches(seed):
-    detections, truth = noisy_split(seed)
-    matches = match(detections, truth)
+    detections, ground_truth = noisy_split(seed)
+    matches = match(detections, ground_truth)
     counted = ~matches.ignored()[0]
     scores, right = matches.scores[counted], matches.right()[0][counted]
-    result = calibration(evaluated(detections, truth, 3))
+    result = calibration(evaluated(detections, ground_truth, 3))
     distance = 0.0
     for n, one in enumerate(result["bins"]):
         mine = np.minimum(np.floor(scores * 10), 9) == n

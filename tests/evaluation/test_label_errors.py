@@ -9,10 +9,16 @@ from test_matching import random_split
 
 from detector.core.boxes import iou
 from detector.evaluation import overlapping
-from detector.evaluation.arrays import Detections, Truth, xywh
+from detector.evaluation.arrays import Detections, GroundTruth, xywh
 from detector.evaluation.breakdown import kept_at
 from detector.evaluation.curves import best_threshold, curves
-from detector.evaluation.label_errors import FORGOTTEN, NEVER_FOUND, OTHER_CLASS, sureness, suspects
+from detector.evaluation.label_errors import (
+    FORGOTTEN,
+    NEVER_FOUND,
+    OTHER_CLASS,
+    label_errors,
+    sureness,
+)
 from detector.evaluation.matching import match, overlaps
 
 
@@ -49,7 +55,7 @@ def planted(seed, images=150, each=8, classes=3):
     invented = ~real & (rng.random(len(image)) < 0.3)
     written = np.where(swapped, labels % classes + 1, labels)
     there = (real & ~removed) | invented
-    truth = Truth(
+    ground_truth = GroundTruth(
         np.arange(images), image[there], boxes[there], written[there], np.zeros(there.sum(), bool)
     )
     errors = [
@@ -57,12 +63,12 @@ def planted(seed, images=150, each=8, classes=3):
         for kind, which in ((FORGOTTEN, removed), (OTHER_CLASS, swapped), (NEVER_FOUND, invented))
         for i in np.flatnonzero(which)
     ]
-    return match(detections, truth), errors
+    return match(detections, ground_truth), errors
 
 
 def listed(matches, classes):
     thresholds = [best_threshold(curve) for curve in curves(matches, classes)]
-    return suspects(matches, kept_at(matches, thresholds), classes)
+    return label_errors(matches, kept_at(matches, thresholds), classes)
 
 
 def is_planted(one, errors):
@@ -94,9 +100,9 @@ def test_a_split_without_errors_lists_little():
     rng = np.random.default_rng(3)
     image, boxes = objects(rng, 100, 8)
     labels = rng.integers(1, 3, len(image))
-    truth = Truth(np.arange(100), image, boxes, labels, np.zeros(len(image), bool))
+    ground_truth = GroundTruth(np.arange(100), image, boxes, labels, np.zeros(len(image), bool))
     found = Detections(image, boxes + rng.normal(0, 1, boxes.shape), labels, rng.random(len(image)))
-    assert listed(match(found, truth), 2) == []
+    assert listed(match(found, ground_truth), 2) == []
 
 
 def test_a_class_that_is_often_wrong_where_it_is_sure_lists_nothing():
@@ -122,7 +128,13 @@ def test_sureness_is_rank_among_hits_times_precision_of_the_surer_half():
 def test_a_sure_detection_without_truth_is_suspected():
     found, truths = good()
     (one,) = listed(matched([*found, (0.9, 1, A)], truths), 1)
-    assert (one.kind, one.image, one.label, one.box, one.truth) == (FORGOTTEN, 0, 1, tuple(A), None)
+    assert (one.kind, one.image, one.label, one.box, one.labelled) == (
+        FORGOTTEN,
+        0,
+        1,
+        tuple(A),
+        None,
+    )
     assert one.score == pytest.approx(5 / 6)  # surer than all; 5 of 6 of the surer half are right
 
 
@@ -150,7 +162,7 @@ def test_of_two_detections_in_one_place_one_is_suspected():
 def test_truth_that_another_class_finds_is_suspected_of_its_class():
     found, truths = good()
     (one,) = listed(matched([*found, (0.9, 1, A)], [*truths, (2, A)]), 2)
-    assert (one.kind, one.label, one.truth) == (OTHER_CLASS, 1, 2)
+    assert (one.kind, one.label, one.labelled) == (OTHER_CLASS, 1, 2)
 
 
 def test_truth_that_its_class_finds_too_is_not_suspected():
@@ -181,7 +193,7 @@ def test_truth_found_faintly_is_not_suspected_and_by_less_it_is():
     found, truths = good(9)
     for score, kinds in ((0.06, []), (0.04, [NEVER_FOUND])):
         matches = matched([*found, (score, 1, A)], [*truths, (1, A)])
-        assert [one.kind for one in suspects(matches, matches.scores > 0.3, 1)] == kinds
+        assert [one.kind for one in label_errors(matches, matches.scores > 0.3, 1)] == kinds
 
 
 def test_ignored_truth_is_not_suspected():
@@ -200,10 +212,10 @@ def test_truth_of_another_image_is_not_overlapped():
     one, none = np.array([A]), np.zeros(1, bool)
     for image in (0, 2, 4):
         detections = Detections(np.array([image]), one, np.ones(1, int), np.ones(1))
-        truth = Truth(
+        ground_truth = GroundTruth(
             np.arange(5), np.array([1, 3]), np.array([A, A]), np.ones(2, int), none.repeat(2)
         )
-        pairs = overlapping.overlapping(detections, np.arange(1), truth)
+        pairs = overlapping.overlapping(detections, np.arange(1), ground_truth)
         assert len(pairs.row) == 0
 
 
@@ -216,19 +228,21 @@ def test_the_most_suspicious_comes_first():
 @settings(max_examples=20)
 @given(st.integers(0, 10**6), st.sampled_from([3, 50, 10**6]))
 def test_overlapping_pairs_are_those_of_all_pairs(seed, piece):
-    detections, truth = random_split(seed)
+    detections, ground_truth = random_split(seed)
     rows = np.random.default_rng(seed).permutation(len(detections.labels))
-    table = overlaps(xywh(detections)[rows], xywh(truth), truth.ignore)
-    table = np.where(detections.image[rows][:, None] == truth.image, table, 0)
+    table = overlaps(xywh(detections)[rows], xywh(ground_truth), ground_truth.ignore)
+    table = np.where(detections.image[rows][:, None] == ground_truth.image, table, 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(overlapping, "PIECE", piece)
-        pairs = overlapping.overlapping(detections, rows, truth, 0.1)
+        pairs = overlapping.overlapping(detections, rows, ground_truth, 0.1)
     seen = np.zeros_like(table)
-    seen[pairs.row, pairs.truth] = pairs.iou
+    seen[pairs.row, pairs.ground_truth] = pairs.iou
     np.testing.assert_array_equal(seen, np.where(table >= 0.1, table, 0))
     best, which = pairs.best(len(rows))
     np.testing.assert_array_equal(best, seen.max(1, initial=0))
     if (best > 0).any():
         np.testing.assert_array_equal(which[best > 0], seen[best > 0].argmax(1))
     assert (which[best == 0] == -1).all()
-    np.testing.assert_array_equal(pairs.best_of_truth(len(truth.labels))[0], seen.max(0, initial=0))
+    np.testing.assert_array_equal(
+        pairs.best_of_ground_truth(len(ground_truth.labels))[0], seen.max(0, initial=0)
+    )

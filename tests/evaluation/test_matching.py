@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, GroundTruth
 from detector.evaluation.matching import THRESHOLDS, match
 
 
@@ -21,17 +21,19 @@ def random_split(seed, images=4, classes=2, most=9, per_truth=3, ignored=0.3, ro
     corner = rng.integers(0, 12, (len(image), 2)) * 5.0
     boxes = np.concatenate((corner, corner + rng.integers(1, 8, (len(image), 2)) * 5.0), 1)
     labels = rng.integers(1, classes + 1, len(image))
-    truth = Truth(np.arange(images), image, boxes, labels, rng.random(len(image)) < ignored)
+    ground_truth = GroundTruth(
+        np.arange(images), image, boxes, labels, rng.random(len(image)) < ignored
+    )
     chosen = rng.integers(0, max(1, len(image)), per_truth * len(image))
     shaken = boxes[chosen] + rng.integers(-1, 2, (len(chosen), 4)) * 2.0
     shaken[:, 2:] = np.maximum(shaken[:, 2:], shaken[:, :2] + 1)
     scores = rng.random(len(chosen)).round(round_to)
-    return Detections(image[chosen], shaken, labels[chosen], scores), truth
+    return Detections(image[chosen], shaken, labels[chosen], scores), ground_truth
 
 
-def reference(detections, truth, classes):
+def reference(detections, ground_truth, classes):
     """pycocotools' matches: image, class, threshold -> pairs of detection and truth rows."""
-    images = [{"id": i} for i in truth.images.tolist()]
+    images = [{"id": i} for i in ground_truth.images.tolist()]
     categories = [{"id": k} for k in range(1, classes + 1)]
 
     def index(part, **columns):
@@ -48,7 +50,7 @@ def reference(detections, truth, classes):
 
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
-            index(truth, iscrowd=truth.ignore.astype(int).tolist()),
+            index(ground_truth, iscrowd=ground_truth.ignore.astype(int).tolist()),
             index(detections, score=detections.scores.tolist()),
             "bbox",
         )
@@ -66,31 +68,31 @@ def reference(detections, truth, classes):
 @settings(max_examples=40)
 @given(st.integers(0, 10**6))
 def test_matches_are_pycocotools(seed):
-    detections, truth = random_split(seed)
-    matches = match(detections, truth)
-    expected = reference(detections, truth, 2)
-    np.testing.assert_array_equal(matches.found, expected[:, matches.rows])
+    detections, ground_truth = random_split(seed)
+    matches = match(detections, ground_truth)
+    expected = reference(detections, ground_truth, 2)
+    np.testing.assert_array_equal(matches.matched, expected[:, matches.rows])
     assert set(matches.rows) == set(np.flatnonzero(expected[0] > -2))
 
 
 def test_no_more_than_a_hundred_of_a_class_in_an_image_count():
-    detections, truth = random_split(5, images=2, most=40, per_truth=10)
-    matches = match(detections, truth)
-    expected = reference(detections, truth, 2)
+    detections, ground_truth = random_split(5, images=2, most=40, per_truth=10)
+    matches = match(detections, ground_truth)
+    expected = reference(detections, ground_truth, 2)
     assert len(matches.rows) < len(detections.labels)
-    np.testing.assert_array_equal(matches.found, expected[:, matches.rows])
+    np.testing.assert_array_equal(matches.matched, expected[:, matches.rows])
     assert (np.delete(expected[0], matches.rows) == -2).all()
 
 
 def test_best_scores_come_first_and_ties_stand_by_image():
-    detections, truth = random_split(3)
-    matches = match(detections, truth)
+    detections, ground_truth = random_split(3)
+    matches = match(detections, ground_truth)
     keys = list(zip(-matches.scores, matches.images, matches.rows, strict=True))
     assert keys == sorted(keys)
 
 
 def test_what_is_matched_with_ignored_truth_is_neither_right_nor_wrong():
-    truth = Truth(
+    ground_truth = GroundTruth(
         np.array([0]),
         np.array([0, 0]),
         np.array([[0, 0, 10, 10], [20, 20, 40, 40.0]]),
@@ -99,24 +101,27 @@ def test_what_is_matched_with_ignored_truth_is_neither_right_nor_wrong():
     )
     boxes = np.array([[0, 0, 10, 10], [22, 22, 30, 30], [24, 24, 30, 30], [60, 60, 70, 70.0]])
     matches = match(
-        Detections(np.zeros(4, int), boxes, np.ones(4, int), np.array([0.9, 0.8, 0.7, 0.6])), truth
+        Detections(np.zeros(4, int), boxes, np.ones(4, int), np.array([0.9, 0.8, 0.7, 0.6])),
+        ground_truth,
     )
-    np.testing.assert_array_equal(matches.found[0], [0, 1, 1, -1])
+    np.testing.assert_array_equal(matches.matched[0], [0, 1, 1, -1])
     np.testing.assert_array_equal(matches.right()[0], [True, False, False, False])
     np.testing.assert_array_equal(matches.ignored()[0], [False, True, True, False])
 
 
 @pytest.mark.parametrize("empty", ["detections", "truth", "both"])
 def test_nothing_matches_nothing(empty):
-    detections, truth = random_split(1)
+    detections, ground_truth = random_split(1)
     none = np.zeros(0, int)
     if empty in ("detections", "both"):
         detections = Detections(none, np.zeros((0, 4)), none, np.zeros(0))
     if empty in ("truth", "both"):
-        truth = Truth(truth.images, none, np.zeros((0, 4)), none, np.zeros(0, bool))
-    matches = match(detections, truth)
-    assert matches.found.shape == (10, len(detections.labels))
-    assert (matches.found == -1).all()
+        ground_truth = GroundTruth(
+            ground_truth.images, none, np.zeros((0, 4)), none, np.zeros(0, bool)
+        )
+    matches = match(detections, ground_truth)
+    assert matches.matched.shape == (10, len(detections.labels))
+    assert (matches.matched == -1).all()
 
 
 def test_the_thresholds_are_cocos():
@@ -124,11 +129,11 @@ def test_the_thresholds_are_cocos():
 
 
 def test_a_box_inside_out_that_matches_nothing_is_neither_right_nor_wrong():
-    truth = Truth(
+    ground_truth = GroundTruth(
         np.array([0]), np.array([0]), np.array([[0, 0, 10, 10.0]]), np.array([1]), np.array([False])
     )
     boxes = np.array([[40, 20, 30, 30], [60, 60, 70, 70.0]])
     detections = Detections(np.zeros(2, int), boxes, np.ones(2, int), np.array([0.9, 0.8]))
-    matches = match(detections, truth)
+    matches = match(detections, ground_truth)
     np.testing.assert_array_equal(matches.ignored()[0], [True, False])
     np.testing.assert_array_equal(matches.right()[0], [False, False])

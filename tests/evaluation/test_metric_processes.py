@@ -27,14 +27,22 @@ def score(rank, folder, expected):
         found = metric.compute()
     except RuntimeError as error:
         found = str(error)
-    voc = voc_scores(metric.evaluation.detections, metric.evaluation.truth, 3) if not rank else None
+    voc = (
+        voc_scores(metric.evaluation.detections, metric.evaluation.ground_truth, 3)
+        if not rank
+        else None
+    )
     knows = metric.evaluation is not None
-    torch.save((found, voc, knows, metric.found), f"{folder}/{rank}.pt")
+    torch.save((found, voc, knows, metric.predictions), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
 def together(folder, expected):
-    multiprocessing.spawn(score, (str(folder), expected), nprocs=2)
+    # Processes that are forked off a server that has imported what takes long.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torchmetrics", "hypothesis", "detector.evaluation.metric"])
+    given = str(folder), expected
+    multiprocessing.start_processes(score, given, nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
@@ -46,8 +54,8 @@ def test_two_processes_score_as_one_to_the_last_bit(tmp_path):
     np.testing.assert_array_equal(list(second.values()), list(expected.values()))
     assert knows
     assert not other_knows  # only the first process computes
-    detections, truth = alone.arrays()
-    assert voc[0] == voc_scores(detections, truth, 3)[0]
+    detections, ground_truth = alone.arrays()
+    assert voc[0] == voc_scores(detections, ground_truth, 3)[0]
     assert len(rows) == 4  # its own batches again, after what was gathered
 
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from test_suspects import planted
+from test_label_errors import planted
 
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, GroundTruth
 from detector.evaluation.matching import match
 from detector.evaluation.ranking import NEITHER, RIGHT, WRONG, Images, by_image, gallery, outcomes
 
@@ -20,7 +20,7 @@ def images(*rows):
 
 def test_images_are_counted_by_hand():
     a, b, c = [0.0, 0, 10, 10], [50.0, 0, 60, 10], [90.0, 0, 99, 10]
-    truth = Truth(
+    ground_truth = GroundTruth(
         np.array([3, 5, 8]),
         np.array([3, 3, 5, 5]),
         np.array([a, b, a, b]),
@@ -33,7 +33,7 @@ def test_images_are_counted_by_hand():
         np.array([1, 1, 1, 2, 2]),
         np.array([0.9, 0.8, 0.2, 0.7, 0.6]),
     )
-    matches = match(detections, truth)
+    matches = match(detections, ground_truth)
     counts = by_image(matches, matches.scores >= 0.5)
     assert counts.ids.tolist() == [3, 5, 8]
     assert counts.hits.tolist() == [1, 0, 0]
@@ -138,7 +138,7 @@ def test_no_images_make_no_gallery():
 
 def test_the_outcome_of_every_box_is_worked_out_by_hand():
     a, b, c = [0.0, 0, 10, 10], [50.0, 0, 60, 10], [90.0, 0, 99, 10]
-    truth = Truth(
+    ground_truth = GroundTruth(
         np.array([3]),
         np.array([3, 3, 3]),
         np.array([a, b, c]),
@@ -151,7 +151,7 @@ def test_the_outcome_of_every_box_is_worked_out_by_hand():
         np.array([1, 1, 2, 1]),
         np.array([0.6, 0.8, 0.9, 0.7]),
     )
-    found, scores = outcomes(match(detections, truth))
+    found, scores = outcomes(match(detections, ground_truth))
     # A weaker one of two on the same object is wrong, as is one of another class.
     assert found.tolist() == [WRONG, NEITHER, WRONG, RIGHT]
     np.testing.assert_equal(scores, [0.7, np.nan, np.nan])
@@ -163,7 +163,8 @@ def test_outcomes_hold_at_any_score_threshold(threshold):
     found, scores = outcomes(matches)
     kept = matches.detections.scores >= threshold
     again = match(
-        Detections(*(getattr(matches.detections, name)[kept] for name in COLUMNS)), matches.truth
+        Detections(*(getattr(matches.detections, name)[kept] for name in COLUMNS)),
+        matches.ground_truth,
     )
     fewer, now = outcomes(again)
     assert fewer.tolist() == found[kept].tolist()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, GroundTruth
 from detector.evaluation.voc import voc_scores
 
 ONE = (np.ones(1, int),)
@@ -14,11 +14,17 @@ def as_in_files(box: np.ndarray) -> np.ndarray:
     return box + np.array([1, 1, 0, 0])
 
 
-def devkit_ap(detections: Detections, truth: Truth, label: int) -> tuple[float, float]:
+def devkit_ap(detections: Detections, ground_truth: GroundTruth, label: int) -> tuple[float, float]:
     """VOCevaldet.m and VOCap.m, followed literally; 11-point and area form."""
     objects = [
         {"image": i, "box": as_in_files(b), "difficult": d, "taken": False}
-        for i, b, c, d in zip(truth.image, truth.boxes, truth.labels, truth.ignore, strict=True)
+        for i, b, c, d in zip(
+            ground_truth.image,
+            ground_truth.boxes,
+            ground_truth.labels,
+            ground_truth.ignore,
+            strict=True,
+        )
         if c == label
     ]
     npos = sum(not o["difficult"] for o in objects)
@@ -70,11 +76,11 @@ def devkit_ap(detections: Detections, truth: Truth, label: int) -> tuple[float, 
     return eleven, area
 
 
-def random_case(seed: int) -> tuple[Detections, Truth]:
+def random_case(seed: int) -> tuple[Detections, GroundTruth]:
     rng = np.random.default_rng(seed)
     n, d = int(rng.integers(1, 40)), int(rng.integers(0, 120))
     corner = rng.uniform(0, 60, (n, 2))
-    truth = Truth(
+    ground_truth = GroundTruth(
         np.arange(4),
         rng.integers(0, 4, n),
         np.concatenate((corner, corner + rng.uniform(5, 40, (n, 2))), 1),
@@ -82,17 +88,19 @@ def random_case(seed: int) -> tuple[Detections, Truth]:
         rng.random(n) < 0.25,
     )
     source = rng.integers(0, n, d)
-    boxes = truth.boxes[source] + rng.normal(0, 3, (d, 4))
+    boxes = ground_truth.boxes[source] + rng.normal(0, 3, (d, 4))
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
     scores = rng.permutation(d) / max(d, 1)  # no ties: the kit's sort does not order them
-    return Detections(truth.image[source], boxes, truth.labels[source], scores), truth
+    return Detections(
+        ground_truth.image[source], boxes, ground_truth.labels[source], scores
+    ), ground_truth
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_both_forms_equal_the_development_kits(seed):
-    detections, truth = random_case(seed)
-    means, per_class = voc_scores(detections, truth, classes=4)
-    expected = np.array([devkit_ap(detections, truth, label) for label in range(1, 5)])
+    detections, ground_truth = random_case(seed)
+    means, per_class = voc_scores(detections, ground_truth, classes=4)
+    expected = np.array([devkit_ap(detections, ground_truth, label) for label in range(1, 5)])
     found = [[row["voc_ap_50_11point"], row["voc_ap_50"]] for row in per_class]
     np.testing.assert_allclose(found, expected, atol=1e-12)
     np.testing.assert_allclose(
@@ -103,26 +111,28 @@ def test_both_forms_equal_the_development_kits(seed):
 def test_a_box_is_as_wide_as_it_has_pixels():
     # In the kit's files: 11,11,20,20, ten by ten pixels, and 13,14,20,22, eight by nine. They share
     # eight by seven: 56 of 116, which is no hit; a pixel more on every side would be 0.51.
-    truth = Truth(*(np.zeros(1, int),) * 2, np.array([[10.0, 10, 20, 20]]), *ONE, np.zeros(1, bool))
+    ground_truth = GroundTruth(
+        *(np.zeros(1, int),) * 2, np.array([[10.0, 10, 20, 20]]), *ONE, np.zeros(1, bool)
+    )
     detections = Detections(np.zeros(1, int), np.array([[12.0, 13, 20, 22]]), *ONE, np.ones(1))
-    assert voc_scores(detections, truth, 1)[0]["ap_50"] == 0
+    assert voc_scores(detections, ground_truth, 1)[0]["ap_50"] == 0
     found = Detections(np.zeros(1, int), np.array([[12.0, 12, 20, 22]]), *ONE, np.ones(1))
-    assert voc_scores(found, truth, 1)[0]["ap_50"] == 1  # 64 of 116
+    assert voc_scores(found, ground_truth, 1)[0]["ap_50"] == 1  # 64 of 116
 
 
 def test_a_detection_of_a_difficult_object_counts_neither_way():
     boxes = np.array([[0.0, 0, 20, 20], [40, 40, 60, 60]])
-    truth = Truth(
+    ground_truth = GroundTruth(
         np.zeros(1, int), np.zeros(2, int), boxes, np.ones(2, int), np.array([True, False])
     )
     detections = Detections(np.zeros(2, int), boxes, np.ones(2, int), np.array([0.9, 0.8]))
-    means, _ = voc_scores(detections, truth, 1)
+    means, _ = voc_scores(detections, ground_truth, 1)
     assert means == {"ap_50_11point": 1.0, "ap_50": 1.0}
 
 
 def test_a_second_detection_of_an_object_is_wrong():
     box = np.array([[0.0, 0, 20, 20]])
-    truth = Truth(
+    ground_truth = GroundTruth(
         np.zeros(1, int),
         np.zeros(2, int),
         np.vstack((box, box + 50)),
@@ -135,7 +145,7 @@ def test_a_second_detection_of_an_object_is_wrong():
         np.ones(3, int),
         np.array([0.9, 0.8, 0.7]),
     )
-    means, _ = voc_scores(detections, truth, 1)
+    means, _ = voc_scores(detections, ground_truth, 1)
     # Precision 1 at recall 1/2, then 2/3 at recall 1.
     assert means["ap_50"] == pytest.approx((1 + 2 / 3) / 2)
     assert means["ap_50_11point"] == pytest.approx((6 + 5 * 2 / 3) / 11)
@@ -143,13 +153,13 @@ def test_a_second_detection_of_an_object_is_wrong():
 
 def test_nothing_found_scores_zero_and_nothing_to_find_is_undefined():
     none = Detections(np.zeros(0, int), np.zeros((0, 4)), np.zeros(0, int), np.zeros(0))
-    truth = Truth(
+    ground_truth = GroundTruth(
         np.zeros(1, int),
         np.zeros(1, int),
         np.array([[0.0, 0, 9, 9]]),
         np.ones(1, int),
         np.zeros(1, bool),
     )
-    means, per_class = voc_scores(none, truth, 2)
+    means, per_class = voc_scores(none, ground_truth, 2)
     assert means == {"ap_50_11point": 0.0, "ap_50": 0.0}
     assert np.isnan(per_class[1]["voc_ap_50"])

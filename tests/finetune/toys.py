@@ -11,18 +11,23 @@ from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from detector.core.run_folder import RunFolder
 from detector.core.structures import ClassMap, Target
 from detector.data.loading.dataset import collate
 from detector.finetune.schedule import Schedule
 from detector.finetune.unfreezing import StagedFinetuning
-from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
-from detector.models.heads import HeadOptions
+from detector.models.faster_rcnn import build_faster_rcnn
+from detector.models.options import HeadOptions, ModelOptions
 from detector.models.weights.load import find_pretrained, load_pretrained
-from detector.training.module import DetectionTask, OptimiserOptions
+from detector.training.module import DetectionTask
+from detector.training.options import OptimiserOptions
 from detector.training.run_checkpoints import RunCheckpoints
 
 GROUPS = ("stem", "top", "head")
-SGD, ADAMW = OptimiserOptions("sgd", 0.9, 0.0), OptimiserOptions("adamw", 0.9, 0.0)
+SGD, ADAMW = (
+    OptimiserOptions(name="sgd", momentum=0.9, weight_decay=0.0),
+    OptimiserOptions(name="adamw", momentum=0.9, weight_decay=0.0),
+)
 
 # Processes are forked from a server that has imported what takes seconds.
 multiprocessing.set_forkserver_preload(
@@ -93,7 +98,7 @@ class Images(Dataset):
 def small_detector(backbone="efficientnet_lite0", norm="frozen", optimiser=SGD):
     """With few channels; only the backbone whose weights come in a package has any."""
     torch.manual_seed(0)
-    small = FasterRCNNOptions(fpn_channels=8, head=HeadOptions(hidden=(16,)), rpn_top_n_train=50)
+    small = ModelOptions(fpn_channels=8, head=HeadOptions(hidden=(16,)), rpn_top_n_train=50)
     network = build_faster_rcnn(backbone, 2, norm=norm, options=small)
     if backbone == "efficientnet_lite0":
         load_pretrained(network, find_pretrained("imagenet", backbone, network))
@@ -101,7 +106,7 @@ def small_detector(backbone="efficientnet_lite0", norm="frozen", optimiser=SGD):
 
 
 class Records(pl.Callback):
-    """What a run looked like, as plain data; to stand behind `StagedFinetuning`.
+    """Records a run as plain data; must come after `StagedFinetuning` among the callbacks.
 
     Attributes:
         started: Before the first epoch, what is trained and what the wrapper knows.
@@ -167,7 +172,8 @@ def contents(trainer, module):
 def staged(phases, folder, groups=GROUPS, *, lr=0.1, reference=None):
     """The callback alone, for batches of 4."""
     schedule = Schedule(phases, groups)
-    return StagedFinetuning(schedule, lr, 4, reference, "val/map", folder / "best.ckpt")
+    best = RunFolder(folder).best_checkpoint
+    return StagedFinetuning(schedule, lr, 4, reference, "val/map", best)
 
 
 def fit(task, callbacks, loader, *, ckpt=None, **options):
@@ -198,7 +204,7 @@ def numbers(batch_size=4):
 
 
 def pictures(total):
-    """One step an epoch with all images, dealt out to the processes."""
+    """One step in each epoch with all images, split between the processes."""
     rank, count = rank_and_count()
     return DataLoader(Subset(Images(total), range(rank, total, count)), total, collate_fn=collate)
 
@@ -213,7 +219,7 @@ def rank_and_count():
 def run_toy(task, phases, folder, *callbacks, reference=None, **options):
     """Train the toy with checkpoints, the callbacks ordered as `build_callbacks` does."""
     records, tuning = Records(), staged(phases, folder, reference=reference)
-    kept = RunCheckpoints(tuning, folder)
+    kept = RunCheckpoints(tuning, RunFolder(folder))
     trainer = fit(task, [tuning, *callbacks, records, kept], numbers(), **options)
     return trainer, tuning, records
 

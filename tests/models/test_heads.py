@@ -6,12 +6,13 @@ from torch import nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 
-from detector.models.backbones.table import build_backbone
-from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
-from detector.models.heads import HeadOptions, build_box_head
+from detector.models.backbones.build import build_backbone
+from detector.models.faster_rcnn import build_faster_rcnn
+from detector.models.heads import build_box_head
+from detector.models.options import HeadOptions, ModelOptions
 
 V2 = HeadOptions(convs=(256,) * 4, conv_norm="batch", hidden=(1024,))
-SMALL = FasterRCNNOptions(
+SMALL = ModelOptions(
     fpn_channels=8,
     neck_norm="batch",
     rpn_convs=2,
@@ -68,7 +69,7 @@ def test_convolutions_may_end_in_the_mean_over_the_region():
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_network_of_each_version_has_torchvisions_parameters(version):
     # So that torchvision's weights for the whole detector fit.
-    options = FasterRCNNOptions(neck_norm="batch", rpn_convs=2, head=V2) if version == 2 else None
+    options = ModelOptions(neck_norm="batch", rpn_convs=2, head=V2) if version == 2 else None
     build = fasterrcnn_resnet50_fpn_v2 if version == 2 else fasterrcnn_resnet50_fpn
     with torch.device("meta"):
         theirs = build(weights=None, weights_backbone=None, num_classes=4).state_dict()
@@ -92,12 +93,12 @@ def statistics(network):
 
 
 @pytest.mark.parametrize("trained", [("neck", "head"), ("head",), ("neck",), ()])
-def test_norms_and_dropouts_of_a_frozen_neck_or_head_sleep(trained):
+def test_norms_and_dropouts_of_a_frozen_neck_or_head_are_in_eval_mode(trained):
     torch.manual_seed(0)
     network = build_faster_rcnn("resnet18", 2, options=SMALL)
     network.set_trainable(trained)
     network.eval()
-    network.train()  # must not wake them up
+    network.train()  # frozen layers stay in eval mode
     before = statistics(network)
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     target = {"boxes": torch.tensor([[5.0, 5, 50, 50]]), "labels": torch.tensor([1])}

@@ -11,12 +11,11 @@ from conftest import assert_same
 from torchvision.models import ResNet50_Weights
 
 from detector.models import summary
-from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
-from detector.models.fused import FusedConvolution
-from detector.models.heads import HeadOptions
+from detector.models.faster_rcnn import build_faster_rcnn
+from detector.models.options import HeadOptions, ModelOptions
 from detector.models.summary import Seconds, profile_step, summarise
 
-SMALL = FasterRCNNOptions(
+SMALL = ModelOptions(
     fpn_channels=8, head=HeadOptions(hidden=(16,)), rpn_top_n_train=50, box_batch_per_image=8
 )
 EVERY = ("stem", "layer1", "layer2", "layer3", "layer4", "neck", "head")
@@ -71,7 +70,7 @@ def test_a_stage_costs_its_convolutions(resnet50):
 
 
 @pytest.mark.parametrize("norm", ["frozen", "train"])
-def test_what_is_trained_is_what_the_schedule_would_thaw(norm):
+def test_what_is_trained_is_what_the_schedule_would_train(norm):
     network, trained = small(norm), ("layer4", "head")
     rows = summarise(network, trained, 64)
     network.set_trainable(trained)
@@ -107,18 +106,18 @@ def test_the_network_and_the_random_numbers_stay_as_they_are(what):
     assert_same(everything_of(network), before)
 
 
-def turns(monkeypatch, network, trained):
-    """Whose turn it was in a step, one after the other."""
+def passes(monkeypatch, network, trained):
+    """The groups and passes of a step, one after the other."""
     seen = []
-    turn = summary._Clock.turn
+    switch = summary._Clock.switch
 
     def spy(self, group, *, backward=False):
         seen.append((group, backward))
-        turn(self, group, backward=backward)
+        switch(self, group, backward=backward)
 
-    monkeypatch.setattr(summary._Clock, "turn", spy)
+    monkeypatch.setattr(summary._Clock, "switch", spy)
     profile_step(network, trained, 64, 1, CPU, warmup=0, repeats=1)
-    return [turn for turn, _ in groupby(seen)]
+    return [each for each, _ in groupby(seen)]
 
 
 @pytest.mark.parametrize(
@@ -130,12 +129,12 @@ def turns(monkeypatch, network, trained):
         (("head",), "head"),
     ],
 )
-def test_backwards_the_groups_have_their_turns_down_to_the_lowest_trained(
+def test_the_backward_pass_is_timed_by_group_down_to_the_lowest_trained(
     monkeypatch, trained, lowest
 ):
     down = EVERY[::-1][: EVERY[::-1].index(lowest) + 1]
     expected = [(name, False) for name in EVERY[1:]] + [(name, True) for name in down]
-    assert turns(monkeypatch, small(), trained) == [*expected, ("", False)]
+    assert passes(monkeypatch, small(), trained) == [*expected, ("", False)]
 
 
 class Ticks:
@@ -173,12 +172,8 @@ def test_medians_count_of_the_steps_after_the_first(monkeypatch):
     assert seconds["layer2"] == Seconds(3, 0)
 
 
-def test_the_step_is_run_as_it_would_be(monkeypatch):
-    states, fused, contexts = [], [], []
-    forward = FusedConvolution.forward
-    monkeypatch.setattr(
-        FusedConvolution, "forward", lambda *args: fused.append(1) or forward(*args)
-    )
+def test_the_step_is_run_as_it_would_be():
+    states, contexts = [], []
 
     @contextmanager
     def autocast():
@@ -198,5 +193,4 @@ def test_the_step_is_run_as_it_would_be(monkeypatch):
         profile(network.eval(), ("head",), autocast=autocast)
     assert states == [(True, True)] * 2
     assert len(contexts) == 2
-    assert fused
     assert not network.training

@@ -8,19 +8,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchvision
+from conftest import ask, data_of, in_force, prepare
 from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
 
-from detector import cli
 from detector.core.errors import RequestError
 from detector.core.structures import ClassMap
-from detector.pipeline import build, load_data, request
+from detector.pipeline import build
 
 CLASSES = {"names": ["tree"], "ids": [1]}
 
 
 def voc_config(*overrides):
-    cfg = cli.compose("train", ["+experiment=voc", "data.download=true", *overrides])
-    return request.resolve("train", cfg)
+    cfg = ask("train", "+experiment=voc", "data.download=true", *overrides)
+    return in_force(cfg)
 
 
 def test_voc_is_fetched_through_torchvisions_data_set_class(tmp_path, devkit, monkeypatch):
@@ -35,7 +35,7 @@ def test_voc_is_fetched_through_torchvisions_data_set_class(tmp_path, devkit, mo
 
     monkeypatch.setattr(torchvision.datasets, "VOCDetection", fetch)
     config = voc_config(f"data.root={tmp_path / 'new'}")
-    data = load_data.read_data(config)
+    data = data_of(config)
     assert asked == [("2007", "trainval", True), ("2012", "trainval", True), ("2007", "test", True)]
     assert {name: len(split) for name, split in data.splits.items()} == {
         "train": 21,
@@ -43,7 +43,7 @@ def test_voc_is_fetched_through_torchvisions_data_set_class(tmp_path, devkit, mo
         "test": 11,
     }
     assert len(data.classes) == 20
-    load_data.read_data(config)
+    data_of(config)
     assert len(asked) == 3  # what is there is not fetched again
 
 
@@ -53,7 +53,7 @@ def test_a_failed_fetch_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torchvision.datasets, "VOCDetection", fetch)
     with pytest.raises(RequestError, match="cannot fetch VOC2007/trainval: no route to host"):
-        request.read_data(voc_config(f"data.root={tmp_path / 'new'}"))
+        data_of(voc_config(f"data.root={tmp_path / 'new'}"))
 
 
 @pytest.mark.parametrize(
@@ -76,25 +76,23 @@ def test_auto_precision_on_a_gpu_is_what_it_computes_in(monkeypatch, bf16, expec
 
 def small_task(*overrides):
     options = ["backbone=efficientnet_lite0", "model.fpn_channels=8", "model.head.hidden=[8]"]
-    cfg = cli.compose("train", ["data=trees", *options, *overrides])
-    return build.build_task(request.resolve("train", cfg), ClassMap.from_names(["tree"]))
+    cfg = ask("train", "data=trees", *options, *overrides)
+    return build.build_task(in_force(cfg), ClassMap.from_names(["tree"]))
 
 
 def test_each_way_to_be_fast_has_a_switch(monkeypatch):
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
     image = torch.zeros(3, 32, 64, dtype=torch.uint8)
-    for overrides, fused, layout, tf32 in (
-        ([], True, torch.channels_last, "tf32"),
+    for overrides, layout, tf32 in (
+        ([], torch.channels_last, "tf32"),
         (
-            ["trainer.fused=false", "trainer.channels_last=false", "trainer.tf32=false"],
-            False,
+            ["trainer.channels_last=false", "trainer.tf32=false"],
             torch.contiguous_format,
             "ieee",
         ),
     ):
         network = small_task(*overrides).network
-        assert network.backbone.fused == fused
         kernel = network.backbone.fpn.layer_blocks[0][0].weight
         for tensor in (kernel, network.transform([image, image])[0].tensors):
             assert tensor.is_contiguous(memory_format=layout)
@@ -103,16 +101,14 @@ def test_each_way_to_be_fast_has_a_switch(monkeypatch):
     assert not compiled
     network = small_task("trainer.compile=true").network
     assert compiled == [network.backbone, network.roi_heads.box_head]
-    assert not network.backbone.fused  # the compiler fuses by itself
 
 
 def test_compiling_without_a_compiler_is_refused(voc_root, monkeypatch):
-    cfg = cli.compose("train", [f"data.root={voc_root}", "trainer.compile=true"])
-    cfg.model.weights = "none"
-    request.check_request("train", cfg)
+    cfg = ask("train", f"data.root={voc_root}", "trainer.compile=true", "model.weights=none")
+    prepare(cfg)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(RequestError, match=r"trainer.compile=true needs a C\+\+ compiler"):
-        request.check_request("train", cfg)
+        prepare(cfg)
 
 
 def test_batches_are_pinned_where_a_gpu_trains(voc_root, monkeypatch):
@@ -122,9 +118,9 @@ def test_batches_are_pinned_where_a_gpu_trains(voc_root, monkeypatch):
         (False, "true", False),
     ):
         monkeypatch.setattr(build, "uses_gpu", lambda accelerator, gpu=gpu: gpu)
-        cfg = cli.compose("train", [f"data.root={voc_root}", f"data.pin_memory={asked}"])
-        config = request.resolve("train", cfg)
-        data = build.build_datamodule(config, load_data.read_data(config).splits)
+        cfg = ask("train", f"data.root={voc_root}", f"data.pin_memory={asked}")
+        config = in_force(cfg)
+        data = build.build_datamodule(config, data_of(config).splits)
         assert data.options.pin_memory == expected
 
 
@@ -148,31 +144,32 @@ def test_the_c_library_is_asked_to_keep_memory(monkeypatch):
 
 def test_a_relative_root_is_remembered_as_an_absolute_one(voc_root, monkeypatch):
     monkeypatch.chdir(voc_root.parent)
-    config = request.resolve("train", cli.compose("train", ["data.root=voc"]))
+    config = in_force(ask("train", "data.root=voc"))
     assert config.data.root == str(voc_root)
 
 
 def test_keys_typed_replace_those_of_the_checkpoint_and_no_others(monkeypatch):
-    cfg = cli.compose("train", ["+experiment=trees", "seed=7", "optim.lr=0.5", "data=trees"])
+    cfg = ask("train", "+experiment=trees", "seed=7", "optim.lr=0.5", "data=trees")
     from detector.config.schema import plain
 
-    saved = plain(request.resolve("train", cfg))
-    monkeypatch.setattr(request, "checkpoint_path", lambda verb, ckpt: ckpt)
+    saved = plain(in_force(cfg))
+    monkeypatch.setattr("detector.config.resolve.checkpoint_path", lambda verb, ckpt: ckpt)
     monkeypatch.setattr(
-        request, "read_checkpoint", lambda path: {"config": saved, "classes": CLASSES}
+        "detector.config.resolve.read_checkpoint",
+        lambda path: {"config": saved, "classes": CLASSES},
     )
     typed = ["ckpt=x", "optim.lr=0.25", "data.splits.test=null", "augment=none"]
-    config = request.resolve("evaluate", cli.compose("evaluate", typed))
+    config = in_force(ask("evaluate", *typed))
     assert config.seed == 7
     assert config.optim.lr == 0.25
     assert config.backbone.name == "efficientnet_lite0"
     assert config.data.format == "trees"
     assert config.data.splits.test is None
-    assert config.data.split.val == 0.15
+    assert config.data.auto_split.val == 0.15
     assert config.augment.steps == []
     assert config.data.classes == ["tree"]
     with pytest.raises(RequestError, match=r"data\.classes=.*shrub.* knows tree"):
-        request.resolve("evaluate", cli.compose("evaluate", ["ckpt=x", "data.classes=[shrub]"]))
+        in_force(ask("evaluate", "ckpt=x", "data.classes=[shrub]"))
     typed = ["ckpt=x", "+experiment=voc", "data.classes=null"]
     with pytest.raises(RequestError, match=r"backbone\.name=resnet50: x was trained with effi"):
-        request.resolve("train", cli.compose("train", typed))
+        in_force(ask("train", *typed))

@@ -1,29 +1,25 @@
 """The dry run: what it says is true of the network, and it does nothing else."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import TINY
+from commands import run_cli
+from conftest import TINY, ask, call, in_force
 
-from detector.cli import compose
 from detector.config.schedules import read_schedule
 from detector.config.schema import Config, plain
 from detector.core.errors import RequestError
 from detector.finetune.schedule import STATE_KEY
 from detector.models.faster_rcnn import build_faster_rcnn
-from detector.pipeline import build, load_data
+from detector.pipeline import load_data
 from detector.pipeline.dry_run import phase_table
-from detector.pipeline.request import resolve
-from detector.train import train
 
 LITE = "backbone=efficientnet_lite0"
 
 
 def config_of(*overrides: str) -> Config:
-    return resolve("train", compose("train", list(overrides)))
+    return in_force(ask("train", *overrides))
 
 
 def table(*overrides: str) -> list[str]:
@@ -48,9 +44,8 @@ def footer(lines: list[str]) -> str:
     return " ".join(" ".join(lines[last + 1 :]).split())
 
 
-def run(*overrides: str, cwd) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore", "-m", "detector.train", *overrides, "dry_run=true"]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+def run(*overrides: str, cwd) -> tuple[int, str, str]:
+    return run_cli("train", *overrides, "dry_run=true", cwd=cwd, heavy=True)
 
 
 def test_a_phase_says_what_it_trains_how_long_and_at_which_rates():
@@ -69,9 +64,7 @@ def test_a_phase_says_what_it_trains_how_long_and_at_which_rates():
 def test_the_parameters_are_those_of_the_real_network_in_that_phase(norm):
     config = config_of("finetune=auto", LITE, f"finetune.norm={norm}", "data.classes=[a,b,c]")
     lines = phase_table(config)
-    network = build_faster_rcnn(
-        config.backbone.name, 3, norm=norm, options=build.network_options(config)
-    )
+    network = build_faster_rcnn(config.backbone.name, 3, norm=norm, options=config.model)
     whole = sum(p.numel() for p in network.parameters())
     assert f"{whole / 1e6:.2f} M parameters with a head for 3 classes" in footer(lines)
     for phase in read_schedule(config).phases:
@@ -161,32 +154,33 @@ def test_nothing_is_read_fetched_or_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(load_data, "usable_data", forbidden)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", forbidden)
     out = tmp_path / "out"
-    assert train(compose("train", ["dry_run=true", "data.root=/not/there"], out)) == {}
+    assert call(ask("train", "dry_run=true", "data.root=/not/there", out=out)) is None
     assert not out.exists()
     assert "neck, head" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("overrides", [[], ["data.root=/not/there", "hydra.run.dir=out"]])
 def test_the_command_prints_the_table_and_exits_with_0(tmp_path, overrides):
-    done = run(LITE, "finetune=staged", *overrides, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == table(LITE, "finetune=staged")
+    code, out, err = run(LITE, "finetune=staged", *overrides, cwd=tmp_path)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == table(LITE, "finetune=staged")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_of_a_sweep_it_shows_what_the_trials_share(tmp_path):
-    done = run("-m", LITE, "finetune=staged", "optim.lr=1e-3,1e-2", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    *lines, last = done.stdout.splitlines()
+    code, out, err = run("-m", LITE, "finetune=staged", "optim.lr=1e-3,1e-2", cwd=tmp_path)
+    assert code == 0, err
+    *lines, last = out.splitlines()
     assert lines == table(LITE, "finetune=staged")
     assert last.startswith("sweep ")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_schedule_that_cannot_be_meant_is_refused(tmp_path):
-    done = run("finetune.phases=[{name: a, train: [hed], until: {max_epochs: 1}}]", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
+    phases = "finetune.phases=[{name: a, train: [hed], until: {max_epochs: 1}}]"
+    code, out, err = run(phases, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
     assert line.startswith("error: finetune.phases[0].train: no group 'hed'; did you mean head?")
     assert list(tmp_path.iterdir()) == []
 
@@ -197,12 +191,12 @@ def test_of_a_run_it_shows_that_runs_schedule(tmp_path):
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     last.parent.mkdir(parents=True)
     schedule = read_schedule(config)
-    stands = schedule.observe(schedule.start(), 0.5).to_plain()
-    torch.save({"detector": ours, "epoch": 0, "callbacks": {STATE_KEY: stands}}, last)
+    progress = schedule.update(schedule.start(), 0.5).to_plain()
+    torch.save({"detector": ours, "epoch": 0, "callbacks": {STATE_KEY: progress}}, last)
     before = last.stat().st_mtime_ns
-    done = run(f"ckpt={tmp_path / 'run'}", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    code, out, err = run(f"ckpt={tmp_path / 'run'}", cwd=tmp_path)
+    assert code == 0, err
+    lines = out.splitlines()
     assert phase_of(lines, "top")["trained"] == "layer4, neck, head"
     assert "efficientnet_lite0" in footer(lines)
     assert "a head for 2 classes" in footer(lines)

@@ -3,7 +3,9 @@ import math
 
 import pytest
 
-from detector.finetune.phases import Decay, Phase, Warmup
+from detector.core.run_folder import RunFolder
+from detector.finetune.options import Decay, Warmup
+from detector.finetune.phases import Phase
 from detector.finetune.schedule import Entry, Progress, Schedule
 from detector.pipeline import history
 from detector.pipeline.history import write_history
@@ -43,7 +45,7 @@ def drawn(monkeypatch):
     monkeypatch.setattr(history, "draw_schedule", lambda *given: calls.append(given))
 
     def write(folder, schedule=SCHEDULE, progress=DONE, rows=ROWS, steps=4, monitor="val/map"):
-        write_history(folder, schedule, progress, 0.01, GROUPS, steps, rows, monitor)
+        write_history(RunFolder(folder), schedule, progress, 0.01, GROUPS, steps, rows, monitor)
         _, phases, curves, scores, best_epoch, metric = calls[-1]
         rates = {c.label: dict(zip(c.epochs, c.rates, strict=True)) for c in curves}
         return phases, curves, rates, scores, best_epoch, metric
@@ -161,10 +163,10 @@ def test_a_phase_of_no_epoch_yet_has_no_rates(drawn, tmp_path):
 
 
 def test_both_files_are_written_and_nothing_else(tmp_path):
-    write_history(tmp_path, SCHEDULE, DONE, 0.01, GROUPS, 4, ROWS, "val/map")
+    write_history(RunFolder(tmp_path), SCHEDULE, DONE, 0.01, GROUPS, 4, ROWS, "val/map")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["phases.json", "schedule.png"]
 
 
 def test_a_run_before_its_first_epoch_has_a_history_too(tmp_path):
-    write_history(tmp_path, SCHEDULE, SCHEDULE.start(), 0.01, GROUPS, 4, [], "val/map")
+    write_history(RunFolder(tmp_path), SCHEDULE, SCHEDULE.start(), 0.01, GROUPS, 4, [], "val/map")
     assert [(r["name"], r["epochs"], r["best"]) for r in records(tmp_path)] == [("heads", 0, None)]

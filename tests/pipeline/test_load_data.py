@@ -5,13 +5,12 @@ from pathlib import Path
 
 import cv2
 import pytest
-from conftest import TINY, write_image, write_xml
-from test_train import ask
+from conftest import TINY, ask, data_of, in_force, prepare, write_image, write_xml
 
 from detector.core.errors import RequestError
 from detector.data.formats.folder import Folder
 from detector.data.validation import image_info
-from detector.pipeline import load_data, request
+from detector.pipeline import load_data
 
 
 def asked(root, *overrides, verb="train"):
@@ -52,37 +51,30 @@ def test_what_is_wrong_at_once_is_refused_before_images_are_decoded(
 
     monkeypatch.setattr(image_info, "_look_closely", decoded)
     with pytest.raises(RequestError, match=said):
-        request.check_request("train", asked(voc_root, typed))
+        prepare(asked(voc_root, typed))
 
 
 def test_an_image_that_does_not_decode_is_refused_before_the_run(voc_root):
     spoil(voc_root / "JPEGImages/test1.jpg")
     with pytest.raises(RequestError, match=r"JPEGImages/test1\.jpg: not a readable image"):
-        request.check_request("train", asked(voc_root))
-
-
-def test_the_run_takes_what_the_request_has_read(pool, monkeypatch):
-    request.check_request("train", asked(pool))
-    monkeypatch.setattr(load_data, "Reading", None)
-    config = request.resolve("train", asked(pool))
-    assert load_data.usable_data(config).divided
+        prepare(asked(voc_root))
 
 
 def test_the_division_follows_a_seed_of_its_own(pool):
     def files(*overrides):
-        return load_data.read_data(request.resolve("train", asked(pool, *overrides))).files()
+        return data_of(in_force(asked(pool, *overrides))).files()
 
     assert files() == files("seed=1")
-    assert files() != files("data.split.seed=1")
+    assert files() != files("data.auto_split.seed=1")
 
 
 def test_an_expression_is_typed_in_quotes_of_its_own(pool):
-    cfg = asked(pool, r'data.split.group="^(\w+?)(\d+)\.jpg$"')
-    assert request.resolve("train", cfg).data.split.group == r"^(\w+?)(\d+)\.jpg$"
+    cfg = asked(pool, r'data.auto_split.group="^(\w+?)(\d+)\.jpg$"')
+    assert in_force(cfg).data.auto_split.group == r"^(\w+?)(\d+)\.jpg$"
 
 
 def test_more_boxes_than_are_detected_are_pointed_out(voc_root, caplog):
-    data = load_data.read_data(request.resolve("train", asked(voc_root)))
+    data = data_of(in_force(asked(voc_root)))
     load_data.describe_data(data, 100)
     assert "more than" not in caplog.text
     # of the fixture's images, those with two boxes and three

@@ -2,24 +2,21 @@
 
 import copy
 import re
-import subprocess
-import sys
+import shutil
 
 import pytest
 import torch
-from conftest import TINY, assert_same
-from hydra.core.hydra_config import HydraConfig
+from commands import run_cli
+from conftest import TINY, ask, assert_same, call, in_force, prepare, three_splits, write_voc
 
-from detector import cli
 from detector.config.schedules import read_schedule
 from detector.config.schema import parse, plain
 from detector.core.errors import RequestError
 from detector.finetune.schedule import STATE_KEY
 from detector.models.compute import MultiplyAdds
 from detector.models.summary import GroupSummary, Seconds
-from detector.pipeline import build, request
+from detector.pipeline import build
 from detector.pipeline.model_summary import _table, summary_table
-from detector.train import train
 
 ROWS = [
     GroupSummary("stem", (4,), 64, 9536, 0, MultiplyAdds(617_000_000, 0)),
@@ -34,20 +31,18 @@ PHASES = (
 
 
 def config_of(*overrides):
-    HydraConfig.instance().cfg = None
-    return request.resolve("train", cli.compose("train", list(overrides)))
+    return in_force(ask("train", *overrides))
 
 
 def table(*overrides):
     """The summary of a run that is not begun."""
     config = config_of(*overrides)
-    network = build.unloaded_task(config, "meta").network
+    network = build.untrained_task(config, "meta").network
     return summary_table(config, network, read_schedule(config).phases[0])
 
 
 def run(*overrides, cwd):
-    command = [sys.executable, "-W", "ignore", "-m", "detector.train", *overrides]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return run_cli("train", *overrides, cwd=cwd, heavy=True)
 
 
 def checkpoint(folder, *overrides, score=0.5):
@@ -55,7 +50,7 @@ def checkpoint(folder, *overrides, score=0.5):
     config = config_of(*TINY, PHASES, *overrides)
     schedule = read_schedule(config)
     ours = {"config": plain(config), "classes": {"names": ["cat", "dog"], "ids": [1, 2]}}
-    state = schedule.observe(schedule.start(), score).to_plain()
+    state = schedule.update(schedule.start(), score).to_plain()
     last = folder / "checkpoints" / "last.ckpt"
     last.parent.mkdir(parents=True)
     torch.save({"detector": ours, "epoch": 0, "callbacks": {STATE_KEY: state}}, last)
@@ -106,10 +101,10 @@ def test_it_shows_the_phase_that_the_run_begins_with():
 
 def test_a_dry_run_shows_it_below_the_phases(tmp_path):
     asked = [*TINY, PHASES, "dry_run=true", "data.root=/not/there"]
-    done = run(*asked, "model.summary=true", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    without = run(*asked, cwd=tmp_path).stdout.splitlines()
-    assert done.stdout.splitlines() == [*without, "", *table(*TINY, PHASES)]
+    code, out, err = run(*asked, "model.summary=true", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    without = run(*asked, cwd=tmp_path)[1].splitlines()
+    assert out.splitlines() == [*without, "", *table(*TINY, PHASES)]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -121,9 +116,9 @@ def shares(lines):
 
 def test_a_dry_run_profiles_with_random_weights(tmp_path):
     asked = [*TINY, PHASES, "dry_run=true", "data.root=/not/there", "model.summary=profile"]
-    done = run(*asked, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.partition("\n\n")[2].splitlines()
+    code, out, err = run(*asked, cwd=tmp_path)
+    assert (code, err) == (0, "")
+    lines = out.partition("\n\n")[2].splitlines()
     *groups, whole = shares(lines)
     assert len(groups) == 7
     assert whole[0] == 100
@@ -139,9 +134,8 @@ def test_a_dry_run_profiles_with_random_weights(tmp_path):
 
 def test_of_a_run_it_shows_the_phase_that_goes_on(tmp_path, capsys):
     checkpoint(tmp_path / "run")  # whose first phase has ended
-    HydraConfig.instance().cfg = None
     asked = [f"ckpt={tmp_path / 'run'}", "dry_run=true", "model.summary=true"]
-    train(cli.compose("train", asked))
+    call(ask("train", *asked))
     lines = capsys.readouterr().out.splitlines()
     assert "phase          top, with which the run goes on" in lines
     (layer4,) = (line for line in lines if line.startswith("layer4"))
@@ -187,27 +181,24 @@ def test_what_cannot_be_meant_is_refused(overrides, said):
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "check"])
 def test_only_training_has_a_summary(verb, tmp_path):
     last = checkpoint(tmp_path / "run")
-    HydraConfig.instance().cfg = None
     source = ["source=x"] * (verb == "predict")
-    cfg = cli.compose(verb, [f"ckpt={last}", "model.summary=true", *source])
+    cfg = ask(verb, f"ckpt={last}", "model.summary=true", *source)
     with pytest.raises(RequestError, match=r"^model\.summary=true: only train prints one"):
-        request.check_request(verb, cfg)
+        prepare(cfg)
 
 
 def test_a_profile_of_a_device_that_is_not_there_is_refused(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     asked = ["dry_run=true", "model.summary=profile", "trainer.accelerator=gpu"]
-    done = run(*TINY, *asked, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+    code, out, err = run(*TINY, *asked, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
     assert line == "error: trainer.accelerator=gpu: no GPU is available; choose auto or cpu"
 
 
 def fresh_train(out, *overrides):
-    HydraConfig.instance().cfg = None
-    train(cli.compose("train", list(overrides), out))
+    call(ask("train", *overrides, out=out))
     return torch.load(out / "checkpoints/last.ckpt", weights_only=True)
 
 
@@ -225,17 +216,25 @@ def test_a_profiled_run_is_the_same_run_to_the_bit(voc_root, tmp_path, caplog):
 
 @pytest.mark.parametrize("dry", [False, True])
 def test_a_run_that_goes_on_is_profiled_with_its_phase_and_weights(
-    voc_root, tmp_path, monkeypatch, dry
+    shared, tmp_path, monkeypatch, dry
 ):
-    asked = [*TINY, f"data.root={voc_root}", PHASES, "trainer.max_epochs=1"]
-    weights = fresh_train(tmp_path / "run", *asked)["state_dict"]
+    def fill(folder):
+        write_voc(folder / "voc", three_splits())
+        asked = [*TINY, f"data.root={folder / 'voc'}", PHASES, "trainer.max_epochs=1"]
+        fresh_train(folder / "run", *asked)
+
+    shutil.copytree(shared("one_epoch", fill) / "run", tmp_path / "run")
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    weights = torch.load(last, weights_only=True)["state_dict"]
     seen = []
 
     def spy(config, network, phase, trainer):
         seen.append((phase.name, copy.deepcopy(network.state_dict())))
         return summary_table(config, network, phase, trainer)
 
-    monkeypatch.setattr(f"detector.{'model_summary' if dry else 'train'}.summary_table", spy)
+    monkeypatch.setattr(
+        f"detector.{'pipeline.model_summary' if dry else 'train'}.summary_table", spy
+    )
     more = ["model.summary=profile", "trainer.max_epochs=2", f"dry_run={dry}"]
     fresh_train(tmp_path / "run", f"ckpt={tmp_path / 'run'}", *more)
     ((phase, found),) = seen

@@ -11,47 +11,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, random_split, write_coco, write_voc
-from test_train import ask
+import torch
+from commands import run_cli
+from conftest import TINY, ask, call, write_coco, write_voc
 
-from detector.core import run_folder as runs_module
 from detector.core.errors import RequestError
+from detector.core.run_folder import RunFolder
 from detector.data.validation.issues import Item
-from detector.evaluate import evaluate
 from detector.evaluation.curves import GRID
 from detector.pipeline import load_data
-from detector.predict import predict
 from detector.report import run_page
-from detector.train import train
 from detector.training.checkpoint import read_checkpoint
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Data and two runs on them; all detections count, however unsure."""
-    base = tmp_path_factory.mktemp("reporting")
-    splits = {
-        "train": random_split("train", 6, 0) | {"both": [("disc", (40, 20, 70, 50))]},
-        "val": random_split("val", 5, 1),
-        "test": random_split("test", 5, 2),
-    }
-    root = write_voc(base / "voc", splits)
-    keys = [*TINY, f"data.root={root}", "model.score_threshold=0", "finetune=scratch"]
-    for seed in (0, 1):
-        more = [f"seed={seed}", "trainer.max_epochs=2", "resamples=200", "optim.lr=1e-3"]
-        train(ask("train", *keys, *more, out=base / f"run{seed}"))
-    return root, base / "run0", base / "run1"
 
 
 def load(file):
     return json.loads(file.read_text())
 
 
+def edited(run, folder, change):
+    """A copy of a run whose checkpoints say something else of the training."""
+    shutil.copytree(run, folder)
+    for file in (folder / "checkpoints").glob("*.ckpt"):
+        content = torch.load(file, weights_only=True)
+        change(content["detector"])
+        torch.save(content, file)
+    return folder
+
+
 def test_thresholds_are_measured_on_the_validation_split_and_judge_the_test_split(runs, tmp_path):
-    _, run, _ = runs
+    _, run, _ = runs[:3]
     kept = load(run / "checkpoints/thresholds.json")
     assert (kept["split"], kept["images"], kept["thresholds"]) == ("val", 5, GRID.tolist())
-    evaluate(ask("evaluate", f"ckpt={run}", "split=val", out=tmp_path))
+    call(ask("evaluate", f"ckpt={run}", "split=val", out=tmp_path))
     assert load(tmp_path / "thresholds.json") == {k: v for k, v in kept.items() if k != "epoch"}
     tested = load(run / "metrics.json")["per_class"]
     for name, row in kept["classes"].items():
@@ -65,17 +56,17 @@ def test_thresholds_are_measured_on_the_validation_split_and_judge_the_test_spli
 
 
 def test_thresholds_of_the_training_are_not_those_of_another_data_sets_split(runs, tmp_path):
-    root, run, _ = runs
+    root, run, _ = runs[:3]
     shutil.copytree(root, tmp_path / "other")
     keys = [f"ckpt={run}", f"data.root={tmp_path}/other", "split=val", "resamples=0"]
-    evaluate(ask("evaluate", *keys, out=tmp_path / "out"))
+    call(ask("evaluate", *keys, out=tmp_path / "out"))
     said = load(tmp_path / "out/analysis.json")["operating_point"]
     assert said.endswith("chosen on the training's val split")
 
 
 def test_a_split_scored_again_has_the_same_intervals(runs, tmp_path):
-    _, run, _ = runs
-    evaluate(ask("evaluate", f"ckpt={run}", "resamples=200", out=tmp_path))
+    _, run, _ = runs[:3]
+    call(ask("evaluate", f"ckpt={run}", "resamples=200", out=tmp_path))
     first, again = load(run / "metrics.json"), load(tmp_path / "metrics.json")
     assert first["intervals"] == again["intervals"]
     assert first["per_class"] == again["per_class"]
@@ -85,32 +76,32 @@ def test_a_split_scored_again_has_the_same_intervals(runs, tmp_path):
 
 
 def test_without_resamples_there_are_no_intervals(runs, tmp_path):
-    _, run, _ = runs
-    evaluate(ask("evaluate", f"ckpt={run}", "resamples=0", out=tmp_path))
+    _, run, _ = runs[:3]
+    call(ask("evaluate", f"ckpt={run}", "resamples=0", out=tmp_path))
     assert load(tmp_path / "metrics.json")["intervals"] is None
 
 
 def test_a_report_has_its_runs_curves_and_commands(runs, tmp_path):
-    root, run, _ = runs
+    root, run, _ = runs[:3]
     page = (run / "report/index.html").read_text()
     assert f"data.root={root}" in page  # the command that was typed
     assert f"python -m detector.evaluate ckpt={run}" in page
     assert "train/loss_box_reg" in page
-    evaluate(ask("evaluate", f"ckpt={run}", out=tmp_path))
+    call(ask("evaluate", f"ckpt={run}", out=tmp_path))
     assert "train/loss_box_reg" in (tmp_path / "report/index.html").read_text()
 
 
 def test_a_gallery_has_no_more_pictures_than_wanted(runs, tmp_path):
-    _, run, _ = runs
+    _, run, _ = runs[:3]
     for most in (0, 2):
-        evaluate(ask("evaluate", f"ckpt={run}", f"gallery={most}", out=tmp_path / f"{most}"))
+        call(ask("evaluate", f"ckpt={run}", f"gallery={most}", out=tmp_path / f"{most}"))
         assert (tmp_path / f"{most}/report/index.html").read_text().count("data:image/jpeg") == most
 
 
 def test_a_comparison_is_b_minus_a_on_the_same_images(runs, tmp_path, caplog):
-    _, a, b = runs
+    _, a, b = runs[:3]
     caplog.set_level(logging.INFO)
-    evaluate(ask("evaluate", f"ckpt={a}", f"compare={b}", "resamples=200", out=tmp_path))
+    call(ask("evaluate", f"ckpt={a}", f"compare={b}", "resamples=200", out=tmp_path))
     content = load(tmp_path / "metrics.json")["comparison"]
     ours, theirs = (load(run / "metrics.json") for run in (a, b))
     assert (content["a"], content["b"]) == (str(a), str(b))
@@ -135,8 +126,8 @@ def test_a_comparison_is_b_minus_a_on_the_same_images(runs, tmp_path, caplog):
 
 
 def test_a_run_is_no_better_than_itself(runs, tmp_path):
-    _, run, _ = runs
-    evaluate(ask("evaluate", f"ckpt={run}", f"compare={run}", out=tmp_path))
+    _, run, _ = runs[:3]
+    call(ask("evaluate", f"ckpt={run}", f"compare={run}", out=tmp_path))
     content = load(tmp_path / "metrics.json")["comparison"]
     assert content["rows"][0]["difference"] == 0
     assert "equal" in content["sentence"]
@@ -152,7 +143,7 @@ def test_finding_half_is_worse_than_finding_all(tmp_path):
     for name, those in (("half", rows[::2]), ("all", rows)):
         (tmp_path / f"{name}.json").write_text(json.dumps(those))
     keys = [f"truth={truth}", f"predictions={tmp_path}/half.json", f"compare={tmp_path}/all.json"]
-    evaluate(ask("evaluate", *keys, out=tmp_path / "out"))
+    call(ask("evaluate", *keys, out=tmp_path / "out"))
     content = load(tmp_path / "out/metrics.json")["comparison"]
     row = content["rows"][0]
     # 51 of 101 recall points are reached by five of ten.
@@ -163,13 +154,13 @@ def test_finding_half_is_worse_than_finding_all(tmp_path):
 
 
 def test_two_files_of_detections_are_compared(runs, tmp_path):
-    root, a, b = runs
+    root, a, b = runs[:3]
     for name, run in (("a", a), ("b", b)):
-        evaluate(ask("evaluate", f"ckpt={run}", "resamples=200", out=tmp_path / name))
+        call(ask("evaluate", f"ckpt={run}", "resamples=200", out=tmp_path / name))
     files = [tmp_path / name / "detections.json" for name in ("a", "b")]
     keys = [f"predictions={files[0]}", f"compare={files[1]}", f"data.root={root}", "split=test"]
-    evaluate(ask("evaluate", *keys, "resamples=200", out=tmp_path / "files"))
-    evaluate(ask("evaluate", f"ckpt={a}", f"compare={b}", "resamples=200", out=tmp_path / "runs"))
+    call(ask("evaluate", *keys, "resamples=200", out=tmp_path / "files"))
+    call(ask("evaluate", f"ckpt={a}", f"compare={b}", "resamples=200", out=tmp_path / "runs"))
     one, other = (load(tmp_path / way / "metrics.json")["comparison"] for way in ("files", "runs"))
     assert one["rows"] == other["rows"]
     assert one["sentence"] == other["sentence"]
@@ -177,20 +168,19 @@ def test_two_files_of_detections_are_compared(runs, tmp_path):
 
 
 def test_a_comparison_with_other_classes_is_refused(runs, tmp_path):
-    _, run, _ = runs
-    root = write_voc(tmp_path / "voc", {s: {s: [("cat", (1, 1, 9, 9))]} for s in ("train", "val")})
-    keys = [*TINY, f"data.root={root}", "trainer.max_epochs=1", "finetune=scratch"]
-    train(ask("train", *keys, out=tmp_path / "cats"))
+    root, run, _ = runs[:3]
+    cat = {"names": ["cat"], "ids": [1]}
+    edited(run, tmp_path / "cats", lambda ours: ours.update(classes=cat))
     with pytest.raises(RequestError, match=r"compare=.*cats: it knows cat, but ckpt=.* disc, squ"):
-        evaluate(ask("evaluate", f"ckpt={run}", f"compare={tmp_path / 'cats'}", out=tmp_path / "o"))
+        call(ask("evaluate", f"ckpt={run}", f"compare={tmp_path / 'cats'}", out=tmp_path / "o"))
     assert not (tmp_path / "o").exists()
     with pytest.raises(RequestError, match=r"compare=.*voc: not the folder of a run"):
-        evaluate(ask("evaluate", f"ckpt={run}", f"compare={root}", out=tmp_path / "o"))
+        call(ask("evaluate", f"ckpt={run}", f"compare={root}", out=tmp_path / "o"))
     assert not (tmp_path / "o").exists()
 
 
 def test_predict_keeps_what_reaches_the_thresholds_measured(runs, tmp_path, monkeypatch):
-    root, run, _ = runs
+    root, run, _ = runs[:3]
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     sidecar = copy / "checkpoints/thresholds.json"
@@ -198,7 +188,7 @@ def test_predict_keeps_what_reaches_the_thresholds_measured(runs, tmp_path, monk
     outs = (tmp_path / f"p{i}" for i in itertools.count())
 
     def scores(*keys):
-        found = predict(ask("predict", f"ckpt={copy}", f"source={root}", *keys, out=next(outs)))
+        found = call(ask("predict", f"ckpt={copy}", f"source={root}", *keys, out=next(outs)))
         return {
             name: sorted(row["score"] for row in found if row["category"] == name)
             for name in ("disc", "square")
@@ -238,72 +228,76 @@ def test_predict_keeps_what_reaches_the_thresholds_measured(runs, tmp_path, monk
 
 
 def test_thresholds_of_other_weights_are_not_used(runs, tmp_path):
-    _, run, _ = runs
+    _, run, _ = runs[:3]
     shutil.copytree(run, tmp_path / "run")
     sidecar = tmp_path / "run/checkpoints/thresholds.json"
     sidecar.write_text(json.dumps(load(sidecar) | {"epoch": 7}))
-    evaluate(ask("evaluate", f"ckpt={tmp_path / 'run'}", out=tmp_path / "out"))
+    call(ask("evaluate", f"ckpt={tmp_path / 'run'}", out=tmp_path / "out"))
     said = load(tmp_path / "out/analysis.json")["operating_point"]
     assert said.endswith("chosen on this very split")
 
 
 def test_a_comparison_leaves_both_as_they_were_trained(runs, tmp_path):
-    root, a, _ = runs
-    smaller = tmp_path / "smaller"
-    keys = [*TINY, f"data.root={root}", "finetune=scratch", "trainer.max_epochs=1"]
-    more = ["data.image_size=64", "model.score_threshold=0"]
-    train(ask("train", *keys, *more, out=smaller))
-    evaluate(ask("evaluate", f"ckpt={a}", f"compare={smaller}", out=tmp_path / "o"))
+    _, a, b = runs[:3]
+    size = {"image_size": 64}
+    smaller = edited(b, tmp_path / "smaller", lambda ours: ours["config"]["data"].update(size))
+    call(ask("evaluate", f"ckpt={smaller}", "resamples=0", out=tmp_path / "alone"))
+    call(ask("evaluate", f"ckpt={a}", f"compare={smaller}", out=tmp_path / "o"))
     row = load(tmp_path / "o/metrics.json")["comparison"]["rows"][1]
-    evaluate(ask("evaluate", f"ckpt={smaller}", f"compare={a}", out=tmp_path / "p"))
+    call(ask("evaluate", f"ckpt={smaller}", f"compare={a}", out=tmp_path / "p"))
     other = load(tmp_path / "p/metrics.json")["comparison"]["rows"][1]
     assert (row["a"], row["b"]) == (other["b"], other["a"])
-    assert row["b"] == pytest.approx(load(smaller / "metrics.json")["coco"]["map_50"], abs=1e-12)
+    assert row["b"] == pytest.approx(
+        load(tmp_path / "alone/metrics.json")["coco"]["map_50"], abs=1e-12
+    )
     for typed in ("model.score_threshold=0", "data.image_size=64"):
         asked = ask("evaluate", f"ckpt={a}", f"compare={smaller}", typed, out=tmp_path / "q")
         with pytest.raises(RequestError, match=f"{typed}: compare= takes both"):
-            evaluate(asked)
+            call(asked)
 
 
-def test_a_comparison_on_images_that_one_was_trained_on_is_refused(tmp_path):
-    root = write_voc(tmp_path / "voc", {"all": random_split("i", 12, 0)})
-    (root / "ImageSets/Main/all.txt").unlink()
-    keys = [*TINY, f"data.root={root}", "finetune=scratch", "trainer.max_epochs=1"]
-    for seed in (0, 1):
-        more = ["data.split.test=0.25", f"data.split.seed={seed}"]
-        train(ask("train", *keys, *more, out=tmp_path / f"{seed}"))
-    asked = ask("evaluate", f"ckpt={tmp_path}/0", f"compare={tmp_path}/1", out=tmp_path / "out")
-    with pytest.raises(RequestError, match=r"compare=.*: was trained on \d of the 3 test images"):
-        evaluate(asked)
+def test_a_comparison_on_images_that_one_was_trained_on_is_refused(runs, tmp_path):
+    root, a, b = runs[:3]
+    listed = root / "ImageSets/Main"
+    names = [*(listed / "test.txt").read_text().split(), "train0", "train1"]
+    shutil.copytree(root, tmp_path / "voc")
+    (tmp_path / "voc/ImageSets/Main/test.txt").write_text("\n".join(names))
+    # The other was trained on none of these images.
+    other = edited(b, tmp_path / "b", lambda ours: ours.update(trained_on=ours["chosen_on"]))
+    keys = [f"data.root={tmp_path}/voc"]
+    for one, rival, who in ((a, other, "ckpt"), (other, a, "compare")):
+        asked = ask("evaluate", f"ckpt={one}", f"compare={rival}", *keys, out=tmp_path / "out")
+        with pytest.raises(RequestError, match=rf"{who}=.*: was trained on 2 of the 7 test images"):
+            call(asked)
     assert not (tmp_path / "out").exists()
 
 
 def test_images_that_the_checkpoint_was_chosen_on_are_no_test_without_a_word(runs, tmp_path):
-    _, run, _ = runs
-    evaluate(ask("evaluate", f"ckpt={run}", "data.splits.test=[val]", out=tmp_path / "out"))
+    _, run, _ = runs[:3]
+    call(ask("evaluate", f"ckpt={run}", "data.splits.test=[val]", out=tmp_path / "out"))
     (leak,) = load(tmp_path / "out/metrics.json")["leakage"]
     assert leak["kind"] == "seen in training"
     assert f"ckpt={run} was chosen on it" in leak["example"]
     assert leak["count"] == load(tmp_path / "out/metrics.json")["images"]
-    evaluate(ask("evaluate", f"ckpt={run}", "split=val", out=tmp_path / "val"))
+    call(ask("evaluate", f"ckpt={run}", "split=val", out=tmp_path / "val"))
     assert load(tmp_path / "val/metrics.json")["leakage"] == []
-    evaluate(ask("evaluate", f"ckpt={run}", "split=train", out=tmp_path / "train"))
+    call(ask("evaluate", f"ckpt={run}", "split=train", out=tmp_path / "train"))
     (leak,) = load(tmp_path / "train/metrics.json")["leakage"]
     assert f"ckpt={run} was trained on it" in leak["example"]
 
 
 def test_two_processes_evaluate_as_one(runs, tmp_path):
-    _, run, other = runs
-    for devices in (1, 2):
-        out = tmp_path / f"{devices}"
-        keys = [f"ckpt={run}", f"compare={other}", f"trainer.devices={devices}", "resamples=100"]
-        done = subprocess.run(
-            [sys.executable, "-m", "detector.evaluate", *keys, f"hydra.run.dir={out}"],
-            **{"capture_output": True, "text": True, "cwd": tmp_path},
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("classes: disc, square") == 1
-        assert done.stdout.strip().splitlines()[-1] == f"report: {out}/report/index.html"
+    _, run, other = runs[:3]
+    keys = [f"ckpt={run}", f"compare={other}", "resamples=100"]
+    call(ask("evaluate", *keys, "trainer.devices=1", out=tmp_path / "1"))
+    keys += ["trainer.devices=2", "hydra.run.dir=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "detector.evaluate", *keys],
+        **{"capture_output": True, "text": True, "cwd": tmp_path},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("classes: disc, square") == 1
+    assert done.stdout.strip().splitlines()[-1] == f"report: {tmp_path}/2/report/index.html"
     one, two = (load(tmp_path / f"{devices}/metrics.json") for devices in (1, 2))
     for key in ("coco", "voc", "per_class", "intervals", "comparison"):
         assert one[key] == two[key]
@@ -320,7 +314,7 @@ def test_scores_that_are_no_probabilities_still_have_curves(tmp_path):
     file = tmp_path / "results.json"
     file.write_text(json.dumps(rows))
     out = tmp_path / "out"
-    evaluate(ask("evaluate", f"predictions={file}", f"truth={truth}", out=out))
+    call(ask("evaluate", f"predictions={file}", f"truth={truth}", out=out))
     row = load(out / "metrics.json")["per_class"]["disc"]
     assert (row["ap"], row["precision"], row["recall"]) == (1, 1, 1)
     assert 0 < row["threshold"] <= 1
@@ -329,14 +323,14 @@ def test_scores_that_are_no_probabilities_still_have_curves(tmp_path):
 
 
 def test_a_damaged_sidecar_stops_predict_but_not_evaluate(runs, tmp_path, caplog):
-    root, run, _ = runs
+    root, run, _ = runs[:3]
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run/checkpoints/thresholds.json").write_text("{}")
     asked = ask("predict", f"ckpt={tmp_path / 'run'}", f"source={root}", out=tmp_path / "p")
     with pytest.raises(RequestError, match=r"thresholds\.json: split is not a name; delete it"):
-        predict(asked)
+        call(asked)
     assert not (tmp_path / "p").exists()
-    evaluate(ask("evaluate", f"ckpt={tmp_path / 'run'}", out=tmp_path / "e"))
+    call(ask("evaluate", f"ckpt={tmp_path / 'run'}", out=tmp_path / "e"))
     assert "thresholds.json: split is not a name" in caplog.text
     said = load(tmp_path / "e/analysis.json")["operating_point"]
     assert said.endswith("chosen on this very split")
@@ -345,14 +339,14 @@ def test_a_damaged_sidecar_stops_predict_but_not_evaluate(runs, tmp_path, caplog
 @pytest.fixture
 def used(monkeypatch):
     """Let a folder be used again, as a training that goes on uses its own."""
-    monkeypatch.setattr(runs_module, "check_unused", lambda *_: None)
+    monkeypatch.setattr(RunFolder, "check_unused", lambda *_: None)
 
 
 @pytest.mark.usefixtures("used")
 def test_results_are_replaced_all_at_once(runs, tmp_path, monkeypatch):
-    _, run, _ = runs
+    _, run, _ = runs[:3]
     out = tmp_path / "out"
-    evaluate(ask("evaluate", f"ckpt={run}", "split=val", out=out))
+    call(ask("evaluate", f"ckpt={run}", "split=val", out=out))
     before = {p: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
 
     def interrupted(*_):
@@ -361,17 +355,17 @@ def test_results_are_replaced_all_at_once(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(run_page, "write_run_page", interrupted)
     asked = ask("evaluate", f"ckpt={run}", "split=test", "logger=none", out=out)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(asked)
+        call(asked)
     assert {p: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()} == before
 
 
 @pytest.mark.usefixtures("used")
 def test_results_of_another_evaluation_do_not_stay_behind(runs, tmp_path):
-    root, run, _ = runs
-    evaluate(ask("evaluate", f"ckpt={run}", out=tmp_path / "one"))
+    root, run, _ = runs[:3]
+    call(ask("evaluate", f"ckpt={run}", out=tmp_path / "one"))
     shutil.copy(tmp_path / "one/detections.json", tmp_path / "other.json")
     keys = [f"predictions={tmp_path}/other.json", f"data.root={root}", "split=test"]
-    evaluate(ask("evaluate", *keys, out=tmp_path / "one"))
+    call(ask("evaluate", *keys, out=tmp_path / "one"))
     assert not (tmp_path / "one/detections.json").exists()
 
 
@@ -379,8 +373,8 @@ def test_results_of_another_evaluation_do_not_stay_behind(runs, tmp_path):
 def test_what_ends_while_files_are_replaced_leaves_no_scores_beside_other_files(
     runs, tmp_path, monkeypatch
 ):
-    _, run, _ = runs
-    evaluate(ask("evaluate", f"ckpt={run}", "resamples=0", out=tmp_path))
+    _, run, _ = runs[:3]
+    call(ask("evaluate", f"ckpt={run}", "resamples=0", out=tmp_path))
     replace = Path.replace
 
     def end(self, target):
@@ -390,7 +384,7 @@ def test_what_ends_while_files_are_replaced_leaves_no_scores_beside_other_files(
 
     monkeypatch.setattr(Path, "replace", end)
     with pytest.raises(RuntimeError, match="the power fails"):
-        evaluate(ask("evaluate", f"ckpt={run}", "resamples=0", "split=val", out=tmp_path))
+        call(ask("evaluate", f"ckpt={run}", "resamples=0", "split=val", out=tmp_path))
     assert (tmp_path / "report/index.html").exists()  # the former one
     assert not (tmp_path / "metrics.json").exists()
     assert not (tmp_path / ".results").exists()
@@ -398,23 +392,20 @@ def test_what_ends_while_files_are_replaced_leaves_no_scores_beside_other_files(
 
 def refused(folder, *keys):
     """What evaluate says of a request that it refuses."""
-    done = subprocess.run(
-        [sys.executable, "-m", "detector.evaluate", *keys],
-        **{"capture_output": True, "text": True, "cwd": folder},
-    )
-    assert done.returncode == 2
-    return done.stderr
+    code, _, err = run_cli("evaluate", *keys, cwd=folder, heavy=True)
+    assert code == 2
+    return err
 
 
 def test_a_trainings_folder_is_not_evaluated_into(runs, tmp_path):
-    _, run, _ = runs
+    _, run, _ = runs[:3]
     line = refused(tmp_path, f"ckpt={run}", f"hydra.run.dir={run}")
     assert "has the results of an earlier run (checkpoints/last.ckpt), which would be lost" in line
 
 
 @pytest.mark.parametrize("there", ["metrics.json/", "report"])
 def test_what_is_in_the_way_of_the_results_is_named_before_the_work(runs, tmp_path, there):
-    _, run, _ = runs
+    _, run, _ = runs[:3]
     (tmp_path / "out").mkdir()
     place = tmp_path / "out" / there
     place.mkdir() if there.endswith("/") else place.touch()
@@ -430,7 +421,7 @@ def test_a_key_of_another_command_is_called_so(runs, tmp_path):
 def test_leaving_out_is_not_advised_where_nothing_would_be_left(runs, tmp_path):
     root = write_voc(tmp_path / "voc", {"test": {"a": [("cat", (1, 1, 20, 20))]}})
     with pytest.raises(RequestError, match="'cat' is not among those that") as error:
-        evaluate(ask("evaluate", f"ckpt={runs[1]}", f"data.root={root}", out=tmp_path / "out"))
+        call(ask("evaluate", f"ckpt={runs[1]}", f"data.root={root}", out=tmp_path / "out"))
     assert "on_bad" not in str(error.value)
 
 
@@ -440,45 +431,45 @@ def test_classes_in_too_few_images_are_named(tmp_path, caplog):
     truth = write_coco(tmp_path / "coco", {"test": places}) / "annotations/instances_test.json"
     (tmp_path / "found.json").write_text("[]")
     keys = [f"truth={truth}", f"predictions={tmp_path}/found.json"]
-    evaluate(ask("evaluate", *keys, out=tmp_path / "out"))
+    call(ask("evaluate", *keys, out=tmp_path / "out"))
     said = "too few images for an interval: square; those of the means are rough"
     assert said in caplog.text
     assert said.capitalize() in (tmp_path / "out/report/index.html").read_text()
 
 
 def test_what_was_skipped_in_one_data_set_is_not_skipped_in_another(runs, tmp_path):
-    root, run, _ = runs
-    shutil.copytree(run, tmp_path / "run")
+    _, run, _ = runs[:3]
+    skip = {"on_bad": "skip"}
+    edited(run, tmp_path / "skipping", lambda ours: ours["config"]["data"].update(skip))
     strange = write_voc(tmp_path / "voc", {"test": {"t": [("cat", (1, 1, 30, 30))]}})
-    keys = [*TINY, f"data.root={root}", "finetune=scratch", "trainer.max_epochs=1"]
-    train(ask("train", *keys, "data.on_bad=skip", out=tmp_path / "skipping"))
     asked = ask("evaluate", f"ckpt={tmp_path}/skipping", f"data.root={strange}", out=tmp_path / "o")
     with pytest.raises(RequestError, match="'cat'"):
-        evaluate(asked)
+        call(asked)
     typed = ask(
         *("evaluate", f"ckpt={tmp_path}/skipping", f"data.root={strange}", "data.on_bad=skip"),
         out=tmp_path / "o",
     )
     with pytest.raises(RequestError, match=r"no boxes.*1 boxes of it were left out: .*'cat'"):
-        evaluate(typed)
+        call(typed)
 
 
 def test_a_split_cut_short_is_said_and_a_runs_own_limit_is_not_inherited(runs, tmp_path, caplog):
-    root, _, _ = runs
+    root, _, _ = runs[:3]
     keys = [*TINY, f"data.root={root}", "finetune=scratch", "trainer.max_epochs=1"]
     run = tmp_path / "run"
-    train(ask("train", *keys, "trainer.limit_test_batches=1", out=run))
+    short = ["trainer.limit_train_batches=1", "trainer.limit_test_batches=1"]
+    call(ask("train", *keys, *short, out=run))
     assert "only 2 of the 5 images were evaluated" in caplog.text
     assert load(run / "metrics.json")["images"] == 2
-    evaluate(ask("evaluate", f"ckpt={run}", out=tmp_path / "out"))
+    call(ask("evaluate", f"ckpt={run}", out=tmp_path / "out"))
     assert load(tmp_path / "out/metrics.json")["images"] == 5
 
 
 def test_nothing_detected_and_a_class_without_truth_are_said(runs, tmp_path, caplog):
-    _, run, _ = runs
+    _, run, _ = runs[:3]
     root = write_voc(tmp_path / "voc", {"test": {"t": [("disc", (1, 1, 30, 30))]}})
     keys = [f"data.root={root}", "split=test", "model.score_threshold=1"]
-    scores = evaluate(ask("evaluate", f"ckpt={run}", *keys, out=tmp_path / "out"))
+    scores = call(ask("evaluate", f"ckpt={run}", *keys, out=tmp_path / "out"))
     assert scores["map"] == 0
     assert "nothing was detected" in caplog.text
     assert "no true boxes of square: left out" in caplog.text
@@ -506,7 +497,7 @@ def test_suspects_are_listed_by_file(tmp_path):
     truth.write_text(json.dumps(content))
     file = tmp_path / "results.json"
     file.write_text(json.dumps(results))
-    evaluate(ask("evaluate", f"predictions={file}", f"truth={truth}", out=tmp_path / "out"))
+    call(ask("evaluate", f"predictions={file}", f"truth={truth}", out=tmp_path / "out"))
     with (tmp_path / "out/suspects.csv").open() as stream:
         first = next(csv.DictReader(stream))
     assert (first["kind"], first["class"]) == ("detection without truth", "disc")
@@ -516,7 +507,7 @@ def test_suspects_are_listed_by_file(tmp_path):
 
 
 def test_leakage_of_the_scored_split_is_said_beside_the_score(runs, tmp_path, caplog, monkeypatch):
-    _, run, _ = runs
+    _, run, _ = runs[:3]
     usable = load_data.usable_data
 
     def leaking(*args, **kwargs):
@@ -532,7 +523,7 @@ def test_leakage_of_the_scored_split_is_said_beside_the_score(runs, tmp_path, ca
         return data
 
     monkeypatch.setattr(load_data, "usable_data", leaking)
-    evaluate(ask("evaluate", f"ckpt={run}", "resamples=0", out=tmp_path))
+    call(ask("evaluate", f"ckpt={run}", "resamples=0", out=tmp_path))
     rows = {row["kind"]: row for row in load(tmp_path / "metrics.json")["leakage"]}
     assert {kind: row["count"] for kind, row in rows.items()} == {
         "picture in two splits": 1,
@@ -547,15 +538,15 @@ def test_leakage_of_the_scored_split_is_said_beside_the_score(runs, tmp_path, ca
 
 
 def test_without_leakage_nothing_is_said_of_it(runs):
-    _, run, _ = runs
+    _, run, _ = runs[:3]
     assert load(run / "metrics.json")["leakage"] == []
     assert "also, or nearly" not in (run / "report/index.html").read_text()
 
 
 def test_images_with_more_boxes_than_are_detected_are_said_in_the_report(runs, tmp_path):
-    _, run, _ = runs
+    _, run, _ = runs[:3]
     typed = ["model.detections_per_image=1", "resamples=0"]
-    evaluate(ask("evaluate", f"ckpt={run}", *typed, out=tmp_path))
+    call(ask("evaluate", f"ckpt={run}", *typed, out=tmp_path))
     said = "mages with more than 1 boxes:"
     assert said in (tmp_path / "report/index.html").read_text()
     assert said not in (run / "report/index.html").read_text()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import numpy as np
+import pytest
 
 from detector.report.draw import Boxes
 from detector.report.run_page import Picture, write_run_page
@@ -87,7 +91,7 @@ def training(epochs=3):
     rows = [
         {
             "epoch": epoch,
-            "stage": "head" if epoch == 0 else "all",
+            "phase": "head" if epoch == 0 else "all",
             "train/loss_classifier": 0.5,
             "train/loss": 1.0 - 0.1 * epoch,
             "val/map_50": 0.5,
@@ -131,14 +135,14 @@ def picture(index=0, scores=(0.9, 0.5, 0.2), truths=1, size=(60, 80), **parts):
         "note": "F1 0.50: 1 missed",
         "image": np.full((*size, 3), 120, np.uint8),
         "size": size,
-        "truth": Boxes(boxes[:truths] + np.array([0, 30, 0, 30]), np.ones(truths, np.int64)),
-        "found": Boxes(
+        "ground_truth": Boxes(boxes[:truths] + np.array([0, 30, 0, 30]), np.ones(truths, np.int64)),
+        "predictions": Boxes(
             boxes[: len(scores)], np.ones(len(scores), np.int64), np.array(scores, np.float32)
         ),
     } | parts
     unmatched = {
-        "found_by": np.full(len(values["truth"].labels), np.nan),
-        "outcomes": np.zeros(len(values["found"].labels), np.int64),
+        "match_scores": np.full(len(values["ground_truth"].labels), np.nan),
+        "outcomes": np.zeros(len(values["predictions"].labels), np.int64),
     }
     return Picture(index=index, **(unmatched | values))
 
@@ -147,3 +151,13 @@ def write(folder, pictures=(), **parts):
     """The page's text."""
     write_run_page(folder / "index.html", content(**parts), pictures)
     return (folder / "index.html").read_text(encoding="utf-8")
+
+
+def embedded(page):
+    """What the page's scripts are given."""
+    (text,) = re.findall(r'id="report-data">(.*?)</script>', page)
+    return json.loads(text, parse_constant=pytest.fail)
+
+
+def section(page, name):
+    return re.search(rf'<section id="{name}".*?</section>', page, re.DOTALL)[0]

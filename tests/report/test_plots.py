@@ -1,14 +1,16 @@
 """The report's plots, as the data that plotly gets."""
 
-import pytest
-from run_content import content, training
+import re
 
-from detector.report import plots_curves, plots_errors, plots_training
-from detector.report.plots import label
+import pytest
+from run_content import comparison, content, embedded, section, training, write
+
+from detector.report import plot_table, plots_curves, plots_errors, plots_training
+from detector.report.plots import figure, label
 
 
 def test_a_class_has_curves_of_its_own_that_wait_to_be_chosen():
-    plot = plots_curves.thresholds(content()["curves"], ["cat", "dog"])
+    plot = plots_curves.thresholds(content()["curves"], ["cat", "dog"], 10)
     assert [trace["meta"] for trace in plot["data"]] == [""] * 3 + ["cat"] * 3 + ["dog"] * 3
     assert [trace["visible"] for trace in plot["data"]] == [True] * 3 + [False] * 6
     assert [trace["name"] for trace in plot["data"][:3]] == ["Precision", "Recall", "F1"]
@@ -47,14 +49,16 @@ def test_bars_of_a_range_say_of_how_many():
 
 
 def test_calibration_shows_bins_that_hold_something_and_all_counts():
-    diagonal, precision, counts = plots_curves.calibration(content()["calibration"]["bins"])["data"]
+    diagonal, precision, counts = plots_curves.calibration(content()["calibration"])["data"]
     assert (diagonal["x"], diagonal["y"]) == ([0, 1], [0, 1])
     assert (precision["x"], precision["y"]) == ([0.3], [0.2])
     assert counts["y"] == [8, 0]
 
 
 def test_cells_of_the_confusion_matrix_are_shares_of_their_class():
-    plot = plots_errors.confusion([[6, 0, 2], [0, 0, 0], [3, 1, 0]], ["a", "b", "background"])
+    plot = plots_errors.confusion(
+        {"matrix": [[6, 0, 2], [0, 0, 0], [3, 1, 0]], "labels": ["a", "b", "background"]}
+    )
     (trace,) = plot["data"]
     # The last row: 3 of the 9 detections of a, and the only one of b.
     assert trace["z"] == [[0.75, 0, 0.25], [None] * 3, [0.33333, 1, None]]
@@ -66,16 +70,17 @@ def test_cells_of_the_confusion_matrix_are_shares_of_their_class():
 
 def test_a_matrix_of_many_classes_has_no_numbers_but_every_name_and_scrolls():
     names = [*(f"a rather long name {i}" for i in range(80)), "background"]
-    plot = plots_errors.confusion([[1] * 81] * 81, names)
+    plot = plots_errors.confusion({"matrix": [[1] * 81] * 81, "labels": names})
     assert "texttemplate" not in plot["data"][0]
     assert len(set(plot["data"][0]["x"])) == 81
     assert plot["layout"]["xaxis"]["ticktext"][0] == "a rather long…"
     assert plot["least"] / 81 >= 9.6
-    assert plots_errors.confusion([[1, 1], [1, 0]], ["a", "background"])["least"] == 0
+    small = {"matrix": [[1, 1], [1, 0]], "labels": ["a", "background"]}
+    assert plots_errors.confusion(small)["least"] == 0
 
 
 def test_bars_of_errors_leave_room_for_their_numbers():
-    plot = plots_errors.errors(content()["errors"]["types"])
+    plot = plots_errors.errors(content()["errors"])
     assert plot["data"][0]["x"] == [0.25, 0.01]
     assert plot["data"][0]["customdata"][0] == ["9", "nothing found it"]
     assert plot["layout"]["xaxis"]["range"] == [0, pytest.approx(0.3)]
@@ -139,7 +144,7 @@ def test_a_legend_has_no_name_without_a_line():
 
 def test_a_training_without_epochs_or_values_has_no_plots():
     assert plots_training.losses(training() | {"rows": []}) is None
-    rows = [{"epoch": 0, "stage": "head", "train/loss": None}]
+    rows = [{"epoch": 0, "phase": "head", "train/loss": None}]
     assert plots_training.losses(training() | {"rows": rows}) is None
     assert plots_training.scores(training() | {"rows": rows}) is None
 
@@ -147,3 +152,28 @@ def test_a_training_without_epochs_or_values_has_no_plots():
 def test_a_long_name_is_cut_before_it_is_escaped():
     assert label("<<<<", 3) == "&lt;&lt;…"
     assert label("<b>") == "&lt;b&gt;"
+
+
+def test_a_plot_is_added_by_one_row(tmp_path, monkeypatch):
+    def count(classes):
+        return figure([{"type": "bar", "x": ["classes"], "y": [len(classes)]}], {})
+
+    row = plot_table.Plot("toy", "confidence", "Toy plot", count, ("classes",), "", "")
+    monkeypatch.setattr(plot_table, "PLOTS", (*plot_table.PLOTS, row))
+    page = write(tmp_path)
+    (trace,) = embedded(page)["figures"]["toy"]["data"]
+    assert trace["y"] == [2]
+    assert "Toy plot" in section(page, "confidence")
+    assert 'data-figure="toy"' in section(page, "confidence")
+
+
+def test_every_plot_is_in_the_section_that_its_row_names(tmp_path):
+    page = write(tmp_path, training=training(), comparison=comparison())
+    places = re.findall(r'data-figure="(\w+)"', page)
+    assert places == [row.name for row in plot_table.PLOTS]
+
+
+def test_a_plot_whose_data_are_missing_is_none():
+    row = plot_table.Plot("toy", "confidence", "Toy", lambda training: {}, ("training",), "", "")
+    assert row.draw(content()) is None
+    assert row.draw(content(training=training())) == {}

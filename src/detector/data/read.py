@@ -119,7 +119,7 @@ class Reading:
             if value is not None and not divides and wanted is None:
                 own = ", ".join(self._raws)
                 raise RequestError(
-                    f"data.split.{key}={value}: {spec.root} has splits of its own ({own})"
+                    f"data.auto_split.{key}={value}: {spec.root} has splits of its own ({own})"
                 )
         if self._by_ratio and spec.group is not None and self._raws[self._pool].images:
             self._groups = read_groups(spec.group, self._raws[self._pool].images)
@@ -209,7 +209,7 @@ class Reading:
         keys, notes = self._groups
         ratios = Ratios(self._shares, spec.seed, spec.group, keys)
         homes, copies = split_by_ratio(raw, self._reader.names, infos, ratios, spec.root)
-        return homes, [f"divided by ratio with data.split.seed={spec.seed}", *notes, *copies]
+        return homes, [f"divided by ratio with data.auto_split.seed={spec.seed}", *notes, *copies]
 
 
 def _needed(there: Sequence[str], wanted: str | None) -> Sequence[str]:

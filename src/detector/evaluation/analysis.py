@@ -1,4 +1,4 @@
-"""All that is known of a scored split beyond its scores, as plain data for the report."""
+"""Analysis of a scored split beyond its scores, as plain data for the report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from detector.evaluation.curves import (
     recall_precision,
     together,
 )
-from detector.evaluation.label_errors import Suspect, suspects
+from detector.evaluation.label_errors import LabelError, label_errors
 from detector.evaluation.matching import RECALLS, Matches
 from detector.evaluation.ranking import by_image, gallery
 
@@ -33,37 +33,37 @@ def analyse(
     names: Sequence[str],
     thresholds: Sequence[float] | None = None,
     *,
-    operating_point: str | None = None,
+    threshold_source: str | None = None,
     pictures: int = 100,
     listed: int = 200,
 ) -> dict[str, Any]:
     """Analyse a split at IoU 0.5.
 
     Args:
-        matches: Of the split; scores are in 0..1.
-        names: Class names, in the order of their labels.
-        thresholds: `(K,)` score thresholds of the operating point. Without, those of best F1 on
-            this split, which makes precision and recall there look better than they are.
-        operating_point: Where the thresholds come from, as a phrase.
-        pictures: Most images of the gallery.
-        listed: Most suspects.
+        matches: Matches of the split, with scores in 0..1.
+        names: Class names in the order of their labels.
+        thresholds: `(K,)` score thresholds; None: those of the highest F1 on this split, at which
+            precision and recall are better than on other images.
+        threshold_source: Where the thresholds come from, as a phrase.
+        pictures: Largest number of images of the gallery.
+        listed: Largest number of suspected label errors.
 
     Returns:
         Python numbers, strings, lists and dicts; NaN where undefined. `per_class`, `curves`,
-        `recall_precision`, `sizes`, `aspects`, `operating_point`, `confusion`, `errors`,
-        `calibration`, `suspects`, `suspects_total` (how many there are, listed or not) and
-        `gallery`, in the order of the names or as said where they
-        are made. `detections` of a class are all of it, those by size and shape are at the
-        operating point.
+        `recall_precision`, `sizes`, `aspects`, `operating_point` (where the thresholds come from),
+        `confusion`, `errors`, `calibration`, `suspects` (suspected label errors),
+        `suspects_total` (their number, listed or not) and `gallery`, in the order of the class
+        names or of the function that computes it. `detections` counts all detections of a class,
+        but by size and shape only those that reach the threshold.
     """
     classes = len(names)
     each = curves(matches, classes)
-    if operating_point is None:
-        operating_point = f"{BEST} this very split" if thresholds is None else GIVEN
+    if threshold_source is None:
+        threshold_source = f"{BEST} this very split" if thresholds is None else GIVEN
     if thresholds is None:
         thresholds = [best_threshold(curve) for curve in each]
     kept = kept_at(matches, thresholds)
-    found = suspects(matches, kept, classes)
+    found = label_errors(matches, kept, classes)
     total, found = len(found), found[:listed]
     return {
         "per_class": _per_class(matches, names, each, thresholds, kept),
@@ -78,15 +78,17 @@ def analyse(
         },
         "sizes": sizes(matches, kept),
         "aspects": aspects(matches, kept),
-        "operating_point": operating_point,
+        "operating_point": threshold_source,
         "confusion": {
             "iou": 0.5,
             "labels": [*names, "background"],
             "matrix": coco.confusion(matches, kept, classes).tolist(),
         },
         "errors": coco.tide(matches, classes),
-        "calibration": coco.calibration(coco.evaluated(matches.detections, matches.truth, classes)),
-        "suspects": [_suspect(one, names) for one in found],
+        "calibration": coco.calibration(
+            coco.evaluated(matches.detections, matches.ground_truth, classes)
+        ),
+        "suspects": [_label_error(one, names) for one in found],
         "suspects_total": total,
         "gallery": [
             {**asdict(choice), "reasons": list(choice.reasons)}
@@ -102,7 +104,7 @@ def _per_class(
     thresholds: Sequence[float],
     kept: NDArray[np.bool_],
 ) -> dict[str, dict[str, Any]]:
-    """Counts of every class, and precision, recall and F1 at exactly its threshold."""
+    """Counts of every class, and precision, recall and F1 at its threshold, not the grid's."""
     right = matches.right()[0] & kept
     wrong = kept & ~matches.right()[0] & ~matches.ignored()[0]
     size = len(names) + 1
@@ -111,32 +113,32 @@ def _per_class(
     rows = {}
     for k, (name, curve, threshold) in enumerate(zip(names, each, thresholds, strict=True), 1):
         rows[name] = {
-            "truths": curve.truths,
+            "truths": curve.positives,
             "detections": detections[k],
             "threshold": float(threshold),
             "precision": _share(hits[k], hits[k] + false[k]),
-            "recall": _share(hits[k], curve.truths),
-            "f1": _share(2 * hits[k], hits[k] + false[k] + curve.truths)
-            if curve.truths
+            "recall": _share(hits[k], curve.positives),
+            "f1": _share(2 * hits[k], hits[k] + false[k] + curve.positives)
+            if curve.positives
             else math.nan,
         }
     return rows
 
 
 def _share(part: int, whole: int) -> float:
-    """Part of a whole, NaN where there is none."""
+    """`part / whole`, NaN where `whole` is 0."""
     return part / whole if whole else math.nan
 
 
 def _lines(curve: Curve) -> dict[str, list[float]]:
-    """A curve's values over the grid; of a class without truth all are NaN."""
+    """Values of a curve over the grid; NaN for a class without ground truth."""
     lines = {"precision": curve.precision, "recall": curve.recall, "f1": curve.f1}
     nothing = [math.nan] * len(GRID)
-    return {key: line.tolist() if curve.truths else nothing for key, line in lines.items()}
+    return {key: line.tolist() if curve.positives else nothing for key, line in lines.items()}
 
 
-def _suspect(one: Suspect, names: Sequence[str]) -> dict[str, Any]:
-    """A suspect with names for labels; `truth` is the labelled class where it is another."""
+def _label_error(one: LabelError, names: Sequence[str]) -> dict[str, Any]:
+    """A suspected label error as plain data; `truth` is the labelled class if it is another."""
     row = {
         "kind": one.kind,
         "image": one.image,
@@ -144,4 +146,4 @@ def _suspect(one: Suspect, names: Sequence[str]) -> dict[str, Any]:
         "suspicion": one.score,
         "box": list(one.box),
     }
-    return row if one.truth is None else {**row, "truth": names[one.truth - 1]}
+    return row if one.labelled is None else {**row, "truth": names[one.labelled - 1]}

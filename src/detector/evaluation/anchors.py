@@ -1,4 +1,4 @@
-"""How well anchors fit boxes: the recall that the region proposals start from."""
+"""How well anchors fit boxes: the recall of the anchors before any training."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ RATIOS: tuple[tuple[float, ...], ...] = (
     (0.2, 0.33, 0.5, 1.0, 2.0, 3.0, 5.0),
 )
 ENOUGH = 0.98  # recall at IoU 0.5 that a suggestion stops at
-GAIN = 0.01  # of recall at IoU 0.5, which a suggestion must bring
-SAMPLE = 3000  # boxes that suggestions are tried on
+GAIN = 0.01  # gain of recall at IoU 0.5 that a suggestion needs
+SAMPLE = 3000  # number of boxes that suggestions are tried on
 
 
 @dataclass(frozen=True)
 class Level:
-    """Where the cells of a pyramid level lie.
+    """Positions of the cells of a pyramid level.
 
     Attributes:
-        stride: From one cell to the next, pixels.
-        offset: The first cell's centre, pixels.
-        missing: How many cells fewer there are than size / stride.
+        stride: Distance from one cell to the next, pixels.
+        offset: Centre of the first cell, pixels.
+        missing: How many cells there are fewer than size / stride.
     """
 
     stride: int
@@ -51,12 +51,13 @@ class Level:
 
 @dataclass(frozen=True)
 class Grid:
-    """The places of anchors.
+    """Positions of anchors.
 
     Attributes:
-        levels: Finest first; above them lies one more, of every other cell of the last.
-        smallest: Images are padded to at least this height and width, pixels, and to a multiple of
-            the last level's stride.
+        levels: Pyramid levels, finest first; another level with every other cell of the last one
+            is added.
+        smallest: Lowest height and width that images are padded to, pixels; they are also padded
+            to a multiple of the last level's stride.
     """
 
     levels: tuple[Level, ...]
@@ -64,17 +65,17 @@ class Grid:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Of all levels, pixels."""
+        """Strides of all levels, pixels."""
         return (*(level.stride for level in self.levels), self.levels[-1].stride * 2)
 
     def places(self, sizes: NDArray[np.int32]) -> Iterator[tuple[Level, NDArray[np.int64]]]:
-        """The levels, and how many cells each has.
+        """Yield all levels and their numbers of cells.
 
         Args:
-            sizes: `(N, 2)` of images, pixels, before they are padded.
+            sizes: `(N, 2)` sizes of images before padding, pixels.
 
         Yields:
-            A level, and `(N, 2)` cells along each side.
+            A level, and `(N, 2)` int64, its cells along each side.
         """
         last = self.levels[-1]
         padded = -(-np.maximum(sizes, self.smallest) // last.stride) * last.stride
@@ -89,9 +90,9 @@ class Anchors:
     """A set of anchors.
 
     Attributes:
-        grid: Where they are.
-        scales: Anchor side over the level's stride.
-        ratios: Height over width.
+        grid: Positions of the anchors.
+        scales: Sides over the stride of the level.
+        ratios: Heights over widths.
     """
 
     grid: Grid
@@ -100,11 +101,11 @@ class Anchors:
 
     @property
     def per_cell(self) -> int:
-        """Anchors at every place of a level."""
+        """Number of anchors at every cell of a level."""
         return len(self.scales) * len(self.ratios)
 
     def shapes(self, stride: int) -> Iterator[NDArray[np.float32]]:
-        """Half the width and half the height of a level's anchor shapes, whole pixels."""
+        """Yield half the width and half the height of each anchor shape, whole pixels."""
         for scale, ratio in itertools.product(self.scales, self.ratios):
             side, root = stride * scale, ratio**0.5
             # In float32 and rounded, as torchvision does.
@@ -114,15 +115,15 @@ class Anchors:
 def best_iou(
     boxes: NDArray[np.float32], sizes: NDArray[np.int32], anchors: Anchors
 ) -> NDArray[np.float64]:
-    """The overlap of every box with the anchor that fits it best.
+    """IoU of every box with the anchor that fits it best.
 
-    Of one shape, the anchor whose centre is nearest overlaps most, so each shape is tried at one
-    place: the whole grid need not be laid.
+    Of the anchors of one shape, the one whose centre is nearest has the highest IoU, so each shape
+    is tried at one position only.
 
     Args:
         boxes: `(N, 4)` xyxy, pixels of the network's input.
         sizes: `(N, 2)` height and width of each box's image, pixels of the input.
-        anchors: Which ones.
+        anchors: The anchors.
 
     Returns:
         `(N,)` IoU, 0..1.
@@ -149,9 +150,9 @@ def suggest(
     """The smallest set of anchors that reaches nearly all boxes, or the one that reaches most.
 
     Args:
-        boxes: As `best_iou`; of many, an even sample is taken.
-        sizes: As `best_iou`.
-        configured: The anchors to improve on, at the same places.
+        boxes: As in `best_iou`; of many boxes, an evenly spaced sample is taken.
+        sizes: As in `best_iou`.
+        configured: The anchors to improve on, at the same positions.
 
     Returns:
         The anchors, and the share of boxes whose best anchor reaches IoU 0.5 and 0.7. None if no
@@ -175,7 +176,7 @@ def suggest(
     else:
         chosen = max(tried, key=lambda t: (round(t[1], 2), round(t[2], 2), -t[0].per_cell))[0]
     found = recall(best_iou(boxes, sizes, chosen))
-    better = _better(found, recall(best_iou(boxes, sizes, configured)))  # of all boxes too
+    better = _better(found, recall(best_iou(boxes, sizes, configured)))  # on all boxes, too
     return (chosen, *found) if better else None
 
 
@@ -185,7 +186,7 @@ def _better(found: tuple[float, float], before: tuple[float, float]) -> bool:
 
 
 def recall(overlaps: NDArray[np.float64] | Sequence[float]) -> tuple[float, float]:
-    """The shares of boxes that reach IoU 0.5 and 0.7; NaN of none."""
+    """Shares of boxes that reach IoU 0.5 and 0.7; NaN without boxes."""
     values = np.asarray(overlaps)
     if not len(values):
         return float("nan"), float("nan")

@@ -1,4 +1,4 @@
-"""Detections and truth of a whole split, packed; what every score is computed from."""
+"""Detections and ground truth of a split as packed arrays, which every score is computed from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Scores of a split by their names, and for each class in the order of labels; fractions in 0..1,
+# NaN where undefined.
+Scores = tuple[dict[str, float], list[dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -16,9 +20,9 @@ class Detections:
         image: `(D,)` int64, image ids.
         boxes: `(D, 4)` float64 xyxy, pixels of the original image.
         labels: `(D,)` int64, 1..K.
-        scores: `(D,)` float64, the higher the surer.
-        sides: `(D, 2)` float64, width and height as a file of COCO's has them, where they come from
-            one: x2 - x1 gives them but for rounding. None: take that.
+        scores: `(D,)` float64, confidence.
+        sides: `(D, 2)` float64, width and height as a COCO file has them, which differ from those
+            of the corners by rounding; None: those of the corners.
     """
 
     image: NDArray[np.int64]
@@ -29,18 +33,18 @@ class Detections:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """Truth of a split.
+class GroundTruth:
+    """Ground truth of a split.
 
     Attributes:
-        images: `(n,)` int64, the ids of all its images, also of those without boxes.
-        image: `(T,)` int64, image ids.
+        images: `(n,)` int64, ids of all images, also of those without boxes.
+        image: `(T,)` int64, image ids of the boxes.
         boxes: `(T, 4)` float64 xyxy, pixels of the original image.
         labels: `(T,)` int64, 1..K.
-        ignore: `(T,)` bool; these count neither for nor against.
-        sides: `(T, 2)` float64, as of `Detections`.
-        areas: `(T,)` float64, square pixels, by which COCO's protocol tells small from large, where
-            a file of COCO's has them (those of masks); None: those of the boxes.
+        ignore: `(T,)` bool, boxes that count neither for nor against.
+        sides: `(T, 2)` float64, width and height, as in `Detections`.
+        areas: `(T,)` float64, areas in square pixels as a COCO file has them (those of masks), by
+            which COCO's protocol tells small boxes from large ones; None: areas of the boxes.
     """
 
     images: NDArray[np.int64]
@@ -52,12 +56,12 @@ class Truth:
     areas: NDArray[np.float64] | None = None
 
 
-def xywh(those: Detections | Truth) -> NDArray[np.float64]:
-    """Boxes as COCO has them.
+def xywh(boxes: Detections | GroundTruth) -> NDArray[np.float64]:
+    """Boxes in COCO's form.
 
     Returns:
         `(N, 4)` left, top, width and height, pixels.
     """
-    boxes = those.boxes
-    sides = boxes[:, 2:] - boxes[:, :2] if those.sides is None else those.sides
-    return np.concatenate((boxes[:, :2], sides), 1)
+    corners = boxes.boxes
+    sides = corners[:, 2:] - corners[:, :2] if boxes.sides is None else boxes.sides
+    return np.concatenate((corners[:, :2], sides), 1)

@@ -1,12 +1,13 @@
-"""How far COCO's scores could be off by the choice of images: the bootstrap over images.
+"""Confidence intervals of COCO's scores: the bootstrap over images.
 
 A resample draws as many images as there are, with replacement, and is scored as COCO scores a data
 set that has each image as often as it was drawn. Matching happens within an image, so it is done
-once; only the counts along the curve of precision and recall are weighted anew.
+once; a resample only changes the weights of the images in the counts of precision and recall.
 
-A class with few boxes scores a little higher in a resample than in the images themselves, since the
-curve's peaks count and copies make it rougher. Over many classes that adds up to more than the
-resamples vary, so intervals are moved back by it.
+The average precision of a class with few boxes is a little higher in a resample than in the images
+themselves, since interpolation takes the peaks of the curve and copies of images make it rougher.
+Over many classes this bias exceeds the variation of the resamples, so intervals are corrected for
+it.
 
 Source of the score: `accumulate` of pycocotools' cocoeval.py. Of the intervals: B. Efron and R. J.
 Tibshirani, An Introduction to the Bootstrap, 1993, chapters 10 (bias) and 13 (percentiles).
@@ -23,8 +24,8 @@ from numpy.typing import NDArray
 
 from detector.evaluation.matching import RECALLS, THRESHOLDS, Matches
 
-DEFINED = 0.9  # of the resamples; see `interval`
-SIZE = 2**20  # numbers in the largest arrays, which bounds the memory
+DEFINED = 0.9  # lowest share of defined resamples; see `interval`
+SIZE = 2**20  # size of the largest arrays, which bounds the memory
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -33,15 +34,15 @@ Weights = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Averages:
-    """COCO's averages, fractions in 0..1, for one data set or for R resamples.
+    """Average precision, fractions in 0..1, of one data set or of R resamples.
 
-    NaN where there is no truth to find; such a class does not count in the means.
+    NaN without ground truth; such a class does not count in the means.
 
     Attributes:
         map: `()` or `(R,)`, mean of `ap` over the classes.
-        map_50: `()` or `(R,)`, mean of `ap_50`.
-        ap: `(K,)` or `(R, K)`, mean over the IoU thresholds.
-        ap_50: `(K,)` or `(R, K)`, at IoU 0.5.
+        map_50: `()` or `(R,)`, mean of `ap_50` over the classes.
+        ap: `(K,)` or `(R, K)`, average precision, mean over the IoU thresholds.
+        ap_50: `(K,)` or `(R, K)`, average precision at IoU 0.5.
     """
 
     map: Floats
@@ -52,10 +53,10 @@ class Averages:
 
 @dataclass(frozen=True)
 class Resampled(Averages):
-    """Averages of R resamples.
+    """Average precision of R resamples.
 
     Attributes:
-        point: Those of the images as they are.
+        point: Average precision of the images as they are.
     """
 
     point: Averages
@@ -63,13 +64,14 @@ class Resampled(Averages):
 
 @dataclass(frozen=True)
 class _Hits:
-    """What a class's detections are at one IoU threshold.
+    """True positives and ignored detections of a class at one IoU threshold.
 
     Attributes:
-        places: `(P,)`, those that are right, among all of the class, best scores first.
-        images: `(P,)`, theirs.
-        ignored: `(I,)`, the images of those that match ignored truth.
-        before: `(P,)`, how many of those come before each that is right.
+        places: `(P,)`, indices of the true positives among the detections of the class, highest
+            scores first.
+        images: `(P,)`, images of the true positives.
+        ignored: `(I,)`, images of the detections matched with ignored boxes.
+        before: `(P,)`, number of ignored detections before each true positive.
     """
 
     places: Ints
@@ -80,12 +82,12 @@ class _Hits:
 
 @dataclass(frozen=True)
 class _Curve:
-    """What the curves of one class are made of; images as places in the split, by their ids.
+    """Data of the precision-recall curves of one class; images are indices in the order of ids.
 
     Attributes:
-        wanted: `(T,)`, the image of each truth that is to be found.
-        images: `(M,)`, the image of each detection, best scores first.
-        hits: For each IoU threshold.
+        wanted: `(T,)`, image of each ground truth box that is not ignored.
+        images: `(M,)`, image of each detection, highest scores first.
+        hits: True positives for each IoU threshold.
     """
 
     wanted: Ints
@@ -96,21 +98,21 @@ class _Curve:
 def bootstrap(matches: Matches, classes: int, resamples: int = 1000, seed: int = 0) -> Resampled:
     """Score resamples of the images.
 
-    Exactly what pycocotools finds for the images drawn, copies of an image side by side. It differs
-    only where scores of a class are equal within one image: then pycocotools has copy after copy,
-    and here it is detection after detection.
+    Scores are those of pycocotools for the images drawn, with copies of an image side by side. They
+    differ only where scores of a class are equal within one image: pycocotools then orders by copy,
+    and this function by detection.
 
     The draws depend on the seed and the number of images alone, so that two detectors are compared
-    on the same ones. A single image cannot be resampled: all is NaN but `point`.
+    on the same resamples. A single image cannot be resampled: all but `point` is NaN.
 
     Args:
-        matches: Of all images, also of those without boxes.
+        matches: Matches of all images, also of those without boxes.
         classes: Number of classes, K.
-        resamples: How many, R.
-        seed: Of the draws.
+        resamples: Number of resamples, R.
+        seed: Seed of the draws.
     """
     curves = _curves(matches, classes)
-    images = len(matches.truth.images)
+    images = len(matches.ground_truth.images)
     ap, ap_50 = np.full((2, resamples + 1, classes), np.nan)
     as_it_is = np.ones((1, images), np.int32)
     first = 0
@@ -125,12 +127,12 @@ def bootstrap(matches: Matches, classes: int, resamples: int = 1000, seed: int =
 
 
 def draws(images: int, resamples: int, seed: int) -> Iterator[Weights]:
-    """How often each image is drawn, by the order of ids: `(rows, images)`, until all are made.
+    """Yield how often each image is drawn, in the order of ids: blocks of `(rows, images)`.
 
     Args:
-        images: How many there are, and are drawn each time, with replacement; at least one.
-        resamples: Rows in all.
-        seed: Same numbers for the same seed.
+        images: Number of images, which is also the number of draws of a resample; at least one.
+        resamples: Number of rows of all blocks.
+        seed: Seed of the draws.
     """
     rng = np.random.default_rng(seed)
     block = max(1, SIZE // max(1, images))
@@ -144,21 +146,22 @@ def draws(images: int, resamples: int, seed: int) -> Iterator[Weights]:
 def interval(
     values: Floats, point: float, level: float = 0.95, least: float = 0.0
 ) -> tuple[float, float] | None:
-    """The percentile interval, moved so that the resamples' mean is the score.
+    """The percentile interval, shifted so that the mean of the resamples is the score.
 
-    How far resamples lie from their mean is how far scores of other images lie from theirs.
+    The deviations of the resamples from their mean estimate those of scores on other images.
 
     Args:
-        values: `(R,)`, of the resamples.
-        point: Of the images as they are.
-        level: Share of the resamples within.
-        least: The lowest that a value can be; the highest is 1.
+        values: `(R,)`, scores of the resamples.
+        point: Score of the images as they are.
+        level: Share of the resamples in the interval.
+        least: Lowest possible value; the highest is 1.
 
     Returns:
-        None if fewer than 0.9 of the resamples are defined. That is so for a class with truth in
-        one or two images of many, which 37% and 14% of the resamples do without. Its score hardly
-        varies where it is drawn, and an interval would promise too much. With truth in some ten
-        images the interval is still too narrow: it holds about 90 of 100 times.
+        Lower and upper limit; None if fewer than 0.9 of the resamples are defined. That is so for a
+        class with ground truth in one or two of many images, which 37% and 14% of the resamples do
+        not draw. Its score hardly varies over the others, so that an interval would be far too
+        narrow. With ground truth in about ten images it is still too narrow: its coverage is about
+        90%.
     """
     defined = values[~np.isnan(values)]
     if len(defined) < max(1, DEFINED * len(values)):
@@ -178,39 +181,39 @@ def _mean(values: Floats) -> Floats:
 
 def _curves(matches: Matches, classes: int) -> list[_Curve]:
     """The curves of all classes."""
-    truth, labels = matches.truth, matches.labels
-    ids = np.sort(truth.images)
-    wanted = np.searchsorted(ids, truth.image)
+    ground_truth, labels = matches.ground_truth, matches.labels
+    ids = np.sort(ground_truth.images)
+    wanted = np.searchsorted(ids, ground_truth.image)
     images = np.searchsorted(ids, matches.images)
     right, ignored = matches.right(), matches.ignored()
-    # What comes after the last that is right changes no score.
+    # Detections after the last true positive change no score.
     mine = [np.flatnonzero(labels == label) for label in range(1, classes + 1)]
     mine = [rows[: np.flatnonzero(right[:, rows].any(0)).max(initial=-1) + 1] for rows in mine]
     curves = []
     for label, rows in enumerate(mine, 1):
         by_threshold = zip(right[:, rows], ignored[:, rows], strict=True)
         hits = [_hits(images[rows], *pair) for pair in by_threshold]
-        to_find = wanted[(truth.labels == label) & ~truth.ignore]
+        to_find = wanted[(ground_truth.labels == label) & ~ground_truth.ignore]
         curves.append(_Curve(to_find, images[rows], hits))
     return curves
 
 
 def _hits(images: Ints, right: NDArray[np.bool_], ignored: NDArray[np.bool_]) -> _Hits:
-    """A class at one threshold, from `(M,)` each."""
+    """True positives of a class at one threshold; all arguments are `(M,)`."""
     places = np.flatnonzero(right)
     before = np.cumsum(ignored, dtype=np.int64)[places]
     return _Hits(places, images[places], images[ignored], before)
 
 
 def _average_precision(curve: _Curve, weights: Weights) -> Floats:
-    """Average precision of one class at every threshold.
+    """Average precision of one class at every IoU threshold.
 
     Args:
-        curve: The class.
-        weights: `(R, images)`.
+        curve: Curves of the class.
+        weights: `(R, images)`, how often each image was drawn.
 
     Returns:
-        `(10, R)`.
+        `(10, R)`, average precision.
     """
     found = np.empty((len(THRESHOLDS), len(weights)))
     block = max(1, SIZE // max(1, len(curve.images), len(curve.wanted)))
@@ -221,14 +224,14 @@ def _average_precision(curve: _Curve, weights: Weights) -> Floats:
 
 
 def _block(curve: _Curve, weights: Weights) -> Floats:
-    """As `_average_precision`, for as many resamples as go into memory."""
+    """As `_average_precision`, for as many resamples as fit into memory."""
     totals = np.take(weights, curve.wanted, 1).sum(1)
     reached, starts = _points_reached(totals)
     counted = _running(weights, curve.images)
     found = np.empty((len(THRESHOLDS), len(weights)))
     for t, hits in enumerate(curve.hits):
-        # Where a detection is right, precision has its peaks and recall its steps. One of weight 0
-        # repeats the precision before it and reaches no further point, so it may stay.
+        # Precision has its peaks and recall its steps at true positives. One of weight 0 repeats
+        # the precision before it and reaches no further recall threshold, so it can be kept.
         true = _running(weights, hits.images)
         among = np.take(counted, hits.places, 1)
         if len(hits.ignored):
@@ -242,21 +245,22 @@ def _block(curve: _Curve, weights: Weights) -> Floats:
 
 
 def _running(weights: Weights, images: Ints) -> Weights:
-    """`(R, N)`, the running sums of the weights of `(N,)` images."""
+    """`(R, N)`, cumulative sums of the weights of `(N,)` images."""
     return np.cumsum(np.take(weights, images, 1), 1, np.int32)
 
 
 def _points_reached(totals: Ints) -> tuple[Floats, Ints]:
-    """How many of the recall points are reached with so many found.
+    """Number of recall thresholds reached for each number of true positives.
 
-    Compared as pycocotools does, so that rounding goes the same way.
+    Values are compared as in pycocotools, so that rounding has the same effect.
 
     Args:
-        totals: `(R,)`, how many are to be found.
+        totals: `(R,)`, number of boxes to be found in each resample.
 
     Returns:
-        A table of all counts 0..total of every resample in turn, and `(R,)` where each begins.
-        Nothing found reaches recall 0, where the envelope is what it is at the first found.
+        A table with the counts 0..total of every resample one after the other, and `(R,)`, the
+        index where each resample begins. Without true positives, recall 0 is reached, where the
+        envelope has its value at the first true positive.
     """
     starts = np.cumsum(totals + 1) - (totals + 1)
     counts = np.arange(totals.sum() + len(totals)) - np.repeat(starts, totals + 1)

@@ -1,4 +1,4 @@
-"""Which of two detectors is better, image for image, and in which settings they differ."""
+"""Comparison of two detectors on the same images, and of their settings."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from detector.evaluation.arrays import Truth
+from detector.evaluation.arrays import GroundTruth
 from detector.evaluation.bootstrap import Floats, bootstrap, interval
 from detector.evaluation.matching import Matches
 
-DIGITS = 6  # of a point, beyond which a number is 0
+DIGITS = 6  # decimals of a percentage point that are more than rounding errors
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One score of two detectors; fractions, NaN where there is no truth to find.
+    """One score of two detectors; fractions, NaN without ground truth.
 
     Attributes:
-        a: The score of A, 0..1.
-        b: The score of B, 0..1.
-        difference: b - a.
-        interval: Of the difference; None as for `bootstrap.interval`.
+        a: Score of A, 0..1.
+        b: Score of B, 0..1.
+        difference: `b - a`.
+        interval: Interval of the difference; None as for `bootstrap.interval`.
         level: Share of the resamples in the interval.
     """
 
@@ -41,8 +41,8 @@ class Comparison:
     Attributes:
         map: COCO's mAP.
         map_50: mAP at IoU 0.5.
-        ap: Of each class.
-        ap_50: Of each class, at IoU 0.5.
+        ap: Average precision of each class.
+        ap_50: Average precision of each class at IoU 0.5.
     """
 
     map: Difference
@@ -61,24 +61,24 @@ def compare(
 ) -> Comparison:
     """Compare two detectors on the same resamples of the same images.
 
-    Hard images are hard for both, which the difference within a resample leaves out: its interval
-    is narrower than those of the scores.
+    Hard images are hard for both detectors, which cancels in the difference within a resample, so
+    that its interval is narrower than those of the scores.
 
     Args:
-        a: The one detector's.
-        b: The other's, with the same truth.
+        a: Matches of detector A.
+        b: Matches of detector B with the same ground truth.
         classes: Number of classes, K.
-        resamples: How many.
-        seed: Of the draws.
+        resamples: Number of resamples.
+        seed: Seed of the draws.
         level: Share of the resamples in the intervals.
 
     Raises:
-        ValueError: If images or truth are not the same.
+        ValueError: If images or ground truth differ.
     """
-    if not np.array_equal(np.sort(a.truth.images), np.sort(b.truth.images)):
-        raise ValueError("A and B are to be compared on the same images")
-    if not np.array_equal(_sorted_rows(a.truth), _sorted_rows(b.truth)):
-        raise ValueError("A and B are to be compared with the same truth")
+    if not np.array_equal(np.sort(a.ground_truth.images), np.sort(b.ground_truth.images)):
+        raise ValueError("A and B must be compared on the same images")
+    if not np.array_equal(_sorted_rows(a.ground_truth), _sorted_rows(b.ground_truth)):
+        raise ValueError("A and B must be compared with the same ground truth")
     of_a, of_b = (bootstrap(one, classes, resamples, seed) for one in (a, b))
 
     at_a, at_b = of_a.point, of_b.point
@@ -91,21 +91,21 @@ def compare(
 
 
 def sentence(found: Difference, score: str = "mAP", names: tuple[str, str] = ("A", "B")) -> str:
-    """What a difference says, in words.
+    """The result of a comparison in words.
 
-    For example: "B is better by 2.1 points of mAP, 95% interval 0.4 to 3.9." A point is a
-    hundredth. Numbers have one decimal, or as many as it takes to show that an interval leaves out
-    0 where one is called better.
+    For example: "B is better by 2.1 points of mAP, 95% interval 0.4 to 3.9." Points are percentage
+    points. Numbers have one decimal, or as many as are needed to show that the interval excludes 0
+    where one detector is called better.
 
     Args:
         found: The difference.
-        score: Which score it is of.
-        names: Of A and B.
+        score: Name of the score.
+        names: Names of A and B.
     """
     a, b = names
     if np.isnan(found.difference):
         return f"{a} and {b} cannot be compared in {score}: there are no true boxes."
-    # All is said of the one that scored more.
+    # The sentence is about the detector with the higher score.
     sign, more, less = (1, b, a) if found.difference >= 0 else (-1, a, b)
     gap = _points(sign * found.difference)
     apart = f"{more} is {_shown(gap)} points of {score} above {less}"
@@ -135,7 +135,7 @@ def differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[
 
     Returns:
         `key`, such as `optim.lr` or `finetune.phases.0.train`, with its values `a` and `b`, in the
-        order of the configurations; None where a configuration has no such key.
+        order of the configurations; None where a configuration lacks the key.
     """
     flat_a, flat_b = dict(_flat("", a)), dict(_flat("", b))
     return [
@@ -159,7 +159,7 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _difference(a: Floats, b: Floats, resampled: Floats, level: float) -> Difference:
-    """Of one score: A's, B's, and `(R,)` how far B's is above A's in the resamples."""
+    """The difference of one score, from its values of A, of B, and `(R,)` of B - A resampled."""
     return Difference(
         float(a),
         float(b),
@@ -170,21 +170,23 @@ def _difference(a: Floats, b: Floats, resampled: Floats, level: float) -> Differ
 
 
 def _per_class(a: Floats, b: Floats, resampled: Floats, level: float) -> list[Difference]:
-    """As `_difference`, from `(K,)`, `(K,)` and `(R, K)`."""
+    """Differences of each class, from `(K,)`, `(K,)` and `(R, K)`."""
     return [_difference(*of_one, level) for of_one in zip(a, b, resampled.T, strict=True)]
 
 
 def _points(fraction: float) -> float:
-    """In points, without what rounding left in sums."""
+    """A fraction in percentage points, without rounding errors of sums."""
     return round(100 * fraction, DIGITS)
 
 
 def _shown(points: float, digits: int = 1) -> str:
-    """With so many decimals, and no minus before 0."""
+    """Points with so many decimals, and 0 without a sign."""
     return f"{round(points, digits) + 0.0:.{digits}f}"
 
 
-def _sorted_rows(truth: Truth) -> Floats:
-    """Truth as one table, whatever its order."""
-    table: Floats = np.column_stack((truth.boxes, truth.image, truth.labels, truth.ignore))
+def _sorted_rows(ground_truth: GroundTruth) -> Floats:
+    """Ground truth as one table of sorted rows."""
+    table: Floats = np.column_stack(
+        (ground_truth.boxes, ground_truth.image, ground_truth.labels, ground_truth.ignore)
+    )
     return table[np.lexsort(table.T)]

@@ -1,4 +1,4 @@
-"""The one metric of validation, test and evaluation: packed, counted once under any sampler."""
+"""The metric of validation, test and evaluation, in which every image counts once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from detector.core.structures import Prediction, Target
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, GroundTruth
 from detector.evaluation.coco import NAMES, coco_scores
 
 
@@ -22,77 +22,78 @@ class Evaluation:
     """A split that was scored.
 
     Attributes:
-        detections: What was found.
-        truth: What was there.
+        detections: Detections of the split.
+        ground_truth: Ground truth of the split.
     """
 
     detections: Detections
-    truth: Truth
+    ground_truth: GroundTruth
 
 
 class DetectionMetric(Metric):
-    """COCO's numbers over a split.
+    """COCO's scores of a split.
 
-    States are arrays, concatenated across processes once, when the scores are computed; an image
-    that padding showed to several processes counts once. The first process computes, and tells the
-    others the numbers.
+    States are arrays that are gathered from all processes once, when the scores are computed. An
+    image that sampler padding gave to several processes counts once. The first process computes the
+    scores and broadcasts them.
 
     Args:
         classes: Number of classes, without background.
 
     Attributes:
-        expected: How many images there must be in the end; None: any number.
-        evaluation: All that the last `compute` had and found, on the first process alone.
+        expected: Number of images that must have been added; None: any number.
+        evaluation: Detections and ground truth of the last `compute`, on the first process only.
     """
 
     full_state_update = False
     higher_is_better = True
     images: list[Tensor]
-    found: list[Tensor]
-    true: list[Tensor]
+    predictions: list[Tensor]
+    ground_truth: list[Tensor]
 
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = classes
         self.expected: int | None = None
         self.evaluation: Evaluation | None = None
-        # Rows begin with the image and the visit, a number for every time an image was shown.
-        # images: (n, 2); found: (D, 8), then box, label, score; true: (T, 8), box, label, ignore.
-        for name in ("images", "found", "true"):
+        # Rows begin with the image id and a number that differs each time an image was added.
+        # images: (n, 2); predictions: (D, 8), then box, label, score; ground_truth: (T, 8), then
+        # box, label, ignore.
+        for name in ("images", "predictions", "ground_truth"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, predictions: Sequence[Prediction], targets: Sequence[Target]) -> None:
         """Add a batch.
 
         Args:
-            predictions: In original pixels.
-            targets: In original pixels, of the same images.
+            predictions: Predictions in pixels of the original images.
+            targets: Ground truth of the same images, in the same pixels.
         """
         if not targets:
             return
         rank = torch.distributed.get_rank() if _together() else 0
-        # Process, batch and place in it as one number, exact in float64.
+        # Process, batch and index in the batch as one number, exact in float64.
         visit = torch.arange(len(targets)) + (rank * 2**40 + len(self.images) * 2**20)
         image = torch.stack([target.image_id for target in targets])
         heads = torch.stack([x.to(self._home).to(torch.float64) for x in (image, visit)], 1)
         self.images.append(heads)
-        self.found.append(_rows(heads, predictions, [p.scores for p in predictions]))
-        self.true.append(_rows(heads, targets, [t.ignore for t in targets]))
+        self.predictions.append(_rows(heads, predictions, [p.scores for p in predictions]))
+        self.ground_truth.append(_rows(heads, targets, [t.ignore for t in targets]))
 
     def compute(self) -> dict[str, float]:
-        """COCO's twelve numbers, on every process alike; all else is left in `evaluation`.
+        """Compute COCO's twelve scores, the same on every process, and set `evaluation`.
 
         Raises:
-            RuntimeError: If there are not as many images as expected.
+            RuntimeError: If the number of images is not the expected one.
         """
-        detections, truth = self.arrays()
-        seen = len(truth.images)
+        detections, ground_truth = self.arrays()
+        seen = len(ground_truth.images)
         if self.expected not in (None, seen):
             raise RuntimeError(f"{seen} images were evaluated, but the split has {self.expected}")
         numbers = torch.empty(len(NAMES), dtype=torch.float64, device=self._home)
         if not _together() or torch.distributed.get_rank() == 0:
-            coco, _ = coco_scores(detections, truth, self.classes)
-            self.evaluation = Evaluation(detections, truth)
+            coco, _ = coco_scores(detections, ground_truth, self.classes)
+            self.evaluation = Evaluation(detections, ground_truth)
             numbers.copy_(torch.tensor([coco[name] for name in NAMES], dtype=torch.float64))
         if _together():
             torch.distributed.broadcast(numbers, src=0)
@@ -100,42 +101,41 @@ class DetectionMetric(Metric):
 
     @property
     def _home(self) -> torch.device:
-        """Where rows are kept: MPS has no float64."""
+        """Device of the states: MPS has no float64."""
         return torch.device("cpu") if self.device.type == "mps" else self.device
 
-    def arrays(self) -> tuple[Detections, Truth]:
-        """Everything added, each image once, in the images' order however they were dealt out."""
-        images, found, true = (
+    def arrays(self) -> tuple[Detections, GroundTruth]:
+        """Everything added, each image once, in the order of image ids for any sampler."""
+        images, predicted, true = (
             dim_zero_cat(rows).cpu().numpy() if len(rows) else np.zeros((0, 8))
-            for rows in (self.images, self.found, self.true)
+            for rows in (self.images, self.predictions, self.ground_truth)
         )
         ids, first = np.unique(images[:, 0], return_index=True)
         visits = images[first, 1]
-        found, true = (_of_visits(rows, visits) for rows in (found, true))
-        return (
-            Detections(
-                found[:, 0].astype(np.int64),
-                found[:, 2:6],
-                found[:, 6].astype(np.int64),
-                found[:, 7],
-            ),
-            Truth(
-                ids.astype(np.int64),
-                true[:, 0].astype(np.int64),
-                true[:, 2:6],
-                true[:, 6].astype(np.int64),
-                true[:, 7].astype(bool),
-            ),
+        predicted, true = (_of_visits(rows, visits) for rows in (predicted, true))
+        detections = Detections(
+            predicted[:, 0].astype(np.int64),
+            predicted[:, 2:6],
+            predicted[:, 6].astype(np.int64),
+            predicted[:, 7],
         )
+        ground_truth = GroundTruth(
+            ids.astype(np.int64),
+            true[:, 0].astype(np.int64),
+            true[:, 2:6],
+            true[:, 6].astype(np.int64),
+            true[:, 7].astype(bool),
+        )
+        return detections, ground_truth
 
 
 def _together() -> bool:
-    """Whether there are several processes."""
+    """Whether a distributed process group is initialised."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _of_visits(rows: NDArray[np.float64], visits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rows of these visits, by image; those of an image stay in their order."""
+    """Rows of these visits, sorted by image; rows of an image keep their order."""
     rows = rows[np.isin(rows[:, 1], visits)]
     return rows[np.argsort(rows[:, 0], kind="stable")]
 
@@ -143,7 +143,7 @@ def _of_visits(rows: NDArray[np.float64], visits: NDArray[np.float64]) -> NDArra
 def _rows(
     heads: Tensor, batch: Sequence[Prediction] | Sequence[Target], last: Sequence[Tensor]
 ) -> Tensor:
-    """`(N, 8)` float64 for all boxes of a batch: image, visit, box, label, and the last column."""
+    """`(N, 8)` float64, boxes of a batch: image, visit, box, label and the last column."""
     counts = torch.tensor([len(one.labels) for one in batch], device=heads.device)
     columns = (
         torch.cat([one.boxes for one in batch]),

@@ -1,4 +1,4 @@
-"""Which detections overlap which truth, of any class."""
+"""Overlaps between detections and ground truth boxes of any class."""
 
 from __future__ import annotations
 
@@ -7,46 +7,49 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.evaluation.arrays import Detections, Truth, xywh
+from detector.evaluation.arrays import Detections, GroundTruth, xywh
 from detector.evaluation.matching import overlap
 
-PIECE = 1_000_000  # pairs that are compared at a time, for the memory
+PIECE = 1_000_000  # pairs that are compared at once, which bounds the memory
 
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Pairs of a detection and a truth in the same image.
+    """Pairs of a detection and a ground truth box in the same image.
 
     Attributes:
-        row: `(P,)` int64, places in the rows that were asked for.
-        truth: `(P,)` int64, rows of the truth.
-        iou: `(P,)` float64; for ignored truth the share of the detection that lies in it.
+        row: `(P,)` int64, indices of the detections, among the rows asked for.
+        ground_truth: `(P,)` int64, indices of the ground truth boxes.
+        iou: `(P,)` float64; for ignored boxes the share of the detection that lies in the box.
     """
 
     row: NDArray[np.int64]
-    truth: NDArray[np.int64]
+    ground_truth: NDArray[np.int64]
     iou: NDArray[np.float64]
 
     def where(self, keep: NDArray[np.bool_]) -> Overlaps:
         """Some of the pairs."""
-        return Overlaps(self.row[keep], self.truth[keep], self.iou[keep])
+        return Overlaps(self.row[keep], self.ground_truth[keep], self.iou[keep])
 
     def best(self, rows: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """For each of the rows the most overlap, `(rows,)`, and the truth that has it.
+        """Highest overlap of each detection, `(rows,)`, and the index of that ground truth box.
 
-        Where there is none they are 0 and -1.
+        Without an overlap they are 0 and -1.
         """
-        return _most(self.row, self.iou, self.truth, rows)
+        return _most(self.row, self.iou, self.ground_truth, rows)
 
-    def best_of_truth(self, truths: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """For each truth the most overlap, `(truths,)`, and the row that has it: else 0 and -1."""
-        return _most(self.truth, self.iou, self.row, truths)
+    def best_of_ground_truth(self, boxes: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Highest overlap of each ground truth box, `(boxes,)`, and the index of that detection.
+
+        Without an overlap they are 0 and -1.
+        """
+        return _most(self.ground_truth, self.iou, self.row, boxes)
 
 
 def _most(
     key: NDArray[np.int64], value: NDArray[np.float64], other: NDArray[np.int64], size: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """For each key the largest value and what goes with it; of equal ones the first."""
+    """Largest value of each key with its `other`; the first of equal ones."""
     most, whose = np.zeros(size), np.full(size, -1, np.int64)
     order = np.lexsort((-np.arange(len(key)), value))  # the last assignment stays
     most[key[order]], whose[key[order]] = value[order], other[order]
@@ -54,18 +57,20 @@ def _most(
 
 
 def overlapping(
-    detections: Detections, rows: NDArray[np.int64], truth: Truth, least: float = 0.1
+    detections: Detections, rows: NDArray[np.int64], ground_truth: GroundTruth, least: float = 0.1
 ) -> Overlaps:
-    """All pairs in the same image that overlap, of whatever class, ignored truth too.
+    """All overlapping pairs in the same image, of any class, also with ignored boxes.
 
     Args:
         detections: Detections of a split.
-        rows: `(R,)`, those of them to compare.
-        truth: The truth.
-        least: Lowest IoU of a pair to be kept.
+        rows: `(R,)` int64, indices of the detections to compare.
+        ground_truth: The ground truth.
+        least: Lowest IoU of the pairs that are kept.
     """
-    order = np.argsort(truth.image, kind="stable")
-    images, first, number = np.unique(truth.image[order], return_index=True, return_counts=True)
+    order = np.argsort(ground_truth.image, kind="stable")
+    images, first, number = np.unique(
+        ground_truth.image[order], return_index=True, return_counts=True
+    )
     if not len(images):
         return Overlaps(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     at = np.minimum(np.searchsorted(images, detections.image[rows]), len(images) - 1)
@@ -73,13 +78,13 @@ def overlapping(
     pieces = []
     ends = np.cumsum(count)
     cuts = np.searchsorted(ends, np.arange(PIECE, ends[-1] if len(ends) else 0, PIECE))
-    boxes, truths = xywh(detections), xywh(truth)
+    boxes, true_boxes = xywh(detections), xywh(ground_truth)
     for mine in np.split(np.arange(len(rows)), cuts):
         many = count[mine]
         row = np.repeat(mine, many)
         within = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
         there = order[first[at[row]] + within]
-        iou = overlap(boxes[rows[row]], truths[there], truth.ignore[there])
+        iou = overlap(boxes[rows[row]], true_boxes[there], ground_truth.ignore[there])
         near = iou >= least
         pieces.append((row[near], there[near], iou[near]))
     row, there, iou = (np.concatenate(column) for column in zip(*pieces, strict=True))

@@ -1,4 +1,4 @@
-"""What came of every image, and which of them to show."""
+"""Results of every image, and the choice of images for the gallery."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ WRONG, RIGHT, NEITHER = 0, 1, 2  # outcomes of a detection
 
 @dataclass(frozen=True)
 class Images:
-    """Counts of every image at the operating point, IoU 0.5.
+    """Counts of every image at the score thresholds, IoU 0.5.
 
     Attributes:
-        ids: `(n,)` int64.
-        hits: `(n,)` int64, right detections.
-        missed: `(n,)` int64, truth not found.
-        false: `(n,)` int64, wrong detections.
-        wrongness: `(n,)` float64, the scores of the wrong detections, and 1 for each missed truth.
+        ids: `(n,)` int64, image ids.
+        hits: `(n,)` int64, true positives.
+        missed: `(n,)` int64, false negatives.
+        false: `(n,)` int64, false positives.
+        wrongness: `(n,)` float64, sum of the scores of false positives, plus 1 for each false
+            negative.
     """
 
     ids: NDArray[np.int64]
@@ -35,12 +36,12 @@ class Images:
 
     @property
     def f1(self) -> NDArray[np.float64]:
-        """`(n,)`, NaN where nothing is and nothing was found."""
+        """`(n,)`, F1; NaN for an image without boxes and detections."""
         with np.errstate(invalid="ignore"):
             return 2 * self.hits / (2 * self.hits + self.missed + self.false)
 
     def note(self, place: int) -> str:
-        """One line on the image at that place, as "F1 0.31: 4 missed, 7 wrong"."""
+        """One line on the image at that index, such as "F1 0.31: 4 missed, 7 wrong"."""
         missed, false = int(self.missed[place]), int(self.false[place])
         if np.isnan(self.f1[place]):
             return "no boxes, and none detected"
@@ -49,22 +50,22 @@ class Images:
 
 
 def by_image(matches: Matches, kept: NDArray[np.bool_]) -> Images:
-    """Count in every image.
+    """Count true positives, false positives and false negatives of every image.
 
     Args:
-        matches: Of a split.
-        kept: `(M,)`, the detections at the operating point.
+        matches: Matches of a split.
+        kept: `(M,)` bool, detections that reach the score threshold of their class.
     """
-    truth, right = matches.truth, matches.right()[0]
-    ids = np.unique(truth.images)
-    unfound = ~truth.ignore
-    unfound[matches.found[0, right & kept]] = False
+    ground_truth, right = matches.ground_truth, matches.right()[0]
+    ids = np.unique(ground_truth.images)
+    unfound = ~ground_truth.ignore
+    unfound[matches.matched[0, right & kept]] = False
     wrong = kept & ~right & ~matches.ignored()[0]
 
     def count(images: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.bincount(np.searchsorted(ids, images), minlength=len(ids))
 
-    missed = count(truth.image[unfound])
+    missed = count(ground_truth.image[unfound])
     places = np.searchsorted(ids, matches.images[wrong])
     scores: NDArray[np.float64] = np.zeros(len(ids))
     np.add.at(scores, places, matches.scores[wrong])
@@ -78,24 +79,24 @@ def by_image(matches: Matches, kept: NDArray[np.bool_]) -> Images:
 
 
 def outcomes(matches: Matches) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """What became of every box at IoU 0.5, at any score threshold.
+    """Outcome of every box at IoU 0.5, for any score threshold.
 
-    Better scores are matched first, so that the match of a detection does not depend on weaker
-    ones: a threshold only takes detections away, and with them what they found.
+    Detections are matched in descending order of scores, so that a match does not depend on
+    detections of lower scores: a threshold only removes detections and their matches.
 
     Args:
-        matches: Of a split.
+        matches: Matches of a split.
 
     Returns:
-        `(D,)`, for every detection `RIGHT`, `WRONG` or `NEITHER`: matched with ignored truth, or
-        beyond the detections that count. `(G,)`, for every truth the score of the detection that
-        found it, NaN if none did.
+        `(D,)` int64, for every detection `RIGHT`, `WRONG` or `NEITHER` (matched with an ignored
+        box, or beyond the detections that count), and `(G,)` float64, for every ground truth box
+        the score of the detection matched with it, NaN without one.
     """
     found = np.full(len(matches.detections.labels), NEITHER)
     right = matches.right()[0]
     found[matches.rows] = np.where(right, RIGHT, np.where(matches.ignored()[0], NEITHER, WRONG))
-    scores = np.full(len(matches.truth.labels), np.nan)
-    scores[matches.found[0, right]] = matches.scores[right]
+    scores = np.full(len(matches.ground_truth.labels), np.nan)
+    scores[matches.matched[0, right]] = matches.scores[right]
     return found, scores
 
 
@@ -104,9 +105,9 @@ class Choice:
     """An image to show.
 
     Attributes:
-        image: Its id.
-        reasons: Of `REASONS`; none where there was a place left over.
-        note: One line on what came of it.
+        image: Image id.
+        reasons: Reasons of `REASONS`; empty for an image that fills a place left over.
+        note: One line on the results of the image.
     """
 
     image: int
@@ -115,20 +116,20 @@ class Choice:
 
 
 def gallery(images: Images, suspects: Iterable[int] = (), most: int = 100) -> list[Choice]:
-    """Choose images to show, each once: the best, the worst, the most wrong, those of suspects.
+    """Choose images to show, each once: best, worst, most wrong, with suspected label errors.
 
-    Best and worst go by F1, which falls with every missed and every wrong box. Of equal F1, the
-    image with more right boxes is better and the one with more errors is worse. F1 of the best is
-    at least 0.5. Most wrong goes by `wrongness`. All have an equal share of the places; those left
-    over go to any image. So a split of no more than `most` images is shown whole.
+    Best and worst are by F1; for equal F1 more true positives are better and more errors are worse.
+    The best have an F1 of at least 0.5. Most wrong is by `wrongness`. Reasons have equal shares
+    of the places; images of no reason fill those left over. So a split of at most `most` images is
+    shown completely.
 
     Args:
-        images: The counts.
-        suspects: Ids of images with suspected labels, most suspicious first.
-        most: How many altogether.
+        images: Counts of every image.
+        suspects: Ids of images with suspected label errors, most suspicious first.
+        most: Number of images.
 
     Returns:
-        The first of each list, the second of each, and so on; then what is in none.
+        The first image of each reason, the second of each, and so on; then the others.
     """
     lists = _lists(images, suspects, min(most, len(images.ids)))
     reasons: dict[int, list[str]] = {}
@@ -149,11 +150,11 @@ def gallery(images: Images, suspects: Iterable[int] = (), most: int = 100) -> li
 
 
 def _lists(images: Images, suspects: Iterable[int], size: int) -> dict[str, list[int]]:
-    """For every reason that holds of any image the places of the first of them, equally many."""
+    """Indices of the first images of every reason, equally many of each."""
     errors, f1 = images.missed + images.false, images.f1
 
     def ranked(among: NDArray[np.bool_], *keys: NDArray[Any]) -> list[int]:
-        """Places by falling values of the first key, of equal ones by the next."""
+        """Indices in descending order of the first key, then of the next."""
         places = np.flatnonzero(among)
         order = np.lexsort([-key[places] for key in reversed(keys)])
         chosen: list[int] = places[order].tolist()

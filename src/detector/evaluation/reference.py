@@ -1,31 +1,53 @@
-"""COCO's twelve numbers by pycocotools, the reference; what it prints is left out.
+"""COCO's twelve scores by pycocotools, the reference implementation, which is slow.
 
-Slow, so it is not for every epoch: it is what the final scores of a run are checked against.
+The final scores of a run are checked with it; validation uses hotcoco alone (`coco.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detector.evaluation.arrays import Detections, Truth, xywh
-from detector.evaluation.coco import Scores, named
+from detector.evaluation.arrays import Detections, GroundTruth, Scores, xywh
+from detector.evaluation.coco import coco_scores, named
+
+TOLERANCE = 1e-9  # largest difference from pycocotools that rounding explains
 
 
-def pycocotools_scores(detections: Detections, truth: Truth, classes: int) -> Scores:
-    """Score detections; arguments and result are those of `coco_scores`."""
-    images = [{"id": image} for image in truth.images.tolist()]
+def checked_coco_scores(detections: Detections, ground_truth: GroundTruth, classes: int) -> Scores:
+    """Score detections by pycocotools, and check that hotcoco gives the same scores.
+
+    Arguments and result are those of `coco_scores`.
+
+    Raises:
+        RuntimeError: If a score differs; the message gives its name and both values.
+    """
+    ours, _ = coco_scores(detections, ground_truth, classes)
+    expected = pycocotools_scores(detections, ground_truth, classes)
+    for name, value in expected[0].items():
+        same = math.isclose(ours[name], value, rel_tol=0, abs_tol=TOLERANCE)
+        if not same and not (math.isnan(ours[name]) and math.isnan(value)):
+            raise RuntimeError(
+                f"{name} is {ours[name]!r}, but {value!r} by pycocotools; no metrics were written"
+            )
+    return expected
+
+
+def pycocotools_scores(detections: Detections, ground_truth: GroundTruth, classes: int) -> Scores:
+    """Score detections by pycocotools; arguments and result are those of `coco_scores`."""
+    images = [{"id": image} for image in ground_truth.images.tolist()]
     categories = [{"id": label} for label in range(1, classes + 1)]
     with contextlib.redirect_stdout(io.StringIO()):
         indices = []
-        area = {} if truth.areas is None else {"area": truth.areas}
+        area = {} if ground_truth.areas is None else {"area": ground_truth.areas}
         for annotations in (
-            _annotations(truth, iscrowd=truth.ignore.astype(np.int64), **area),
+            _annotations(ground_truth, iscrowd=ground_truth.ignore.astype(np.int64), **area),
             _annotations(detections, score=detections.scores),
         ):
             index = COCO()
@@ -44,14 +66,14 @@ def pycocotools_scores(detections: Detections, truth: Truth, classes: int) -> Sc
 
 
 def _annotations(
-    those: Detections | Truth, **columns: NDArray[np.int64] | NDArray[np.float64]
+    boxes: Detections | GroundTruth, **columns: NDArray[np.int64] | NDArray[np.float64]
 ) -> list[dict[str, object]]:
-    """Boxes as COCO annotations, with the further columns given."""
-    bbox = xywh(those)
+    """Boxes as COCO annotations, with further columns."""
+    bbox = xywh(boxes)
     everything = {
         "id": np.arange(1, len(bbox) + 1),
-        "image_id": those.image,
-        "category_id": those.labels,
+        "image_id": boxes.image,
+        "category_id": boxes.labels,
         "bbox": bbox,
         "area": bbox[:, 2:].prod(1),
         "iscrowd": np.zeros(len(bbox), np.int64),

@@ -1,6 +1,6 @@
-"""The score thresholds that a checkpoint is used with: thresholds.json, made, read and chosen by.
+"""Score thresholds of a checkpoint: thresholds.json and the choice of thresholds from it.
 
-What is in it was measured on one split, at IoU 0.5; on other images precision and recall differ.
+Its values were measured on one split, at IoU 0.5; on other images precision and recall differ.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ IOU = 0.5
 def thresholds_content(
     split: str, images: int, names: Sequence[str], each: Sequence[Curve]
 ) -> dict[str, Any]:
-    """What thresholds.json holds, to be written as JSON with NaN as null.
+    """Content of thresholds.json, to be written as JSON with NaN as null.
 
     Args:
-        split: Where it was measured.
-        images: How many images it has.
+        split: Name of the split where it was measured.
+        images: Number of images of the split.
         names: Class names.
-        each: Their curves.
+        each: Curve of each class.
 
     Returns:
         `split`, `images`, `iou`, `thresholds` (the grid) and `classes`: by name `best`
-        (`threshold`, `precision`, `recall`, `f1`), `precision` and `recall` over the grid. Of a
-        class without truth the curves are empty, and `best` is a threshold of 0.5 with NaN.
+        (`threshold`, `precision`, `recall`, `f1`), `precision` and `recall` over the grid. For a
+        class without ground truth the curves are empty, and `best` is a threshold of 0.5 with NaN.
     """
     classes = {}
     for name, curve in zip(names, each, strict=True):
         best = best_threshold(curve)
-        values = curve.at(best) if curve.truths else (math.nan,) * 3
+        values = curve.at(best) if curve.positives else (math.nan,) * 3
         classes[name] = {
             "best": {
                 "threshold": best,
                 **dict(zip(("precision", "recall", "f1"), values, strict=True)),
             },
-            "precision": curve.precision.tolist() if curve.truths else [],
-            "recall": curve.recall.tolist() if curve.truths else [],
+            "precision": curve.precision.tolist() if curve.positives else [],
+            "recall": curve.recall.tolist() if curve.positives else [],
         }
     return {
         "split": split,
@@ -57,18 +57,18 @@ def thresholds_content(
 
 
 def read_thresholds(file: Path) -> dict[str, Any]:
-    """Read thresholds.json and check that all of it is as `thresholds_content` makes it.
+    """Read thresholds.json and validate its content against that of `thresholds_content`.
 
     Raises:
-        RequestError: If it cannot be read or anything in it is not so, naming the file and what.
+        RequestError: If it cannot be read or is invalid; the message names the file and the issue.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "no JSON"
         raise RequestError(f"{file}: cannot be read as score thresholds ({reason})") from error
-    if fault := _fault(content):
-        raise RequestError(f"{file}: {fault}")
+    if issue := _issue(content):
+        raise RequestError(f"{file}: {issue}")
     assert isinstance(content, dict)
     return {**content, "file": str(file)}
 
@@ -80,19 +80,19 @@ def choose(
     precision: float | None = None,
     recall: float | None = None,
 ) -> list[float]:
-    """The score threshold of every class: that of best F1, or what reaches a wanted value.
+    """The score threshold of every class: that of the highest F1, or for a minimum value.
 
     Args:
-        content: From `read_thresholds` or `thresholds_content`.
-        names: The classes, in the order of their labels.
-        precision: Lowest precision wanted of each class; or
-        recall: lowest recall wanted. Not both.
+        content: Content of thresholds.json.
+        names: Class names in the order of their labels.
+        precision: Minimum precision of each class; or
+        recall: minimum recall. Not both.
 
     Returns:
-        A threshold for each; 0.5 for those of `unmeasured`, whatever is wanted.
+        A threshold for each class; 0.5 for classes without ground truth (`unmeasured`).
 
     Raises:
-        RequestError: If a class is not in the content, or cannot reach what is wanted.
+        RequestError: If a class is missing or cannot reach the minimum.
     """
     where = content.get("file", "thresholds.json")
     if precision is not None and recall is not None:
@@ -121,12 +121,12 @@ def choose(
 
 
 def unmeasured(content: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """Classes that had no truth, of which nothing is known."""
+    """Classes without ground truth, whose thresholds could not be measured."""
     return [name for name in names if not content["classes"][name]["precision"]]
 
 
-def _fault(content: Any) -> str | None:
-    """What is wrong with the content of a file, None if nothing is."""
+def _issue(content: Any) -> str | None:
+    """What is wrong with the content of a file; None if it is valid."""
     if not isinstance(content, dict):
         return "is not an object"
     if not isinstance(content.get("split"), str):
@@ -141,12 +141,12 @@ def _fault(content: Any) -> str | None:
     classes = content.get("classes")
     if not isinstance(classes, dict) or not classes:
         return "classes is not an object with classes"
-    faults = (_class_fault(name, row) for name, row in classes.items())
-    return next((fault for fault in faults if fault), None)
+    issues = (_class_issue(name, row) for name, row in classes.items())
+    return next((issue for issue in issues if issue), None)
 
 
-def _class_fault(name: str, row: Any) -> str | None:
-    """What is wrong with the entry of a class, None if nothing is."""
+def _class_issue(name: str, row: Any) -> str | None:
+    """What is wrong with the entry of a class; None if it is valid."""
     if not isinstance(row, dict):
         return f"class {name!r} is not an object"
     best = row.get("best")
@@ -172,5 +172,5 @@ def _number(value: Any) -> bool:
 
 
 def _undefined(value: Any) -> bool:
-    """Whether it is null, as it is written, or NaN, as it is made."""
+    """Whether it is null (in a file) or NaN (in memory)."""
     return value is None or (isinstance(value, float) and math.isnan(value))

@@ -4,8 +4,8 @@ VOC 2007 averages the precision at 11 recalls; from 2010 on it is the area under
 Difficult objects count neither for nor against, and a second detection of one object is wrong.
 Source: VOCevaldet.m and VOCap.m of the development kit.
 
-The kit adds 1 to every width and height because its corners are inclusive. Ours are half-open, so
-that their differences are these very widths and heights.
+The kit adds 1 to every width and height because its corners are inclusive. Boxes are half-open
+here, so that the differences of their corners are the same widths and heights.
 """
 
 from __future__ import annotations
@@ -14,28 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core import boxes as box_ops
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, GroundTruth, Scores
 
 PROTOCOL = "PASCAL VOC: IoU >= 0.5 of boxes in whole pixels, difficult ignored, mean over classes"
+TITLES = {"ap_50": "AP50 (area under the curve)", "ap_50_11point": "AP50 (11 points)"}
 
 
-def voc_scores(
-    detections: Detections, truth: Truth, classes: int
-) -> tuple[dict[str, float], list[dict[str, float]]]:
+def voc_scores(detections: Detections, ground_truth: GroundTruth, classes: int) -> Scores:
     """Score detections.
 
     Args:
-        detections: Any number, in any order.
-        truth: The truth.
+        detections: Any number of detections, in any order.
+        ground_truth: The ground truth.
         classes: Number of classes, K.
 
     Returns:
-        `ap_50_11point` and `ap_50`, as means over the classes that have truth, and the same for
-        each class; fractions in 0..1, NaN where there is no truth to find.
+        `ap_50_11point` and `ap_50` as means over the classes with ground truth, and of each class
+        `voc_ap_50_11point` and `voc_ap_50`; fractions in 0..1, NaN without ground truth.
     """
     per_class = []
     for label in range(1, classes + 1):
-        curve = precision_recall(detections, truth, label)
+        curve = precision_recall(detections, ground_truth, label)
         per_class.append(
             {
                 "voc_ap_50_11point": average_11_points(*curve) if curve else float("nan"),
@@ -51,41 +50,42 @@ def voc_scores(
 
 
 def precision_recall(
-    detections: Detections, truth: Truth, label: int, threshold: float = 0.5
+    detections: Detections, ground_truth: GroundTruth, label: int, threshold: float = 0.5
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """The curve of one class, a point for every detection that counts, best scores first.
+    """Recall and precision of one class over its detections, highest scores first.
 
     Args:
-        detections: All detections.
-        truth: All truth.
-        label: The class, 1..K.
-        threshold: Lowest IoU of a hit.
+        detections: Detections of all classes.
+        ground_truth: Ground truth of all classes.
+        label: Label of the class, 1..K.
+        threshold: Lowest IoU of a true positive.
 
     Returns:
-        Recall and precision, `(P,)`; None if the class has no truth to find.
+        Recall and precision, `(P,)`, one value for each detection that counts; None if the class
+        has no ground truth.
     """
-    mine = np.flatnonzero(truth.labels == label)
-    wanted = int((~truth.ignore[mine]).sum())
+    mine = np.flatnonzero(ground_truth.labels == label)
+    wanted = int((~ground_truth.ignore[mine]).sum())
     if not wanted:
         return None
     rows = np.flatnonzero(detections.labels == label)
     rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
-    mine = mine[np.argsort(truth.image[mine], kind="stable")]
-    images, first = np.unique(truth.image[mine], return_index=True)
+    mine = mine[np.argsort(ground_truth.image[mine], kind="stable")]
+    images, first = np.unique(ground_truth.image[mine], return_index=True)
     by_image = dict(zip(images.tolist(), np.split(mine, first[1:]), strict=True))
-    taken = np.zeros(len(truth.labels), dtype=bool)
+    taken = np.zeros(len(ground_truth.labels), dtype=bool)
     hits: list[bool] = []
     for row, image in zip(rows.tolist(), detections.image[rows].tolist(), strict=True):
         if (candidates := by_image.get(image)) is None:
             hits.append(False)
             continue
-        overlap = box_ops.iou(detections.boxes[row][None], truth.boxes[candidates])[0]
+        overlap = box_ops.iou(detections.boxes[row][None], ground_truth.boxes[candidates])[0]
         best = int(overlap.argmax())
         if overlap[best] < threshold:
             hits.append(False)
             continue
         match = candidates[best]
-        if truth.ignore[match]:
+        if ground_truth.ignore[match]:
             continue
         hits.append(not taken[match])
         taken[match] = True
@@ -95,12 +95,12 @@ def precision_recall(
 
 
 def average_11_points(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
-    """VOC 2007: the mean of the best precision at recall 0, 0.1, ..., 1 and beyond."""
+    """VOC 2007: mean over r = 0, 0.1, ..., 1 of the highest precision at recall of at least r."""
     points = np.arange(11) / 10
     return float(np.mean([precision[recall >= p].max(initial=0.0) for p in points]))
 
 
 def average_area(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
-    """VOC 2010 and later: the area under the curve, made falling from the right."""
+    """VOC 2010 and later: area under the curve, with precision made monotonically decreasing."""
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(recall, prepend=0.0) * envelope))

@@ -1,9 +1,9 @@
-"""The schedule as pure arithmetic: which groups train when, at which rate, and what ends a phase.
+"""The schedule as pure arithmetic: which groups train when, at which learning rate, for how long.
 
-Nothing here knows of networks or trainers. What happens in a run is a sequence of two steps:
-`Schedule.observe` takes an epoch's validation score and decides, `Schedule.advance` carries the
-decision out when the next epoch begins. `Progress` is everything that is remembered in between, and
-goes into every checkpoint.
+Nothing here depends on networks or trainers. A run alternates between two steps: `Schedule.update`
+takes an epoch's validation score and decides whether the phase is over; if it is,
+`Schedule.next_phase` begins the next one when the next epoch begins. `Progress` is the whole state
+in between, and is part of every checkpoint.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import Any
 
 from detector.finetune.phases import Phase, check_phases
 
-# Under which name checkpoints keep a run's `Progress`.
+# Key of the run's `Progress` among the callbacks of a checkpoint.
 STATE_KEY = "finetune"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A phase that was begun, for the record.
+    """The record of a phase that has begun.
 
     Attributes:
-        phase: Its index in the schedule.
-        name: Its name.
-        start_epoch: The first epoch, from 0 over the whole run.
-        start_step: The optimiser's steps before it.
-        restored_epoch: The epoch whose weights it began with; None: those of the epoch before.
-        ended: Why it ended (see `Progress.ended`), or `changed` if the run went on with another
-            schedule; empty while it lasts.
-        train: The groups it trained.
+        phase: Index of the phase in the schedule.
+        name: Name of the phase.
+        start_epoch: First epoch of the phase, from 0 over the whole run.
+        start_step: Number of optimiser steps before the phase.
+        restored_epoch: Epoch whose weights the phase began with; None: those of the epoch before.
+        ended: Why the phase ended (see `Progress.ended`), or `changed` if the run was resumed with
+            another schedule; empty while the phase lasts.
+        train: Names of the trained groups.
     """
 
     phase: int
@@ -45,18 +45,20 @@ class Entry:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after an epoch.
+    """Progress of a run in its schedule, after an epoch.
 
     Attributes:
-        phases: The phases begun so far; the last one is under way.
-        epochs: Epochs done in it.
-        bad_epochs: The last of them that brought no improvement.
-        phase_best: The score that an improvement is measured from; None before the first.
-        best: The run's best score; None before the first.
-        best_epoch: Whose it is.
-        best_before: `best` when the phase began.
-        ended: A decision that waits for the next epoch: why the phase ended (`max_epochs`,
-            `plateau`, or `no gain`, which ends the schedule too); empty if it goes on.
+        phases: Records of the phases begun so far; the last one is the current phase.
+        epochs: Number of epochs done in the current phase.
+        bad_epochs: Number of epochs since the last improvement in the current phase.
+        phase_best: Score that an improvement is measured from; None before the first epoch of the
+            phase.
+        best: Best score of the run; None before the first epoch.
+        best_epoch: Epoch of the best score.
+        best_before: Best score of the run when the current phase began.
+        ended: Why the current phase has ended: `max_epochs`, `plateau`, or `no gain`, which also
+            ends the schedule; empty if the phase continues. The next phase begins with the next
+            epoch.
     """
 
     phases: tuple[Entry, ...]
@@ -70,21 +72,21 @@ class Progress:
 
     @property
     def phase(self) -> int:
-        """The index of the phase under way."""
+        """Index of the current phase."""
         return self.phases[-1].phase
 
     @property
     def start_epoch(self) -> int:
-        """The first epoch of the phase under way."""
+        """First epoch of the current phase."""
         return self.phases[-1].start_epoch
 
     @property
     def done(self) -> int:
-        """Epochs done in the run."""
+        """Number of epochs done in the run."""
         return self.start_epoch + self.epochs
 
     def to_plain(self) -> dict[str, Any]:
-        """As dictionaries, lists, strings and numbers."""
+        """The progress as dictionaries, lists, strings and numbers, for checkpoints."""
         plain = asdict(self)
         return {**plain, "phases": list(plain["phases"])}
 
@@ -96,31 +98,32 @@ class Progress:
 
 
 def _begin(progress: Progress, phases: tuple[Entry, ...]) -> Progress:
-    """Nothing of the last phase yet, and the run's best so far."""
+    """The progress at the start of a phase: only the best score of the run is kept."""
     best, epoch = progress.best, progress.best_epoch
     return Progress(phases, best=best, best_epoch=epoch, best_before=best)
 
 
 def batch_scale(images: int, reference: int | None) -> float:
-    """What a learning rate is multiplied by for other batches than it is meant for.
+    """The factor of the learning rate for another batch size (arXiv 1706.02677).
 
     Args:
-        images: A step, of all processes together.
-        reference: The images a step that it is meant for (arXiv 1706.02677); None: any.
+        images: Images in a step, of all processes together.
+        reference: Images in a step that the learning rate is meant for; None: no scaling.
     """
     return 1.0 if reference is None else images / reference
 
 
 class Schedule:
-    """Phases one after the other.
+    """A sequence of phases.
 
     Args:
-        phases: At least one.
-        groups: The network's group names.
-        max_epochs: Cuts the schedule off; the decay of a phase that is cut ends where it does.
+        phases: The phases, at least one.
+        groups: Names of the network's groups.
+        max_epochs: Number of epochs after which training stops at the latest. Where it cuts a phase
+            short, the decay of the learning rate ends there too.
 
     Raises:
-        RequestError: If the phases cannot be meant; the message names the key.
+        RequestError: If a phase is invalid; the message names the key.
     """
 
     def __init__(
@@ -129,18 +132,18 @@ class Schedule:
         check_phases(phases, groups)
         self.phases = tuple(phases)
         self.cap = max_epochs
-        self.epochs = self.total(self.start())  # at most
+        self.epochs = self.total(self.start())  # at most; phases may end early
 
     def start(self) -> Progress:
-        """Before the first epoch."""
+        """The progress before the first epoch."""
         return Progress((self._entry(0, 0, 0),))
 
-    def observe(self, progress: Progress, score: float) -> Progress:
-        """Take in an epoch's validation score, and decide whether its phase is over.
+    def update(self, progress: Progress, score: float) -> Progress:
+        """Add an epoch's validation score to the progress, and decide whether its phase is over.
 
         Args:
-            progress: Before the epoch.
-            score: Larger is better; NaN is worse than all.
+            progress: The progress before the epoch.
+            score: Score of the epoch; larger is better, and NaN counts as the worst.
         """
         score = -math.inf if math.isnan(score) else score
         phase = self.phases[progress.phase]
@@ -161,18 +164,13 @@ class Schedule:
         return self.decide(after)
 
     def decide(self, progress: Progress) -> Progress:
-        """Judge anew whether the phase under way is over; for a schedule that was changed."""
-        phase = self.phases[progress.phase]
-        ended = ""
-        if progress.epochs:
-            if progress.epochs >= phase.max_epochs:
-                ended = "max_epochs"
-            elif (
-                phase.plateau is not None
-                and progress.epochs >= phase.plateau.min_epochs
-                and progress.bad_epochs >= phase.plateau.patience
-            ):
-                ended = "plateau"
+        """Decide whether the current phase is over, by the limits that this schedule has."""
+        phase, epochs = self.phases[progress.phase], progress.epochs
+        plateau, ended = phase.plateau, ""
+        if epochs >= phase.max_epochs:
+            ended = "max_epochs"
+        elif plateau is not None and epochs >= plateau.min_epochs:
+            ended = "plateau" if progress.bad_epochs >= plateau.patience else ""
         if ended and phase.gain is not None and progress.best_before is not None:
             assert progress.best is not None
             wanted = progress.best_before + phase.gain
@@ -182,37 +180,37 @@ class Schedule:
         return replace(progress, phases=(*progress.phases[:-1], record), ended=ended)
 
     def finished(self, progress: Progress) -> bool:
-        """Whether no phase is left to run."""
+        """Whether no phase is left to train."""
         last = progress.phase == len(self.phases) - 1
         return bool(progress.ended) and (last or progress.ended == "no gain")
 
-    def next_phase(self, progress: Progress) -> Phase:
-        """The phase of the next epoch; where none is left, of the last one."""
+    def upcoming_phase(self, progress: Progress) -> Phase:
+        """The phase of the next epoch; the last phase where none is left."""
         begins = bool(progress.ended) and not self.finished(progress)
         return self.phases[progress.phase + begins]
 
-    def advance(self, progress: Progress, step: int) -> Progress:
+    def next_phase(self, progress: Progress, step: int) -> Progress:
         """Begin the next phase.
 
         Args:
-            progress: With a phase that has ended, and is not the last.
-            step: The optimiser's steps so far.
+            progress: Progress with a current phase that has ended and is not the last one.
+            step: Number of optimiser steps so far.
         """
         index = progress.phase + 1
         restored = progress.best_epoch if self.phases[index].restore_best else None
         entry = self._entry(index, progress.done, step, restored)
         return _begin(progress, (*progress.phases, entry))
 
-    def adopt(self, progress: Progress, step: int = 0) -> Progress:
-        """Where a run stands in this schedule, if it was trained by another one so far.
+    def resume(self, progress: Progress, step: int = 0) -> Progress:
+        """The progress in this schedule of a run that may have been trained by another one.
 
-        It goes on in the phase under way if there is one of the same name with the same groups.
-        Otherwise a phase begins, with the weights as they are: that of the same name, or else of
-        the same number.
+        If this schedule has a phase with the name and the groups of the current phase, that phase
+        continues. Otherwise a phase begins with the current weights: the one with the same name, or
+        else the one with the same index.
 
         Args:
-            progress: So far.
-            step: The optimiser's steps so far.
+            progress: Progress of the run so far.
+            step: Number of optimiser steps so far.
         """
         current, past = progress.phases[-1], progress.phases[:-1]
         names = [phase.name for phase in self.phases]
@@ -227,17 +225,17 @@ class Schedule:
         return _begin(progress, (*past, entry))
 
     def _entry(self, index: int, epoch: int, step: int, restored: int | None = None) -> Entry:
-        """The record of a phase that begins."""
+        """The record of a phase that begins with an epoch."""
         phase = self.phases[index]
         return Entry(index, phase.name, epoch, step, restored, train=phase.train)
 
     def length(self, phase: int, start_epoch: int) -> int:
-        """How many epochs a phase may last that begins with an epoch."""
+        """The greatest number of epochs of a phase that begins with an epoch."""
         most = self.phases[phase].max_epochs
         return most if self.cap is None else max(1, min(most, self.cap - start_epoch))
 
     def total(self, progress: Progress) -> int:
-        """How many epochs the run has at most, the past ones included."""
+        """The greatest number of epochs of the run, including those already done."""
         if self.finished(progress):
             return progress.done
         here = 0 if progress.ended else self.phases[progress.phase].max_epochs - progress.epochs
@@ -245,27 +243,27 @@ class Schedule:
         return total if self.cap is None else min(total, self.cap)
 
     def unreached(self) -> list[str]:
-        """The phases that the cap leaves no epoch, even if all before them end early."""
+        """Names of the phases that `max_epochs` excludes, even if all earlier ones end early."""
         starts = [sum(p.min_epochs for p in self.phases[:i]) for i in range(len(self.phases))]
         pairs = zip(self.phases, starts, strict=True)
         return [phase.name for phase, start in pairs if start >= self.epochs]
 
     def lr_factor(self, phase: int, group: str, step: int, steps: int) -> float:
-        """The learning rate of a group over `optim.lr`.
+        """The factor of a group's learning rate at a step, relative to `optim.lr`.
 
         Args:
             phase: Index of the phase.
-            group: Group name.
-            step: Of the phase, from 0.
-            steps: How many there are at most in the phase.
+            group: Name of the group.
+            step: Step within the phase, from 0.
+            steps: Greatest number of steps of the phase.
 
         Returns:
-            0 for a frozen group.
+            The factor; 0 for a frozen group.
         """
         this = self.phases[phase]
         if group not in this.train:
             return 0.0
-        known = phase > 0 and group in self.phases[phase - 1].train
-        warm = this.warmup.groups == "new" and known
-        warmup = 1.0 if warm else this.warmup.share(step)
+        trained_before = phase > 0 and group in self.phases[phase - 1].train
+        exempt = this.warmup.groups == "new" and trained_before
+        warmup = 1.0 if exempt else this.warmup.share(step)
         return this.factor(group) * warmup * this.decay.share(min(1.0, step / steps))

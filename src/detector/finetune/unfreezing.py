@@ -1,10 +1,10 @@
-"""Applies the schedule: the only place that touches requires_grad, rates and the DDP wrapper."""
+"""Applies the schedule: the only code that sets requires_grad, learning rates or DDP's wrapper."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -16,31 +16,31 @@ from detector.finetune.averaging import AveragedWeights
 from detector.finetune.schedule import STATE_KEY, Progress, Schedule, batch_scale
 
 if TYPE_CHECKING:
-    from detector.training.module import DetectionTask
+    from detector.models.faster_rcnn import FasterRCNN
 
 log = logging.getLogger(__name__)
 
 
 class StagedFinetuning(pl.Callback):
-    """Thaws and freezes by phase, and sets every group's learning rate before every step.
+    """Unfreezes and freezes groups by phase, and sets their learning rates before every step.
 
-    All groups sit in the optimiser from the start, frozen ones with rate 0 and no gradient, so
-    that its state and a checkpoint always fit. An epoch's score is judged at its end, before its
-    checkpoint is written; what was decided is carried out when the next epoch begins, on every
-    process alike. A run that is stopped between the two therefore finds the decision in its
-    checkpoint.
+    All groups are in the optimiser from the start, frozen ones with learning rate 0 and without
+    gradients, so that the optimiser's state always fits, also that of a checkpoint. Whether a phase
+    is over is decided at the end of an epoch, before its checkpoint is written; the next phase
+    begins with the next epoch, in every process alike. A run that is stopped in between finds the
+    decision in its checkpoint.
 
     Args:
         schedule: The phases.
-        lr: The base learning rate.
-        batch_size: Images a step and process.
-        reference_batch: The images a step that `lr` is meant for; it is scaled in proportion to
-            those of all processes together (arXiv 1706.02677). None leaves it as it is.
-        monitor: The logged score that decides; larger is better.
-        best: The checkpoint of the best epoch, which `detector.training.run_checkpoints` keeps.
+        lr: Base learning rate.
+        batch_size: Number of images in a step of one process.
+        reference_batch: Number of images in a step that `lr` is meant for; it is scaled in
+            proportion to that of all processes together (arXiv 1706.02677). None: no scaling.
+        monitor: Name of the logged score that decides; larger is better.
+        best: Checkpoint of the best epoch, which `detector.training.run_checkpoints` writes.
 
     Attributes:
-        progress: Where the run stands.
+        progress: Progress of the run in the schedule.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class StagedFinetuning(pl.Callback):
 
     @property
     def state_key(self) -> str:
-        """Under which name checkpoints keep the progress."""
+        """Key of the progress in checkpoints."""
         return STATE_KEY
 
     def state_dict(self) -> dict[str, Any]:
-        """Kept in checkpoints."""
+        """The progress as plain data, for checkpoints."""
         return self.progress.to_plain()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Freeze before the model is wrapped."""
+        """Freeze groups before Lightning wraps the model for several processes."""
         if stage == "fit":
             self.progress = self.schedule.start()
             self._freeze(pl_module)
@@ -78,18 +78,18 @@ class StagedFinetuning(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Freeze as the checkpoint's phase asks for, still before the model is wrapped."""
+        """Freeze groups as in the checkpoint's phase; the model is still not wrapped."""
         saved = Progress.from_plain(checkpoint["callbacks"][STATE_KEY])
-        self.progress = self.schedule.adopt(saved, int(checkpoint["global_step"]))
+        self.progress = self.schedule.resume(saved, int(checkpoint["global_step"]))
         self._freeze(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do not train on where the schedule has ended already."""
+        """Do not train where the schedule has already ended."""
         self._log_phase(trainer, pl_module)
         trainer.should_stop = self.schedule.finished(self.progress)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin the next phase where the last epoch ended one."""
+        """Begin the next phase if the last epoch ended one."""
         if self.progress.ended:
             self._begin_next(trainer, pl_module)
 
@@ -98,34 +98,34 @@ class StagedFinetuning(pl.Callback):
     ) -> None:
         """Set the learning rates of this step."""
         phase, start = self.progress.phase, self.progress.start_epoch
-        a_epoch = int(trainer.num_training_batches)
-        step = (trainer.current_epoch - start) * a_epoch + batch_idx
-        steps = self.schedule.length(phase, start) * a_epoch
-        base = self.base_rate(trainer)
+        per_epoch = int(trainer.num_training_batches)
+        step = (trainer.current_epoch - start) * per_epoch + batch_idx
+        steps = self.schedule.length(phase, start) * per_epoch
+        base = self.base_lr(trainer)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = base * self.schedule.lr_factor(phase, group["group"], step, steps)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Judge the epoch by its validation score, the first process's for all of them."""
+        """Decide by the epoch's validation score, for all processes by that of the first one."""
         score = float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
-        self.progress = self.schedule.observe(self.progress, score)
+        self.progress = self.schedule.update(self.progress, score)
         if self.schedule.finished(self.progress):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say why the schedule is over, if it is."""
+        """Log why the schedule has ended, if it has."""
         if self.schedule.finished(self.progress):
             with tqdm.external_write_mode():
                 self._log_end(self.progress)
 
-    def base_rate(self, trainer: pl.Trainer) -> float:
+    def base_lr(self, trainer: pl.Trainer) -> float:
         """The learning rate that the schedule's factors apply to."""
         return self.lr * batch_scale(self.batch_size * trainer.world_size, self.reference_batch)
 
     def _begin_next(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Weights, then what is trained, then the optimiser's state, then the wrapper."""
+        """Begin a phase: weights, trained groups, optimiser state and wrapper, in this order."""
         ended = self.progress
-        self.progress = self.schedule.advance(ended, trainer.global_step)
+        self.progress = self.schedule.next_phase(ended, trainer.global_step)
         phase = self.schedule.phases[self.progress.phase]
         content = self._restore(trainer, pl_module) if phase.restore_best else None
         self._freeze(pl_module)
@@ -135,7 +135,7 @@ class StagedFinetuning(pl.Callback):
             elif phase.optimizer_state == "checkpoint":
                 assert content is not None  # the schedule allows it with restore_best alone
                 optimiser.load_state_dict(content["optimizer_states"][0])
-        _wrap_anew(trainer)
+        _rewrap_ddp(trainer)
         with tqdm.external_write_mode():  # the bar stays below
             self._log_end(ended)
             if content is not None:
@@ -144,8 +144,8 @@ class StagedFinetuning(pl.Callback):
             self._log_phase(trainer, pl_module)
 
     def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Take over the best epoch's weights; returns its checkpoint."""
-        # Every process reads the file, as Lightning has them do when it resumes.
+        """Load the best epoch's weights, and return its checkpoint."""
+        # Every process reads the file, as when Lightning resumes a run.
         content: dict[str, Any] = torch.load(self.best, map_location="cpu", weights_only=True)
         if content["epoch"] != self.progress.best_epoch:
             raise RuntimeError(
@@ -153,19 +153,19 @@ class StagedFinetuning(pl.Callback):
                 f"{(self.progress.best_epoch or 0) + 1}: another run writes there"
             )
         pl_module.load_state_dict(content["state_dict"])
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a list; Lightning says so nowhere
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # a list, which is not annotated
             if isinstance(callback, AveragedWeights):
                 callback.restart(pl_module)
         return content
 
     def _freeze(self, pl_module: pl.LightningModule) -> None:
-        """Train the groups of the phase under way and no others."""
-        task: DetectionTask = pl_module  # type: ignore[assignment]
-        task.zero_grad(set_to_none=True)
-        task.network.set_trainable(self.schedule.phases[self.progress.phase].train)
+        """Train the groups of the current phase and no others."""
+        pl_module.zero_grad(set_to_none=True)
+        network = cast("FasterRCNN", pl_module.network)
+        network.set_trainable(self.schedule.phases[self.progress.phase].train)
 
     def _log_end(self, progress: Progress) -> None:
-        """Say why a phase ended."""
+        """Log why a phase ended."""
         phase = self.schedule.phases[progress.phase]
         wanted = f" by {phase.gain:g}" if phase.gain else ""
         reasons = {
@@ -177,7 +177,7 @@ class StagedFinetuning(pl.Callback):
         log.info("phase %s ended after %s%s", phase.name, epochs, reasons[progress.ended])
 
     def _log_phase(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what is trained, and whether its rates can be reached."""
+        """Log what the phase trains, and warn if its warm-up does not end within it."""
         index = self.progress.phase
         phase = self.schedule.phases[index]
         trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
@@ -193,11 +193,11 @@ class StagedFinetuning(pl.Callback):
             )
 
 
-def _wrap_anew(trainer: pl.Trainer) -> None:
-    """Build DistributedDataParallel's wrapper again.
+def _rewrap_ddp(trainer: pl.Trainer) -> None:
+    """Create DistributedDataParallel's wrapper again.
 
-    It reduces only what required grad when it was built; what is thawed later would drift apart
-    between processes, silently (pytorch-lightning#20340).
+    It reduces the gradients of only those parameters that required them when it was created.
+    Parameters unfrozen later would silently differ between processes (pytorch-lightning#20340).
     """
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):

@@ -1,12 +1,12 @@
-"""The multiply-adds of a training step, by group, and what freezing saves of them.
+"""Multiply-adds of a training step, by parameter group, and what freezing saves of them.
 
-Counted are convolutions and products of matrices (linear layers, attention), which are nearly all
-of the work. RoIAlign, NMS, norms, activations, losses and the optimiser count nothing.
+Convolutions and products of matrices (linear layers, attention) are counted; they are nearly all of
+the work. RoIAlign, NMS, norms, activations, losses and the optimiser are not.
 
 A product costs its multiply-adds once in the forward pass, and once more for each of its two
-factors that wants a gradient: weights that are trained, inputs that depend on some. Which inputs
-do, autograd itself says: all that comes after a trained layer, also in a frozen group above it, and
-nothing that comes before the lowest one.
+factors that needs a gradient: trained weights, and inputs that depend on trained weights. Autograd
+tells which inputs do: all that come after a trained layer, also in a frozen group above it, and
+none that come before the lowest trained layer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from detector.models.faster_rcnn import FasterRCNN
 
 aten = torch.ops.aten
-# Where the two factors of a product are among an operation's arguments.
+# Index of the first of the two factors among an operation's arguments.
 _PRODUCTS = {
     aten.convolution.default: 0,
     aten.mm.default: 0,
@@ -34,11 +34,11 @@ _PRODUCTS = {
 
 @dataclass
 class MultiplyAdds:
-    """Of one training step over one image.
+    """Multiply-adds of one training step over one image.
 
     Attributes:
-        forward: Of the forward pass.
-        backward: Of the gradients with respect to weights and inputs.
+        forward: Multiply-adds of the forward pass.
+        backward: Multiply-adds of the gradients with respect to weights and inputs.
     """
 
     forward: int = 0
@@ -46,16 +46,16 @@ class MultiplyAdds:
 
     @property
     def total(self) -> int:
-        """Both passes."""
+        """Multiply-adds of both passes."""
         return self.forward + self.backward
 
 
 class StepCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what is computed within it, and what its backward pass would compute.
+    """Counts the multiply-adds computed in this context, and those of its backward pass.
 
-    It sees the few operations that everything comes down to, whoever asks for it and in which
-    words. torch's own `FlopCounterMode` has to run the backward pass, takes the weight gradient of
-    a depthwise convolution for that of a dense one, and misses attention on a CPU.
+    It sees the few basic operations that all others are made of. torch's own `FlopCounterMode`
+    has to run the backward pass, counts the weight gradient of a depthwise convolution as that of a
+    dense one, and misses attention on a CPU.
     """
 
     def __init__(self) -> None:
@@ -78,34 +78,34 @@ class StepCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._add(out.numel() * terms, x, y)
         elif func.__name__.startswith("_scaled_dot_product"):  # attention in one operation
             query, key, value = args[:3]
-            # Queries with keys, and what comes of that with values; both want both gradients.
+            # Queries with keys, and the result with values; both products need both gradients.
             self._add((query.numel() + out[0].numel()) * key.shape[-2], query, value)
         return out
 
     def _add(self, cost: int, x: Tensor, y: Tensor) -> None:
-        """Count a product of two factors."""
+        """Count a product of two factors that takes `cost` multiply-adds."""
         self.count.forward += cost
         if torch.is_grad_enabled():
             self.count.backward += cost * (x.requires_grad + y.requires_grad)
 
 
 def step_compute(network: FasterRCNN, image_size: int) -> OrderedDict[str, MultiplyAdds]:
-    """What a training step costs with what is trainable now.
+    """Count the multiply-adds of a training step, with the parameters that are trainable now.
 
-    The image is taken to be square; one that is not, resized to the same longer side, costs less.
-    The heads see as many anchors and proposals as training samples at most.
+    The image is assumed to be square; another one with the same longer side costs less. The heads
+    are counted for the largest number of anchors and proposals that training samples.
 
     Args:
-        network: On the meta device nothing is computed but shapes.
-        image_size: Height and width, pixels; padded as the network pads.
+        network: The detector; on the meta device only shapes are computed.
+        image_size: Height and width of the image, in pixels, before the network pads it.
 
     Returns:
-        By group, from the image upwards.
+        Multiply-adds of each parameter group, from the image upwards.
     """
     side = network.transform.padded(image_size)
     device = next(network.parameters()).device
     training = network.training
-    network.eval()  # else norms refuse a map of one cell; which mode it is costs the same
+    network.eval()  # in training mode norms refuse a map of one cell; the cost is the same
     counts = OrderedDict[str, MultiplyAdds]()
     channels = len(network.transform.mean)
     x, levels = torch.empty(1, channels, side, side, device=device), OrderedDict[str, Tensor]()
@@ -128,7 +128,7 @@ def step_compute(network: FasterRCNN, image_size: int) -> OrderedDict[str, Multi
 
 
 def _run_heads(network: FasterRCNN, maps: list[Tensor]) -> None:
-    """What `SampledRPN` and the box head do in a training step, on values that mean nothing."""
+    """Run what `SampledRPN` and the box head do in a training step, on arbitrary values."""
     head, finest = network.rpn.head, maps[0]
     with torch.no_grad():
         head(maps)

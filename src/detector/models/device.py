@@ -1,4 +1,4 @@
-"""What the tensors at hand are computed on, and in."""
+"""Device and precision of tensors."""
 
 from __future__ import annotations
 
@@ -7,24 +7,18 @@ from torch import Tensor
 
 
 def on_cpu(x: Tensor) -> bool:
-    """Whether the ways made for CPUs are to be taken.
+    """Whether to use the implementation for CPUs.
 
     Args:
-        x: Any tensor.
+        x: Any tensor of the computation.
 
     Returns:
-        False also where a graph is being traced: it is exported to run elsewhere.
+        False also while a graph is traced, which is exported to run elsewhere.
     """
     traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return x.device.type == "cpu" and not traced
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """What a convolution computes a tensor in: autocast's dtype, or the tensor's own."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
 def at_least_float32(x: Tensor) -> Tensor:
-    """The tensor itself, or in float32 what autocast has made half as wide."""
+    """Convert a half-precision tensor to float32; return any other as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,10 +1,10 @@
-"""Torchvision's Faster R-CNN over our backbones, taking uint8 images."""
+"""Torchvision's Faster R-CNN over the backbones of the table, for uint8 images."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -13,81 +13,43 @@ from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
 
+from detector.models.backbones.build import backbone_spec, build_backbone
 from detector.models.backbones.pyramid import NormMode, PyramidBackbone
-from detector.models.backbones.table import backbone_spec, build_backbone
 from detector.models.device import at_least_float32
-from detector.models.heads import NORMS, HeadOptions, build_box_head
+from detector.models.heads import NORMS, build_box_head
+from detector.models.options import ModelOptions
 from detector.models.roi_align import PyramidRoIAlign
 from detector.models.rpn import PlacedAnchors, PointwiseRPNHead, SampledRPN
 from detector.models.weights.channels import for_channels
 
-CELLS = 7  # along each side of a pooled region
-
-
-@dataclass(frozen=True)
-class FasterRCNNOptions:
-    """The network's numbers; the defaults are those of torchvision's `fasterrcnn_resnet50_fpn`.
-
-    Attributes:
-        in_channels: Of the images: 1 is grey, 3 RGB.
-        fpn_channels: Channels of every pyramid level.
-        neck_norm: The norm of the pyramid's convolutions: `none` or `batch`.
-        rpn_convs: Convolutions of the RPN before its outputs.
-        head: The box head.
-        anchor_scales: Anchor side over the level's stride; one anchor a cell for each.
-        anchor_ratios: Anchor height over width.
-        rpn_top_n_train: Proposals kept per image in training, before and after NMS.
-        rpn_top_n_test: The same in evaluation.
-        rpn_batch_per_image: Anchors sampled per image for the RPN's loss.
-        box_batch_per_image: Proposals sampled per image for the box head's loss.
-        score_threshold: Lowest score of a detection.
-        nms_threshold: IoU above which the weaker of two detections of a class is dropped.
-        detections_per_image: At most so many detections an image.
-    """
-
-    in_channels: int = 3
-    fpn_channels: int = 256
-    neck_norm: str = "none"
-    rpn_convs: int = 1
-    head: HeadOptions = field(default_factory=HeadOptions)
-    anchor_scales: tuple[float, ...] = (8.0,)
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    rpn_top_n_train: int = 2000
-    rpn_top_n_test: int = 1000
-    rpn_batch_per_image: int = 256
-    box_batch_per_image: int = 512
-    score_threshold: float = 0.05
-    nms_threshold: float = 0.5
-    detections_per_image: int = 100
+CELLS = 7  # cells along each side of a pooled region
 
 
 @dataclass(frozen=True)
 class SpeedOptions:
-    """How the network is run; what it computes stays the same up to rounding.
+    """How the network is run; results stay the same up to rounding.
 
     Attributes:
-        channels_last: Keep images and kernels in the layout that convolutions are fastest in.
-        fused: Fold norms that are asleep into their convolutions (see `fused.py`).
-        compiled: Let `torch.compile` make the backbone and the box head, at their first use and
-            for each new size of images; it fuses by itself, so `fused` does nothing then.
+        channels_last: Keep images and kernels in channels-last memory layout.
+        compiled: Run the backbone and the box head through `torch.compile`, which compiles at the
+            first use and for each new size of images.
     """
 
     channels_last: bool = True
-    fused: bool = True
     compiled: bool = False
 
 
 class NormaliseAndBatch(nn.Module):
-    """The one place where images are scaled, normalised and padded; stands in for torchvision's.
+    """Scales, normalises and pads images, in place of torchvision's own transform.
 
     Images arrive resized (the data set resizes once), so that no pixel is resampled twice.
 
     Args:
-        mean: Per channel, on a scale of 0..1.
-        std: Per channel, on a scale of 0..1.
-        divisor: Heights and widths are padded to multiples of it, pixels.
-        layout: Memory format of the batch.
-        smallest: Height and width are padded to at least that, pixels.
+        mean: Mean of each channel, on a scale of 0..1.
+        std: Standard deviation of each channel, on a scale of 0..1.
+        divisor: Heights and widths are padded to multiples of it, in pixels.
+        layout: Memory layout of the batch.
+        smallest: Smallest height and width after padding, in pixels.
     """
 
     mean: Tensor
@@ -105,7 +67,7 @@ class NormaliseAndBatch(nn.Module):
         self.divisor = divisor
         self.smallest = smallest
         self.layout = layout
-        # Not in the checkpoint: they belong to the backbone's name, not to its training.
+        # Not in the checkpoint: they follow from the backbone's name.
         self.register_buffer("mean", 255 * torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(-1, 1, 1), persistent=False)
 
@@ -115,11 +77,11 @@ class NormaliseAndBatch(nn.Module):
         """Batch images of different sizes.
 
         Args:
-            images: Each `(C, H, W)` uint8.
-            targets: Passed through.
+            images: Images, each `(C, H, W)` uint8.
+            targets: Ground truth, which is returned unchanged.
 
         Returns:
-            The batch `(N, C, H', W')`, zero (the mean colour) where padded.
+            The batch, `(N, C, H', W')`, zero (the mean colour) where padded; and the targets.
         """
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = (self.padded(max(side)) for side in zip(*sizes, strict=True))
@@ -132,36 +94,36 @@ class NormaliseAndBatch(nn.Module):
         return ImageList(batch, sizes), targets
 
     def padded(self, side: int) -> int:
-        """What a side of so many pixels is padded to."""
+        """Return the size that a side of an image is padded to, in pixels."""
         return -(-max(side, self.smallest) // self.divisor) * self.divisor
 
     def postprocess(
         self, result: list[dict[str, Tensor]], image_shapes: object, original_sizes: object
     ) -> list[dict[str, Tensor]]:
-        """Leave detections in input pixels (torchvision's hook to undo its own resizing)."""
+        """Return detections as they are, in input pixels (torchvision undoes its resizing here)."""
         return result
 
 
 class Float32BoxPredictor(FastRCNNPredictor):
-    """The last layer of the box head, whose outputs leave autocast: boxes are made in float32."""
+    """The last layer of the box head; its outputs are float32, in which boxes are decoded."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits `(N, K + 1)` and box offsets `(N, 4 * (K + 1))`."""
+        """Compute class logits `(N, K + 1)` and box offsets `(N, 4 * (K + 1))`."""
         logits, offsets = super().forward(x)
         return at_least_float32(logits), at_least_float32(offsets)
 
 
 class FasterRCNN(TorchvisionFasterRCNN):
-    """Faster R-CNN whose parameters are known by group: `head`, `neck`, and the backbone's stages.
+    """Faster R-CNN with parameter groups: `head`, `neck`, and the stages of the backbone.
 
     Args:
-        backbone: The stages under their pyramid.
+        backbone: Backbone with its pyramid.
         classes: Number of classes, without background.
-        mean: Of the backbone's training images, per channel, 0..1.
-        std: The same.
-        options: The network's numbers.
-        speed: How it is run.
-        smallest: Images are padded to at least this height and width, pixels.
+        mean: Mean of each channel, on a scale of 0..1, that the backbone was pretrained with.
+        std: Standard deviation of each channel, likewise.
+        options: Settings of the network.
+        speed: How the network is run.
+        smallest: Smallest height and width after padding, in pixels.
     """
 
     backbone: PyramidBackbone
@@ -172,12 +134,12 @@ class FasterRCNN(TorchvisionFasterRCNN):
         classes: int,
         mean: Sequence[float],
         std: Sequence[float],
-        options: FasterRCNNOptions,
+        options: ModelOptions,
         speed: SpeedOptions,
         smallest: int = 0,
     ) -> None:
         strides, offsets, channels = backbone.strides, backbone.offsets, backbone.out_channels
-        # The pooled top level serves the RPN alone, as in torchvision's detectors.
+        # The pooled top level is for the RPN alone, as in torchvision's detectors.
         names = [str(i) for i in range(len(strides) - 1)]
         pool = PyramidRoIAlign(names, strides[:-1], CELLS, sampling_ratio=2, offsets=offsets[:-1])
         anchors = PlacedAnchors(options.anchor_scales, options.anchor_ratios, strides, offsets)
@@ -197,29 +159,17 @@ class FasterRCNN(TorchvisionFasterRCNN):
             box_head=box_head,
             box_predictor=Float32BoxPredictor(width, classes + 1),
         )
-        top_n = {"training": options.rpn_top_n_train, "testing": options.rpn_top_n_test}
-        self.rpn = SampledRPN(
-            anchors,
-            head,
-            fg_iou_thresh=0.7,
-            bg_iou_thresh=0.3,
-            batch_size_per_image=options.rpn_batch_per_image,
-            positive_fraction=0.5,
-            pre_nms_top_n=top_n,
-            post_nms_top_n=top_n,
-            nms_thresh=0.7,
-        )
+        self.rpn = _build_rpn(anchors, head, options)
         layout = torch.channels_last if speed.channels_last else torch.contiguous_format
         self.transform = NormaliseAndBatch(mean, std, strides[-2], layout, smallest)
-        self._frozen: list[nn.Module] = []  # of the neck and the head
+        self._frozen: list[nn.Module] = []  # frozen modules of neck and head
         self.to(memory_format=layout)
-        self.backbone.fused = speed.fused and not speed.compiled
         if speed.compiled:  # in place: names of parameters do not change
             self.backbone.compile()
             self.roi_heads.box_head.compile()
 
     def groups(self) -> OrderedDict[str, list[nn.Module]]:
-        """The modules of every parameter group, from the image upwards; together the network."""
+        """Return the modules of every parameter group, from the image upwards."""
         groups = OrderedDict[str, list[nn.Module]]()
         for stage in self.backbone.stages:
             groups[stage.name] = list(self.backbone.stage_modules(stage.name))
@@ -231,10 +181,10 @@ class FasterRCNN(TorchvisionFasterRCNN):
         """Train the named groups and freeze all others.
 
         Args:
-            names: Group names, as `groups()` has them.
+            names: Names of the groups, keys of `groups()`.
         """
         self.backbone.set_trainable([s.name for s in self.backbone.stages if s.name in names])
-        # Torchvision's own classes tell by their mode whether losses are wanted: it must stay.
+        # Torchvision's own classes compute losses in training mode: their mode must not change.
         roi = self.roi_heads
         layers = {"neck": self.backbone.neck_modules()}
         layers["head"] = [self.rpn.head, roi.box_head, roi.box_predictor]
@@ -247,11 +197,27 @@ class FasterRCNN(TorchvisionFasterRCNN):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training mode, except for the norms and dropouts of what is frozen."""
+        """Switch to training mode, except for the norms and dropouts of frozen groups."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
         return self
+
+
+def _build_rpn(anchors: PlacedAnchors, head: PointwiseRPNHead, options: ModelOptions) -> SampledRPN:
+    """Build the RPN with torchvision's thresholds."""
+    top_n = {"training": options.rpn_top_n_train, "testing": options.rpn_top_n_test}
+    return SampledRPN(
+        anchors,
+        head,
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=options.rpn_batch_per_image,
+        positive_fraction=0.5,
+        pre_nms_top_n=top_n,
+        post_nms_top_n=top_n,
+        nms_thresh=0.7,
+    )
 
 
 def build_faster_rcnn(
@@ -259,19 +225,19 @@ def build_faster_rcnn(
     classes: int,
     *,
     norm: NormMode = "frozen",
-    options: FasterRCNNOptions | None = None,
+    options: ModelOptions | None = None,
     speed: SpeedOptions | None = None,
 ) -> FasterRCNN:
     """Build the detector with random weights, everything trainable.
 
     Args:
-        backbone: As `detector.models.backbones.table.backbone_spec` has it.
+        backbone: A key of the table of backbones, or `timm/` and the name of a timm model.
         classes: Number of classes, without background.
-        norm: How the backbone's norm layers behave.
-        options: The network's numbers.
-        speed: How it is run.
+        norm: How batch norms of the backbone behave (see `PyramidBackbone`).
+        options: Settings of the network.
+        speed: How the network is run.
     """
-    options = options or FasterRCNNOptions()
+    options = options or ModelOptions()
     spec = backbone_spec(backbone)
     pyramid = build_backbone(
         backbone,
@@ -282,6 +248,6 @@ def build_faster_rcnn(
     )
     mean, std = (for_channels(values, options.in_channels) for values in (spec.mean, spec.std))
     speed = speed or SpeedOptions()
-    # A batch norm refuses to learn from a map of one cell.
+    # A batch norm in training mode refuses a map of one cell.
     smallest = max(spec.smallest, 32 if options.neck_norm == "none" else 64)
     return FasterRCNN(pyramid, classes, mean, std, options, speed, smallest)

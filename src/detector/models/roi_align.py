@@ -1,9 +1,10 @@
-"""RoIAlign over a feature pyramid, with a CPU path far faster than torchvision's kernel.
+"""RoIAlign over a feature pyramid, on a CPU far faster than torchvision's kernel.
 
-On a CPU every output bin is a weighted sum of feature-map rows: the corners of its sampling points
-are row indices into the channels-last map, the bilinear coefficients are the weights. That is an
-embedding bag, which torch runs at memory speed, forward and backward. Elsewhere torchvision's own
-kernel is used. Definition: He et al., Mask R-CNN (arXiv 1703.06870), as torchvision implements it.
+Every output bin is a weighted sum of rows of the channels-last feature map: the corners of its
+sampling points are the row indices, the bilinear coefficients the weights. That is an embedding
+bag, which torch computes on a CPU at the speed of memory, forward and backward. On other devices
+torchvision's own kernel is used. Definition: He et al., Mask R-CNN (arXiv 1703.06870), with the
+conventions of torchvision's implementation.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ def assign_levels(boxes: Tensor, levels: int, finest_stride: int) -> Tensor:
 def _axis_corners(
     start: Tensor, length: Tensor, extent: Tensor, bins: int, samples: int
 ) -> tuple[Tensor, Tensor]:
-    """Corner indices and coefficients of all sampling points along one axis.
+    """Compute corner indices and coefficients of all sampling points along one axis.
 
     Args:
-        start: `(K,)` first coordinate of each RoI, feature cells.
-        length: `(K,)` length of each RoI, feature cells.
-        extent: `(K,)` int64 size of the feature map each RoI is pooled from.
-        bins: Output bins along the axis.
-        samples: Sampling points per bin.
+        start: First coordinate of each RoI, in cells, `(K,)`.
+        length: Length of each RoI, in cells, `(K,)`.
+        extent: Size of the feature map that each RoI is pooled from, in cells, `(K,)` int64.
+        bins: Number of output bins along the axis.
+        samples: Number of sampling points per bin.
 
     Returns:
         Indices (int64) and coefficients (float32), both `(K, bins, 2 * samples)`.
@@ -74,16 +75,16 @@ def roi_align_bag(
     sampling_ratio: int,
     aligned: bool = False,
 ) -> Tensor:
-    """Pool boxes from several feature maps at once, as one embedding bag an image.
+    """Pool boxes from several feature maps at once, with one embedding bag per image.
 
     Args:
-        features: Per level `(N, C, H, W)`; fastest in channels-last layout.
-        boxes: Per image `(K_i, 4)` xyxy, input pixels.
-        levels: Per image `(K_i,)` int64, the level of each box.
-        strides: Per level, input pixels per feature cell.
+        features: Feature map of each level, `(N, C, H, W)`; fastest in channels-last layout.
+        boxes: Boxes of each image, `(K_i, 4)` xyxy, in input pixels.
+        levels: Level of each box, for each image, `(K_i,)` int64.
+        strides: Stride of each level, in input pixels.
         output_size: Bins along each side.
         sampling_ratio: Sampling points per bin and axis, at least 1.
-        aligned: Shift by half a cell, as torchvision's `aligned=True`.
+        aligned: Whether to shift by half a cell, as torchvision's `aligned=True`.
 
     Returns:
         `(sum K_i, C, output_size, output_size)` in the features' dtype.
@@ -92,14 +93,14 @@ def roi_align_bag(
     dtype = torch.promote_types(features[0].dtype, torch.float32)
     device = features[0].device
     height, width = (torch.tensor([f.shape[d] for f in features], device=device) for d in (2, 3))
-    first = (height * width).cumsum(0) - height * width  # an image's levels lie one after the other
+    first = (height * width).cumsum(0) - height * width  # the levels of an image are joined
     scale = 1.0 / torch.tensor(list(strides), dtype=dtype, device=device)
     reads = []
     for box, level in zip(boxes, levels, strict=True):
         corners = box.to(dtype) * scale[level, None] - (0.5 if aligned else 0.0)
         x1, y1, x2, y2 = corners.unbind(1)
         sides = x2 - x1, y2 - y1
-        if not aligned:  # the historical convention: a RoI is at least one cell
+        if not aligned:  # the older convention: a RoI has at least one cell
             sides = sides[0].clamp(min=1), sides[1].clamp(min=1)
         column, wx = _axis_corners(x1, sides[0], width[level], output_size, sampling_ratio)
         row, wy = _axis_corners(y1, sides[1], height[level], output_size, sampling_ratio)
@@ -115,25 +116,25 @@ def roi_align_bag(
 
 
 class _WeightedCells(torch.autograd.Function):
-    """Weighted sums of a pyramid's cells; the gradient is one of the same kind.
+    """Weighted sums of a pyramid's cells, with a gradient of the same form.
 
-    What a cell receives is a weighted sum over the bins that read it, so that sorting the reads by
+    The gradient of a cell is a weighted sum over the bins that read it, so sorting the reads by
     cell turns the backward pass into another embedding bag, several times as fast as torch's own.
-    Image by image, so that the table in float32 stays small.
+    Images are processed one by one, so that the float32 copy of the maps stays small.
     """
 
     @staticmethod
     def forward(ctx: Any, reads: list[tuple[Tensor, Tensor]], *maps: Tensor) -> Tensor:
-        """Sum.
+        """Compute the sums.
 
         Args:
-            ctx: Autograd's.
-            reads: Per image the cells that each bin reads, `(B_i, S)` int32, over the image's maps
-                one after the other; and their weights, at least float32.
-            maps: `(N, C, H, W)`.
+            ctx: Autograd's context.
+            reads: For each image, the indices of the cells that each bin reads, `(B_i, S)` int32,
+                into the image's joined maps; and their weights, at least float32.
+            maps: Feature map of each level, `(N, C, H, W)`.
 
         Returns:
-            `(sum B_i, C)`.
+            The sums of all images, `(sum B_i, C)`.
         """
         ctx.reads, ctx.layouts = reads, [torch.empty_like(m, device="meta") for m in maps]
         cells = [m.shape[2] * m.shape[3] for m in maps]
@@ -151,7 +152,7 @@ class _WeightedCells(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of the maps; cells and weights are positions, which are not learnt."""
+        """Compute the gradients of the maps; positions of the boxes get none."""
         grads = [torch.empty_like(m, dtype=grad.dtype, device=grad.device) for m in ctx.layouts]
         cells = [g.shape[2] * g.shape[3] for g in grads]
         each = torch.split(grad, [len(cell) for cell, _ in ctx.reads])
@@ -176,8 +177,8 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
 
     Args:
         names: Keys of the pyramid levels to pool from, finest first.
-        strides: Their strides, pixels; each twice the one before.
-        offsets: Where the centre of what each one's first cell sees is, pixels; None: at 0.
+        strides: Stride of each level, in pixels, twice that of the level before.
+        offsets: Centre of the first cell's receptive field of each level, in pixels; None: 0.
         output_size: Bins along each side.
         sampling_ratio: Sampling points per bin and axis; 0 chooses by size (torchvision's kernel).
     """
@@ -193,7 +194,7 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
         super().__init__(list(names), output_size, sampling_ratio)
         self.strides = list(strides)
         self.offsets = [0.0] * len(self.strides) if offsets is None else list(offsets)
-        # Torchvision would infer them from image and map sizes, and err where much is padded.
+        # Torchvision would infer them from image and map sizes, wrongly with much padding.
         self.scales = [1 / stride for stride in strides]
 
     def forward(
@@ -205,12 +206,12 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
         """Pool each image's boxes from the level that fits their size.
 
         Args:
-            x: Level name -> `(N, C, H, W)`.
-            boxes: Per image `(K_i, 4)` xyxy, input pixels.
-            image_shapes: Per image height and width, pixels.
+            x: Feature map of each level by name, `(N, C, H, W)`.
+            boxes: Boxes of each image, `(K_i, 4)` xyxy, in input pixels.
+            image_shapes: Height and width of each image, in pixels.
 
         Returns:
-            `(sum K_i, C, P, P)`, in the order of the boxes.
+            Pooled regions in the order of the boxes, `(sum K_i, C, P, P)`.
         """
         maps = [x[name] for name in self.featmap_names]
         levels = [assign_levels(b, len(self.strides), self.strides[0]) for b in boxes]

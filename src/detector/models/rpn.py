@@ -1,10 +1,9 @@
-"""The region proposal network: torchvision's, computing what its loss reads and no more.
+"""Torchvision's region proposal network, with less computation for the same losses.
 
-The loss looks at a few hundred sampled anchors, yet through torchvision's code its gradient runs
-back over every cell of every level. Here the head runs over all cells without autograd, for the
-proposals, and once more, with it, at the cells of the sampled anchors: the same losses and
-gradients for a small part of the work. Proposals are chosen by score first, and only those chosen
-are decoded.
+The loss depends on a few hundred sampled anchors, yet in torchvision its gradient is computed at
+every cell of every level. Here the head runs over all cells without autograd, for the proposals,
+and once more, with autograd, at the cells of the sampled anchors: the same losses and gradients for
+a small part of the work. Proposals are selected by score before they are decoded.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ from detector.models.nms import grouped_nms
 
 
 class PlacedAnchors(AnchorGenerator):
-    """Anchors around the centres of what the cells see.
+    """Anchors around the centres of the cells' receptive fields.
 
-    Torchvision lays a level's anchors image size // map size pixels apart, from the corner on. That
-    is not where the cells are in a network with layers that are not padded: at 448 pixels AlexNet's
-    13 cells are 32 pixels apart, not 34, and the first one is 31 pixels inside.
+    Torchvision places a level's anchors image size // map size pixels apart, starting at the
+    corner. In a network with layers that are not padded, the receptive fields are elsewhere: at 448
+    pixels AlexNet's 13 cells are 32 pixels apart, not 34, and the first is 31 pixels inside.
 
-    In float32 also over bf16 maps, for in bf16 whole pixels end at 256.
+    Anchors are float32 also for bf16 maps, since bf16 has no whole numbers above 256.
 
     Args:
-        scales: Anchor side over the level's stride; one anchor a cell for each.
-        ratios: Height over width.
-        strides: Of every level, pixels.
-        offsets: Of every level, the centre of the first cell, pixels.
+        scales: Anchor sides divided by the level's stride.
+        ratios: Anchor heights divided by widths.
+        strides: Stride of every level, in pixels.
+        offsets: Centre of the first cell's receptive field of every level, in pixels.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class PlacedAnchors(AnchorGenerator):
         self.offsets = tuple(offsets)
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        """Per image all anchors, `(A, 4)` xyxy; only shapes and dtype of the maps are read."""
+        """Return the anchors of each image, `(A, 4)` xyxy; maps give their shapes and dtype."""
         like = at_least_float32(feature_maps[0][:1, :1, :1, :1])
         self.set_cell_anchors(like.dtype, like.device)
         levels = zip(self.cell_anchors, feature_maps, self.strides, self.offsets, strict=True)
@@ -70,24 +69,24 @@ class PlacedAnchors(AnchorGenerator):
 
 
 class PointwiseRPNHead(RPNHead):
-    """The RPN's head, over whole maps or at chosen cells.
+    """The RPN's head, over whole maps or at selected cells.
 
-    Its outputs leave autocast: boxes are decoded and compared in float32.
+    Its outputs are float32, in which boxes are decoded and compared.
     """
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Objectness `(N, A, H, W)` and box offsets `(N, 4 * A, H, W)` of every level."""
+        """Compute objectness `(N, A, H, W)` and box offsets `(N, 4 * A, H, W)` of every level."""
         objectness, offsets = super().forward(x)
         return [at_least_float32(o) for o in objectness], [at_least_float32(o) for o in offsets]
 
     def at(self, x: Tensor, image: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-        """The same at chosen cells of one level, from the cells around them.
+        """Compute the outputs at selected cells of one level, from the cells around them.
 
         Args:
-            x: The level's map, `(N, C, H, W)`; fastest in channels-last layout.
-            image: `(n,)` int64, index of each cell's image.
-            row: `(n,)` int64.
-            column: `(n,)` int64.
+            x: Feature map of the level, `(N, C, H, W)`; fastest in channels-last layout.
+            image: Index of each cell's image, `(n,)` int64.
+            row: Row of each cell, `(n,)` int64.
+            column: Column of each cell, `(n,)` int64.
 
         Returns:
             Objectness `(n, A)` and box offsets `(n, 4 * A)`.
@@ -103,7 +102,7 @@ class PointwiseRPNHead(RPNHead):
         patch = F.embedding(cells, x.permute(0, 2, 3, 1).flatten(0, 2))  # (n, K, K, C)
         patch = patch.permute(0, 3, 1, 2)
         for step, (convolution, activation) in enumerate(self.conv):
-            # Outside of the map every layer sees zeros, as its padding would give it.
+            # Outside of the map the input of every layer is zero, as with padding.
             mask = inside[:, None, step : 2 * reach + 1 - step, step : 2 * reach + 1 - step]
             patch = activation(F.conv2d(patch * mask, convolution.weight, convolution.bias))
         out = self.cls_logits(patch), self.bbox_pred(patch)
@@ -111,7 +110,7 @@ class PointwiseRPNHead(RPNHead):
 
 
 class SampledRPN(RegionProposalNetwork):
-    """Torchvision's RPN, whose gradient visits the sampled anchors alone."""
+    """Torchvision's RPN, with gradients at the sampled anchors alone."""
 
     head: PointwiseRPNHead
 
@@ -121,16 +120,16 @@ class SampledRPN(RegionProposalNetwork):
         features: dict[str, Tensor],
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Propose boxes; in training, also score them.
+        """Propose boxes; in training mode, also compute the losses.
 
         Args:
-            images: Their sizes are read.
-            features: Per level `(N, C, H, W)`.
-            targets: Per image `boxes`, `(T, 4)`; for training.
+            images: The batch; only the sizes of its images are used.
+            features: Feature map of each level, `(N, C, H, W)`.
+            targets: Ground truth of each image, with `boxes` `(T, 4)`; needed in training mode.
 
         Returns:
-            Per image the proposals, `(P, 4)` xyxy, and the losses `loss_objectness` and
-            `loss_rpn_box_reg`; none in evaluation.
+            Proposals of each image, `(P, 4)` xyxy; and the losses `loss_objectness` and
+            `loss_rpn_box_reg`, or no losses in eval mode.
         """
         maps = list(features.values())
         anchors = self.anchor_generator(images, maps)
@@ -140,8 +139,14 @@ class SampledRPN(RegionProposalNetwork):
         if not self.training:
             return proposals, {}
         assert targets is not None
+        return proposals, self._losses(maps, anchors, targets)
+
+    def _losses(
+        self, maps: Sequence[Tensor], anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Compute the losses at sampled anchors."""
         labels, matched = self.assign_targets_to_anchors(anchors, targets)
-        # Of all images' anchors, one after the other.
+        # Indices into the anchors of all images, one after the other.
         positive, negative = (
             torch.where(torch.cat(masks))[0] for masks in self.fg_bg_sampler(labels)
         )
@@ -151,7 +156,7 @@ class SampledRPN(RegionProposalNetwork):
             torch.cat(matched)[positive], torch.cat(anchors)[positive]
         )
         box_loss = F.smooth_l1_loss(deltas[: len(positive)], wanted, beta=1 / 9, reduction="sum")
-        return proposals, {
+        return {
             "loss_objectness": F.binary_cross_entropy_with_logits(
                 logits, torch.cat(labels)[sampled].to(logits)
             ),
@@ -165,7 +170,26 @@ class SampledRPN(RegionProposalNetwork):
         anchors: Sequence[Tensor],
         sizes: Sequence[tuple[int, int]],
     ) -> list[Tensor]:
-        """The best boxes of every image, `(P, 4)` xyxy, best first."""
+        """Select the best boxes of every image, `(P, 4)` xyxy, highest score first."""
+        boxes, scores, level = self._decode_best(objectness, offsets, anchors)
+        large, good, where = [], [], []
+        for box, score, size in zip(boxes, scores, sizes, strict=True):
+            box = clip_boxes_to_image(box, size)
+            rows = remove_small_boxes(box, self.min_size)
+            large.append(box[rows])
+            good.append(score[rows])
+            where.append(level[rows])
+        kept = grouped_nms(large, good, where, self.nms_thresh)
+        return [box[rows[: self.post_nms_top_n()]] for box, rows in zip(large, kept, strict=True)]
+
+    def _decode_best(
+        self, objectness: Sequence[Tensor], offsets: Sequence[Tensor], anchors: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode the boxes with the highest scores of every level.
+
+        Returns:
+            Boxes `(N, M, 4)` xyxy, their scores `(N, M)` and levels `(M,)`.
+        """
         first = 0
         boxes, scores, levels = [], [], []
         for i, (logits, deltas) in enumerate(zip(objectness, offsets, strict=True)):
@@ -180,26 +204,17 @@ class SampledRPN(RegionProposalNetwork):
             scores.append(logits.sigmoid())
             levels.append(torch.full_like(best[0], i))
             first += height * width * count
-        level = torch.cat(levels)
-        large, good, where = [], [], []
-        for box, score, size in zip(torch.cat(boxes, 1), torch.cat(scores, 1), sizes, strict=True):
-            box = clip_boxes_to_image(box, size)
-            rows = remove_small_boxes(box, self.min_size)
-            large.append(box[rows])
-            good.append(score[rows])
-            where.append(level[rows])
-        kept = grouped_nms(large, good, where, self.nms_thresh)
-        return [box[rows[: self.post_nms_top_n()]] for box, rows in zip(large, kept, strict=True)]
+        return torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels)
 
     def _predict(
         self, maps: Sequence[Tensor], sampled: Tensor, per_image: int
     ) -> tuple[Tensor, Tensor]:
-        """The head at some anchors, for autograd to follow.
+        """Compute the head's outputs at some anchors, with autograd.
 
         Args:
-            maps: The levels.
-            sampled: `(n,)` int64, of all images' anchors one after the other.
-            per_image: Anchors of an image.
+            maps: Feature map of each level.
+            sampled: Indices into the anchors of all images, one after the other, `(n,)` int64.
+            per_image: Number of anchors of an image.
 
         Returns:
             Objectness `(n,)` and box offsets `(n, 4)`.

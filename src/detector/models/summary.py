@@ -1,7 +1,7 @@
-"""A network by group: its sizes, what its training step computes, and how long that takes.
+"""Summary of a network by parameter group: sizes, multiply-adds and times of a training step.
 
-Everything is done to a copy, so that the network stays as it is: weights, statistics of norms,
-gradients, what is trainable; and the stream of random numbers too.
+All of it works on a copy: weights, norm statistics, gradients and trainability of the network stay
+the same, and so do the random numbers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,20 +22,20 @@ from torch import Tensor, nn
 from detector.models.compute import MultiplyAdds, step_compute
 from detector.models.faster_rcnn import FasterRCNN
 
-BOXES = 8  # an image, for the losses to have something to learn
+BOXES = 8  # ground-truth boxes per image
 
 
 @dataclass(frozen=True)
 class GroupSummary:
-    """What is known of a group without running it.
+    """Sizes of a parameter group, and multiply-adds of its training step.
 
     Attributes:
-        name: The group's.
-        strides: Input pixels per cell of its output; of the head, of what it reads.
-        channels: The same maps'.
-        parameters: How many numbers it has.
-        trained: How many of them are trained.
-        compute: Of a training step over one image.
+        name: Name of the group.
+        strides: Strides of its outputs, in input pixels; for the head, of its inputs.
+        channels: Channels of the same feature maps.
+        parameters: Number of parameters.
+        trained: Number of parameters that are trained.
+        compute: Multiply-adds of a training step over one image.
     """
 
     name: str
@@ -48,11 +48,11 @@ class GroupSummary:
 
 @dataclass(frozen=True)
 class Seconds:
-    """How long a part of a training step takes.
+    """Time that a part of a training step takes.
 
     Attributes:
-        forward: In the forward pass.
-        backward: In the backward pass.
+        forward: Time of the forward pass, in seconds.
+        backward: Time of the backward pass, in seconds.
     """
 
     forward: float
@@ -60,17 +60,17 @@ class Seconds:
 
     @property
     def total(self) -> float:
-        """Both passes."""
+        """Time of both passes, in seconds."""
         return self.forward + self.backward
 
 
 def summarise(network: FasterRCNN, trained: Collection[str], image_size: int) -> list[GroupSummary]:
-    """The groups of a network, from the image upwards.
+    """Summarise the parameter groups of a network, from the image upwards.
 
     Args:
-        network: On any device; nothing is computed.
+        network: The detector, on any device; only shapes are computed.
         trained: Names of the groups that are trained.
-        image_size: Height and width, pixels; padded as the network pads.
+        image_size: Height and width of the image, in pixels, before the network pads it.
     """
     network = _copy(network, trained, torch.device("meta"))
     compute = step_compute(network, image_size)
@@ -95,24 +95,25 @@ def profile_step(
     warmup: int = 2,
     repeats: int = 5,
 ) -> OrderedDict[str, Seconds]:
-    """Time training steps over random images, the way the network runs them.
+    """Time training steps over random images.
 
-    What is asynchronous is waited for wherever one group follows another, so that on a GPU the
-    steps are somewhat slower than those of a run. Loading and the optimiser are not timed.
+    A GPU is synchronised between groups, which makes steps somewhat slower than in a run. Loading
+    and the optimiser are not timed.
 
     Args:
-        network: With the weights that it would be trained from: proposals depend on them.
+        network: The detector with the weights that training starts from: the number of proposals
+            depends on them.
         trained: Names of the groups that are trained.
-        image_size: Height and width of the images, pixels.
-        batch_size: Images a step.
-        device: Where to run.
+        image_size: Height and width of the images, in pixels.
+        batch_size: Images per step.
+        device: Device to run on.
         autocast: Makes the context of the forward pass.
-        warmup: Steps before the first that counts.
-        repeats: Steps whose median counts, at least 1.
+        warmup: Number of steps before the first that is timed.
+        repeats: Number of steps that are timed, at least 1; their median is returned.
 
     Returns:
-        By group, from the image upwards; together they are the whole step. The first one's forward
-        pass begins with the images, scaled and normalised, the last one's ends with the losses.
+        Times of each group, from the image upwards; together they are the whole step. Scaling and
+        normalising the images belongs to the first group, computing the losses to the last.
     """
     network = _copy(network, trained, device).train()
     names, clock = list(network.groups()), _Clock(device)
@@ -126,10 +127,16 @@ def profile_step(
             with autocast():
                 losses = network(images, targets)
             loss = torch.stack([value.float() for value in losses.values()]).sum()
-            clock.turn(names[-1], backward=True)
+            clock.switch(names[-1], backward=True)
             loss.backward()  # type: ignore[no-untyped-call]
             clock.stop()
-    steps = clock.steps[warmup:]
+    return _medians(names, clock.steps[warmup:])
+
+
+def _medians(
+    names: Sequence[str], steps: Sequence[Mapping[tuple[str, bool], float]]
+) -> OrderedDict[str, Seconds]:
+    """Take the median of each group's forward and backward times."""
     seconds = OrderedDict[str, Seconds]()
     for name in names:
         forward, backward = (median(step[name, way] for step in steps) for way in (False, True))
@@ -138,7 +145,7 @@ def profile_step(
 
 
 def _copy(network: FasterRCNN, trained: Collection[str], device: torch.device) -> FasterRCNN:
-    """A copy on a device in which the named groups are trained."""
+    """Copy a network to a device, with the named groups trained."""
     network = copy.deepcopy(network).to(device)
     network.set_trainable(trained)
     return network
@@ -147,7 +154,7 @@ def _copy(network: FasterRCNN, trained: Collection[str], device: torch.device) -
 def _random_batch(
     shape: tuple[int, int, int], batch_size: int, device: torch.device
 ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Noise, and boxes of a tenth to a half of the image's side; the same every time."""
+    """Make images of noise, and boxes of a tenth to a half of the image's side; always the same."""
     random = torch.Generator().manual_seed(0)
     images, targets = [], []
     for _ in range(batch_size):
@@ -161,53 +168,53 @@ def _random_batch(
 
 
 class _Clock:
-    """Whose turn it is in a step, and how long each had it.
+    """Measures how long each group and pass takes in a step.
 
     Attributes:
-        steps: For every step, the seconds by group and way (forward False, backward True).
+        steps: For every step, the seconds by group and pass (forward False, backward True).
     """
 
     def __init__(self, device: torch.device) -> None:
         self.steps: list[defaultdict[tuple[str, bool], float]] = []
         self._device = device
-        self._turn = "", False
+        self._current = "", False
         self._since = 0.0
 
     def start(self, group: str) -> None:
         """Begin a step."""
         self.steps.append(defaultdict(float))
-        self._turn, self._since = (group, False), self._now()
+        self._current, self._since = (group, False), self._now()
 
-    def turn(self, group: str, *, backward: bool = False) -> None:
-        """From now on it is another's turn."""
+    def switch(self, group: str, *, backward: bool = False) -> None:
+        """End the time of the current group and pass, and begin that of another."""
         now = self._now()
-        self.steps[-1][self._turn] += now - self._since
-        self._turn, self._since = (group, backward), now
+        self.steps[-1][self._current] += now - self._since
+        self._current, self._since = (group, backward), now
 
     def stop(self) -> None:
         """End the step."""
-        self.turn("")
+        self.switch("")
 
     def _now(self) -> float:
-        """The time when all that was asked of the device is done."""
+        """Return the time at which the device has finished all work."""
         if self._device.type != "cpu":
             torch.accelerator.synchronize(self._device)
         return time.perf_counter()
 
 
 def _watch(network: FasterRCNN, clock: _Clock) -> None:
-    """Tell the clock whose turn it is.
+    """Switch the clock wherever one group of the network ends and the next begins.
 
-    A group's backward pass begins with the gradient of its output: autograd first goes through
-    everything that was computed after that.
+    A group's backward pass begins with the gradient of its output, since autograd first goes
+    through everything that was computed after it.
     """
     backbone, names = network.backbone, list(network.groups())
-    ends: list[nn.Module] = [backbone.runs(stage.name)[-1] for stage in backbone.stages]
+    ends: list[nn.Module] = [backbone.stage_modules(stage.name)[-1] for stage in backbone.stages]
     for end, (name, following) in zip((*ends, backbone.fpn), pairwise(names), strict=True):
-        end.register_forward_hook(partial(_pass_on, clock, name, following))
+        end.register_forward_hook(partial(_on_output, clock, name, following))
 
 
-def _pass_on(
+def _on_output(
     clock: _Clock,
     group: str,
     following: str,
@@ -215,8 +222,8 @@ def _pass_on(
     inputs: object,
     output: Tensor | dict[str, Tensor],
 ) -> None:
-    """Where a group's forward pass ends, and later its backward pass begins."""
+    """Switch the clock where a group's forward pass ends, and where its backward pass begins."""
     for x in output.values() if isinstance(output, dict) else (output,):
         if x.requires_grad:
-            x.register_hook(lambda _: clock.turn(group, backward=True))  # type: ignore[no-untyped-call]
-    clock.turn(following)
+            x.register_hook(lambda _: clock.switch(group, backward=True))  # type: ignore[no-untyped-call]
+    clock.switch(following)

@@ -11,13 +11,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from detector.config.schema import Config, TrainerConfig, plain
+from detector.config.schema import Config, plain
 from detector.core.console import typed
 from detector.core.errors import RequestError
+from detector.core.run_folder import RunFolder
 from detector.core.structures import AnnotatedImages, ClassMap
-from detector.data.formats.paths import cache_folder
 from detector.data.loading import shared_memory
 from detector.training.checkpoint import (
     checkpoint_classes,
@@ -25,6 +25,7 @@ from detector.training.checkpoint import (
     load_checkpoint,
     read_checkpoint,
 )
+from detector.training.options import TrainerOptions
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from detector.data.loading.datamodule import DetectionDataModule
     from detector.finetune.schedule import Schedule
     from detector.finetune.unfreezing import StagedFinetuning
-    from detector.models.faster_rcnn import FasterRCNN, FasterRCNNOptions, SpeedOptions
+    from detector.models.faster_rcnn import FasterRCNN, SpeedOptions
     from detector.models.weights.files import Pretrained
     from detector.models.weights.report import LoadReport
     from detector.training.module import DetectionTask
@@ -55,7 +56,7 @@ def build_task(config: Config, classes: ClassMap) -> DetectionTask:
     import torch
 
     from detector.models.faster_rcnn import SpeedOptions
-    from detector.training.module import DetectionTask, OptimiserOptions
+    from detector.training.module import DetectionTask
 
     run = config.trainer
     # Where a GPU has it, float32 products with shorter factors.
@@ -63,18 +64,9 @@ def build_task(config: Config, classes: ClassMap) -> DetectionTask:
     torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = product
     # The new layers' weights are a function of the seed alone.
     torch.manual_seed(config.seed)
-    speed = SpeedOptions(run.channels_last, run.fused, run.compile)
+    speed = SpeedOptions(channels_last=run.channels_last, compiled=run.compile)
     network = build_network(config, len(classes), speed)
-    optim = config.optim
-    options = OptimiserOptions(
-        optim.name,
-        optim.momentum,
-        optim.weight_decay,
-        optim.weight_decay_norm,
-        optim.weight_decay_bias,
-        optim.l1,
-    )
-    return DetectionTask(network, classes, options, plain(config), config.seed)
+    return DetectionTask(network, classes, config.optim, plain(config), config.seed)
 
 
 def build_network(config: Config, classes: int, speed: SpeedOptions | None = None) -> FasterRCNN:
@@ -90,8 +82,8 @@ def build_network(config: Config, classes: int, speed: SpeedOptions | None = Non
     return build_faster_rcnn(
         config.backbone.key,
         classes,
-        norm=config.finetune.norm,  # type: ignore[arg-type]  # checked by FinetuneConfig
-        options=network_options(config),
+        norm=config.finetune.norm,
+        options=config.model,
         speed=speed,
     )
 
@@ -125,7 +117,7 @@ def load_pretrained(
     return load.load_pretrained(network, pretrained, classes)
 
 
-def unloaded_task(config: Config, device: str) -> DetectionTask:
+def untrained_task(config: Config, device: str) -> DetectionTask:
     """A run's task with random weights, and the classes that are known without its data.
 
     Args:
@@ -141,26 +133,10 @@ def unloaded_task(config: Config, device: str) -> DetectionTask:
         return build_task(replace(config, trainer=plainly), classes)
 
 
-def network_options(config: Config) -> FasterRCNNOptions:
-    """The network's numbers."""
-    from detector.models.faster_rcnn import FasterRCNNOptions
-    from detector.models.heads import HeadOptions
-
-    numbers = {k: v for k, v in _fixed(config.model).items() if k not in ("weights", "summary")}
-    head = {k: v for k, v in _fixed(config.model.head).items() if k != "width"}
-    numbers["head"] = HeadOptions(**head)
-    return FasterRCNNOptions(**numbers)
-
-
-def _fixed(part: object) -> dict[str, Any]:
-    """A part of the configuration, with tuples for lists."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in vars(part).items()}
-
-
-def load_task(verb: str, config: Config) -> DetectionTask:
-    """The task of a checkpoint, with its weights."""
+def load_task(config: Config) -> DetectionTask:
+    """The task of the checkpoint `config.ckpt`, with the weights of its best epoch."""
     assert config.ckpt is not None
-    path = checkpoint_path(verb, config.ckpt)
+    path = checkpoint_path("evaluate", config.ckpt)
     task = build_task(config, checkpoint_classes(read_checkpoint(path)))
     load_weights(task, path)
     return task
@@ -181,26 +157,18 @@ def load_weights(task: DetectionTask, path: Path) -> None:
 
 def build_datamodule(config: Config, images: dict[str, AnnotatedImages]) -> DetectionDataModule:
     """The loaders."""
-    from detector.data.loading.datamodule import DetectionDataModule, LoaderOptions
+    from detector.data.loading.datamodule import DetectionDataModule
 
-    on_gpu = uses_gpu(config.trainer.accelerator)
-    options = LoaderOptions(
-        image_size=config.data.image_size,
-        batch_size=config.data.batch_size,
-        workers=loader_workers(config, images),
-        steps=config.augment.steps,
-        min_visibility=config.augment.min_visibility,
+    pinned = config.data.pin_memory and uses_gpu(config.trainer.accelerator)
+    workers = loader_workers(config, images)
+    return DetectionDataModule(
+        images,
+        replace(config.data, pin_memory=pinned, workers=workers),
+        config.augment,
         seed=config.seed,
         channels=config.model.in_channels,
-        pin_memory=on_gpu and config.data.pin_memory,
-        group_by_aspect=config.data.group_by_aspect,
-        repeat_threshold=config.data.repeat_threshold,
-        cache=config.data.cache,  # type: ignore[arg-type]  # checked by DataConfig
-        cache_folder=cache_folder() / "images",
-        stall_seconds=config.data.stall_seconds,
         processes=local_processes(config.trainer),
     )
-    return DetectionDataModule(images, options)
 
 
 def loader_workers(config: Config, images: dict[str, AnnotatedImages]) -> int:
@@ -245,7 +213,7 @@ def loader_workers(config: Config, images: dict[str, AnnotatedImages]) -> int:
     return fitting
 
 
-def local_processes(trainer: TrainerConfig) -> int:
+def local_processes(trainer: TrainerOptions) -> int:
     """How many processes will train on this machine."""
     if isinstance(trainer.devices, int):
         return trainer.devices
@@ -257,7 +225,7 @@ def local_processes(trainer: TrainerConfig) -> int:
 
 
 def build_callbacks(
-    config: Config, schedule: Schedule, folder: Path, epochs: int
+    config: Config, schedule: Schedule, folder: RunFolder, epochs: int
 ) -> tuple[StagedFinetuning, RunProgress, list[pl.Callback]]:
     """What happens around the steps: the schedule, the bar, all of them in their order.
 
@@ -272,20 +240,20 @@ def build_callbacks(
     from detector.training.progress import RunProgress
     from detector.training.run_checkpoints import RunCheckpoints
 
-    optim, kept = config.optim, folder / "checkpoints"
+    optim, run = config.optim, folder
     finetuning = StagedFinetuning(
         schedule,
         optim.lr,
         config.data.batch_size,
         optim.reference_batch,
         config.monitor,
-        kept / "best.ckpt",
+        run.best_checkpoint,
     )
     resume = f"python -m detector.train {typed('ckpt', folder)}"
-    progress = RunProgress(folder, finetuning, epochs, resume)
+    progress = RunProgress(run, finetuning, epochs, resume)
     averaging = [] if optim.ema is None else [AveragedWeights(optim.ema)]
     # The schedule judges an epoch before its row and its checkpoint are written.
-    callbacks = [finetuning, *averaging, progress, RunCheckpoints(finetuning, kept)]
+    callbacks = [finetuning, *averaging, progress, RunCheckpoints(finetuning, run)]
     return finetuning, progress, callbacks
 
 

@@ -1,11 +1,7 @@
-"""The check of a data set: everything that can be said of it before it costs a training run."""
+"""The check of a data set: everything that can be found before it costs a training run."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,111 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector import __version__
-from detector.config.schema import Config, plain
+from detector.config.schema import Config
 from detector.core.errors import RequestError
 from detector.core.structures import AnnotatedImages
-from detector.data.formats.folder import Folder
-from detector.data.formats.paths import cache_folder
+from detector.core.version import __version__
 from detector.data.images.pixels import read_image
 from detector.data.read import DataSet
 from detector.data.validation.issues import Issues
-from detector.pipeline.load_data import find_source
 from detector.pipeline.network_view import histograms, network_view
 
 if TYPE_CHECKING:
     from detector.report.page import Thumbnail
 
 PICTURED = 4  # of every kind
-OUTPUTS = ("check.html", "check.json")
-DIGEST = "digest"  # of the outputs kept, beside them
-KEPT = 20  # checks in the cache
-
-
-# What the check of a request has computed, until the run takes it.
-_computed: dict[str, str] = {}
-
-
-def fingerprint(config: Config) -> str:
-    """A digest of all that a check's outcome depends on: files by size and time, and keys."""
-    return _computed.pop(str(config), None) or _fingerprint(config)
-
-
-def _fingerprint(config: Config) -> str:
-    source = find_source(config)
-    digest = hashlib.blake2b(digest_size=16)
-    keys = {**plain(config), "preview": None, "trainer": None, "optim": None, "finetune": None}
-    digest.update(f"{__version__} {json.dumps(keys, sort_keys=True)}".encode())
-    files = [source.root / f for f in Folder(source.root).files]
-    beside = [Path(f).expanduser() for f in (source.split_file, source.group) if f is not None]
-    for file in [*files, *beside]:
-        try:
-            stat = os.stat(file)  # noqa: PTH116 - Path.stat takes twice as long
-        except OSError:
-            continue
-        digest.update(f"{file}\0{stat.st_size} {stat.st_mtime_ns}\n".encode(errors="replace"))
-    return digest.hexdigest()
-
-
-def is_known(config: Config) -> bool:
-    """Whether there seems to be an outcome to reuse."""
-    key = _computed[str(config)] = _fingerprint(config)
-    return (_stored_check(key) / DIGEST).is_file()
-
-
-def _stored_check(key: str) -> Path:
-    """Where the outcome of a check is kept, by its fingerprint."""
-    return cache_folder() / "checks" / key
-
-
-def _digest(folder: Path) -> str:
-    """Of check.html and check.json."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in OUTPUTS:
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()
-
-
-def reuse(key: str, folder: Path) -> dict[str, Any] | None:
-    """Take over the outcome of an earlier check of the same files with the same keys.
-
-    Args:
-        key: The fingerprint.
-        folder: Gets check.json and check.html.
-
-    Returns:
-        What check.json holds; None if there is no such check, or it is damaged.
-    """
-    stored = _stored_check(key)
-    try:
-        if _digest(stored) != (stored / DIGEST).read_text():
-            return None
-        for name in OUTPUTS:
-            shutil.copyfile(stored / name, folder / name)
-        content: dict[str, Any] = json.loads((folder / OUTPUTS[-1]).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return content
-
-
-def keep(key: str, folder: Path) -> None:
-    """Keep a check's outcome for `reuse`, and only the latest ones.
-
-    Args:
-        key: The fingerprint from before the files were read: what has changed since is not checked.
-        folder: Has check.json and check.html.
-    """
-    stored = _stored_check(key)
-    try:
-        stored.mkdir(parents=True, exist_ok=True)
-        for name in OUTPUTS:
-            shutil.copyfile(folder / name, stored / name)
-        (stored / DIGEST).write_text(_digest(folder))
-        checks = sorted(stored.parent.iterdir(), key=lambda p: p.stat().st_mtime)
-        for old in checks[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
-    except OSError:
-        return  # the next check only takes longer
+PREVIEWED = 16  # images
 
 
 def inspect(config: Config, data: DataSet) -> tuple[dict[str, Any], list[Thumbnail]]:
@@ -204,3 +109,27 @@ def _pixels(path: Path) -> NDArray[np.uint8] | None:
         return read_image(path)
     except RequestError:
         return None
+
+
+def write_preview(config: Config, data: DataSet, file: Path) -> None:
+    """Write a sheet of training images as the network would get them.
+
+    Args:
+        config: Configuration in force.
+        data: Has a training split.
+        file: A PNG file.
+    """
+    from detector.data.loading.sampler import SampleKey
+    from detector.pipeline.build import build_datamodule
+    from detector.report.draw import Boxes, draw_preview
+
+    samples = build_datamodule(config, data.splits).train_dataloader().dataset
+    train = data.splits["train"]
+    pictures = []
+    chosen = np.linspace(0, len(train) - 1, min(PREVIEWED, len(train))).astype(int)
+    for index in chosen.tolist():
+        image, target = samples[SampleKey(0, index)]
+        name = Path(str(train.paths[index])).name
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        pictures.append((name, pixels, Boxes(target.boxes.numpy(), target.labels.numpy())))
+    draw_preview(pictures, data.classes.names, file)

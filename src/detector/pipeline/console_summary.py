@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.core.console import log_table
+from detector.evaluation.metrics import METRICS
 from detector.pipeline.network_view import crowded
 from detector.pipeline.score import Scored
-from detector.report.charts import setting
+from detector.report.formatting import setting
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +35,9 @@ def print_scores(
         operating_point: What precision and recall are at, in words.
         warnings: What is to be known of the scores, a line each.
     """
-    truth, per_class = scored.matches.truth, content["per_class"]
+    ground_truth, per_class = scored.matches.ground_truth, content["per_class"]
     images = f"{content['images']} image{'s' * (content['images'] != 1)}"
-    title = f"{scored.split}: {images}, percent"
+    title = f"{scored.inputs.split}: {images}, percent"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True, max_width=30)
     for heading in ("boxes", "mAP", "95 %", "AP50", "95 %", "precision", "recall"):
@@ -52,16 +53,20 @@ def print_scores(
     if len(per_class) > TABLED:
         table.add_row(f"... and {len(per_class) - TABLED} more")
     table.add_section()
+    coco = scored.scores.overall["coco"]
     bounds = content["intervals"] or {"map": None, "map_50": None}
     table.add_row(
         "all",
-        str(int((~truth.ignore).sum())),
-        *(_percent(scored.coco["map"]), _range(bounds["map"])),
-        *(_percent(scored.coco["map_50"]), _range(bounds["map_50"])),
+        str(int((~ground_truth.ignore).sum())),
+        *(_percent(coco["map"]), _range(bounds["map"])),
+        *(_percent(coco["map_50"]), _range(bounds["map_50"])),
     )
     log_table(table, width=100)
-    points = _percent(scored.voc["ap_50"]), _percent(scored.voc["ap_50_11point"])
-    log.info("PASCAL VOC's AP50: %s (area under the curve), %s (11 points)", *points)
+    for metric in METRICS:
+        if metric.logged:
+            values = scored.scores.overall[metric.key]
+            said = [f"{title} {_percent(values[key])}" for key, title in metric.titles.items()]
+            log.info("%s: %s", metric.name, ", ".join(said))
     log.info("precision and recall at %s", operating_point)
     for line in warnings:
         log.warning("%s", line)
@@ -94,7 +99,7 @@ def _print_comparison(comparison: Mapping[str, Any]) -> None:
         log.info("  ... and %d more in the report", len(settings) - SETTINGS)
 
 
-def remarks(scored: Scored, content: Mapping[str, Any], limit: int | None) -> list[str]:
+def score_warnings(scored: Scored, content: Mapping[str, Any], limit: int | None) -> list[str]:
     """What explains scores that are undefined, zero or imprecise, a line each.
 
     Args:
@@ -102,19 +107,19 @@ def remarks(scored: Scored, content: Mapping[str, Any], limit: int | None) -> li
         content: What metrics.json holds.
         limit: Of detections an image; None where another tool made them.
     """
-    truth = scored.matches.truth
-    there = set(truth.labels[~truth.ignore].tolist())
-    absent = [n for k, n in enumerate(scored.classes.names, start=1) if k not in there]
+    ground_truth = scored.matches.ground_truth
+    there = set(ground_truth.labels[~ground_truth.ignore].tolist())
+    absent = [n for k, n in enumerate(scored.inputs.classes.names, start=1) if k not in there]
     lines = []
-    if len(truth.images) < len(scored.images):
+    if len(ground_truth.images) < len(scored.inputs.images):
         lines.append(
-            f"only {len(truth.images)} of the {len(scored.images)} images were evaluated "
-            "(trainer.limit_test_batches)"
+            f"only {len(ground_truth.images)} of the {len(scored.inputs.images)} images were "
+            "evaluated (trainer.limit_test_batches)"
         )
     if not len(scored.matches.detections.labels):
         lines.append("nothing was detected, so all scores are 0 or undefined")
     if not there:
-        lines.append(f"{scored.split} has no true boxes: scores are undefined")
+        lines.append(f"{scored.inputs.split} has no true boxes: scores are undefined")
     elif absent:
         lines.append(f"no true boxes of {_some(absent)}: left out of all means over classes")
     if content["intervals"]:
@@ -124,7 +129,7 @@ def remarks(scored: Scored, content: Mapping[str, Any], limit: int | None) -> li
             lines.append(
                 f"too few images for an interval: {_some(rare)}; those of the means are rough"
             )
-    if limit is not None and (said := crowded({scored.split: scored.images}, limit)):
+    if limit is not None and (said := crowded({scored.inputs.split: scored.inputs.images}, limit)):
         lines.append(said)
     return lines
 

@@ -16,8 +16,8 @@ from detector.core.console import WIDTH, hang, percent
 from detector.finetune.phases import Phase
 from detector.finetune.schedule import Schedule, batch_scale
 from detector.pipeline import build
+from detector.pipeline.checks import check_devices
 from detector.pipeline.model_summary import print_summary
-from detector.pipeline.request import check_devices
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,12 +37,11 @@ NORMS = {
 }
 
 
-def print_phases(config: Config, *, sweep: bool = False) -> None:
+def print_phases(config: Config) -> None:
     """Print the phase table of a run.
 
     Args:
         config: The run's.
-        sweep: It is the first trial of a sweep.
 
     Raises:
         RequestError: If the schedule cannot be meant, or steps are to be timed on a device that is
@@ -50,10 +49,7 @@ def print_phases(config: Config, *, sweep: bool = False) -> None:
     """
     if config.model.summary == "profile":
         check_devices(config)
-    lines = phase_table(config)
-    if sweep:
-        lines += hang(f"{'sweep':<12}", "what trials vary is shown as in the first of them")
-    print("\n".join(lines), flush=True)
+    print("\n".join(phase_table(config)), flush=True)
     if config.model.summary != "false":
         print()
         print_summary(config)
@@ -66,7 +62,7 @@ def phase_table(config: Config) -> list[str]:
         RequestError: If the schedule cannot be meant.
     """
     schedule = read_schedule(config)  # refused before torch is imported
-    network = build.unloaded_task(config, "meta").network
+    network = build.untrained_task(config, "meta").network
     groups = list(network.groups())
     everything = _step_compute(network, config)
     lines = [

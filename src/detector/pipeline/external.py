@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 
 from detector.config.schema import Config
 from detector.core.errors import RequestError
-from detector.core.files import whole
+from detector.core.files import atomic
+from detector.core.run_folder import RunFolder
 from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.external.detections import Results, read_results
 from detector.data.external.ground_truth import CocoGroundTruth, read_coco_ground_truth
 from detector.data.external.match import match_classes, match_folder, match_ground_truth
 from detector.data.read import DataSet
-from detector.evaluation.arrays import Detections, Truth, xywh
+from detector.evaluation.arrays import Detections, GroundTruth, xywh
 from detector.pipeline.load_data import LISTED, describe_data, usable_data
+from detector.pipeline.score import EvaluationInputs
 
 log = logging.getLogger(__name__)
 
@@ -28,64 +30,50 @@ CHUNK = 20_000  # entries that are written at a time
 
 
 @dataclass(frozen=True)
-class Contest:
-    """Detections, and what they are scored against.
+class ExternalInputs:
+    """Detections from files, with the ground truth that they are scored against.
 
     Attributes:
-        detections: Of `predictions=`.
-        truth: Image ids are the places in `images`.
-        classes: Of the truth.
-        images: Of the truth; paths are empty where no file is known.
-        split: Its name: `train`, `val` or `test`, or that of the truth's file.
-        compare: Other detections, of `compare=`; None if there are none.
-        data: The data set; None if the truth is a file.
-        notes: What is to be known of all that, one line each.
-        names: What the truth's file calls each image; none where there is a data set.
+        inputs: Detections and ground truth.
+        data: The data set; None if the ground truth is a file.
+        notes: Warnings about the files, one line each.
+        names: For each image what the ground truth's file calls it; empty with a data set.
     """
 
-    detections: Detections
-    truth: Truth
-    classes: ClassMap
-    images: AnnotatedImages
-    split: str
-    compare: Detections | None
+    inputs: EvaluationInputs
     data: DataSet | None
     notes: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
 
 
-# What the check of a request has read, until the run takes it.
-_kept: dict[str, Contest] = {}
-
-
-def read_contest(config: Config, *, keep: bool = False) -> Contest:
-    """Read what `predictions=`, `compare=` and `truth=` or the data's keys ask for.
+def read_external(
+    config: Config, predictions: str, truth: str | None, compare: str | None, split: str | None
+) -> ExternalInputs:
+    """Read files of detections and the ground truth that they are scored against.
 
     Args:
-        config: Says which files.
-        keep: Remember the answer for the next call.
+        config: Says which data set, where the ground truth is no file.
+        predictions: File of detections.
+        truth: File of ground truth, in COCO's format; None: a split of the data set.
+        compare: File of a baseline's detections; None: no comparison.
+        split: Which split of the data set; None: `test`, or `val` where there is no test.
 
     Raises:
         RequestError: If a file is not there or cannot be used, or they do not belong together.
     """
-    key = f"{config.predictions} {config.compare} {config.truth} {config.split} {config.data}"
-    contest = _kept.pop(key, None)
-    if contest is None:
-        files = [_file(k, getattr(config, k)) for k in ("predictions", "compare")]
-        results = [read_results(file) for file in files if file is not None]
-        contest = _of_file(config, results) if config.truth else _of_folder(config, results)
-    if keep:
-        _kept[key] = contest
-    return contest
+    named = {"predictions": predictions, "compare": compare}
+    files = [_file(key, value) for key, value in named.items() if value is not None]
+    results = [read_results(file) for file in files]
+    if truth is not None:
+        return _against_file_of(config, _file("truth", truth), results)
+    return _against_folder(config, split, results)
 
 
-def _file(key: str, value: str | None) -> Path | None:
+def _file(key: str, value: str) -> Path:
     """The file that a key means."""
-    if value is None:
-        return None
     path = Path(value).expanduser()
     if path.is_dir():
-        named = path / "detections.json"
+        named = RunFolder(path).detections_json
         hint = f", such as {named}" if named.is_file() else ""
         raise RequestError(f"{key}={value}: a folder; expected a file{hint}")
     if not path.is_file():
@@ -93,10 +81,8 @@ def _file(key: str, value: str | None) -> Path | None:
     return path
 
 
-def _of_file(config: Config, results: Sequence[Results]) -> Contest:
+def _against_file_of(config: Config, file: Path, results: Sequence[Results]) -> ExternalInputs:
     """Detections against a COCO file."""
-    file = _file("truth", config.truth)
-    assert file is not None
     truth = read_coco_ground_truth(file, Path(config.data.root) if config.data.root else None)
     notes = list(truth.notes)
     if truth.issues:
@@ -109,7 +95,7 @@ def _of_file(config: Config, results: Sequence[Results]) -> Contest:
         notes += [f"left out of {file}: {fault}" for fault in truth.issues[:LISTED]]
     found = [_against_file(one, truth, notes) for one in results]
     images = truth.images
-    arrays = Truth(
+    arrays = GroundTruth(
         np.arange(len(images)),
         images.owners(),
         _corners(truth.boxes),
@@ -118,10 +104,11 @@ def _of_file(config: Config, results: Sequence[Results]) -> Contest:
         truth.boxes[:, 2:],
         truth.areas,
     )
-    compare = found[1] if len(found) > 1 else None
+    baseline = found[1] if len(found) > 1 else None
     ids = np.arange(len(images)) if images.ids is None else images.ids
     names = [n or f"image_id {i}" for n, i in zip(truth.names, ids.tolist(), strict=True)]
-    return Contest(found[0], arrays, truth.classes, images, file.name, compare, None, notes, names)
+    inputs = EvaluationInputs(found[0], arrays, images, truth.classes, file.name, baseline=baseline)
+    return ExternalInputs(inputs, None, notes, names)
 
 
 def _against_file(results: Results, truth: CocoGroundTruth, notes: list[str]) -> Detections:
@@ -133,9 +120,11 @@ def _against_file(results: Results, truth: CocoGroundTruth, notes: list[str]) ->
     return _pack(results, place, labels, notes)
 
 
-def _of_folder(config: Config, results: Sequence[Results]) -> Contest:
+def _against_folder(
+    config: Config, split: str | None, results: Sequence[Results]
+) -> ExternalInputs:
     """Detections against a split of a data set."""
-    data = usable_data(config, config.split or "final")
+    data = usable_data(config, split or "final")
     ((split, images),) = data.splits.items()
     notes: list[str] = []
     found = []
@@ -143,15 +132,18 @@ def _of_folder(config: Config, results: Sequence[Results]) -> Contest:
         where = f"{data.root} or data.classes"
         labels = match_classes(one, data.classes, where, data.groups)
         found.append(_pack(one, match_folder(one, images, data.root), labels, notes))
-    compare = found[1] if len(found) > 1 else None
-    truth = truth_of(images)
-    return Contest(found[0], truth, data.classes, images, split, compare, data, notes)
+    baseline = found[1] if len(found) > 1 else None
+    ground_truth = ground_truth_of(images)
+    inputs = EvaluationInputs(
+        found[0], ground_truth, images, data.classes, split, baseline=baseline
+    )
+    return ExternalInputs(inputs, data, notes)
 
 
-def truth_of(images: AnnotatedImages) -> Truth:
+def ground_truth_of(images: AnnotatedImages) -> GroundTruth:
     """A split as what detections are scored against; image ids are places in it."""
     boxes = images.boxes.astype(np.float64)
-    return Truth(np.arange(len(images)), images.owners(), boxes, images.labels, images.ignore)
+    return GroundTruth(np.arange(len(images)), images.owners(), boxes, images.labels, images.ignore)
 
 
 def _pack(
@@ -180,32 +172,29 @@ def _corners(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), 1)
 
 
-def describe_contest(config: Config, contest: Contest) -> None:
-    """Log what was read, and everything that is to be known of it."""
-    if contest.data is not None:
-        describe_data(contest.data)
+def describe_external(external: ExternalInputs, files: Mapping[str, str]) -> None:
+    """Log what was read, and every warning about it.
+
+    Args:
+        external: What was read.
+        files: The files by key: `truth`, where it is one, `predictions` and perhaps `compare`.
+    """
+    inputs = external.inputs
+    if external.data is not None:
+        describe_data(external.data)
     else:
-        truth = contest.truth
-        ignored = f", {count} of them ignored (crowd)" if (count := truth.ignore.sum()) else ""
-        log.info(
-            "truth: %s, %d images, %d boxes%s",
-            config.truth,
-            len(truth.images),
-            len(truth.labels),
-            ignored,
+        ground_truth = inputs.ground_truth
+        ignored = (
+            f", {count} of them ignored (crowd)" if (count := ground_truth.ignore.sum()) else ""
         )
-        log.info("classes: %s", ", ".join(contest.classes.names))
-    for key, those in (("predictions", contest.detections), ("compare", contest.compare)):
+        counts = len(ground_truth.images), len(ground_truth.labels)
+        log.info("truth: %s, %d images, %d boxes%s", files["truth"], *counts, ignored)
+        log.info("classes: %s", ", ".join(inputs.classes.names))
+    for key, those in (("predictions", inputs.detections), ("compare", inputs.baseline)):
         if those is not None:
-            images = len(np.unique(those.image))
-            log.info(
-                "%s: %s, %d boxes in %d images",
-                key,
-                getattr(config, key),
-                len(those.labels),
-                images,
-            )
-    for note in contest.notes:
+            counts = len(those.labels), len(np.unique(those.image))
+            log.info("%s: %s, %d boxes in %d images", key, files[key], *counts)
+    for note in external.notes:
         log.warning("%s", note)
 
 
@@ -238,8 +227,7 @@ def write_detections(
     ]
     boxes = xywh(detections)
     numbers, encoder = classes.ids, msgspec.json.Encoder()
-    draft = file.with_name(file.name + ".part")
-    with whole(draft, file), draft.open("wb") as stream:
+    with atomic(file) as draft, draft.open("wb") as stream:
         separator = b"[\n"
         for start in range(0, len(boxes), CHUNK):
             here = slice(start, start + CHUNK)

@@ -1,23 +1,23 @@
-"""What a run did, for people and programs: `schedule.png` and `phases.json`."""
+"""History of a run: writes `schedule.png` and `phases.json`, reads them and `metrics.csv`."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from detector.core.files import write_json
+from detector.core.run_folder import RunFolder
 from detector.finetune.schedule import Entry, Progress, Schedule
 from detector.report.schedule import Curve, ShadedPhase, draw_schedule
+from detector.training.metrics_csv import read_rows
 
-POINTS = 60  # of a curve in an epoch
+POINTS = 60  # points of a curve in an epoch
 
 
 def write_history(
-    folder: Path,
+    run: RunFolder,
     schedule: Schedule,
     progress: Progress,
     lr: float,
@@ -28,24 +28,24 @@ def write_history(
 ) -> None:
     """Write `phases.json` and `schedule.png`, each in one step.
 
-    Rates are computed for the phases of this schedule, with the rate in force. Of phases that the
-    run had under another schedule they are those at the ends of epochs, as metrics.csv has them.
+    Learning rates are computed for the phases of this schedule. For phases that the run had under
+    another schedule they are taken from metrics.csv, which has those at the ends of epochs.
 
     Args:
-        folder: The run's.
-        schedule: The one in force.
-        progress: What was done of it.
-        lr: The learning rate that factors are multiplied with, scaled to the batch.
-        groups: The network's group names.
-        steps_per_epoch: The optimiser's.
-        rows: Of metrics.csv.
-        monitor: The column of the score that the schedule follows.
+        run: Folder of the run.
+        schedule: Schedule in force.
+        progress: Progress of the schedule.
+        lr: Base learning rate, scaled to the batch size, which factors are multiplied with.
+        groups: Names of the parameter groups.
+        steps_per_epoch: Optimiser steps in an epoch.
+        rows: Rows of metrics.csv.
+        monitor: Column of the monitored score.
     """
     scores = {int(row["epoch"]): _number(row.get(monitor)) for row in rows}
     spans = _spans(progress)
-    write_json(folder / "phases.json", [_record(entry, end, scores) for entry, end in spans])
+    write_json(run.phases, [_record(entry, end, scores) for entry, end in spans])
     draw_schedule(
-        folder / "schedule.png",
+        run.schedule,
         [
             ShadedPhase(entry.name, entry.start_epoch, end, entry.restored_epoch, entry.ended)
             for entry, end in spans
@@ -57,54 +57,52 @@ def write_history(
     )
 
 
-def read_training(run: Path, best_epoch: int | None, monitor: str) -> dict[str, Any] | None:
-    """What metrics.csv and phases.json say of a run.
+def read_training(run: RunFolder, best_epoch: int | None, monitor: str) -> dict[str, Any] | None:
+    """Read metrics.csv and phases.json of a run.
 
     Args:
-        run: Its folder.
-        best_epoch: From 0.
-        monitor: The score that chose it.
+        run: Folder of the run.
+        best_epoch: Best epoch, from 0; None if there is none.
+        monitor: Score by which it is the best.
 
     Returns:
         `monitor`, `best_epoch`, `rows` (numbers, None for empty cells) and `phases`; None if the
-        files are not there, or are no such files.
+        files are missing or have other content.
     """
-    table, phases = run / "metrics.csv", run / "phases.json"
-    if not (table.is_file() and phases.is_file()):
+    if not (run.metrics_csv.is_file() and run.phases.is_file()):
         return None
     try:
-        with table.open(newline="", encoding="utf-8") as stream:
-            rows = [_numbers(row) for row in csv.DictReader(stream)]
+        rows = [_numbers(row) for row in read_rows(run)]
         kept = [
             {key: phase[key] for key in ("name", "train", "start_epoch", "epochs")}
-            for phase in json.loads(phases.read_text(encoding="utf-8"))
+            for phase in json.loads(run.phases.read_text(encoding="utf-8"))
         ]
     except (ValueError, KeyError, TypeError):
-        return None  # those of another program
+        return None  # files of another program
     return {"monitor": monitor, "best_epoch": best_epoch, "rows": rows, "phases": kept}
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, Any]:
     """A row of metrics.csv."""
-    cells = {key: float(value) if value else None for key, value in row.items() if key != "stage"}
-    return {**cells, "epoch": int(row["epoch"]), "stage": row["stage"]}
+    cells = {key: float(value) if value else None for key, value in row.items() if key != "phase"}
+    return {**cells, "epoch": int(row["epoch"]), "phase": row["phase"]}
 
 
 def _spans(progress: Progress) -> list[tuple[Entry, int]]:
-    """Every phase begun, and the first epoch that is not its own."""
+    """Every phase that has begun, with the first epoch after it."""
     ends = [entry.start_epoch for entry in progress.phases[1:]]
     ends.append(progress.done)
     return list(zip(progress.phases, ends, strict=True))
 
 
 def _index(schedule: Schedule, entry: Entry) -> int | None:
-    """Which phase of the schedule it is; None: one of another schedule, whatever its number."""
+    """Index of the phase in the schedule; None if it was a phase of another schedule."""
     same = [(phase.name, phase.train) == (entry.name, entry.train) for phase in schedule.phases]
     return same.index(True) if any(same) else None
 
 
 def _record(entry: Entry, end: int, scores: Mapping[int, float]) -> dict[str, Any]:
-    """A phase's item in phases.json; epochs count from 0, as in metrics.csv."""
+    """Entry of a phase in phases.json; epochs count from 0, as in metrics.csv."""
     own = [scores.get(epoch, math.nan) for epoch in range(entry.start_epoch, end)]
     return {
         "name": entry.name,
@@ -126,30 +124,37 @@ def _curve(
     steps_per_epoch: int,
     rows: Sequence[Mapping[str, Any]],
 ) -> Curve:
-    """A group's rate at some of the run's steps, and at the end of every phase."""
+    """Learning rate of a group over the run."""
     recorded = {int(row["epoch"]): _number(row.get(f"lr/{group}")) for row in rows}
     epochs: list[float] = []
     rates: list[float] = []
     for entry, end in spans:
-        index = _index(schedule, entry)
         start = entry.start_epoch
-        done = (end - start) * steps_per_epoch
+        index = _index(schedule, entry)
         if index is None:
             epochs += range(start + 1, end + 1)
             rates += [recorded.get(epoch, math.nan) for epoch in range(start, end)]
-            continue
-        if not done:
-            continue
-        steps = schedule.length(index, start) * steps_per_epoch
-        # The end of warm-up is a corner, which a line between samples would cut.
-        corner = min(schedule.phases[index].warmup.steps, done - 1)
-        sampled = sorted({*range(0, done, -(-steps_per_epoch // POINTS)), corner, done - 1})
-        epochs += [start + step / steps_per_epoch for step in sampled] + [end]
-        these = [lr * schedule.lr_factor(index, group, step, steps) for step in sampled]
-        rates += [*these, these[-1]]  # the last step lasts to the end
+        elif end > start:
+            steps = _sampled_steps(
+                schedule.phases[index].warmup.steps, end - start, steps_per_epoch
+            )
+            length = schedule.length(index, start) * steps_per_epoch
+            factors = [schedule.lr_factor(index, group, step, length) for step in steps]
+            # The last step lasts to the end of the phase.
+            epochs += [*(start + step / steps_per_epoch for step in steps), end]
+            rates += [lr * factor for factor in (*factors, factors[-1])]
     return Curve(group, epochs, rates)
 
 
+def _sampled_steps(warmup: int, epochs: int, steps_per_epoch: int) -> list[int]:
+    """Steps of a phase that a curve is drawn through.
+
+    The end of warm-up is among them: it is a corner, which a line between other steps would cut.
+    """
+    last = epochs * steps_per_epoch - 1
+    return sorted({*range(0, last + 1, -(-steps_per_epoch // POINTS)), min(warmup, last), last})
+
+
 def _number(text: str | float | None) -> float:
-    """A cell of metrics.csv; NaN where it is empty."""
+    """Number in a cell of metrics.csv; NaN if it is empty."""
     return float(text) if text not in (None, "") else math.nan

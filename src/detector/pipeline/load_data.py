@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from typing import NamedTuple
 from detector.config.schema import Config
 from detector.core.console import typed
 from detector.core.errors import RequestError
+from detector.core.run_folder import RunFolder
 from detector.core.structures import SPLITS
 from detector.data.formats import table
 from detector.data.formats.folder import Folder
@@ -29,9 +30,6 @@ log = logging.getLogger(__name__)
 # What no `data.on_bad` can leave out.
 FATAL = ("empty split", "split without boxes")
 LISTED = 50  # of every kind, in the log
-
-# What the check of a request has read, until the run takes it.
-_kept: dict[str, Reading | DataSet] = {}
 
 
 def find_source(config: Config) -> DataSetSpec:
@@ -59,10 +57,10 @@ def find_source(config: Config) -> DataSetSpec:
         root=root,
         format=kind,
         splits=named,
-        ratios={"val": data.split.val, "test": data.split.test},
-        split_file=_split_file(data.split.file),
-        seed=data.split.seed,
-        group=data.split.group,
+        ratios={"val": data.auto_split.val, "test": data.auto_split.test},
+        split_file=_split_file(data.auto_split.file),
+        seed=data.auto_split.seed,
+        group=data.auto_split.group,
         decode=data.on_bad == "skip",  # what fails to decode is to be left out before the run
         classes=data.classes,
         classes_from=f"those that {config.ckpt} knows" if config.ckpt else "data.classes",
@@ -70,45 +68,63 @@ def find_source(config: Config) -> DataSetSpec:
     )
 
 
-def read_data(
-    config: Config, wanted: str | None = None, *, briefly: bool = False, keep: bool = False
-) -> DataSet:
-    """Read the data and judge them, whatever is wrong with them.
+def open_data(config: Config, wanted: str | None = None) -> Reading:
+    """Read the annotation files, and look at no image yet.
 
     Args:
         config: Says which data.
         wanted: The only split wanted; `final`: `test`, or `val` where there is no test; None: all.
-        briefly: Decode no image: as `Reading.validate` with `decode=False`.
-        keep: Remember what was read for the next call.
     """
-    key = f"{wanted} {config.ckpt} {config.data} {config.model.in_channels}"
-    kept = _kept.pop(key, None)
-    if not isinstance(kept, DataSet):
-        reading = kept or Reading(find_source(config), wanted)
-        with closing(open_cache()) as cache:
-            data = reading.validate(cache, decode=not briefly)
-        kept = reading if briefly and reading.needs_pixels else data
-    else:
-        data = kept
-    if keep:
-        _kept[key] = kept
-    return data
+    return Reading(find_source(config), wanted)
+
+
+def validate(reading: Reading, *, briefly: bool = False) -> DataSet:
+    """Look at the images and find whatever is wrong with the data.
+
+    Args:
+        reading: From `open_data`.
+        briefly: Decode no image: find what a request can be refused for at once.
+    """
+    with closing(open_cache()) as cache:
+        return reading.validate(cache, decode=not briefly)
 
 
 def usable_data(
-    config: Config, wanted: str | None = None, *, briefly: bool = False, keep: bool = False
+    config: Config, wanted: str | None = None, check: Callable[[DataSet], object] | None = None
 ) -> DataSet:
-    """Read the data as `read_data`, but refuse what is wrong with them.
+    """Read the data, and refuse what is wrong with them.
+
+    Args:
+        config: Says which data.
+        wanted: As of `open_data`.
+        check: Is given the data before all images are decoded, which takes long: refuses what else
+            is wrong with the request.
 
     Raises:
         RequestError: If there are errors and `data.on_bad=error`, or nothing to work with is left.
     """
-    data = read_data(config, wanted, briefly=briefly, keep=keep)
+    reading = open_data(config, wanted)
+    data = validate(reading, briefly=True)
+    refuse_errors(config, data)
+    if check is not None:
+        check(data)
+    if reading.needs_pixels:
+        data = validate(reading)
+        refuse_errors(config, data)
+    return data
+
+
+def refuse_errors(config: Config, data: DataSet) -> None:
+    """Refuse data with errors that `data.on_bad` does not leave out.
+
+    Raises:
+        RequestError: Naming the first error, how many more there are, and what may help.
+    """
     errors = data.issues.of("error")
     skip = config.data.on_bad == "skip"
     serious = [issue for issue in errors if not skip or issue.kind in FATAL]
     if not serious:
-        return data
+        return
     item = serious[0].items[0]
     place = f"{data.root / item.file}: " if item.file else ""
     more = sum(issue.count for issue in serious) - 1
@@ -119,14 +135,17 @@ def usable_data(
     nothing_left = not all(len(split.labels) for split in data.splits.values())
     hopeless = skip or serious[0].kind in FATAL or nothing_left
     way_out = "" if hopeless else "data.on_bad=skip leaves such things out; "
+    raise RequestError(
+        f"{place}{item.message}{others}; {way_out}{_check_command(config, data)} shows everything"
+    )
+
+
+def _check_command(config: Config, data: DataSet) -> str:
+    """The command that checks the same data."""
     channels = config.model.in_channels
     kind = "" if config.data.format == "trees" else f"data={config.data.format} "
     more_keys = "" if channels == 3 else f" model.in_channels={channels}"
-    raise RequestError(
-        f"{place}{item.message}{others}; {way_out}"
-        f"python -m detector.check {kind}"
-        f"{typed('data.root', data.root)}{more_keys} shows everything"
-    )
+    return f"python -m detector.check {kind}{typed('data.root', data.root)}{more_keys}"
 
 
 def describe_data(data: DataSet, limit: int | None = None) -> None:
@@ -227,13 +246,15 @@ def open_cache() -> ImageInfoCache:
 
 
 def _split_file(named: str | None) -> Path | None:
-    """The splits.json that `data.split.file` means: a file, or a run's folder."""
+    """The splits.json that `data.auto_split.file` means: a file, or a run's folder."""
     if named is None:
         return None
     path = Path(named).expanduser()
-    path = path / "splits.json" if path.is_dir() else path
+    path = RunFolder(path).splits if path.is_dir() else path
     if not path.is_file():
-        raise RequestError(f"data.split.file={named}: no such file, nor a run that has splits.json")
+        raise RequestError(
+            f"data.auto_split.file={named}: no such file, nor a run that has splits.json"
+        )
     return path
 
 

@@ -38,15 +38,15 @@ def print_summary(config: Config) -> None:
     """
     schedule, trainer = read_schedule(config), None
     path = checkpoint_path("train", config.ckpt) if config.ckpt else None
-    stand = schedule.adopt(read_progress(path)) if path else schedule.start()
+    progress = schedule.resume(read_progress(path)) if path else schedule.start()
     profiled = config.model.summary == "profile"
     if profiled:
         alone = replace(config.trainer, devices=1, num_nodes=1)
         trainer = build.build_trainer(replace(config, trainer=alone), Path())
-    task = build.unloaded_task(config, "cpu" if profiled else "meta")
+    task = build.untrained_task(config, "cpu" if profiled else "meta")
     if profiled and path:
         build.load_weights(task, path)
-    lines = summary_table(config, task.network, schedule.next_phase(stand), trainer)
+    lines = summary_table(config, task.network, schedule.upcoming_phase(progress), trainer)
     if profiled and not path:
         lines += hang(f"{'weights':<{LABEL}}", "random here: the run's are not fetched for this")
     print("\n".join(lines), flush=True)

@@ -155,8 +155,8 @@ def _fit_anchors(
     config: Config, boxes: NDArray[np.float32], shapes: NDArray[np.int32]
 ) -> dict[str, Any] | None:
     """The recall ceiling of the configured anchors, and better ones where it is low."""
-    from detector.models.backbones.pyramid import pyramid_levels
-    from detector.models.backbones.table import backbone_spec
+    from detector.models.backbones.build import backbone_spec
+    from detector.models.backbones.stages import pyramid_levels
 
     good = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
     boxes, shapes = boxes[good], shapes[good]

@@ -1,4 +1,4 @@
-"""Write what came of a split: metrics.json, analysis.json, suspects.csv, pictures, the report."""
+"""Score a split and write it: metrics.json, analysis.json, suspects.csv, pictures, the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,144 +18,150 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from detector import __version__
 from detector.config.schema import Config, plain
 from detector.core.errors import RequestError
-from detector.core.files import uninterrupted, write_json
+from detector.core.files import write_json
+from detector.core.run_folder import RunFolder
+from detector.core.version import __version__
 from detector.data.read import DataSet
 from detector.data.validation.issues import Item
 from detector.evaluation.analysis import BEST, analyse
-from detector.evaluation.coco import protocol
-from detector.evaluation.comparison import Comparison, Difference, compare, sentence
+from detector.evaluation.comparison import Difference, sentence
 from detector.evaluation.curves import curves
 from detector.evaluation.matching import Matches
 from detector.evaluation.ranking import outcomes
 from detector.evaluation.thresholds import choose, thresholds_content
-from detector.evaluation.voc import PROTOCOL as VOC_PROTOCOL
-from detector.pipeline.console_summary import print_scores, remarks
+from detector.pipeline.console_summary import print_scores, score_warnings
 from detector.pipeline.external import write_detections
-from detector.pipeline.score import LEVEL, Scored
+from detector.pipeline.score import LEVEL, EvaluationInputs, Scored, score
 
 if TYPE_CHECKING:
     from detector.report.draw import Boxes
+    from detector.training.loggers import RunLogger
 
 log = logging.getLogger(__name__)
 
-REPORT = Path("report", "index.html")
-FILES = (
-    *("analysis.json", "suspects.csv", "thresholds.json", "detections.json", "detections.png"),
-    *(REPORT, "metrics.json"),
-)
 PICTURED = 6  # images in detections.png
 WEAKEST = 0.05  # score of detections that the gallery has
 PACKAGES = ("torch", "torchvision", "lightning", "hotcoco", "pycocotools", "albumentations")
 
 
 @dataclass(frozen=True)
-class About:
+class ReportContext:
     """What the report says beside the scores.
 
     Attributes:
-        verb: `train` or `evaluate`.
-        config: In force.
-        commands: What to type, and what for.
+        command: `train` or `evaluate`.
+        config: Configuration in force.
+        commands: Commands to type next, each after a word for it.
         data: The data set, if there is one.
-        training: From `history.read_training`, if the detector was trained here.
-        train_seconds: That the training took.
-        thresholds: What thresholds.json holds that the training chose, to judge by.
-        own: Whether the split is one of the data that the training had.
-        names: What each image is called, where there is no data set.
-        comparison: With another detector, and what the two are called.
-        settings: Settings in which the two differ, as `comparison.differing_settings` gives them;
-            None where they have none, as files of detections.
+        training: Training history from `history.read_training`, if the detector was trained here.
+        train_seconds: Training time, seconds.
+        thresholds: Content of the thresholds.json that the training wrote; None if there is none.
+        same_data: Whether the split belongs to the data set of the training.
+        title: Name of the data in the report; None: that of the data set.
+        image_names: What each image is called, where there is no data set.
+        compared: What the detector and its baseline are called.
+        settings: Settings in which the two differ, from `comparison.differing_settings`; None where
+            they have none, as files of detections.
+        own_detections: Whether the network made the detections, so that they are worth keeping.
     """
 
-    verb: str
+    command: str
     config: Config
     commands: Sequence[tuple[str, str]]
     data: DataSet | None = None
     training: dict[str, Any] | None = None
     train_seconds: float | None = None
     thresholds: Mapping[str, Any] | None = None
-    own: bool = True
-    names: Sequence[str] = ()
-    comparison: tuple[Comparison, str, str] | None = None
+    same_data: bool = True
+    title: str | None = None
+    image_names: Sequence[str] = ()
+    compared: tuple[str, str] = ("", "")
     settings: Sequence[Mapping[str, Any]] | None = None
+    own_detections: bool = True
 
 
-def write_results(scored: Scored, about: About, folder: Path) -> None:
-    """Write all files of a scored split into a folder at once, and print the summary.
+def evaluate(
+    inputs: EvaluationInputs, context: ReportContext, folder: RunFolder
+) -> dict[str, float]:
+    """Score detections of any origin, write everything into a folder, and print the summary.
 
-    An interrupted run leaves what was there before; what was there of another evaluation goes. If
-    the process is killed while files are replaced, there is no metrics.json.
+    An interrupted run leaves what was there before; results of an earlier evaluation are replaced.
+    If the process is killed while files are replaced, there is no metrics.json.
 
     Args:
-        scored: The split.
-        about: What else to say.
+        inputs: Detections and ground truth.
+        context: What the report says beside the scores.
         folder: Is there.
+
+    Returns:
+        COCO's scores, and VOC's as `voc_<name>`.
     """
-    draft = folder / ".results"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
-        content, where, warnings = _write(scored, about, folder, draft)
-        with uninterrupted():
-            (folder / "metrics.json").unlink(missing_ok=True)  # the last to come
-            for name in FILES:
-                if (draft / name).is_file():
-                    (folder / name).parent.mkdir(exist_ok=True)
-                    (draft / name).replace(folder / name)
-                else:
-                    (folder / name).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    scored = score(inputs, context.config.resamples)
+    with folder.replace() as draft:
+        content, where, warnings = _write(scored, context, folder, draft)
     print_scores(scored, content, where, warnings)
-    log.info("metrics: %s", folder / "metrics.json")
-    log.info("report: %s", folder / REPORT)
+    log.info("metrics: %s", folder.metrics_json)
+    log.info("report: %s", folder.report)
+    return scored.flat
 
 
 def _write(
-    scored: Scored, about: About, folder: Path, draft: Path
+    scored: Scored, context: ReportContext, folder: RunFolder, draft: RunFolder
 ) -> tuple[dict[str, Any], str, list[str]]:
     """Write all files into a draft folder.
 
     Returns:
-        What metrics.json holds, where it is judged, and what is to be known of the scores.
+        Content of metrics.json, where the thresholds come from, and warnings about the scores.
     """
-    names = scored.classes.names
-    points = about.thresholds
-    chosen = None if points is None else choose(points, names)
-    where = _operating_point(scored, about)
+    inputs, names = scored.inputs, scored.inputs.classes.names
+    chosen = None if context.thresholds is None else choose(context.thresholds, names)
+    where = _threshold_source(inputs.split, context)
     matches, probable = _with_probabilities(scored.matches)
-    analysis = analyse(matches, names, chosen, operating_point=where, pictures=about.config.gallery)
+    gallery_size = context.config.gallery
+    analysis = analyse(matches, names, chosen, threshold_source=where, pictures=gallery_size)
     if not probable:
         analysis["calibration"] = {"d_ece": math.nan, "bins": []}
-    gallery = analysis.pop("gallery")
+    gallery, per_class = analysis.pop("gallery"), analysis.pop("per_class")
     scored = replace(scored, matches=matches)
-    files = scored.images.files(about.data.root) if about.data else about.names
+    files = _image_names(inputs, context)
     for suspect in analysis["suspects"]:
         suspect["file"] = files[suspect["image"]]
-    content = _headline(scored, about, analysis.pop("per_class"))
-    write_json(draft / "metrics.json", content)
-    write_json(draft / "analysis.json", analysis)
-    _write_suspects(draft / "suspects.csv", analysis["suspects"])
-    if about.config.ckpt and about.data and about.verb == "evaluate":
-        rest = scored.matches.detections, scored.images, scored.classes, about.data.root
-        write_detections(draft / "detections.json", *rest)
-    if about.verb == "evaluate" and probable:  # a training keeps them beside its checkpoints
-        here = thresholds_of(scored.matches, names, scored.split)
-        write_json(draft / "thresholds.json", here)
+    content = _headline(scored, context, per_class)
+    write_json(draft.metrics_json, content)
+    write_json(draft.analysis, analysis)
+    _write_suspects(draft.label_errors, analysis["suspects"])
+    _write_own(scored, context, draft, probable=probable)
     thresholds = [row["threshold"] for row in content["per_class"].values()]
-    _draw_some(scored, thresholds, draft / "detections.png")
-    whole = _whole(scored, about, content, analysis, folder)
-    _write_report(draft / REPORT, whole, _pictures(scored, gallery, files))
+    _draw_some(scored, thresholds, draft.detections_png)
+    whole = _report_content(scored, context, content, analysis, folder)
+    _write_report(draft.report, whole, _pictures(scored, gallery, files))
     return content, where, [*filter(None, [whole["leak"]]), *whole["remarks"]]
 
 
-def _operating_point(scored: Scored, about: About) -> str:
-    """What precision and recall are at."""
-    points = about.thresholds
-    if points is None or (about.own and points["split"] == scored.split):
+def _image_names(inputs: EvaluationInputs, context: ReportContext) -> Sequence[str]:
+    """What each image is called."""
+    return inputs.images.files(context.data.root) if context.data else context.image_names
+
+
+def _write_own(scored: Scored, context: ReportContext, draft: RunFolder, *, probable: bool) -> None:
+    """Write what an evaluation adds: a training keeps its thresholds beside its checkpoints."""
+    if context.command != "evaluate":
+        return
+    inputs = scored.inputs
+    if context.own_detections and context.data:
+        rest = inputs.images, inputs.classes, context.data.root
+        write_detections(draft.detections_json, scored.matches.detections, *rest)
+    if probable:
+        here = thresholds_of(scored.matches, inputs.classes.names, inputs.split)
+        write_json(draft.thresholds, here)
+
+
+def _threshold_source(split: str, context: ReportContext) -> str:
+    """Which thresholds precision and recall are measured at, in words."""
+    points = context.thresholds
+    if points is None or (context.same_data and points["split"] == split):
         return f"{BEST} this very split"
     return f"{BEST} the training's {points['split']} split"
 
@@ -172,89 +177,91 @@ def _with_probabilities(matches: Matches) -> tuple[Matches, bool]:
 
 def thresholds_of(matches: Matches, names: Sequence[str], split: str) -> dict[str, Any]:
     """What thresholds.json holds: precision and recall over the score, measured on a split."""
-    images = len(matches.truth.images)
+    images = len(matches.ground_truth.images)
     each = curves(matches, len(names))
     return thresholds_content(split, images, names, each)
 
 
-def compared(a: Scored, b: Matches, resamples: int) -> Comparison:
-    """The difference of two detectors on the same images."""
-    return compare(a.matches, b, len(a.classes), resamples, level=LEVEL)
-
-
-def _leaks(scored: Scored, about: About) -> dict[str, list[Item]]:
+def _leaks(scored: Scored, context: ReportContext) -> dict[str, list[Item]]:
     """What makes the scores of this very split look better than they are, by kind."""
-    found = about.data.issues.of("leakage") if about.data else []
-    of_split = {f.kind: [item for item in f.items if item.split == scored.split] for f in found}
+    found = context.data.issues.of("leakage") if context.data else []
+    of_split = {
+        f.kind: [item for item in f.items if item.split == scored.inputs.split] for f in found
+    }
     return {kind: items for kind, items in of_split.items() if items}
 
 
-def _leak(scored: Scored, about: About) -> str | None:
+def _leak(scored: Scored, context: ReportContext) -> str | None:
     """The same as a sentence."""
-    items = [item for those in _leaks(scored, about).values() for item in those]
+    items = [item for those in _leaks(scored, context).values() for item in those]
     count = len({item.image or item.file for item in items})
     if not count:
         return None
     verb = "are" if count > 1 else "is"
     return (
-        f"{count} of the {len(scored.images)} {scored.split} images {verb} also, or nearly, in the "
-        "data that the detector was trained or chosen on: the scores are too high"
+        f"{count} of the {len(scored.inputs.images)} {scored.inputs.split} images {verb} also, or "
+        "nearly, in the data that the detector was trained or chosen on: the scores are too high"
     )
 
 
-def _headline(scored: Scored, about: About, per_class: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _headline(
+    scored: Scored, context: ReportContext, per_class: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     """What metrics.json holds."""
     intervals = None
     if scored.resampled is not None:
-        intervals = {"level": LEVEL, "resamples": about.config.resamples} | {
+        intervals = {"level": LEVEL, "resamples": context.config.resamples} | {
             name: scored.interval(name) for name in ("map", "map_50")
         }
+    names = scored.inputs.classes.names
     rows = {
         name: {
-            **scored.per_class[name],
+            **scored.scores.per_class[label - 1],
             **{f"{key}_interval": scored.interval(key, label) for key in ("ap", "ap_50")},
             **per_class[name],
         }
-        for label, name in enumerate(scored.classes.names, start=1)
+        for label, name in enumerate(names, start=1)
     }
     return {
-        "split": scored.split,
-        "images": len(scored.matches.truth.images),
-        "protocol": {"coco": protocol(scored.matches.truth), "voc": VOC_PROTOCOL},
-        "coco": scored.coco,
-        "voc": scored.voc,
+        "split": scored.inputs.split,
+        "images": len(scored.matches.ground_truth.images),
+        "protocol": scored.scores.protocol,
+        **scored.scores.overall,
         "intervals": intervals,
         "per_class": rows,
-        "comparison": _comparison(scored, about),
+        "comparison": _comparison(scored, context),
         "leakage": [
             {
                 "kind": kind,
                 "count": len({item.image or item.file for item in items}),
                 "example": str(items[0]),
             }
-            for kind, items in _leaks(scored, about).items()
+            for kind, items in _leaks(scored, context).items()
         ],
-        "seconds": {"train": about.train_seconds, "evaluate": scored.seconds},
+        "seconds": {"train": context.train_seconds, "evaluate": scored.seconds},
         "environment": environment(),
     }
 
 
-def _comparison(scored: Scored, about: About) -> dict[str, Any] | None:
+def _comparison(scored: Scored, context: ReportContext) -> dict[str, Any] | None:
     """The comparison as plain data."""
-    if about.comparison is None:
+    found = scored.comparison
+    if found is None:
         return None
-    found, a, b = about.comparison
-
-    def row(name: str, one: Difference) -> dict[str, Any]:
-        bounds = None if one.interval is None else list(one.interval)
-        values = {"a": one.a, "b": one.b, "difference": one.difference, "interval": bounds}
-        return {"name": name, **values}
-
-    rows = [row("mAP", found.map), row("AP50", found.map_50)]
-    pairs = zip(scored.classes.names, found.ap, strict=True)
-    rows += [row(f"AP of {name}", one) for name, one in pairs]
+    named = [("mAP", found.map), ("AP50", found.map_50)]
+    pairs = zip(scored.inputs.classes.names, found.ap, strict=True)
+    named += [(f"AP of {name}", one) for name, one in pairs]
+    a, b = context.compared
+    rows = [_difference(name, one) for name, one in named]
     said = sentence(found.map)
-    return {"a": a, "b": b, "sentence": said, "rows": rows, "settings": about.settings}
+    return {"a": a, "b": b, "sentence": said, "rows": rows, "settings": context.settings}
+
+
+def _difference(name: str, one: Difference) -> dict[str, Any]:
+    """A row of the comparison."""
+    bounds = None if one.interval is None else list(one.interval)
+    values = {"a": one.a, "b": one.b, "difference": one.difference, "interval": bounds}
+    return {"name": name, **values}
 
 
 def _write_suspects(file: Path, suspects: Sequence[Mapping[str, Any]]) -> None:
@@ -277,35 +284,36 @@ def _write_report(file: Path, content: dict[str, Any], pictures: list[Any]) -> N
     write_run_page(file, content, pictures)
 
 
-def _whole(
+def _report_content(
     scored: Scored,
-    about: About,
+    context: ReportContext,
     content: Mapping[str, Any],
     analysis: Mapping[str, Any],
-    folder: Path,
+    folder: RunFolder,
 ) -> dict[str, Any]:
     """What the report is made of."""
-    truth, data = scored.matches.truth, about.data
+    ground_truth, data = scored.matches.ground_truth, context.data
     root = None if data is None else str(data.root)
     splits = {} if data is None else data.splits
-    title = about.config.truth or root or about.config.name
-    limit = None if about.config.predictions else about.config.model.detections_per_image
+    title = context.title or root or context.config.name
+    own = context.own_detections
+    limit = context.config.model.detections_per_image if own else None
     return {
         **content,
         **analysis,
-        "verb": about.verb,
-        "leak": _leak(scored, about),
-        "remarks": remarks(scored, content, limit),
+        "verb": context.command,
+        "leak": _leak(scored, context),
+        "remarks": score_warnings(scored, content, limit),
         "title": Path(title).name,
         "created": f"{datetime.now():%Y-%m-%d %H:%M}",
         "folder": str(folder),
-        "truths": int((~truth.ignore).sum()),
-        "ignored": int(truth.ignore.sum()),
+        "truths": int((~ground_truth.ignore).sum()),
+        "ignored": int(ground_truth.ignore.sum()),
         "detections": len(scored.matches.detections.labels),
-        "classes": list(scored.classes.names),
-        "training": about.training,
+        "classes": list(scored.inputs.classes.names),
+        "training": context.training,
         "data": {
-            "root": root or about.config.truth,
+            "root": root or context.title,
             "recognised": "" if data is None else data.recognised,
             "splits": {
                 name: {"images": len(split), "boxes": len(split.labels)}
@@ -313,8 +321,8 @@ def _whole(
             },
             "left_out": 0 if data is None else sum(f.count for f in data.issues.of("error")),
         },
-        "config": OmegaConf.to_yaml(OmegaConf.create(plain(about.config))),
-        "commands": [{"what": what, "command": command} for what, command in about.commands],
+        "config": OmegaConf.to_yaml(OmegaConf.create(plain(context.config))),
+        "commands": [{"what": what, "command": command} for what, command in context.commands],
     }
 
 
@@ -325,13 +333,13 @@ def _pictures(
     from detector.data.images.pixels import read_image
     from detector.report.gallery import SIDE, Picture, shrink
 
-    truth, found = scored.matches.truth, scored.matches.detections
+    ground_truth, found = scored.matches.ground_truth, scored.matches.detections
     kept = found.scores >= WEAKEST
-    came, found_by = outcomes(scored.matches)
+    came, match_scores = outcomes(scored.matches)
     pictures = []
     for choice in gallery:
         index = choice["image"]
-        path = str(scored.images.paths[index])
+        path = str(scored.inputs.images.paths[index])
         if not path:
             continue
         try:
@@ -348,9 +356,9 @@ def _pictures(
                 note=choice["note"],
                 image=shrink(image, SIDE),
                 size=(image.shape[0], image.shape[1]),
-                truth=labels,
-                found=boxes,
-                found_by=found_by[truth.image == index],
+                ground_truth=labels,
+                predictions=boxes,
+                match_scores=match_scores[ground_truth.image == index],
                 outcomes=came[(found.image == index) & kept],
             )
         )
@@ -361,10 +369,12 @@ def _boxes(scored: Scored, index: int, kept: NDArray[np.bool_]) -> tuple[Boxes, 
     """The truth of an image, and those of its detections that are kept, to be drawn."""
     from detector.report.draw import Boxes
 
-    truth, found = scored.matches.truth, scored.matches.detections
-    there, rows = truth.image == index, (found.image == index) & kept
+    ground_truth, found = scored.matches.ground_truth, scored.matches.detections
+    there, rows = ground_truth.image == index, (found.image == index) & kept
     return (
-        Boxes(truth.boxes[there], truth.labels[there], ignore=truth.ignore[there]),
+        Boxes(
+            ground_truth.boxes[there], ground_truth.labels[there], ignore=ground_truth.ignore[there]
+        ),
         Boxes(found.boxes[rows], found.labels[rows], found.scores[rows]),
     )
 
@@ -374,21 +384,21 @@ def _draw_some(scored: Scored, thresholds: Sequence[float], file: Path) -> None:
     from detector.data.images.pixels import read_image
     from detector.report.draw import Panel, draw_sheet
 
-    truth, found = scored.matches.truth, scored.matches.detections
-    seen = truth.images[scored.images.paths[truth.images] != ""]
+    ground_truth, found = scored.matches.ground_truth, scored.matches.detections
+    seen = ground_truth.images[scored.inputs.images.paths[ground_truth.images] != ""]
     chosen = np.linspace(0, len(seen) - 1, min(PICTURED, len(seen))).round().astype(int)
     strong = found.scores >= np.array(thresholds)[found.labels - 1]
     panels = []
     for index in seen[chosen].tolist():
         labels, boxes = _boxes(scored, index, strong)
-        path = Path(str(scored.images.paths[index]))
+        path = Path(str(scored.inputs.images.paths[index]))
         try:
             panels.append(Panel(path.name, read_image(path), labels, boxes))
         except RequestError:
             continue
     if panels:
         lowest = f"score >= {thresholds[0]:g}" if len(thresholds) == 1 else "scores of best F1"
-        draw_sheet(panels, scored.classes.names, lowest, file)
+        draw_sheet(panels, scored.inputs.classes.names, lowest, file)
 
 
 def environment() -> dict[str, Any]:
@@ -400,3 +410,21 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         **{name: metadata.version(name) for name in PACKAGES},
     }
+
+
+def log_to(logger: RunLogger, scores: Mapping[str, float], folder: RunFolder, step: int) -> None:
+    """Log final scores and pictures.
+
+    Args:
+        logger: Logger of the run.
+        scores: Scores by name.
+        folder: Has the pictures.
+        step: Number of optimiser steps done.
+    """
+    from detector.data.images.pixels import read_image
+
+    if logger.lightning is None:
+        return
+    files = {"detections": folder.detections_png, "schedule": folder.schedule}
+    pictures = {name: read_image(file) for name, file in files.items() if file.is_file()}
+    logger.log_results(scores, pictures, step)

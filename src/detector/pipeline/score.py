@@ -1,21 +1,20 @@
-"""Detect on a split and score what was found; shared by train and evaluate."""
+"""Detect on a split, and score detections of any origin."""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.config.schema import Config
+from detector.core.run_folder import RunFolder
 from detector.core.structures import AnnotatedImages, ClassMap
-from detector.evaluation.arrays import Detections, Truth
+from detector.evaluation.arrays import Detections, GroundTruth
 from detector.evaluation.bootstrap import Resampled, bootstrap, interval
-from detector.evaluation.coco import Scores, coco_scores
+from detector.evaluation.comparison import Comparison, compare
 from detector.evaluation.matching import Matches, match
-from detector.evaluation.voc import voc_scores
+from detector.evaluation.metrics import AllScores, compute_all
 
 if TYPE_CHECKING:
     from detector.data.loading.datamodule import DetectionDataModule
@@ -23,42 +22,62 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Scores further from pycocotools' than rounding explains are wrong.
-TOLERANCE = 1e-9
 LEVEL = 0.95  # of intervals
 MANY = 50_000  # detections, from which on scoring takes some time
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A scored split; fractions, NaN where there is no truth to find.
+class EvaluationInputs:
+    """Detections on a split and its ground truth, wherever they come from.
 
     Attributes:
-        split: Its name.
-        images: Its images; those whose path is empty are nowhere.
-        classes: Of detections and truth.
-        matches: Detections and truth, whose image ids are places in `images`.
-        coco: COCO's twelve numbers, those of pycocotools.
-        voc: PASCAL VOC's two.
-        per_class: By name `ap`, `ap_50`, `voc_ap_50` and `voc_ap_50_11point`.
-        resampled: The bootstrap's; None if none was wanted.
-        seconds: That detecting took; scoring, where the detections were there before.
+        detections: The detections; image ids are indices into `images`.
+        truth: The ground truth, likewise.
+        images: The split; paths are empty where no file is known.
+        classes: Classes of detections and ground truth.
+        split: Name of the split.
+        seconds: Detection time, seconds; None where the detections were made elsewhere.
+        baseline: Detections of another detector on the same images, to compare with; None if there
+            is none.
     """
 
-    split: str
+    detections: Detections
+    ground_truth: GroundTruth
     images: AnnotatedImages
     classes: ClassMap
+    split: str
+    seconds: float | None = None
+    baseline: Detections | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A scored split; scores are fractions, NaN where there is no ground truth.
+
+    Attributes:
+        inputs: What was scored.
+        matches: Matches between detections and ground truth.
+        scores: Scores by all metrics.
+        resampled: Bootstrap resamples of the scores; None if none were wanted.
+        comparison: Comparison with the baseline; None if there is none.
+        seconds: Detection time, seconds; scoring time where the detections were made elsewhere.
+    """
+
+    inputs: EvaluationInputs
     matches: Matches
-    coco: dict[str, float]
-    voc: dict[str, float]
-    per_class: dict[str, dict[str, float]]
+    scores: AllScores
     resampled: Resampled | None
+    comparison: Comparison | None
     seconds: float
 
     @property
     def flat(self) -> dict[str, float]:
-        """COCO's numbers and VOC's, as `voc_<name>`."""
-        return {**self.coco, **{f"voc_{name}": value for name, value in self.voc.items()}}
+        """COCO's scores by their names, and those of another metric as `<its key>_<name>`."""
+        return {
+            name if key == "coco" else f"{key}_{name}": value
+            for key, scores in self.scores.overall.items()
+            for name, value in scores.items()
+        }
 
     def interval(self, score: str, label: int | None = None) -> list[float] | None:
         """The interval of a score: `map` or `map_50`, or of a class `ap` or `ap_50`."""
@@ -72,19 +91,19 @@ class Scored:
 
 
 def detect(
-    config: Config, task: DetectionTask, data: DetectionDataModule, split: str, folder: Path
-) -> tuple[Detections, Truth, float] | None:
+    config: Config, task: DetectionTask, data: DetectionDataModule, split: str, folder: RunFolder
+) -> EvaluationInputs | None:
     """Run a network over a split.
 
     Args:
-        config: The run's.
-        task: With the weights to use.
+        config: The configuration in force.
+        task: The network with the weights to use.
         data: Has the split.
         split: `train`, `val` or `test`.
         folder: Where Lightning may write.
 
     Returns:
-        Detections, truth, and the seconds it took; None on all processes but the first.
+        Detections and ground truth; None on all processes but the first.
 
     Raises:
         RuntimeError: If images are missing.
@@ -93,7 +112,7 @@ def detect(
     from detector.pipeline.build import build_trainer
     from detector.training.progress import EvaluationBar
 
-    trainer = build_trainer(config, folder, [EvaluationBar(split)])
+    trainer = build_trainer(config, folder.path, [EvaluationBar(split)])
     data.trainer = trainer  # says which process this is
     started = time.perf_counter()
     try:
@@ -103,59 +122,35 @@ def detect(
         raise KeyboardInterrupt from end
     if not trainer.is_global_zero:
         return None
-    evaluation = task.metric.evaluation
-    assert evaluation is not None
-    return evaluation.detections, evaluation.truth, time.perf_counter() - started
+    found = task.metric.evaluation
+    assert found is not None
+    seconds = time.perf_counter() - started
+    images = data.splits[split]
+    return EvaluationInputs(
+        found.detections, found.ground_truth, images, task.classes, split, seconds
+    )
 
 
-def score(
-    detections: Detections,
-    truth: Truth,
-    images: AnnotatedImages,
-    classes: ClassMap,
-    split: str,
-    resamples: int,
-    seconds: float | None = None,
-) -> Scored:
+def score(inputs: EvaluationInputs, resamples: int) -> Scored:
     """Score detections of any origin.
 
     Args:
-        detections: Their image ids are places in `images`.
-        truth: The same.
-        images: Of the split.
-        classes: Of both.
-        split: What to call it.
-        resamples: Of the bootstrap; 0: no intervals.
-        seconds: That detecting took.
+        inputs: Detections and ground truth.
+        resamples: Resamples of the bootstrap; 0: no intervals.
 
     Raises:
-        RuntimeError: If a number of COCO's is not pycocotools'.
+        RuntimeError: If a score of COCO's differs from that of pycocotools.
     """
     started = time.perf_counter()
+    detections, ground_truth, classes = inputs.detections, inputs.ground_truth, inputs.classes
     if (count := len(detections.labels)) >= MANY:
         log.info("scoring %d detections; the check by pycocotools takes longest", count)
-    voc, voc_classes = voc_scores(detections, truth, len(classes))
-    coco, coco_classes = judged(detections, truth, len(classes))
-    matches = match(detections, truth)
-    per_class = {
-        name: {**a, **b}
-        for name, a, b in zip(classes.names, coco_classes, voc_classes, strict=True)
-    }
+    scores = compute_all(detections, ground_truth, len(classes))
+    matches = match(detections, ground_truth)
     resampled = bootstrap(matches, len(classes), resamples) if resamples else None
-    took = time.perf_counter() - started if seconds is None else seconds
-    return Scored(split, images, classes, matches, coco, voc, per_class, resampled, round(took, 2))
-
-
-def judged(detections: Detections, truth: Truth, classes: int) -> Scores:
-    """COCO's scores by pycocotools; RuntimeError if one of hotcoco's twelve is another."""
-    from detector.evaluation import reference
-
-    ours, _ = coco_scores(detections, truth, classes)
-    expected = reference.pycocotools_scores(detections, truth, classes)
-    for name, value in expected[0].items():
-        same = math.isclose(ours[name], value, rel_tol=0, abs_tol=TOLERANCE)
-        if not same and not (math.isnan(ours[name]) and math.isnan(value)):
-            raise RuntimeError(
-                f"{name} is {ours[name]!r}, but {value!r} by pycocotools; no metrics were written"
-            )
-    return expected
+    comparison = None
+    if inputs.baseline is not None:
+        other = match(inputs.baseline, ground_truth)
+        comparison = compare(matches, other, len(classes), resamples, level=LEVEL)
+    seconds = time.perf_counter() - started if inputs.seconds is None else inputs.seconds
+    return Scored(inputs, matches, scores, resampled, comparison, round(seconds, 2))

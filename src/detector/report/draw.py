@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import cv2
 import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
+
+from detector.core.files import write_bytes
 
 IGNORED = sv.Color(190, 190, 190)
 FORMATS = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp")  # that are written
@@ -27,10 +28,10 @@ class Boxes:
     """Boxes to draw.
 
     Attributes:
-        xyxy: `(N, 4)`, pixels.
-        labels: `(N,)`, 1..K.
-        scores: `(N,)`, written beside the class; None for truth.
-        ignore: `(N,)` bool, drawn in grey; None: none are.
+        xyxy: `(N, 4)` corners, pixels.
+        labels: `(N,)` int64, 1..K.
+        scores: `(N,)`, written beside the class; None for ground truth.
+        ignore: `(N,)` bool, ignored boxes, which are drawn in grey; None: no box is ignored.
     """
 
     xyxy: NDArray[np.floating[Any]]
@@ -44,28 +45,28 @@ class Panel:
     """One image of a sheet.
 
     Attributes:
-        name: Written above it.
+        name: Caption.
         image: `(H, W, 3)` uint8 RGB.
-        truth: Drawn on the left copy.
-        found: Drawn on the right copy.
+        ground_truth: Boxes on the left copy.
+        predictions: Boxes on the right copy.
     """
 
     name: str
     image: NDArray[np.uint8]
-    truth: Boxes
-    found: Boxes
+    ground_truth: Boxes
+    predictions: Boxes
 
 
 def draw_boxes(
     image: NDArray[np.uint8], boxes: Boxes, names: Sequence[str], side: int | None = None
 ) -> NDArray[np.uint8]:
-    """Draw boxes, in one colour a class.
+    """Draw boxes, each class in its own colour.
 
     Args:
-        image: `(H, W, 3)` uint8 RGB; left as it is.
-        boxes: What to draw.
+        image: `(H, W, 3)` uint8 RGB, not modified.
+        boxes: Boxes to draw.
         names: Class names; with a single class only scores are written.
-        side: Scale the picture to this longer side first, pixels; None keeps its size.
+        side: Longer side that the picture is scaled to first, pixels; None: no scaling.
 
     Returns:
         A new picture, RGB.
@@ -107,7 +108,7 @@ def draw_boxes(
 
 
 def draw_sheet(panels: Sequence[Panel], names: Sequence[str], caption: str, file: Path) -> None:
-    """Write a picture of images, two to a row, each with its truth beside its detections.
+    """Write a picture of images, two in a row, each with ground truth beside detections.
 
     Args:
         panels: At least one.
@@ -121,7 +122,7 @@ def draw_sheet(panels: Sequence[Panel], names: Sequence[str], caption: str, file
 def draw_preview(
     images: Sequence[tuple[str, NDArray[np.uint8], Boxes]], names: Sequence[str], file: Path
 ) -> None:
-    """Write a picture of images as training sees them, four to a row, with their boxes.
+    """Write a picture of images as the training gets them, four in a row, with their boxes.
 
     Args:
         images: At least one: a caption, `(H, W, C)` uint8, its boxes; of more than three channels,
@@ -142,7 +143,7 @@ def draw_preview(
 
 
 def _tile(cells: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
-    """Put pictures in rows, on white."""
+    """Arrange pictures in rows on a white background."""
     gap = 12
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
     widths = [sum(cell.shape[1] + gap for cell in row) for row in rows]
@@ -159,16 +160,16 @@ def _tile(cells: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]
 
 
 def _pair(panel: Panel, names: Sequence[str], caption: str) -> NDArray[np.uint8]:
-    """One image's truth beside its detections, with captions."""
-    left = draw_boxes(panel.image, panel.truth, names, PANEL_SIDE)
-    right = draw_boxes(panel.image, panel.found, names, PANEL_SIDE)
+    """Ground truth of an image beside its detections, with captions."""
+    left = draw_boxes(panel.image, panel.ground_truth, names, PANEL_SIDE)
+    right = draw_boxes(panel.image, panel.predictions, names, PANEL_SIDE)
     gap = 4
     canvas = np.full((left.shape[0] + HEADER, left.shape[1] * 2 + gap, 3), 255, dtype=np.uint8)
     canvas[HEADER:, : left.shape[1]] = left
     canvas[HEADER:, left.shape[1] + gap :] = right
-    _write(canvas, 0, f"truth: {_count(panel.truth)}   {panel.name}")
-    found = f"detected: {len(panel.found.labels)} ({caption})"
-    _write(canvas, left.shape[1] + gap, found)
+    _write(canvas, 0, f"truth: {_count(panel.ground_truth)}   {panel.name}")
+    detected = f"detected: {len(panel.predictions.labels)} ({caption})"
+    _write(canvas, left.shape[1] + gap, detected)
     return canvas
 
 
@@ -178,7 +179,7 @@ def _write(canvas: NDArray[np.uint8], x: int, text: str) -> None:
 
 
 def _shorten(text: str, width: int) -> str:
-    """The end of a caption, which tells files apart, as much as fits in `width` pixels."""
+    """The end of a caption, which tells files apart, as far as it fits in `width` pixels."""
     short = text = _drawable(text)
     while short and cv2.getTextSize(short, FONT, FONT_SCALE, 1)[0][0] > width:
         text = text[1:]
@@ -187,12 +188,12 @@ def _shorten(text: str, width: int) -> str:
 
 
 def _drawable(text: str) -> str:
-    """Text that OpenCV survives: names of files need not be UTF-8."""
+    """Text that OpenCV can draw: file names need not be UTF-8."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _count(boxes: Boxes) -> str:
-    """How many boxes there are, and how many of them are ignored."""
+    """Number of boxes and of ignored boxes."""
     ignored = 0 if boxes.ignore is None else int(boxes.ignore.sum())
     return f"{len(boxes.labels)}" + (f" ({ignored} ignored, grey)" if ignored else "")
 
@@ -201,35 +202,23 @@ def write_image(file: Path, image: NDArray[np.uint8]) -> None:
     """Write an RGB image in the format of its suffix.
 
     Raises:
-        OSError: If that fails, with the system's number and the file.
+        OSError: If that fails, with error number and file.
     """
     content = encoded(image, file.suffix)
     if content is None:
         raise OSError(errno.EINVAL, "the format cannot hold this picture", str(file))
-    write_bytes(file, content)
+    write_bytes(file, content)  # by Python, which accepts any file name
 
 
 def encoded(image: NDArray[np.uint8], suffix: str) -> bytes | None:
-    """An RGB image as the content of a file; None if the format is none that is known here.
+    """An RGB image as the content of a file; None if the format is unknown or cannot hold it.
 
     Args:
         image: `(H, W, 3)` uint8.
-        suffix: With its dot. None is also what comes of sides that are too long for the format.
+        suffix: Suffix of the file, with its dot.
     """
     try:
         done, content = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error:
         return None
     return content.tobytes() if done else None
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """Write a file, or none: what was begun is removed, which also makes room on a full disk."""
-    # By Python, which survives any file name.
-    try:
-        file.write_bytes(content)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            file.unlink()
-        error.filename = error.filename or str(file)
-        raise

@@ -1,4 +1,4 @@
-"""The pictures of a report: small enough for one file, their boxes beside them as plain data."""
+"""Pictures of the report: small enough for one file, with their boxes as plain data."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from detector.report.draw import Boxes
 from detector.report.thumbnail import PALETTE, encode_jpeg, jpeg_uri
 
 REASONS = ("best", "worst", "most wrong", "suspect")
-BUDGET = 10 * 2**20  # characters, of all pictures; a report stays below 15 MiB
-SIDE = 800  # pixels, the longer side, unless the budget asks for less
+BUDGET = 10 * 2**20  # characters of all pictures, so that a report stays below 15 MiB
+SIDE = 800  # pixels, the longer side; lower where the budget requires it
 QUALITIES = (85, 70, 55)
 
 
@@ -25,18 +25,18 @@ class Picture:
     """One image of the gallery.
 
     Attributes:
-        index: The image's number in its split, which suspects refer to.
-        name: File, relative to the data's root.
+        index: Index of the image in its split, which suspected label errors refer to.
+        name: File name relative to the root of the data.
         reasons: Why it is shown, of `REASONS`.
-        note: One line, such as "F1 0.31: 4 missed, 7 wrong".
-        image: `(h, w, 3)` RGB, may be smaller than the original.
+        note: One line on its results, such as "F1 0.31: 4 missed, 7 wrong".
+        image: `(h, w, 3)` uint8 RGB, may be smaller than the original.
         size: Height and width of the original, pixels.
-        truth: Original pixels.
-        found: Original pixels; with scores.
-        found_by: `(G,)`, of every truth the score of the detection that found it at IoU 0.5, NaN
-            if none did.
-        outcomes: `(D,)`, of every detection 1 where it is right, 0 where it is wrong, 2 where it
-            counts neither way.
+        ground_truth: Ground truth boxes in pixels of the original.
+        predictions: Detections with scores in pixels of the original.
+        match_scores: `(G,)`, for every ground truth box the score of the detection matched with it
+            at IoU 0.5, NaN without one.
+        outcomes: `(D,)` int64, for every detection 1 if it is a true positive, 0 if it is a false
+            positive, 2 if it counts as neither.
     """
 
     index: int
@@ -45,23 +45,23 @@ class Picture:
     note: str
     image: NDArray[np.uint8]
     size: tuple[int, int]
-    truth: Boxes
-    found: Boxes
-    found_by: NDArray[np.floating[Any]]
+    ground_truth: Boxes
+    predictions: Boxes
+    match_scores: NDArray[np.floating[Any]]
     outcomes: NDArray[np.int64]
 
 
 def encode_pictures(
     images: Sequence[NDArray[np.uint8]], budget: int = BUDGET
 ) -> list[tuple[str, int, int]]:
-    """JPEGs at the best size and quality, the same for all, at which all of them fit.
+    """Encode JPEGs at the highest size and quality, the same for all, at which all of them fit.
 
     Args:
-        images: `(H, W, 3)` RGB each; smaller ones are not enlarged.
-        budget: Characters of all data: URIs together.
+        images: `(H, W, 3)` RGB; smaller ones are not enlarged.
+        budget: Largest number of characters of all data: URIs together.
 
     Returns:
-        A data: URI, its width and its height each, in pixels.
+        A data: URI for each image, its width and its height in pixels.
     """
     for side, quality in _rungs():
         encoded = _encode(images, side, quality, budget)
@@ -71,32 +71,38 @@ def encode_pictures(
 
 
 def describe(picture: Picture) -> dict[str, Any]:
-    """The boxes of a picture as a script draws them.
+    """The boxes of a picture as the page's script draws them.
 
     Args:
-        picture: Original pixels.
+        picture: The picture.
 
     Returns:
-        `width` and `height` of the image; `truth` and `found`, a row a box: four corners in pixels,
-        the label, then whether it is ignored and the score that found it, -1 if none did (truth),
-        or its score and outcome (found).
+        `width` and `height` of the image; `truth` and `found` (detections) with a row for each box:
+        corners in pixels and label, then for ground truth whether it is ignored and the score of
+        its match (-1 without one), for a detection its score and outcome.
     """
     height, width = picture.size
-    truth, found = picture.truth, picture.found
-    ignore = np.zeros(len(truth.labels), bool) if truth.ignore is None else truth.ignore
-    scores = np.ones(len(found.labels)) if found.scores is None else found.scores
+    ground_truth, predictions = picture.ground_truth, picture.predictions
+    ignore = (
+        np.zeros(len(ground_truth.labels), bool)
+        if ground_truth.ignore is None
+        else ground_truth.ignore
+    )
+    scores = np.ones(len(predictions.labels)) if predictions.scores is None else predictions.scores
     return {
         "width": width,
         "height": height,
         "truth": _rows(
-            truth, ignore.astype(int).tolist(), _short(np.nan_to_num(picture.found_by, nan=-1.0))
+            ground_truth,
+            ignore.astype(int).tolist(),
+            _short(np.nan_to_num(picture.match_scores, nan=-1.0)),
         ),
-        "found": _rows(found, _short(scores), picture.outcomes.tolist()),
+        "found": _rows(predictions, _short(scores), picture.outcomes.tolist()),
     }
 
 
 def shrink(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """An image whose longer side is at most `side` pixels; smaller ones stay as they are."""
+    """Scale an image down so that its longer side is at most `side` pixels."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     if scale >= 1:
@@ -106,7 +112,7 @@ def shrink(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def class_colors(count: int) -> list[str]:
-    """A colour a class, as `#rrggbb`: the palette's, or hues far apart from their neighbours."""
+    """A colour for each class, as `#rrggbb`: the palette, or hues far apart for neighbours."""
     if count <= len(PALETTE):
         return ["#{:02x}{:02x}{:02x}".format(*color) for color in PALETTE[:count]]
     golden = (5**0.5 - 1) / 2
@@ -115,7 +121,7 @@ def class_colors(count: int) -> list[str]:
 
 
 def _rungs() -> Iterator[tuple[int, int]]:
-    """Longer sides and qualities, downwards."""
+    """Yield longer sides and qualities in descending order."""
     side = float(SIDE)
     while side >= 8:
         for quality in QUALITIES:
@@ -126,7 +132,7 @@ def _rungs() -> Iterator[tuple[int, int]]:
 def _encode(
     images: Sequence[NDArray[np.uint8]], side: int, quality: int, budget: int
 ) -> list[tuple[str, int, int]] | None:
-    """All pictures at this size and quality; None as soon as they are too much."""
+    """All pictures at this size and quality; None if they exceed the budget."""
     encoded, total = [], 0
     for image in images:
         small = shrink(image, side)
@@ -139,12 +145,12 @@ def _encode(
 
 
 def _short(scores: NDArray[np.floating[Any]]) -> list[float]:
-    """Shortest digits that give the same float32: 0.57 is drawn at a threshold of 0.57."""
+    """Scores with the fewest digits of their float32, so that 0.57 reaches a threshold of 0.57."""
     return [float(str(score)) for score in scores.astype(np.float32)]
 
 
 def _rows(boxes: Boxes, *extra: Sequence[float]) -> list[list[float]]:
-    """Corners, label and more numbers a box; what is not finite cannot be drawn."""
+    """Corners, label and further numbers of each finite box."""
     corners = np.asarray(boxes.xyxy, np.float64).reshape(-1, 4)
     return [
         [

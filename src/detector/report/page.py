@@ -1,37 +1,53 @@
-"""The page of the data check: one HTML file that needs nothing beside it."""
+"""The page of the data check: one self-contained HTML file without scripts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detector.report import charts
-from detector.report.render import environment, write_page
+from detector.core.files import write_text
+from detector.report.render import environment
 from detector.report.thumbnail import PALETTE, Thumbnail, class_color, data_uri, draw_thumbnail
 
 __all__ = ["Thumbnail", "write_check_page"]
 
-SHOWN_ITEMS = 50  # of one kind of finding; check.json has all
-SHOWN_CLASSES = 20  # before the others fold away
+SHOWN_ITEMS = 50  # items of one kind of finding; check.json has all
+SHOWN_CLASSES = 20  # classes that are not folded
+
+
+@dataclass(frozen=True)
+class Share:
+    """Boxes of one class in one split.
+
+    Attributes:
+        boxes: Number of boxes.
+        share: Share of the boxes of the split, 0..1.
+        bar: Length of the bar that shows it, percent.
+    """
+
+    boxes: int
+    share: float
+    bar: float
 
 
 def write_check_page(file: Path, content: dict[str, Any], thumbnails: Sequence[Thumbnail]) -> None:
     """Write the page in one step: on failure nothing is left, and an older page stays.
 
     Args:
-        file: An `.html`; its folder exists.
-        content: What check.json holds; `histograms`, `model` and single values may be missing.
-        thumbnails: Shown beside the finding of their kind, in this order.
+        file: An `.html` in a folder that exists.
+        content: Content of check.json; `histograms`, `model` and single values may be missing.
+        thumbnails: Thumbnails in their order; each is shown beside the finding of its kind.
 
     Raises:
-        ValueError: If a thumbnail illustrates no finding of `content`.
+        ValueError: If a thumbnail belongs to no finding of `content`.
     """
-    write_page(file, _render(content, thumbnails))
+    write_text(file, _render(content, thumbnails))
 
 
 def _render(content: dict[str, Any], thumbnails: Sequence[Thumbnail]) -> str:
-    """The page's text."""
+    """The page as text."""
     classes = content["classes"]
     pictures: dict[str, list[tuple[Thumbnail, str, tuple[int, ...]]]] = {
         finding["kind"]: [] for finding in content["findings"]
@@ -50,7 +66,33 @@ def _render(content: dict[str, Any], thumbnails: Sequence[Thumbnail]) -> str:
         check=content,
         pictures=pictures,
         colors=colors,
-        balance=charts.class_balance(classes, content["splits"]),
+        balance=class_balance(classes, content["splits"]),
         shown_items=SHOWN_ITEMS,
         shown_classes=SHOWN_CLASSES,
     )
+
+
+def class_balance(
+    classes: Sequence[str], splits: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[int, str, list[Share]]]:
+    """Boxes of every class and their share in every split, the most frequent class first.
+
+    Args:
+        classes: Class names in the order of their labels.
+        splits: Name of a split -> its counts; `per_class` has the boxes by class name.
+
+    Returns:
+        Label, name and one `Share` for each split; bars compare over the whole table.
+    """
+    counts = [
+        [int((split.get("per_class") or {}).get(name) or 0) for split in splits.values()]
+        for name in classes
+    ]
+    totals = [max(1, sum(column)) for column in zip(*counts, strict=True)]
+    shares = [[n / total for n, total in zip(row, totals, strict=True)] for row in counts]
+    most = max((share for row in shares for share in row), default=0) or 1
+    rows = []
+    for i, name in enumerate(classes):
+        pairs = zip(counts[i], shares[i], strict=True)
+        rows.append((i + 1, name, [Share(n, share, 100 * share / most) for n, share in pairs]))
+    return sorted(rows, key=lambda row: -sum(cell.boxes for cell in row[2]))

@@ -1,6 +1,6 @@
-"""Plots of an evaluation: how right and how complete, by score, recall, size and confidence.
+"""Plots of an evaluation: precision and recall by score threshold, size, shape and confidence.
 
-Every function takes a part of the report and returns None where there is nothing to plot.
+Every function takes a part of the report and returns None if there is nothing to plot.
 """
 
 from __future__ import annotations
@@ -8,17 +8,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detector.report import charts
+from detector.report import formatting
 from detector.report.gallery import class_colors
 from detector.report.plots import LABEL, Figure, figure, label, line, rounded
 
-DISTINCT = 6  # classes, at most, whose lines are told apart by colour
+DISTINCT = 6  # largest number of classes whose lines differ in colour
 SHARE = {"range": [0, 1.03], "tickformat": ".0%", "dtick": 0.2}
 PRECISION, RECALL = class_colors(2)
 
 
-def thresholds(curves: Mapping[str, Any], names: Sequence[str]) -> Figure | None:
-    """Precision, recall and F1 over the score threshold: of all, and of a class to choose."""
+def thresholds(curves: Mapping[str, Any], names: Sequence[str], detections: int) -> Figure | None:
+    """Precision, recall and F1 over the score threshold, of all classes and of a chosen one.
+
+    Args:
+        curves: `curves` of the analysis.
+        names: Class names.
+        detections: Number of detections; without any there is no plot.
+    """
+    if not detections:
+        return None
     styles = {
         "precision": line("Precision", PRECISION),
         "recall": line("Recall", RECALL),
@@ -53,13 +61,13 @@ def thresholds(curves: Mapping[str, Any], names: Sequence[str]) -> Figure | None
 def recall_precision(
     curves: Mapping[str, Any], per_class: Mapping[str, Mapping[str, Any]], names: Sequence[str]
 ) -> Figure | None:
-    """Precision over recall, a line a class; many are grey until one is chosen."""
+    """Precision over recall, a line for each class; many lines are grey until one is chosen."""
     few = len(names) <= DISTINCT
     traces = []
     for name, color in zip(names, class_colors(len(names)), strict=True):
         if not (values := curves["classes"].get(name)):
             continue
-        title = f"{label(name, LABEL)}  {charts.points(per_class[name]['ap_50'])}"
+        title = f"{label(name, LABEL)}  {formatting.points(per_class[name]['ap_50'])}"
         look = line(title, color) if few else line(title, "--quiet", 1)
         traces.append(
             {
@@ -82,7 +90,7 @@ def recall_precision(
 
 
 def ranges(rows: Sequence[Mapping[str, Any]], title: str) -> Figure | None:
-    """Recall and precision by a range of sizes or shapes, as bars side by side."""
+    """Recall and precision of each range of sizes or shapes, as grouped bars."""
     parts = (
         ("recall_any_score", "Recall at any score", {"color": f"{RECALL}59"}, "truths"),
         ("recall", "Recall", {"color": RECALL}, "truths"),
@@ -95,7 +103,7 @@ def ranges(rows: Sequence[Mapping[str, Any]], title: str) -> Figure | None:
             "x": [label(row["range"]).replace(" to ", "<br>to ") for row in rows],
             "y": rounded([row[key] for row in rows]),
             "customdata": [
-                charts.many(row[of], "box" if of == "truths" else "detection") for row in rows
+                formatting.many(row[of], "box" if of == "truths" else "detection") for row in rows
             ],
             "marker": marker,
             "hovertemplate": "%{y:.1%} of %{customdata}",
@@ -117,8 +125,9 @@ def ranges(rows: Sequence[Mapping[str, Any]], title: str) -> Figure | None:
     return figure(traces, layout)
 
 
-def calibration(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """The precision of detections by their confidence, and how many there are of each."""
+def calibration(calibration: Mapping[str, Any]) -> Figure | None:
+    """Precision of the detections by confidence, and how many detections each bin has."""
+    bins = calibration["bins"]
     filled = [part for part in bins if part["count"]]
     if not filled:
         return None
@@ -131,7 +140,7 @@ def calibration(bins: Sequence[Mapping[str, Any]]) -> Figure | None:
         "x": rounded([part["confidence"] for part in filled]),
         "y": rounded([part["precision"] for part in filled]),
         "customdata": [
-            [f"{b['low']:.2f} to {b['high']:.2f}", charts.many(b["count"], "detection")]
+            [f"{b['low']:.2f} to {b['high']:.2f}", formatting.many(b["count"], "detection")]
             for b in filled
         ],
         "hovertemplate": "scores %{customdata[0]}: %{customdata[1]}<br>"

@@ -1,6 +1,6 @@
-"""Plots of an evaluation: what was confused, what errors cost, how two models differ.
+"""Plots of an evaluation: confusion matrix, cost of errors, difference of two models.
 
-Every function takes a part of the report and returns None where there is nothing to plot.
+Every function takes a part of the report and returns None if there is nothing to plot.
 """
 
 from __future__ import annotations
@@ -8,18 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detector.report import charts
+from detector.report import formatting
 from detector.report.plots import LABEL, Figure, figure, is_finite, label, rounded
 
-NUMBERED = 12  # labels, at most, of a confusion matrix with its counts written into it
+NUMBERED = 12  # largest confusion matrix whose cells show their counts
 
 
-def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure | None:
-    """A heat map: what every class was detected as.
+def confusion(confusion: Mapping[str, Any]) -> Figure | None:
+    """The confusion matrix as a heat map.
 
-    A class's row is shaded by shares of its true boxes. False alarms, the last row, are all of
-    their row, so they are shaded by shares of the detections of their class, which is their column.
+    The row of a class is shaded by shares of its true boxes. The last row, detections on the
+    background, is shaded by shares of the detections of the class, which is the column.
     """
+    matrix, names = confusion["matrix"], confusion["labels"]
     count = len(names)
     wholes = [("true box", [sum(row)] * count) for row in matrix[:-1]]
     wholes.append(("detection", [sum(column) for column in zip(*matrix, strict=True)]))
@@ -29,7 +30,7 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure |
         rounded([n / whole if whole else None for n, whole in zip(row, of, strict=True)])
         for row, (_, of) in zip(matrix, wholes, strict=True)
     ]
-    shares[-1][-1] = None  # background taken for background is not counted
+    shares[-1][-1] = None  # background detected as background is not counted
     numbered = count <= NUMBERED
     places = _categories(names)
     trace = {
@@ -38,12 +39,15 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure |
         "y": places,
         "z": shares,
         "customdata": [
-            [[charts.number(n), charts.many(whole, unit)] for n, whole in zip(row, of, strict=True)]
+            [
+                [formatting.number(n), formatting.many(whole, unit)]
+                for n, whole in zip(row, of, strict=True)
+            ]
             for row, (unit, of) in zip(matrix, wholes, strict=True)
         ],
         "zmin": 0,
         "zmax": 1,
-        # A steep start: a share of 1% can be seen.
+        # Steep at the start, so that a share of 1% can be seen.
         "colorscale": [[0, "--panel"], [0.01, "--heat-1"], [0.1, "--heat-2"], [1, "--strong"]],
         "xgap": 1,
         "ygap": 1,
@@ -53,7 +57,7 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure |
         "%{customdata[1]} (%{z:.1%})<extra></extra>",
     }
     if numbered:
-        texts = [[charts.number(n) for n in row] for row in matrix]
+        texts = [[formatting.number(n) for n in row] for row in matrix]
         texts[-1][-1] = ""
         trace |= {"text": texts, "texttemplate": "%{text}"}
     cell = min(76.0, max(9.6, 620 / count))
@@ -63,8 +67,9 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure |
     return figure([trace], layout, least=0 if numbered else width, most=max(width, 460))
 
 
-def errors(types: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """What every type of error costs."""
+def errors(errors: Mapping[str, Any]) -> Figure | None:
+    """AP50 that each type of error costs."""
+    types = errors["types"]
     costs = rounded([kind["cost"] for kind in types])
     ends = [cost for cost in costs if cost is not None] or [0.0]
     trace = {
@@ -72,7 +77,7 @@ def errors(types: Sequence[Mapping[str, Any]]) -> Figure | None:
         "orientation": "h",
         "x": costs,
         "y": [label(kind["name"]) for kind in types],
-        "customdata": [[charts.number(k["count"]), label(k["meaning"])] for k in types],
+        "customdata": [[formatting.number(k["count"]), label(k["meaning"])] for k in types],
         "marker": {"color": "--bar"},
         "texttemplate": "%{x:.1%}",
         "textposition": "outside",
@@ -96,11 +101,11 @@ def errors(types: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def differences(comparison: Mapping[str, Any]) -> Figure | None:
-    """By how much B is better, with intervals."""
+    """Difference of the scores of two models, B minus A, with intervals."""
     rows = [row for row in comparison["rows"] if is_finite(row["difference"])]
     reaches = [
         [abs(end - row["difference"]) for end in row["interval"]]
-        if charts.interval(row["interval"])
+        if formatting.interval(row["interval"])
         else [0, 0]
         for row in rows
     ]
@@ -110,7 +115,7 @@ def differences(comparison: Mapping[str, Any]) -> Figure | None:
         "x": rounded([row["difference"] for row in rows]),
         "y": list(range(len(rows))),
         "text": [label(row["name"]) for row in rows],
-        "customdata": [charts.interval(row["interval"]) or "no interval" for row in rows],
+        "customdata": [formatting.interval(row["interval"]) or "no interval" for row in rows],
         "error_x": {
             "array": rounded([high for _, high in reaches]),
             "arrayminus": rounded([low for low, _ in reaches]),
@@ -146,7 +151,7 @@ def differences(comparison: Mapping[str, Any]) -> Figure | None:
 
 
 def _matrix_layout(names: Sequence[str], cell: float, numbered: bool) -> Figure:
-    """Axes with every name, for cells of about `cell` pixels."""
+    """Layout with all names on the axes, for cells of about `cell` pixels."""
     axis = _names_axis() | {
         "tickvals": _categories(names),
         "ticktext": [label(name, LABEL if numbered else 14) for name in names],
@@ -162,10 +167,10 @@ def _matrix_layout(names: Sequence[str], cell: float, numbered: bool) -> Figure:
 
 
 def _categories(names: Sequence[str]) -> list[str]:
-    """Names as places on an axis; the space saves "constructor", which plotly would lose."""
+    """Names as categories of an axis; with a space, as plotly would lose "constructor"."""
     return [f"{label(name)} " for name in names]
 
 
 def _names_axis() -> Figure:
-    """An axis of names, from the top down."""
+    """A category axis from top to bottom."""
     return {"type": "category", "autorange": "reversed", "automargin": True, "showgrid": False}

@@ -1,6 +1,6 @@
-"""Plots of a training: losses, scores and learning rates over the epochs, the phases shaded.
+"""Plots of a training: losses, scores and learning rates over the epochs, with shaded phases.
 
-Every function takes the report's `training` and returns None where there is nothing to plot.
+Every function takes the `training` of the report and returns None if there is nothing to plot.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from detector.report.gallery import class_colors
 from detector.report.plots import Figure, figure, label, line, rounded
 from detector.report.schedule import Curve, merge_curves
 
-LETTERS = 50  # that fit above a plot on a wide screen
-SHOWN = ("val/map", "val/map_50", "val/map_75")  # beside the monitored score
+LETTERS = 50  # characters that fit above a plot on a wide screen
+SHOWN = ("val/map", "val/map_50", "val/map_75")  # scores shown beside the monitored one
 
 
 def losses(training: Mapping[str, Any]) -> Figure | None:
-    """Every loss, the total in front."""
+    """All losses, the total in front."""
     keys = [key for key in _keys(training) if key.split("/")[-1].startswith("loss")]
     lines = _read(training, keys)
     return _over_epochs(training, lines, "train/loss", {"rangemode": "tozero"}, "%{y:.4f}")
 
 
 def scores(training: Mapping[str, Any]) -> Figure | None:
-    """The validation scores, the monitored one in front; most wait in the legend to be shown."""
+    """Validation scores, the monitored one in front; most are hidden until chosen in the legend."""
     keys = [k for k in _keys(training) if k.startswith("val/") and not k.startswith("val/loss")]
     axis = {"tickformat": ".0%", "rangemode": "tozero"}
     first = training["monitor"]
@@ -35,9 +35,9 @@ def scores(training: Mapping[str, Any]) -> Figure | None:
 
 
 def rates(training: Mapping[str, Any]) -> Figure | None:
-    """The groups' learning rates, equal ones as one line; a frozen group has a gap.
+    """Learning rates of the groups, equal ones as one line; a frozen group has a gap.
 
-    Groups that are always frozen have no line; they are named in the plot's `note`.
+    Groups that are always frozen have no line; the `note` of the figure names them.
     """
     keys = [key for key in _keys(training) if key.startswith("lr/")]
     curves = [
@@ -57,12 +57,12 @@ def rates(training: Mapping[str, Any]) -> Figure | None:
 
 
 def _keys(training: Mapping[str, Any]) -> list[str]:
-    """What the rows hold, in the order in which it appears."""
+    """Keys of all rows, in the order of their first occurrence."""
     return list(dict.fromkeys(key for row in training["rows"] for key in row))
 
 
 def _read(training: Mapping[str, Any], keys: Sequence[str]) -> dict[str, list[float | None]]:
-    """Columns of the rows."""
+    """Columns of the rows by key."""
     return {key: rounded([row.get(key) for row in training["rows"]]) for key in keys}
 
 
@@ -73,7 +73,7 @@ def _over_epochs(
     axis: Figure,
     template: str,
 ) -> Figure | None:
-    """Lines over the epochs; an epoch's value stands at its end, so that 3 is the third one's."""
+    """Lines over the epochs; the value of the third epoch is at 3, its end."""
     ends = [row["epoch"] + 1 for row in training["rows"]]
     if not ends:
         return None
@@ -113,7 +113,7 @@ def _over_epochs(
 
 
 def _shade(number: int, phase: Mapping[str, Any], end: int) -> Figure:
-    """A phase behind the lines."""
+    """The shaded area of a phase."""
     start = phase["start_epoch"]
     return {
         "type": "rect",
@@ -129,7 +129,7 @@ def _shade(number: int, phase: Mapping[str, Any], end: int) -> Figure:
 
 
 def _name(phase: Mapping[str, Any], end: int) -> Figure:
-    """A phase's name above it, as much of it as there is room for."""
+    """The name of a phase above it, cut to the room there is."""
     room = int(LETTERS * min(phase["epochs"], end - phase["start_epoch"]) / end)
     return {
         "text": label(phase["name"], room) if room > 2 else "",

@@ -1,4 +1,4 @@
-"""What the pages share: templates in which every value is escaped, and writing in one step."""
+"""Rendering of the pages: templates in which every value is escaped, and writing in one step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from detector.report import charts
+from detector.report import formatting
 
 TEMPLATES = Path(__file__).with_name("templates")
+# Functions of `formatting` that templates use as filters.
+FILTERS = (
+    *("number", "percent", "points", "interval", "many"),
+    *("signed", "short", "setting", "duration"),
+)
 
 
 def environment() -> jinja2.Environment:
-    """Templates in which every value is escaped and a misspelt one is an error."""
+    """Templates in which every value is escaped and an undefined one is an error."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -25,48 +30,22 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
-        "number": charts.number,
-        "percent": charts.percent,
-        "points": charts.points,
-        "interval": charts.interval,
-        "many": charts.many,
-        "signed": charts.signed,
-        "figure": charts.figure,
-        "setting": charts.setting,
-        "duration": charts.duration,
+    made.filters |= {name: getattr(formatting, name) for name in FILTERS} | {
         "json": script_json,
-        "sentence": lambda text: text[:1].upper() + text[1:],
-        "shell": lambda text: shlex.join(shlex.split(text)),
+        "sentence": lambda words: words[:1].upper() + words[1:],
+        "shell": lambda words: shlex.join(shlex.split(words)),
     }
-    made.globals |= {"histogram": charts.histogram, "chart_height": charts.CHART_HEIGHT}
     return made
 
 
-def write_page(file: Path, page: str) -> None:
-    """Write a page in one step: on failure nothing is left, and an older page stays.
-
-    Args:
-        file: An `.html`; its folder exists.
-        page: Its text.
-    """
-    draft = file.with_name(file.name + ".part")
-    try:
-        # File names may hold bytes that are not UTF-8; Python carries them as lone surrogates.
-        draft.write_text(page, encoding="utf-8", errors="backslashreplace")
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def tidy(value: Any) -> Any:
-    """Plain data without what JSON and UTF-8 cannot hold.
+    """Plain data without values that JSON and UTF-8 cannot represent.
 
     Args:
-        value: Of dicts, lists, texts and numbers.
+        value: Nested dictionaries and lists of texts and numbers.
 
     Returns:
-        The same, with None for numbers that are not finite and readable escapes for the bytes of
+        The same data, with None for numbers that are not finite and readable escapes for bytes of
         file names that are not UTF-8.
     """
     if isinstance(value, dict):
@@ -81,6 +60,6 @@ def tidy(value: Any) -> Any:
 
 
 def script_json(value: Any) -> Markup:
-    """JSON for a script element, which neither `</script>` nor `<!--` in a text can end."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c"))
+    """JSON for a script element; `</script>` and `<!--` in a text cannot end the element."""
+    encoded = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return Markup(encoded.replace("<", "\\u003c"))

@@ -1,4 +1,4 @@
-"""The report of a trained or evaluated detector: one HTML file that needs nothing beside it."""
+"""The report of a trained or evaluated detector: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -10,41 +10,28 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
-from detector.report import charts, plots_curves, plots_errors, plots_training
+from detector.core.files import write_text
+from detector.evaluation.metrics import METRICS
+from detector.report import formatting, plot_table
 from detector.report.gallery import REASONS, Picture, class_colors, describe, encode_pictures
-from detector.report.plots import Figure
-from detector.report.render import environment, tidy, write_page
+from detector.report.render import environment, tidy
 
 __all__ = ["Picture", "write_run_page"]
 
-CONFUSIONS = 10  # listed below the matrix
-START = 0.5  # the gallery's threshold where no class says a better one
-LOWEST = 0.05  # that the slider goes to
-MORE_LINES = 12  # of a table, from which on it scrolls
-COCO_NAMES = {
-    "map": "mAP, IoU 0.50 to 0.95",
-    "map_50": "AP50",
-    "map_75": "AP75",
-    "map_small": "mAP, small boxes",
-    "map_medium": "mAP, medium boxes",
-    "map_large": "mAP, large boxes",
-    "mar_1": "AR, 1 detection per image",
-    "mar_10": "AR, 10 detections per image",
-    "mar_100": "AR, 100 detections per image",
-    "mar_small": "AR, small boxes",
-    "mar_medium": "AR, medium boxes",
-    "mar_large": "AR, large boxes",
-}
+CONFUSIONS = 10  # confused pairs listed below the matrix
+START = 0.5  # initial threshold of the gallery without ground truth
+LOWEST = 0.05  # lowest threshold of the slider
+MORE_LINES = 12  # rows of the longest table that does not scroll
 
 
 def write_run_page(file: Path, content: dict[str, Any], pictures: Sequence[Picture]) -> None:
     """Write the page in one step: on failure nothing is left, and an older page stays.
 
     Args:
-        file: An `.html`; its folder exists.
-        content: What the evaluation and, if there was one, the training found; numbers that are
-            undefined are None or NaN.
-        pictures: The gallery, in this order; may be empty.
+        file: An `.html` in a folder that exists.
+        content: Results of the evaluation and of the training, if there was one; undefined numbers
+            are None or NaN.
+        pictures: Pictures of the gallery in their order; may be empty.
     """
     run = tidy(content)
     shown = [_pictured(picture, number, run) for number, picture in enumerate(pictures)]
@@ -56,9 +43,10 @@ def write_run_page(file: Path, content: dict[str, Any], pictures: Sequence[Pictu
         .render(
             run=run,
             headline=headline(run),
-            coco_names=list(COCO_NAMES.items()),
+            metrics=METRICS,
             colors=colors,
-            figures=(plots := _figures(run)),
+            plots=plot_table.PLOTS,
+            figures=(figures := {plot.name: plot.draw(run) for plot in plot_table.PLOTS}),
             confused=(confused := _confused(run["confusion"]))[:CONFUSIONS],
             confusions=len(confused),
             suspects=_suspects(run["suspects"], shown),
@@ -69,7 +57,7 @@ def write_run_page(file: Path, content: dict[str, Any], pictures: Sequence[Pictu
             threshold=_start(run["per_class"]),
             long=MORE_LINES,
             script={
-                "figures": plots,
+                "figures": figures,
                 "pictures": shown,
                 "classes": run["classes"],
                 "colors": colors,
@@ -77,48 +65,25 @@ def write_run_page(file: Path, content: dict[str, Any], pictures: Sequence[Pictu
             plotly=_packed_plotly(),
         )
     )
-    write_page(file, page)
+    write_text(file, page)
 
 
 def headline(run: Mapping[str, Any]) -> str:
-    """The result in one line."""
-    images = charts.many(run["images"], "image")
+    """The main result in one line."""
+    images = formatting.many(run["images"], "image")
     if run["split"] in ("train", "val", "test"):
-        images = charts.many(run["images"], f"{run['split']} image")
+        images = formatting.many(run["images"], f"{run['split']} image")
     ap_50 = run["coco"]["map_50"]
     if not run["truths"]:
         return f"No AP: there are no boxes to find in {images}"
     if not run["detections"]:
         return f"Nothing was detected on {images}"
-    bounds = charts.interval((run["intervals"] or {}).get("map_50"))
-    return f"AP50 {charts.points(ap_50)}{f' ({bounds})' if bounds else ''} on {images}"
-
-
-def _figures(run: Mapping[str, Any]) -> dict[str, Figure | None]:
-    """All plots, by the name of their place on the page."""
-    names, training, matrix = run["classes"], run["training"], run["confusion"]
-    made = {
-        "thresholds": plots_curves.thresholds(run["curves"], names) if run["detections"] else None,
-        "recall_precision": plots_curves.recall_precision(
-            run["recall_precision"], run["per_class"], names
-        ),
-        "sizes": plots_curves.ranges(run["sizes"], "root of the area, pixels"),
-        "aspects": plots_curves.ranges(run["aspects"], "height : width"),
-        "confusion": plots_errors.confusion(matrix["matrix"], matrix["labels"]),
-        "errors": plots_errors.errors(run["errors"]["types"]),
-        "calibration": plots_curves.calibration(run["calibration"]["bins"]),
-    }
-    if training:
-        made["losses"] = plots_training.losses(training)
-        made["scores"] = plots_training.scores(training)
-        made["rates"] = plots_training.rates(training)
-    if run["comparison"]:
-        made["differences"] = plots_errors.differences(run["comparison"])
-    return made
+    bounds = formatting.interval((run["intervals"] or {}).get("map_50"))
+    return f"AP50 {formatting.points(ap_50)}{f' ({bounds})' if bounds else ''} on {images}"
 
 
 def _pictured(picture: Picture, number: int, run: Mapping[str, Any]) -> dict[str, Any]:
-    """A picture without its pixels, with the suspects that are in it."""
+    """A picture without its pixels, with the suspected label errors in it."""
     suspects = [suspect for suspect in run["suspects"] if suspect["image"] == picture.index]
     pictured: dict[str, Any] = tidy(
         {
@@ -137,15 +102,15 @@ def _pictured(picture: Picture, number: int, run: Mapping[str, Any]) -> dict[str
 def _suspects(
     suspects: Sequence[Mapping[str, Any]], pictures: Sequence[Mapping[str, Any]]
 ) -> list[tuple[Mapping[str, Any], str | None]]:
-    """Each with its picture's place on the page, if it is there."""
+    """Each suspected label error with the id of its picture, None if it is not in the gallery."""
     places = {picture["index"]: picture["id"] for picture in pictures}
     return [(suspect, places.get(suspect["image"])) for suspect in suspects]
 
 
 def _confused(confusion: Mapping[str, Any]) -> list[tuple[str, str, int, float]]:
-    """The pairs of classes that were confused, most often first.
+    """Confused pairs of classes, most frequent first.
 
-    Each is the truth, what it was detected as, how often, and the share of the truth.
+    Each is the true class, the detected class, the count and the share of the true class.
     """
     names, matrix = confusion["labels"][:-1], confusion["matrix"]
     pairs = [
@@ -158,15 +123,15 @@ def _confused(confusion: Mapping[str, Any]) -> list[tuple[str, str, int, float]]
 
 
 def _start(per_class: Mapping[str, Mapping[str, Any]]) -> float:
-    """Where the gallery's threshold begins: at that of the class, the median of several."""
+    """Initial threshold of the gallery: the median of those of the classes with ground truth."""
     thresholds = [row["threshold"] for row in per_class.values() if row["truths"]]
     return max(LOWEST, median_low(thresholds)) if thresholds else START
 
 
 @cache
 def _packed_plotly() -> str:
-    """plotly.js, compressed to a third; the page unpacks it."""
-    # Imported when used: it takes long.
+    """plotly.js, compressed to a third of its size; the page decompresses it."""
+    # Slow to import.
     from plotly.offline import get_plotlyjs
 
     packed = gzip.compress(get_plotlyjs().encode("utf-8"), mtime=0)

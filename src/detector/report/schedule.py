@@ -1,4 +1,4 @@
-"""The picture of a run's schedule: what was trained when, at which rate, and what came of it."""
+"""Plot of a run's schedule: phases, validation scores and learning rates over the epochs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# The plotting library takes a second to import: only when something is drawn.
+from detector.core.files import atomic
+
+# Importing matplotlib takes a second: only when something is drawn.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 100
-WIDTH, LEFT, RIGHT = 1120, 76, 210  # pixels; the margins hold axis labels and the legend
-SCORE_PANEL, RATE_PANEL, GAP, BOTTOM, TOP = 260, 230, 16, 50, 10
-NAME_ROW, NAME_WIDTH = 27, 190  # of a phase's name and the reason below it
-LABEL_ROW = 15  # of a restore's label
-HEADROOM = 48  # above the best score, for its value and for arrows
-SPAN = 0.01  # of scores, at least, so that noise does not look like a change
-DEPTH = 100  # what is seen below the peak of the slowest group; warm-up may come from far below
-BACKED = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1}  # text across lines
-TINTS = ("#e9eff6", "#f8f4ea")
-INK, FAINT, RESTORE, BEST = "#222222", "#707070", "#b0440f", "#d99a00"
+NAME_LENGTH = 40  # characters of a phase's name
+ROW_LENGTH = 110  # characters that fit above the panel in one row
+SPAN = 0.01  # lowest range of the score axis, so that noise does not look like a change
+DEPTH = 100  # lowest learning rate shown, as a divisor of the lowest peak of a group
+TINTS = ("#e3ebf4", "#f8f3e4")
+INK, FAINT = "#222222", "#707070"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe-Ito
+
+Look = dict[str, Any]  # how matplotlib draws a line
+RESTORED: Look = {"color": "#b0440f", "linestyle": ":", "linewidth": 1.8, "zorder": 2}
+RESTORED |= {"marker": "o", "markevery": [0], "markersize": 10, "markerfacecolor": "none"}
+BEST: Look = {"color": "#d99a00", "linestyle": "none", "zorder": 4, "clip_on": False}
+BEST |= {"marker": "*", "markersize": 14, "markeredgecolor": INK}
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,11 @@ class ShadedPhase:
     """A phase of the run.
 
     Attributes:
-        name: Written above it.
-        start: Where it begins, in epochs since the run began.
-        end: Where it ended, or the run did; a phase of no length is not drawn.
-        restored_epoch: The epoch (from 0) whose weights it began with; None: those before it.
-        ended: Why it ended; empty: it did not.
+        name: Name of the phase, written above it.
+        start: Start of the phase, in epochs since the run began.
+        end: End of the phase, in epochs since the run began; a phase without length is not drawn.
+        restored_epoch: Epoch (from 0) whose weights the phase began with; None: those at hand.
+        ended: Why the phase ended; empty if it did not.
     """
 
     name: str
@@ -50,12 +53,12 @@ class ShadedPhase:
 
 @dataclass(frozen=True)
 class Curve:
-    """A group's learning rate over time.
+    """Learning rate of a parameter group over time.
 
     Attributes:
-        label: The group.
-        epochs: `(N,)`, since the run began.
-        rates: `(N,)`; 0 where the group was frozen.
+        label: Name of the group.
+        epochs: `(N,)`, epochs since the run began.
+        rates: `(N,)`, learning rates; 0 where the group was frozen.
     """
 
     label: str
@@ -71,25 +74,20 @@ def draw_schedule(
     best_epoch: int | None,
     metric: str,
 ) -> None:
-    """Write the picture in one step: on failure nothing is left, and an older picture stays.
+    """Write the plot in one step: on failure nothing is left, and an older plot stays.
 
     Args:
-        file: A `.png`; its folder exists.
-        phases: In order.
-        curves: One a group.
+        file: A `.png` in a folder that exists.
+        phases: Phases in their order.
+        curves: Learning rates, one curve for each group.
         scores: Epoch (from 0) -> validation score; NaN where there is none.
-        best_epoch: The best of them, if any.
-        metric: What the scores are called.
+        best_epoch: Epoch with the best score, if any.
+        metric: Name of the score.
     """
-    draft = file.with_name(file.name + ".part")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # a box in a name says as much
-            figure = make_figure(phases, curves, scores, best_epoch, metric)
-            figure.savefig(draft, format="png", dpi=DPI)
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
+    with atomic(file) as draft, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the font draws a box instead
+        figure = make_figure(phases, curves, scores, best_epoch, metric)
+        figure.savefig(draft, format="png")
 
 
 def make_figure(
@@ -99,311 +97,145 @@ def make_figure(
     best_epoch: int | None,
     metric: str,
 ) -> Figure:
-    """The picture; for the arguments see `draw_schedule`.
+    """Draw the plot; the arguments are those of `draw_schedule`.
 
-    An epoch takes up the stretch from its number, counted from 0, to the next. What is known at its
-    end stands there, so that the axis reads as people count: the score of the third epoch is at 3.
+    An epoch reaches from its number, counted from 0, to the next one. Its score is drawn at its
+    end, so that the axis reads as people count: the score of the third epoch is at 3.
     """
-    # No pyplot, which holds on to every figure and picks a window system.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    # Not pyplot, which keeps every figure and chooses a window system.
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     phases = [phase for phase in phases if phase.end > phase.start]
     scores = {epoch: score for epoch, score in sorted(scores.items()) if math.isfinite(score)}
     end = max([1.0, *(phase.end for phase in phases), *(epoch + 1 for epoch in scores)])
-    pixels = (WIDTH - LEFT - RIGHT) / end  # of an epoch
-    figure = Figure(dpi=DPI)
-    FigureCanvasAgg(figure)
-    names = [_fit(figure, phase.name) for phase in phases]
-    widths = [
-        max(_width(figure, name, 9, "bold"), _width(figure, _reason(phase), 7.5)) + 12
-        for name, phase in zip(names, phases, strict=True)
-    ]
-    rows = stagger([phase.start * pixels for phase in phases], widths)
-    height = BOTTOM + RATE_PANEL + GAP + SCORE_PANEL + TOP + NAME_ROW * (max(rows, default=-1) + 1)
-    figure.set_size_inches(WIDTH / DPI, height / DPI)
-    top = _add_panel(figure, BOTTOM + RATE_PANEL + GAP, SCORE_PANEL, phases, end)
-    below = _add_panel(figure, BOTTOM, RATE_PANEL, phases, end)
-    top.tick_params(labelbottom=False)
-    top.set_ylabel(metric, parse_math=False)
-    below.set_ylabel("learning rate")
-    below.set_xlabel("epochs trained")
-    _write_names(top, phases, names, rows)
-    _draw_scores(top, phases, scores, best_epoch, pixels)
-    _draw_rates(below, curves)
+    figure = Figure(figsize=(11.2, 6.2), dpi=100, layout="constrained")
+    top, bottom = figure.subplots(2, sharex=True)
+    for axes in (top, bottom):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=9, color=FAINT)
+        axes.set_xlim(0, end)
+        for i, phase in enumerate(phases):
+            axes.axvspan(phase.start, phase.end, color=TINTS[i % 2], linewidth=0, zorder=0)
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=20))
+    bottom.set_xlabel("epochs trained")
+    _name_phases(top, phases, end)
+    _draw_scores(top, phases, scores, best_epoch, metric)
+    _draw_rates(bottom, curves)
     return figure
 
 
 def merge_curves(curves: Sequence[Curve]) -> list[Curve]:
-    """Make one of those that are the same everywhere; its label lists theirs."""
+    """Make one curve of those with the same values everywhere; its label lists theirs."""
     same: dict[tuple[tuple[float, ...], tuple[float, ...]], list[str]] = {}
     for curve in curves:
         same.setdefault((tuple(curve.epochs), tuple(curve.rates)), []).append(curve.label)
     return [Curve(", ".join(labels), *points) for points, labels in same.items()]
 
 
-def stagger(lefts: Sequence[float], widths: Sequence[float]) -> list[int]:
-    """The rows of texts that each begin at a line which comes up from below, from left to right.
+def _name_phases(axes: Axes, phases: Sequence[ShadedPhase], end: float) -> None:
+    """Write a title above each phase, or a number and the titles below where they do not fit."""
+    from matplotlib.patches import Patch
 
-    Args:
-        lefts: Where the lines are, ascending.
-        widths: Of the texts.
-
-    Returns:
-        A row each, from 0 at the bottom: no text lies on another one or across another one's line.
-    """
-    rows = [0] * len(lefts)
-    for i in reversed(range(len(lefts))):
-        later = range(i + 1, len(lefts))
-        covered = [rows[j] for j in later if lefts[j] < lefts[i] + widths[i]]
-        rows[i] = max(covered, default=-1) + 1
-    return rows
-
-
-def _add_panel(
-    figure: Figure, bottom: int, height: int, phases: Sequence[ShadedPhase], end: float
-) -> Axes:
-    """An empty panel with the phases in its background."""
-    from matplotlib.ticker import MaxNLocator
-
-    pixels = figure.get_figheight() * DPI
-    axis = figure.add_axes(
-        (LEFT / WIDTH, bottom / pixels, (WIDTH - LEFT - RIGHT) / WIDTH, height / pixels)
-    )
-    axis.set_xlim(0, end)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=20))
-    axis.yaxis.set_label_coords(-0.067, 0.5)
-    axis.tick_params(labelsize=8.5, color=FAINT, labelcolor=INK)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="y", color="white", linewidth=1)
-    axis.set_axisbelow(True)
-    for i, phase in enumerate(phases):
-        axis.axvspan(phase.start, phase.end, color=TINTS[i % 2], linewidth=0, zorder=0)
-        if phase.start:
-            axis.axvline(phase.start, color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)))
-    return axis
-
-
-def _write_names(
-    axis: Axes, phases: Sequence[ShadedPhase], names: Sequence[str], rows: Sequence[int]
-) -> None:
-    """Phases' names above the panel, each on a line at its start, and why they ended."""
-    for phase, name, row in zip(phases, names, rows, strict=True):
-        place: dict[str, Any] = {
-            "xy": (phase.start, 1),
-            "xycoords": axis.get_xaxis_transform(),
-            "textcoords": "offset pixels",
-            "annotation_clip": False,
-            "parse_math": False,
-        }
-        y = row * NAME_ROW
-        line = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
-        axis.annotate("", xytext=(0, y + NAME_ROW - 3), arrowprops=line, **place)
-        axis.annotate(name, xytext=(4, y + 14), color=INK, size=9, weight="bold", **place)
-        axis.annotate(_reason(phase), xytext=(4, y + 3), color=FAINT, size=7.5, **place)
-
-
-def _draw_scores(
-    axis: Axes,
-    phases: Sequence[ShadedPhase],
-    scores: Mapping[int, float],
-    best_epoch: int | None,
-    pixels: float,
-) -> None:
-    """The panel of scores."""
-    from matplotlib.ticker import MaxNLocator
-
-    restores = [phase for phase in phases if phase.restored_epoch is not None]
-    labels = [f"restored epoch {(phase.restored_epoch or 0) + 1}" for phase in restores]
-    widths = [_width(axis.get_figure(), label, 8) + 12 for label in labels]
-    rows = stagger([phase.start * pixels for phase in restores], widths)
-    lane = LABEL_ROW * (max(rows, default=-1) + 1)
-    lowest, highest = min(scores.values(), default=0.0), max(scores.values(), default=1.0)
-    middle = (lowest + highest) / 2
-    low, high = min(lowest, middle - SPAN / 2), max(highest, middle + SPAN / 2)
-    unit = (high - low) / (SCORE_PANEL - lane - HEADROOM - 12)  # a pixel
-    bottom, top = low - (lane + 12) * unit, high + HEADROOM * unit
-    axis.set_ylim(bottom, top)
-    ticks = MaxNLocator(nbins=8, steps=[1, 2, 5, 10]).tick_values(low, top)
-    least = max(bottom, min(lowest, 0))  # no negative ones where scores cannot be
-    axis.set_yticks([tick for tick in ticks if least <= tick <= top] if scores else [])
-    if not scores:
-        axis.text(0.5, 0.6, "no validation scores", ha="center", transform=axis.transAxes)
-    for stretch in _stretches(phases, scores):
-        axis.plot(*zip(*stretch, strict=True), color=INK, linewidth=1.4, zorder=3)
-    axis.plot(
-        [epoch + 1 for epoch in scores],
-        list(scores.values()),
-        color=INK,
-        marker="o",
-        markersize=4.5,
-        linestyle="none",
-        clip_on=False,
-        zorder=4,
-        label="scores",
-    )
-    for phase, label, row in zip(restores, labels, rows, strict=True):
-        _mark_restore(axis, phase, scores, pixels)
-        axis.annotate(
-            label,
-            (phase.start, 0),
-            xycoords=axis.get_xaxis_transform(),
-            xytext=(5, 4 + row * LABEL_ROW),
-            textcoords="offset pixels",
-            annotation_clip=False,
-            color=RESTORE,
-            size=8,
-            zorder=6,
-            bbox=BACKED,
+    titles = [_title(phase) for phase in phases]
+    rooms = [ROW_LENGTH * (phase.end - phase.start) / end for phase in phases]
+    if all(len(max(title, key=len)) <= room for title, room in zip(titles, rooms, strict=True)):
+        headings = ["\n".join(title) for title in titles]
+    else:
+        headings = [str(i + 1) for i in range(len(phases))]
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        legend = figure.legend(
+            [Patch(color=TINTS[i % 2]) for i in range(len(phases))],
+            [f"{i}: {', '.join(title)}" for i, title in enumerate(titles, start=1)],
+            loc="outside lower left",
+            ncols=1 if len(phases) < 4 else 2,
+            frameon=False,
+            fontsize=8.5,
         )
-    if best_epoch is not None and best_epoch in scores:
-        _mark_best(axis, best_epoch, scores[best_epoch], pixels)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        figure.set_figheight(figure.get_figheight() + 0.12 * (len(phases) + 1))
+    place: Look = {"transform": axes.get_xaxis_transform(), "ha": "center", "size": 9, "color": INK}
+    for phase, heading in zip(phases, headings, strict=True):
+        axes.text((phase.start + phase.end) / 2, 1.02, heading, parse_math=False, **place)
 
 
-def _stretches(
-    phases: Sequence[ShadedPhase], scores: Mapping[int, float]
-) -> list[list[tuple[float, float]]]:
-    """The lines through the scores: a restore begins a new one, at the score that it went back to.
-
-    A line also ends where an epoch has no score.
-    """
-    restored = {phase.start: phase.restored_epoch for phase in phases}
-    lines: list[list[tuple[float, float]]] = []
-    for epoch, score in scores.items():
-        back = restored.get(epoch)
-        if back is not None:
-            lines.append([(epoch, scores[back])] if back in scores else [])
-        elif epoch - 1 not in scores:
-            lines.append([])
-        lines[-1].append((epoch + 1, score))
+def _title(phase: ShadedPhase) -> list[str]:
+    """Name of a phase, which epoch it restored and why it ended, one line each."""
+    name = " ".join(phase.name.encode("utf-8", errors="replace").decode("utf-8").split())
+    lines = [name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 3] + "..."]
+    if phase.restored_epoch is not None:
+        lines.append(f"restored epoch {phase.restored_epoch + 1}")
+    if phase.ended:
+        lines.append(f"ended: {phase.ended.replace('_', ' ')}")
     return lines
 
 
-def _mark_restore(
-    axis: Axes, phase: ShadedPhase, scores: Mapping[int, float], pixels: float
+def _draw_scores(
+    axes: Axes,
+    phases: Sequence[ShadedPhase],
+    scores: Mapping[int, float],
+    best_epoch: int | None,
+    metric: str,
 ) -> None:
-    """An arrow from the epoch that a phase went back to; none if it has no score."""
-    if phase.restored_epoch is None or phase.restored_epoch not in scores:
+    """Draw the panel of validation scores."""
+    axes.set_ylabel(metric, parse_math=False)
+    if not scores:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no validation scores", ha="center", transform=axes.transAxes)
         return
-    source, score = phase.restored_epoch + 1, scores[phase.restored_epoch]
-    length = (phase.start - source) * pixels
-    if length:
-        # Bent upwards, off the scores between, which are at most as high: the best was restored.
-        look = {
-            "arrowstyle": "-|>",
-            "connectionstyle": f"arc3,rad={-min(0.3, 50 / length)}",
-            "color": RESTORE,
-            "linewidth": 1.4,
-            "shrinkA": 6,
-            "shrinkB": 0,
-            "zorder": 5,
-        }
-        axis.annotate("", (phase.start, score), xytext=(source, score), arrowprops=look)
-    else:  # the epoch just before: an arrow would have no length
-        axis.plot(
-            [source],
-            [score],
-            color=RESTORE,
-            marker="o",
-            markersize=11,
-            markerfacecolor="none",
-            clip_on=False,
-            zorder=5,
-            label="restored",
-        )
+    look: Look = {"color": INK, "zorder": 3, "clip_on": False}
+    axes.plot([e + 1 for e in scores], list(scores.values()), "o", ms=4, label="score", **look)
+    for phase in phases:
+        start, end = math.floor(phase.start), math.ceil(phase.end)
+        # The weights that a phase begins with have the score of the epoch they come from.
+        origin = start - 1 if phase.restored_epoch is None else phase.restored_epoch
+        values = [scores.get(epoch, math.nan) for epoch in (origin, *range(start, end))]
+        axes.plot(range(start, end + 1), values, linewidth=1.4, **look)
+        if phase.restored_epoch is not None and origin in scores:
+            axes.plot([origin + 1, start], [scores[origin]] * 2, label="restored", **RESTORED)
+    if best_epoch is not None and best_epoch in scores:
+        label = f"best {scores[best_epoch]:.3f} (epoch {best_epoch + 1})"
+        axes.plot([best_epoch + 1], [scores[best_epoch]], label=label, **BEST)
+    low, high = min(scores.values()), max(scores.values())
+    half = 0.56 * max(high - low, SPAN)
+    axes.set_ylim((low + high) / 2 - half, (low + high) / 2 + half)
+    _add_legend(axes)
 
 
-def _mark_best(axis: Axes, epoch: int, score: float, pixels: float) -> None:
-    """A star on the best epoch, and its score."""
-    axis.plot(
-        [epoch + 1],
-        [score],
-        color=BEST,
-        marker="*",
-        markersize=14,
-        markeredgecolor=INK,
-        markeredgewidth=0.7,
-        clip_on=False,
-        zorder=7,
-        label="best",
-    )
-    text = f"best {score:.3f} (epoch {epoch + 1})"
-    # To the left of the star nothing is as high; to the right, arrows begin.
-    fits = (epoch + 1) * pixels > _width(axis.get_figure(), text, 9) + 12
-    axis.annotate(
-        text,
-        (epoch + 1, score),
-        xytext=(-8, 10) if fits else (3, 31),
-        textcoords="offset pixels",
-        ha="right" if fits else "left",
-        size=9,
-        color=INK,
-        zorder=8,
-        bbox=BACKED,
-    )
-
-
-def _draw_rates(axis: Axes, curves: Sequence[Curve]) -> None:
-    """The panel of learning rates."""
+def _draw_rates(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Draw the panel of learning rates; a group is a gap where it is frozen."""
     from matplotlib.ticker import NullFormatter
 
+    axes.set_ylabel("learning rate")
     merged = merge_curves(curves)
     drawn = [curve for curve in merged if any(rate > 0 for rate in curve.rates)]
-    peaks = [max(curve.rates) for curve in drawn] or [1.0]
-    lowest = min((rate for curve in drawn for rate in curve.rates if rate > 0), default=0.1)
-    low = min(max(lowest, min(peaks) / DEPTH), max(peaks) / 10)
-    axis.set_yscale("log")
-    axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.set_ylim(low / 1.5, max(peaks) * 1.6)
-    axis.tick_params(which="both", left=bool(drawn), labelleft=bool(drawn))
-    places = [
-        {place for place in zip(curve.epochs, curve.rates, strict=True) if place[1] > 0}
-        for curve in drawn
-    ]
+    if not drawn:
+        axes.set_yticks([])
+        return
     for i, curve in enumerate(drawn):
-        color = COLORS[i % len(COLORS)]
         rates = [rate if rate > 0 else math.nan for rate in curve.rates]
-        axis.plot(
-            curve.epochs, rates, color=color, linewidth=1.7, label=textwrap.fill(curve.label, 26)
-        )
-        # Where lines run together, each is seen beside those drawn over it.
-        along = list(zip(curve.epochs, rates, strict=True))
-        over = [sum(place in others for others in places[i + 1 :]) for place in along]
-        for count in range(1, max(over) + 1):
-            shared = [y if n >= count else math.nan for (_, y), n in zip(along, over, strict=True)]
-            axis.plot(curve.epochs, shared, color=color, linewidth=1.7 + 1.7 * count)
+        # A line is wider than those drawn over it, so that all are seen where they coincide.
+        look: Look = {"color": COLORS[i % len(COLORS)]}
+        look["linewidth"] = 1.5 + 1.2 * (len(drawn) - 1 - i)
+        axes.plot(curve.epochs, rates, label=textwrap.fill(curve.label, 28), **look)
     for curve in merged:
-        if drawn and curve not in drawn:
-            axis.plot([], [], " ", label=textwrap.fill(f"frozen: {curve.label}", 26))
-    if drawn:
-        axis.legend(
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1.03),
-            frameon=False,
-            fontsize=8.5,
-            handlelength=1.4,
-            labelcolor=INK,
-        )
+        if curve not in drawn:
+            axes.plot([], [], " ", label=textwrap.fill(f"frozen: {curve.label}", 28))
+    peaks = [max(curve.rates) for curve in drawn]
+    lowest = min(rate for curve in drawn for rate in curve.rates if rate > 0)
+    low = min(max(lowest, min(peaks) / DEPTH), max(peaks) / 10)
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(low / 1.5, max(peaks) * 1.6)
+    _add_legend(axes)
 
 
-def _reason(phase: ShadedPhase) -> str:
-    """Why a phase ended, in words."""
-    return f"ended: {phase.ended.replace('_', ' ')}" if phase.ended else ""
-
-
-def _fit(figure: Figure, name: str) -> str:
-    """As much of the beginning of a name as there is room for, on one line, in what fonts take."""
-    drawable = name.encode("utf-8", errors="replace").decode("utf-8")
-    short = name = " ".join(drawable.split())[:100]
-    while name and _width(figure, short, 9, "bold") > NAME_WIDTH:
-        name = name[:-1]
-        short = name + "..."
-    return short
-
-
-def _width(figure: Any, text: str, size: float, weight: str = "normal") -> float:
-    """How wide a text comes out, pixels."""
-    probe = figure.text(0, 0, text, size=size, weight=weight, parse_math=False)
-    width: float = probe.get_window_extent(figure.canvas.get_renderer()).width
-    probe.remove()
-    return width
+def _add_legend(axes: Axes) -> None:
+    """Name the lines to the right of a panel, each label once."""
+    handles, labels = axes.get_legend_handles_labels()
+    named = dict(zip(labels, handles, strict=True))
+    axes.legend(
+        named.values(), named, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9
+    )

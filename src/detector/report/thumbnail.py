@@ -1,4 +1,4 @@
-"""Small pictures of what a check found: the truth thin, the offending boxes in red."""
+"""Thumbnails for the data check: ground truth in thin lines, the boxes in question in red."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 Color = tuple[int, int, int]
 
 SIDE = 320  # pixels, the longer side
-RING = 9  # pixels, the radius around what is too small to be seen
+RING = 9  # pixels, radius of the ring around a box that is too small to be seen
 RED: Color = (225, 20, 30)
 WHITE: Color = (255, 255, 255)
-# None is near red, which says "wrong" and nothing else.
+# No colour is near red, which marks the boxes in question.
 PALETTE: tuple[Color, ...] = (
     (58, 134, 224),
     (22, 160, 112),
@@ -32,14 +32,14 @@ class Thumbnail:
     """One image that illustrates a finding.
 
     Attributes:
-        kind: The finding's kind.
-        name: File name, the caption.
+        kind: Kind of the finding.
+        name: File name, which is the caption.
         message: What is wrong.
-        image: `(H, W, 3)` RGB, original pixels.
-        boxes: `(N, 4)` xyxy, pixels: the image's truth.
-        labels: `(N,)`, 1..K.
-        marked: `(M, 4)` xyxy, pixels: the offending boxes; they may be degenerate, outside
-            the image or not finite.
+        image: `(H, W, 3)` RGB in its original size.
+        boxes: `(N, 4)` xyxy, pixels, the ground truth of the image.
+        labels: `(N,)` int64, 1..K.
+        marked: `(M, 4)` xyxy, pixels, the boxes in question; they may be degenerate, outside the
+            image or not finite.
     """
 
     kind: str
@@ -52,19 +52,19 @@ class Thumbnail:
 
 
 def class_color(label: int, classes: int) -> Color:
-    """The colour of class `label`, 1..K; all have one when there are too many to tell apart."""
+    """Colour of class `label`, 1..K; the same for all if there are more than the palette has."""
     return PALETTE[label - 1] if classes <= len(PALETTE) else PALETTE[0]
 
 
 def draw_thumbnail(thumbnail: Thumbnail, classes: int) -> NDArray[np.uint8]:
-    """Draw the truth in the class colours and the offending boxes in red, at `SIDE`.
+    """Draw the ground truth in the class colours and the boxes in question in red.
 
     Args:
-        thumbnail: What to draw; left as it is.
-        classes: How many classes there are.
+        thumbnail: The thumbnail, not modified.
+        classes: Number of classes.
 
     Returns:
-        `(h, w, 3)` RGB; every offending box leaves a mark in it.
+        `(h, w, 3)` RGB with a longer side of `SIDE`; every box in question can be seen in it.
     """
     height, width = thumbnail.image.shape[:2]
     scale = SIDE / max(height, width)
@@ -76,7 +76,7 @@ def draw_thumbnail(thumbnail: Thumbnail, classes: int) -> NDArray[np.uint8]:
     for (low, high), label in zip(corners, thumbnail.labels[seen], strict=True):
         cv2.rectangle(scene, low, high, class_color(int(label), classes), 1)
     marks = _corners(thumbnail.marked, scale, size)
-    # A white edge keeps red visible on red; all edges come first, or they would cover marks.
+    # A white edge keeps red visible on red; all edges are drawn first, lest they cover marks.
     for color, thickness in ((WHITE, 4), (RED, 2)):
         for low, high in marks:
             _mark(scene, low, high, color, thickness)
@@ -90,7 +90,7 @@ def data_uri(picture: NDArray[np.uint8]) -> str:
 
 
 def encode_jpeg(picture: NDArray[np.uint8], quality: int, *options: int) -> bytes:
-    """An RGB picture as a JPEG; `options` are pairs of OpenCV's."""
+    """An RGB picture as a JPEG; `options` are pairs as OpenCV takes them."""
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     done, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality, *options])
     if not done:
@@ -106,10 +106,10 @@ def jpeg_uri(code: bytes) -> str:
 def _corners(
     boxes: NDArray[np.floating[Any]], scale: float, size: tuple[int, int]
 ) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Low and high corners in the picture, each clamped to it; swapped ones put in order."""
+    """Low and high corners in the picture, in order and clipped to it."""
     last = np.array([size[0] - 1, size[1] - 1])
     pairs = np.nan_to_num(boxes.astype(np.float64).reshape(-1, 2, 2), posinf=1e9, neginf=-1e9)
-    with np.errstate(over="ignore"):  # of coordinates that are wrong, as such are shown
+    with np.errstate(over="ignore"):  # of wrong coordinates, which are shown too
         pairs = np.clip(np.sort(pairs, axis=1) * scale, 0, last).round().astype(int)
     return [((int(a), int(b)), (int(c), int(d))) for (a, b), (c, d) in pairs]
 
@@ -117,7 +117,7 @@ def _corners(
 def _mark(
     scene: NDArray[Any], low: tuple[int, int], high: tuple[int, int], color: Color, thickness: int
 ) -> None:
-    """Draw a box, and a ring around it when one of its sides is hardly there."""
+    """Draw a box, and a ring around it if one of its sides is too short to be seen."""
     cv2.rectangle(scene, low, high, color, thickness)
     if min(high[0] - low[0], high[1] - low[1]) < RING / 2:
         height, width = scene.shape[:2]

@@ -1,6 +1,6 @@
-"""Checkpoint files, read as data: nothing in them is executed.
+"""Reads checkpoint files as data: nothing in them is executed.
 
-Torch takes seconds to import, so it is when a file is read.
+Torch takes seconds to import, so it is imported when a file is read.
 """
 
 from __future__ import annotations
@@ -11,29 +11,33 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from detector.config.schema import WEIGHTS, Config
 from detector.core.errors import RequestError
+from detector.core.run_folder import RunFolder
 from detector.core.structures import ClassMap
 from detector.finetune.schedule import STATE_KEY, Progress
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SIDECAR = "thresholds.json"
-NO_HASH = "0" * 64  # which no picture has
-BYTES = 48  # of a digest and a perceptual hash
-UNKNOWN = 0.5  # the score threshold where nothing was measured
+NO_HASH = "0" * 64  # a perceptual hash that no picture has
+BYTES = 48  # length of a digest and a perceptual hash together
+UNKNOWN = 0.5  # score threshold where none was measured
 
 
-def checkpoint_path(verb: str, ckpt: str) -> Path:
-    """The file that `ckpt` means: of a run folder, the last to go on from, the best to use.
+def checkpoint_path(command: str, ckpt: str) -> Path:
+    """The file that `ckpt` means; for the folder of a run, one of its checkpoints.
+
+    Args:
+        command: `train` resumes from the last checkpoint; all other commands use the best one.
+        ckpt: Path of a file or of a run's folder, as typed.
 
     Raises:
-        RequestError: If there is none, or the file is no checkpoint.
+        RequestError: If there is no such file, or it is not a checkpoint.
     """
     path = Path(ckpt)
     if path.is_dir():
-        path = path / "checkpoints" / ("last.ckpt" if verb == "train" else "best.ckpt")
+        run = RunFolder(path)
+        path = run.last_checkpoint if command == "train" else run.best_checkpoint
         if not path.is_file():
             raise RequestError(f"ckpt={ckpt}: not the folder of a run: it has no {path}")
     if not path.is_file():
@@ -45,10 +49,10 @@ def checkpoint_path(verb: str, ckpt: str) -> Path:
 
 
 def absolute_path(key: str, value: str) -> Path:
-    """The path that a key means, from any folder.
+    """The absolute path of a key's value.
 
     Raises:
-        RequestError: If it is a link that leads to itself, or the home of an unknown user.
+        RequestError: If it is a symbolic link to itself, or the home of an unknown user.
     """
     try:
         return Path(value).expanduser().resolve()
@@ -56,37 +60,41 @@ def absolute_path(key: str, value: str) -> Path:
         raise RequestError(f"{key}={value}: {error}") from error
 
 
-def weights_path(weights: str) -> Path:
-    """The file that `model.weights` means when it is no word: of a run folder, the best checkpoint.
+def weights_path(weights: str, words: Sequence[str]) -> Path:
+    """The file that `model.weights` means; of a run's folder, the best checkpoint.
+
+    Args:
+        weights: The value, which is none of the words.
+        words: Values that are not paths, such as `imagenet`; for messages.
 
     Raises:
-        RequestError: If there is none.
+        RequestError: If there is no such file.
     """
     path = absolute_path("model.weights", weights)
     if not weights.strip():
-        raise RequestError(f"model.weights=: expected {', '.join(WEIGHTS)}, or a path")
+        raise RequestError(f"model.weights=: expected {', '.join(words)}, or a path")
     if path.is_dir():
-        path = path / "checkpoints" / "best.ckpt"
+        path = RunFolder(path).best_checkpoint
         if not path.is_file():
             raise RequestError(
                 f"model.weights={weights}: not the folder of a run: it has no {path}"
             )
     if not path.is_file():
         raise RequestError(
-            f"model.weights={weights}: no such file; expected {', '.join(WEIGHTS)}, or the path of "
+            f"model.weights={weights}: no such file; expected {', '.join(words)}, or the path of "
             "a file of weights or of a run"
         )
     return path
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Our part of a checkpoint, as data: nothing in the file is executed.
+    """Read the configuration and the classes in a checkpoint.
 
     Returns:
-        `config` and `classes`.
+        `config` and `classes`, both as plain data.
 
     Raises:
-        RequestError: If it is not one of ours.
+        RequestError: If it is not a checkpoint of this program.
     """
     ours: Any = load_checkpoint(path).get("detector")
     try:
@@ -98,7 +106,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint file's content, tensors mapped from the file."""
+    """Read the content of a checkpoint; tensors are mapped from the file."""
     import torch
 
     try:
@@ -111,16 +119,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def checkpoint_classes(ours: dict[str, Any]) -> ClassMap:
-    """The classes a checkpoint was trained on."""
+    """The classes that a checkpoint was trained on."""
     classes = ours["classes"]
     return ClassMap(tuple(map(str, classes["names"])), tuple(map(int, classes["ids"])))
 
 
 class Fingerprint(NamedTuple):
-    """What tells a picture from others, wherever it lies and whatever it is called.
+    """Identifies a picture, whatever the name and place of its file.
 
     Attributes:
-        digest: Of the file's content, 32 hexadecimal digits.
+        digest: Digest of the file's content, 32 hexadecimal digits.
         hash: Perceptual hash, 64 hexadecimal digits; empty for a picture without contrast.
     """
 
@@ -129,17 +137,18 @@ class Fingerprint(NamedTuple):
 
 
 def read_trained_on(path: Path, key: str = "trained_on") -> list[Fingerprint]:
-    """The pictures that a checkpoint was trained on.
+    """Read the fingerprints of the pictures that a checkpoint was trained on.
 
     Args:
         path: The checkpoint.
-        key: `chosen_on` for those that its epoch and its thresholds were chosen on.
+        key: `trained_on`, or `chosen_on` for the pictures by which its epoch and its thresholds
+            were chosen.
 
     Returns:
-        None of them if the file does not say, as weights of other programs.
+        The fingerprints; an empty list if the file has none, such as weights of other programs.
 
     Raises:
-        RequestError: If it is no file of plain weights.
+        RequestError: If it is not a file of plain weights.
     """
     ours = load_checkpoint(path).get("detector")
     packed = ours.get(key) if isinstance(ours, dict) else None
@@ -147,7 +156,7 @@ def read_trained_on(path: Path, key: str = "trained_on") -> list[Fingerprint]:
 
 
 def pack_fingerprints(pictures: Iterable[Fingerprint]) -> Tensor:
-    """Fingerprints as `(n, 48)` uint8, sorted, each once: 100,000 pictures take 4.8 MB."""
+    """Fingerprints as `(N, 48)` uint8, sorted and without duplicates; 4.8 MB for 100,000."""
     import torch
 
     texts = sorted({one.digest + (one.hash or NO_HASH) for one in pictures})
@@ -157,40 +166,40 @@ def pack_fingerprints(pictures: Iterable[Fingerprint]) -> Tensor:
 
 
 def unpack_fingerprints(packed: Tensor) -> list[Fingerprint]:
-    """The way back from `pack_fingerprints`."""
+    """The inverse of `pack_fingerprints`."""
     content, digits = packed.numpy().tobytes().hex(), 2 * BYTES
     texts = (content[i : i + digits] for i in range(0, len(content), digits))
     return [Fingerprint(text[:32], text[32:].replace(NO_HASH, "")) for text in texts]
 
 
 def read_progress(path: Path) -> Progress:
-    """Where the run stood when it wrote a checkpoint.
+    """Read the progress of a run in its schedule when it wrote a checkpoint.
 
     Raises:
-        RequestError: If the checkpoint does not say.
+        RequestError: If it is not in the checkpoint.
     """
     try:
         return Progress.from_plain(load_checkpoint(path)["callbacks"][STATE_KEY])
     except (KeyError, TypeError) as error:
-        raise RequestError(f"ckpt={path}: does not say where its schedule stood") from error
+        raise RequestError(f"ckpt={path}: has no progress of a schedule") from error
 
 
 def read_sidecar(path: Path, names: Sequence[str]) -> dict[str, Any] | None:
-    """The score thresholds that were measured for a checkpoint, thresholds.json beside it.
+    """Read the score thresholds that were measured for a checkpoint, thresholds.json beside it.
 
     Args:
         path: The checkpoint.
-        names: Its classes.
+        names: Names of its classes.
 
     Returns:
-        None if there are none, or those there are of another epoch.
+        Content of the file; None if there is none, or it belongs to another epoch.
 
     Raises:
-        RequestError: If the file is damaged, or of other classes.
+        RequestError: If the file is damaged or belongs to other classes.
     """
     from detector.evaluation.thresholds import choose, read_thresholds
 
-    file = path.with_name(SIDECAR)
+    file = RunFolder.checkpoint_thresholds.beside(path)
     if not file.is_file():
         return None
     try:
@@ -201,54 +210,73 @@ def read_sidecar(path: Path, names: Sequence[str]) -> dict[str, Any] | None:
     return content if content.get("epoch") == load_checkpoint(path).get("epoch") else None
 
 
-def score_thresholds(config: Config) -> tuple[list[float], str]:
-    """For each class of a checkpoint, the lowest score of a detection that is wanted.
+def score_thresholds(
+    ckpt: str,
+    names: Sequence[str],
+    *,
+    score_threshold: float | None = None,
+    min_precision: float | None = None,
+    min_recall: float | None = None,
+    thresholds: str | None = None,
+) -> tuple[list[float], str]:
+    """Choose the lowest score of the detections to keep, for each class of a checkpoint.
+
+    Args:
+        ckpt: The checkpoint or the folder of a run, as typed.
+        names: Names of its classes.
+        score_threshold: The threshold of all classes, instead of measured ones.
+        min_precision: Precision that each class must reach.
+        min_recall: Recall that each class must reach.
+        thresholds: A thresholds.json to choose from; None for the one beside the checkpoint.
 
     Returns:
-        The thresholds, and in words where they come from.
+        The thresholds, and a phrase that says where they come from.
 
     Raises:
-        RequestError: If what is wanted is not known or cannot be reached.
+        RequestError: If precision or recall were not measured or cannot be reached.
     """
-    from detector.evaluation.thresholds import choose, read_thresholds, unmeasured
+    from detector.evaluation.thresholds import choose, unmeasured
 
-    names = config.data.classes or []
-    if config.score_threshold is not None:
-        return [config.score_threshold] * len(names), "score_threshold"
-    path = checkpoint_path("predict", str(config.ckpt))
-    if config.thresholds:
-        try:
-            content: dict[str, Any] | None = read_thresholds(Path(config.thresholds).expanduser())
-        except RequestError as error:
-            raise RequestError(
-                f"thresholds={error}; expected a {SIDECAR}, as train and evaluate write it"
-            ) from error
-    else:
-        content = read_sidecar(path, names)
+    if score_threshold is not None:
+        return [score_threshold] * len(names), "score_threshold"
+    path = checkpoint_path("predict", ckpt)
+    content = _read_measured(thresholds) if thresholds else read_sidecar(path, names)
+    wanted = {"precision": min_precision, "recall": min_recall}
+    asked = {key: value for key, value in wanted.items() if value is not None}
     if content is None:
-        for key in ("min_precision", "min_recall"):
-            if (value := getattr(config, key)) is not None:
-                raise RequestError(
-                    f"{key}={value}: no {SIDECAR} of this checkpoint is beside it; evaluate writes "
-                    "one, for thresholds="
-                )
-        return [UNKNOWN] * len(names), f"there is no {SIDECAR} beside the checkpoint"
-    wanted = {"precision": config.min_precision, "recall": config.min_recall}
-    chosen = choose(content, names, **wanted)
-    asked = [f"{key} {value:g}" for key, value in wanted.items() if value is not None]
-    said = f"{asked[0] if asked else 'best F1'} on the {content['split']} split"
+        for key, value in asked.items():
+            raise RequestError(
+                f"min_{key}={value}: no thresholds.json of this checkpoint is beside it; evaluate "
+                "writes one, for thresholds="
+            )
+        return [UNKNOWN] * len(names), "there is no thresholds.json beside the checkpoint"
+    chosen = choose(content, names, **asked)
+    rule = "".join(f"{key} {value:g}" for key, value in asked.items()) or "best F1"
+    source = f"{rule} on the {content['split']} split"
     if unknown := unmeasured(content, names):
-        said += f", where there was no {', '.join(unknown)}"
-    return chosen, said
+        source += f", where there was no {', '.join(unknown)}"
+    return chosen, source
+
+
+def _read_measured(file: str) -> dict[str, Any]:
+    """The content of the file that `thresholds=` names."""
+    from detector.evaluation.thresholds import read_thresholds
+
+    try:
+        return read_thresholds(Path(file).expanduser())
+    except RequestError as error:
+        raise RequestError(
+            f"thresholds={error}; expected a thresholds.json, as train and evaluate write it"
+        ) from error
 
 
 def read_best(path: Path) -> Path:
-    """The file of the best epoch, as a checkpoint knows it: the checkpoint itself or its sibling.
+    """The checkpoint of the best epoch that a checkpoint knows: itself or best.ckpt beside it.
 
     Raises:
-        RequestError: If it is neither.
+        RequestError: If neither is that of the best epoch.
     """
-    best_epoch, beside = read_progress(path).best_epoch, path.with_name("best.ckpt")
+    best_epoch, beside = read_progress(path).best_epoch, RunFolder.best_checkpoint.beside(path)
     if load_checkpoint(path).get("epoch") == best_epoch:
         return path
     if not beside.is_file() or load_checkpoint(beside).get("epoch") != best_epoch:

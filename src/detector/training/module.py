@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,34 +14,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from detector.core.structures import ClassMap, Prediction, Target
 from detector.evaluation.metric import DetectionMetric
 from detector.models.faster_rcnn import FasterRCNN
+from detector.training.options import OptimiserOptions
 
-# What our checkpoints carry beside Lightning's own keys.
+# Key of our own content in a checkpoint, beside Lightning's keys.
 CHECKPOINT_KEY = "detector"
 
 
 NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
-
-
-@dataclass(frozen=True)
-class OptimiserOptions:
-    """The optimiser's numbers.
-
-    Attributes:
-        name: `sgd` or `adamw`.
-        momentum: Of SGD.
-        weight_decay: Of convolutions and linear layers (L2).
-        weight_decay_norm: Of norm layers.
-        weight_decay_bias: Of biases.
-        l1: Times the sum of sizes of the trained weights of convolutions and linear layers, which
-            is added to the loss.
-    """
-
-    name: str
-    momentum: float
-    weight_decay: float
-    weight_decay_norm: float = 0.0
-    weight_decay_bias: float = 0.0
-    l1: float = 0.0
 
 
 class DetectionTask(pl.LightningModule):
@@ -50,16 +28,16 @@ class DetectionTask(pl.LightningModule):
 
     Args:
         network: The detector.
-        classes: Its classes.
-        optimiser: The optimiser; learning rates come from `finetune.StagedFinetuning`.
-        config: The run's configuration as plain data, kept in checkpoints.
-        seed: Of the sampling of anchors and proposals in training.
+        classes: Classes of the detector.
+        optimiser: Options of the optimiser; `finetune.StagedFinetuning` sets learning rates.
+        config: Configuration of the run as plain data, saved in checkpoints.
+        seed: Seed of the sampling of anchors and proposals in training.
 
     Attributes:
-        trained_on: The training images (`checkpoint.pack_fingerprints`), and those that the first
-            weights were trained on; kept in checkpoints, so that an evaluation on such images is
-            noticed.
-        chosen_on: Likewise the validation images.
+        trained_on: Fingerprints of the training images, and of those that the initial weights were
+            trained on (see `checkpoint.pack_fingerprints`). They are saved in checkpoints, so that
+            an evaluation on the same images is noticed.
+        chosen_on: Fingerprints of the validation images.
     """
 
     def __init__(
@@ -81,21 +59,21 @@ class DetectionTask(pl.LightningModule):
         self.chosen_on: Tensor | None = None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Key the randomness by seed, epoch, step and process: a resumed run is the same run."""
+        """Derive random numbers from seed, epoch, step and process: a resumed run has the same."""
         key = (self.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
     def training_step(
         self, batch: tuple[list[Tensor], list[Target]], batch_idx: int
     ) -> dict[str, Tensor]:
-        """The sum of the detector's losses as `loss`, and each as `loss_<part>`, all logged."""
+        """Compute the detector's losses as `loss_<part>` and their sum as `loss`, and log them."""
         images, targets = batch
         parts = self.network(images, [{"boxes": t.boxes, "labels": t.labels} for t in targets])
         losses: dict[str, Tensor] = {
             f"loss_{name.removeprefix('loss_')}": value.float() for name, value in parts.items()
         }
         if self.optimiser.l1:
-            losses["loss_l1"] = self.optimiser.l1 * _sum_of_sizes(self.network)
+            losses["loss_l1"] = self.optimiser.l1 * _l1_norm(self.network)
         losses["loss"] = torch.stack(list(losses.values())).sum()
         self.log_dict(
             {f"train/{name}": value for name, value in losses.items()},
@@ -108,11 +86,11 @@ class DetectionTask(pl.LightningModule):
         return losses
 
     def predict(self, images: list[Tensor], scales: list[Tensor]) -> list[Prediction]:
-        """Detect.
+        """Detect objects.
 
         Args:
-            images: Each `(C, H, W)` uint8, resized to the network's input.
-            scales: Each `(2,)`; original pixels times this are input pixels.
+            images: Images, each `(C, H, W)` uint8 and resized to the network's input.
+            scales: For each image `(2,)`, the factors from original to input pixels for x and y.
 
         Returns:
             Predictions in original pixels.
@@ -123,7 +101,7 @@ class DetectionTask(pl.LightningModule):
         ]
 
     def validation_step(self, batch: tuple[list[Tensor], list[Target]], batch_idx: int) -> None:
-        """Detect and remember."""
+        """Run the detector on a batch and add the predictions to the metric."""
         images, targets = batch
         self.metric.update(self.predict(images, [t.scale for t in targets]), targets)
 
@@ -132,36 +110,36 @@ class DetectionTask(pl.LightningModule):
     def predict_step(
         self, batch: tuple[list[Tensor], list[Target]], batch_idx: int
     ) -> list[Prediction]:
-        """Predictions in original pixels."""
+        """Run the detector on a batch; predictions are in original pixels."""
         images, targets = batch
         return self.predict(images, [t.scale for t in targets])
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last validation."""
+        """Reset the metric."""
         self._begin(self.trainer.val_dataloaders, self.trainer.limit_val_batches)
 
     def on_test_epoch_start(self) -> None:
-        """Forget the last evaluation."""
+        """Reset the metric."""
         self._begin(self.trainer.test_dataloaders, self.trainer.limit_test_batches)
 
     def _begin(self, loader: Any, limit: float) -> None:
-        """Start to count: unless the split is cut short, every image of it must come."""
+        """Reset the metric, which expects every image of a split unless batches are limited."""
         self.metric.reset()
         whole = isinstance(limit, float) and limit == 1.0
         self.metric.expected = len(loader.dataset) if whole else None
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores as `val/<name>`."""
-        # The same on every process: the metric has gathered.
+        # The scores are equal in all processes: the metric has gathered the predictions.
         scores = {f"val/{name}": value for name, value in self.metric.compute().items()}
         self.log_dict(scores, logger=False)
 
     def on_test_epoch_end(self) -> None:
-        """Score, while the processes are together; `metric.evaluation` of the first has it all."""
+        """Gather the predictions of all processes in the first one (`metric.evaluation`)."""
         self.metric.compute()
 
     def on_train_epoch_end(self) -> None:
-        """Stop before weights that are no numbers are written over good ones.
+        """Stop before weights that are not finite replace good ones in the checkpoints.
 
         Raises:
             FloatingPointError: If the epoch's loss is not finite.
@@ -175,7 +153,10 @@ class DetectionTask(pl.LightningModule):
             )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """All groups, one entry for each of their weight decays, with rate 0 for now."""
+        """Create the optimiser of all groups, with one entry for each weight decay of a group.
+
+        Learning rates are 0 until `finetune.StagedFinetuning` sets them.
+        """
         groups: list[dict[str, Any]] = []
         for name, modules in self.network.groups().items():
             by_decay: dict[float, list[nn.Parameter]] = {}
@@ -189,7 +170,7 @@ class DetectionTask(pl.LightningModule):
                 for decay, params in by_decay.items()
             ]
         _check_partition(self.network, groups)
-        # On a CPU all in one pass over the weights; on GPUs torch chooses.
+        # On a CPU, update all weights in one pass; on GPUs, torch chooses.
         fused = True if self.device.type == "cpu" else None
         optimiser: torch.optim.Optimizer
         if self.optimiser.name == "sgd":
@@ -197,20 +178,20 @@ class DetectionTask(pl.LightningModule):
             optimiser = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=fused)
         else:
             optimiser = torch.optim.AdamW(groups, lr=0.0, fused=fused)
-        # A fused optimiser may be given gradients that are still scaled, which could not be
-        # clipped, so that Lightning refuses. Without this mark they are unscaled before.
+        # A fused optimiser could unscale the gradients of mixed precision itself, but then they
+        # could not be clipped before, which Lightning refuses. So Lightning unscales them.
         optimiser._step_supports_amp_scaling = False
         return optimiser
 
     def _decay(self, module: nn.Module, name: str, parameter: nn.Parameter) -> float:
-        """The weight decay of a module's own parameter."""
+        """Weight decay of a parameter that belongs to a module itself."""
         if _is_kernel(name, parameter):
             return self.optimiser.weight_decay
         bias = name == "bias" and not isinstance(module, NORMS)
         return self.optimiser.weight_decay_bias if bias else self.optimiser.weight_decay_norm
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is needed to build this task again, as plain data."""
+        """Save what is needed to build this module again, as plain data."""
         checkpoint[CHECKPOINT_KEY] = {
             "config": self.config,
             "classes": {"names": list(self.classes.names), "ids": list(self.classes.ids)},
@@ -222,19 +203,20 @@ class DetectionTask(pl.LightningModule):
 def _is_kernel(name: str, parameter: nn.Parameter) -> bool:
     """Whether a parameter is the weight of a convolution or a linear layer.
 
-    ConvNeXt's scales and Swin's tables of positions have several axes too, but other names.
+    ConvNeXt's scales and Swin's tables of relative positions also have several axes, but other
+    names.
     """
     return name.split(".")[-1] == "weight" and parameter.ndim > 1
 
 
-def _sum_of_sizes(network: nn.Module) -> Tensor:
-    """The sum of absolute values of the trained weights of convolutions and linear layers."""
+def _l1_norm(network: nn.Module) -> Tensor:
+    """L1 norm of the trained weights of convolutions and linear layers."""
     weights = [p for n, p in network.named_parameters() if p.requires_grad and _is_kernel(n, p)]
     return torch.stack([weight.abs().sum() for weight in weights]).sum()
 
 
 def _check_partition(network: nn.Module, groups: list[dict[str, Any]]) -> None:
-    """Each parameter must be in the optimiser once, by identity: equal values are not the same."""
+    """Refuse groups in which a parameter of the network is missing or present more than once."""
     held = Counter(id(parameter) for group in groups for parameter in group["params"])
     for name, parameter in network.named_parameters():
         if held.pop(id(parameter), 0) != 1:

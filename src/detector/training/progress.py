@@ -1,14 +1,12 @@
-"""What a user sees while a run lasts: how far it is, a line and a row an epoch, how to go on."""
+"""Progress of a run for the user: bars, a line and a row for each epoch, how to resume."""
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -18,24 +16,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from detector.core.bar import Bar, in_words
+from detector.core.run_folder import RunFolder
 from detector.finetune.unfreezing import StagedFinetuning
+from detector.training.metrics_csv import read_rows, write_rows
 
 log = logging.getLogger(__name__)
 
-RECENT = 50  # steps that the pace is measured on: a phase that trains more has slower ones
-DETECTING = 0.4  # of a training step that a batch without gradients takes, until one is measured
+RECENT = 50  # steps that the pace is measured on; the phases of a run differ in pace
+DETECTING = 0.4  # time to detect on a batch, in training steps, until it is measured
 
 
 def seconds_left(
     steps: int, batches: int, recent: Sequence[float], validation: tuple[float, int]
 ) -> float:
-    """Estimate the time that the rest of a run takes, validations and final evaluation included.
+    """Estimate the remaining time of a run, with its validations and the final evaluation.
 
     Args:
-        steps: Training steps that are left.
-        batches: Batches that are left to detect on: of all validations, and after the training.
-        recent: Seconds of each of the last training steps, at least one.
-        validation: What was validated so far: its seconds and its batches.
+        steps: Number of remaining training steps.
+        batches: Number of remaining batches of all validations and of the final evaluation.
+        recent: Durations of the last training steps, in seconds; at least one.
+        validation: Duration of all validations so far, in seconds, and their number of batches.
     """
     step = sum(recent) / len(recent)
     seconds, done = validation
@@ -44,10 +44,10 @@ def seconds_left(
 
 
 class EvaluationBar(pl.Callback):
-    """How far an evaluation is.
+    """Shows the progress of an evaluation.
 
     Args:
-        split: What is evaluated.
+        split: Name of the evaluated split.
     """
 
     def __init__(self, split: str) -> None:
@@ -56,12 +56,12 @@ class EvaluationBar(pl.Callback):
 
     @rank_zero_only
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the bar."""
+        """Show the bar."""
         self._bar = Bar(f"detecting on {self.split}", _total(trainer.num_test_batches), "batch")
 
     @rank_zero_only
     def on_test_batch_end(self, *_: Any) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if self._bar is not None:
             self._bar.update()
 
@@ -80,55 +80,55 @@ class EvaluationBar(pl.Callback):
 
 
 class RunProgress(pl.Callback):
-    """How far the whole run is, and a row for every epoch in `metrics.csv` and the run's log.
+    """Shows the progress of a run, and writes each epoch's row to `metrics.csv` and the run's log.
 
-    Of several processes the first one speaks; training losses are those of its own batches.
+    Of several processes, only the first one does this; training losses are those of its batches.
 
     Args:
-        folder: The run's.
-        finetuning: Knows the phase.
-        epochs: How many there are at most.
-        resume_command: What to type to go on after an interruption.
+        run: Folder of the run.
+        finetuning: The callback that knows the current phase.
+        epochs: Greatest number of epochs of the run.
+        resume_command: Command that resumes the run after an interruption.
     """
 
     def __init__(
-        self, folder: Path, finetuning: StagedFinetuning, epochs: int, resume_command: str
+        self, run: RunFolder, finetuning: StagedFinetuning, epochs: int, resume_command: str
     ) -> None:
-        self.file = folder / "metrics.csv"
+        self.run = run
         self.finetuning = finetuning
         self.epochs = epochs
         self.resume_command = resume_command
-        self.seconds = 0.0  # of training and validation, also before a resume
+        self.seconds = 0.0  # of training and validation, with those before the run was resumed
         self._bar: Bar | None = None
         self._losses: list[dict[str, Tensor]] = []  # of the epoch's steps
-        self._started = 0.0  # when the epoch began
-        self._trained = 0.0  # when its last step so far ended
-        self._moment = 0.0  # when the last step or batch ended
-        self._validation = 0.0  # seconds of the epoch's validation
-        self._recent: deque[float] = deque(maxlen=RECENT)  # seconds of the last steps
+        self._started = 0.0  # time when the epoch began
+        self._trained = 0.0  # time when its last step so far ended
+        self._moment = 0.0  # time when the last step or batch ended
+        self._validation = 0.0  # duration of the epoch's validation, in seconds
+        self._recent: deque[float] = deque(maxlen=RECENT)  # durations of the last steps, in seconds
         self._validated = (0.0, 0)  # seconds and batches of all validations
-        self._batches = 0  # to detect on, that are left of the run
+        self._batches = 0  # remaining batches of all validations and of the final evaluation
 
     def state_dict(self) -> dict[str, Any]:
-        """Kept in checkpoints."""
+        """The training time, for checkpoints."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Taken from a checkpoint."""
+        """Continue to count the training time of a checkpoint."""
         self.seconds = state_dict["seconds"]
 
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the bar, and drop rows of epochs that are about to be repeated."""
+        """Show the bar, and remove the rows of epochs that are about to be repeated."""
         steps, done = int(trainer.num_training_batches), trainer.current_epoch
         self._bar = Bar("", steps * self.epochs, "step", initial=steps * done, noted=True)
         validations = (self.epochs - done) * _total(trainer.num_val_batches)
         self._batches = validations + _final_batches(trainer)
-        self._write([r for r in self.rows() if int(r["epoch"]) < trainer.current_epoch])
+        write_rows(self.run, [r for r in self.rows() if int(r["epoch"]) < trainer.current_epoch])
 
     @rank_zero_only
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Start to measure the epoch's time."""
         self._losses = []
         self._validation = 0.0
         self._started = self._trained = self._moment = time.perf_counter()
@@ -142,7 +142,7 @@ class RunProgress(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         self._losses.append({name: value.detach() for name, value in outputs.items()})
         self._recent.append(self._lap())
         self._trained = self._moment
@@ -161,7 +161,7 @@ class RunProgress(pl.Callback):
         batch_idx: int,
         *_: Any,
     ) -> None:
-        """Say that it validates."""
+        """Show the progress of the validation."""
         self._batches -= 1
         self._validated = (self._validated[0] + self._lap(), self._validated[1] + 1)
         if self._bar is not None:
@@ -169,12 +169,12 @@ class RunProgress(pl.Callback):
             self._bar.update(0, lambda: self._note(trainer, place))
 
     def _lap(self) -> float:
-        """Seconds since the last step or batch ended."""
+        """Duration of the step or batch that has just ended, in seconds."""
         before, self._moment = self._moment, time.perf_counter()
         return self._moment - before
 
     def _note(self, trainer: pl.Trainer, place: str) -> str:
-        """Where the run is: epoch, place in it, loss, pace, the time that is left."""
+        """The progress as text: epoch, place in it, loss, pace, remaining time."""
         assert self._bar is not None
         assert self._bar.total is not None
         steps = self._bar.total - self._bar.done
@@ -188,27 +188,27 @@ class RunProgress(pl.Callback):
 
     @rank_zero_only
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Add up what validation took: within the epoch, since the last training step.
+        """Measure the time of the validation, from the end of the last training step.
 
-        Lightning starts the loaders before the first of its hooks for validation.
+        Lightning starts the loaders before it calls the first hook of the validation.
         """
         self._validated = (self._validated[0] + self._lap(), self._validated[1])  # the scores
         self._validation += self._moment - self._trained
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what the epoch brought: on the terminal, in metrics.csv and in the log."""
+        """Write the epoch's results to metrics.csv, the run's log and the terminal."""
         seconds = time.perf_counter() - self._started
         self.seconds += seconds
         share = self._validation / seconds
         row = self._row(trainer, seconds)
-        self._write([*self.rows(), row])
+        write_rows(self.run, [*self.rows(), row])
         self._log(trainer, {**row, "validation_share": share})
         with tqdm.external_write_mode():
             log.info(
                 "epoch %d/%d  %s  loss %.3f  val/map %.3f  val/map_50 %.3f  "
                 "%.0f s, %.0f %% of it validation",
-                *(trainer.current_epoch + 1, self.epochs, row["stage"], row["train/loss"]),
+                *(trainer.current_epoch + 1, self.epochs, row["phase"], row["train/loss"]),
                 *(row.get(f"val/{name}", float("nan")) for name in ("map", "map_50")),
                 *(seconds, 100 * share),
             )
@@ -227,7 +227,7 @@ class RunProgress(pl.Callback):
         rates = {f"lr/{g['group']}": g["lr"] for g in trainer.optimizers[0].param_groups}
         return {
             "epoch": trainer.current_epoch,
-            "stage": self.finetuning.progress.phases[-1].name,
+            "phase": self.finetuning.progress.phases[-1].name,
             "seconds": round(seconds, 2),
             "seconds_validation": round(self._validation, 2),
             **losses,
@@ -236,9 +236,9 @@ class RunProgress(pl.Callback):
         }
 
     def _log(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
-        """Log a row's numbers, and its phase as one: 0 is the first."""
+        """Log a row's numbers, with the phase as a number: 0 is the first."""
         row["phase"] = len(self.finetuning.progress.phases) - 1
-        scalars = {k: float(v) for k, v in row.items() if k != "stage" and math.isfinite(v)}
+        scalars = {name: float(value) for name, value in row.items() if math.isfinite(value)}
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=trainer.global_step)
             logger.save()
@@ -253,49 +253,31 @@ class RunProgress(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """After Ctrl-C: what is kept, and the line to go on."""
+        """After Ctrl-C, log what is kept and the command that resumes the run."""
         if self._bar is not None:
             self._bar.close()
         if not isinstance(exception, KeyboardInterrupt):
             return
-        last = self.file.parent / "checkpoints" / "last.ckpt"
-        if last.is_file():
+        if self.run.last_checkpoint.is_file():
             log.info("interrupted; all finished epochs are kept. To go on:")
             log.info("  %s", self.resume_command)
         else:
             log.info("interrupted before the first epoch was finished: nothing to resume from")
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows of metrics.csv so far; those that were read hold strings."""
-        if not self.file.is_file():
-            return []
-        with self.file.open(newline="", encoding="utf-8") as stream:
-            return list(csv.DictReader(stream))
-
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        """Replace metrics.csv in one step."""
-        if not rows:
-            self.file.unlink(missing_ok=True)
-            return
-        draft = self.file.with_suffix(".csv.part")
-        with draft.open("w", newline="", encoding="utf-8") as stream:
-            # What is logged may differ since a resume; the newest row's order comes first.
-            columns = dict.fromkeys(name for row in reversed(rows) for name in row)
-            writer = csv.DictWriter(stream, list(columns))
-            writer.writeheader()
-            writer.writerows(rows)
-        draft.replace(self.file)
+    def rows(self) -> list[dict[str, str]]:
+        """The rows of metrics.csv so far, as text."""
+        return read_rows(self.run)
 
 
 def _total(batches: int | float | Sequence[int | float]) -> int:
-    """Batches of one loader, or of several."""
+    """Number of batches of one loader, or of several together."""
     return int(sum(batches)) if isinstance(batches, Sequence) else int(batches)
 
 
 def _final_batches(trainer: pl.Trainer) -> int:
-    """Batches that the best weights are evaluated on after the training.
+    """Number of batches of the final evaluation.
 
-    Those of the test split, and of the validation split, which is detected on once more.
+    These are the batches of the test split and, once more, those of the validation split.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     again = _total(trainer.num_val_batches)

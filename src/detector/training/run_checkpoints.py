@@ -1,4 +1,4 @@
-"""What a run keeps of its epochs: `last.ckpt` and `best.ckpt` (`checkpoint.py` reads them)."""
+"""Writes the checkpoints of a run, `last.ckpt` and `best.ckpt`; `checkpoint.py` reads them."""
 
 from __future__ import annotations
 
@@ -8,53 +8,51 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from detector.core.files import atomic
+from detector.core.run_folder import RunFolder
 from detector.finetune.unfreezing import StagedFinetuning
 
 
 class RunCheckpoints(Checkpoint):
-    """Keeps `last.ckpt` and `best.ckpt` so that a run can go on whenever it was killed.
+    """Keeps `last.ckpt` and `best.ckpt` so that a run can be resumed whenever it was killed.
 
-    After every epoch `last.ckpt` is replaced in one step. It also holds which epoch was the best,
-    and only then does `best.ckpt` follow: it is never ahead of what `last.ckpt` knows, and if it
-    is behind, then by the epoch that `last.ckpt` is itself (`checkpoint.read_best`).
+    After every epoch `last.ckpt` is replaced in one step. It also records which epoch is the best,
+    and only then is `best.ckpt` replaced: it is never newer than what `last.ckpt` records, and if
+    it is older, then `last.ckpt` itself is the best epoch (see `checkpoint.read_best`).
 
     Args:
-        finetuning: Knows which epoch is the best.
-        folder: Where the files go.
+        finetuning: The callback that determines the best epoch.
+        run: Folder of the run.
     """
 
-    def __init__(self, finetuning: StagedFinetuning, folder: Path) -> None:
+    def __init__(self, finetuning: StagedFinetuning, run: RunFolder) -> None:
         self.finetuning = finetuning
-        self.folder = folder
+        self.run = run
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write what the epoch brought; Lightning calls this after all other callbacks."""
-        last = self.folder / "last.ckpt"
-        draft = last.with_suffix(".part")
-        try:
-            trainer.save_checkpoint(draft)
-        except OSError as error:  # which may name a file of the library's own
-            draft.unlink(missing_ok=True)
-            raise OSError(error.errno, error.strerror or str(error), str(last)) from error
+        """Write the epoch's checkpoint; Lightning calls this after all other callbacks."""
+        last = self.run.last_checkpoint
         if trainer.is_global_zero:
-            draft.replace(last)
+            with atomic(last) as draft:
+                trainer.save_checkpoint(draft)
             if self.finetuning.progress.best_epoch == trainer.current_epoch:
-                link_or_copy(last, self.folder / "best.ckpt")
-        # What is read at the start of the next epoch must be there.
+                link_or_copy(last, self.run.best_checkpoint)
+        else:
+            trainer.save_checkpoint(last)  # all processes take part, the first one writes
+        # The next epoch may begin by reading the best checkpoint, in all processes.
         trainer.strategy.barrier()
 
 
 def link_or_copy(file: Path, copy: Path) -> None:
-    """Copy a checkpoint in one step, for nothing where the file system has hard links.
+    """Copy a checkpoint in one step, by a hard link where the file system has them.
 
-    Checkpoints are replaced and never written into, so that a link stays what it was.
+    Checkpoints are replaced and never modified in place, so that the link keeps its content.
     """
     if copy.exists() and copy.samefile(file):
         return
-    draft = copy.with_suffix(".part")
-    draft.unlink(missing_ok=True)
-    try:
-        draft.hardlink_to(file)
-    except OSError:
-        shutil.copyfile(file, draft)
-    draft.replace(copy)
+    with atomic(copy) as draft:
+        draft.unlink(missing_ok=True)
+        try:
+            draft.hardlink_to(file)
+        except OSError:
+            shutil.copyfile(file, draft)

@@ -112,7 +112,7 @@ def test_copies_of_one_picture_are_in_one_split(tmp_path):
     assert sorted(map(len, data.splits.values())) == [8, 8, 25]
     assert not data.issues.of("leakage")
     assert data.division == (
-        "divided by ratio with data.split.seed=0",
+        "divided by ratio with data.auto_split.seed=0",
         "22 images are copies or near copies of others, in 11 groups; each group in one split",
     )
 
@@ -266,7 +266,7 @@ def test_an_expression_keeps_together_what_belongs_together(tmp_path):
     data = grouped(tmp_path, r"^(patient\d+)_")
     assert all(len(splits) == 1 for splits in patients(data).values())
     assert all(map(len, data.splits.values()))
-    assert data.division[1] == r"data.split.group=^(patient\d+)_: 5 groups, 2 images in none"
+    assert data.division[1] == r"data.auto_split.group=^(patient\d+)_: 5 groups, 2 images in none"
     assert any(len(splits) > 1 for splits in patients(grouped(tmp_path, None)).values())
 
 
@@ -278,7 +278,7 @@ def test_without_brackets_all_of_the_match_is_the_group(tmp_path):
 @pytest.mark.parametrize(
     ("group", "said"),
     [
-        ("(", r"data\.split\.group=\(: .*unterminated.*expected a regular expression"),
+        ("(", r"data\.auto_split\.group=\(: .*unterminated.*expected a regular expression"),
         ("nobody", r"found in none of the 32 images, such as patient0_0\.jpg"),
         (r"\.jpg", r"all 32 images are in one group, '\.jpg'"),
         (r"patient|\.jpg$", r"32 images in 2 groups that stay together.* few for train, val, test"),
@@ -291,7 +291,7 @@ def test_an_expression_that_cannot_be_meant_is_refused(tmp_path, group, said):
 
 def test_an_expression_that_takes_for_ever_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(groups, "PATIENCE", 0.05)
-    with pytest.raises(RequestError, match=r"data\.split\.group=.*may never end"):
+    with pytest.raises(RequestError, match=r"data\.auto_split\.group=.*may never end"):
         groups.read_groups(r"^(\w+\w+)+$", ["a" * 60 + "."])
 
 
@@ -323,7 +323,7 @@ def test_a_table_names_images_by_path_or_name_with_a_heading_or_without(tmp_path
 def test_names_in_a_table_that_no_image_has_are_counted(tmp_path):
     (tmp_path / "g.csv").write_text("b.png,p\n" + "".join(f"no{i}.jpg,q\n" for i in range(5)))
     _, (first, second) = groups.read_groups(str(tmp_path / "g.csv"), FILES)
-    assert first == f"data.split.group={tmp_path}/g.csv: 1 group, 3 images in none"
+    assert first == f"data.auto_split.group={tmp_path}/g.csv: 1 group, 3 images in none"
     assert second == "5 names in it are of no image: no0.jpg, no1.jpg, no2.jpg, ..."
 
 
@@ -344,12 +344,12 @@ def test_a_table_that_cannot_be_meant_is_refused(tmp_path, table, said):
     file = tmp_path / "g.csv"
     if table is not None:
         file.write_bytes(table.encode("latin-1"))
-    with pytest.raises(RequestError, match=rf"data\.split\.group=.*g\.csv: {said}"):
+    with pytest.raises(RequestError, match=rf"data\.auto_split\.group=.*g\.csv: {said}"):
         groups.read_groups(str(file), FILES)
 
 
 def test_a_group_for_data_with_splits_of_their_own_is_refused(voc_root):
-    with pytest.raises(RequestError, match=r"data\.split\.group=x: .* has splits of its own"):
+    with pytest.raises(RequestError, match=r"data\.auto_split\.group=x: .* has splits of its own"):
         read_set(voc_root, group="x")
 
 

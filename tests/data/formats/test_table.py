@@ -2,53 +2,18 @@ import subprocess
 import sys
 
 import pytest
-from conftest import random_split, read_set, write_image
+from conftest import TOY_FORMAT, random_split, read_set, write_image
 
 from detector.core.errors import RequestError
 from detector.data.formats import table
 
 IMAGES = {name: boxes for name, boxes in random_split("a", 20).items() if boxes}
-TOY = '''
-from detector.data.formats.raw import POOL, Format, RawBuilder, Sign
-
-
-class ToyReader:
-    """One box an image, in a file such as `a.toy`: class, x1, y1, x2, y2."""
-
-    first_pixel = 0
-    relative = False
-    where = "box {}"
-    recognised = "toys"
-    splits = (POOL,)
-
-    def __init__(self, folder, wanted):
-        self.folder, self.root = folder, folder.root
-        self.names, self.ids, self.groups = [], None, set()
-
-    def read(self, split):
-        builder = RawBuilder()
-        for file in self.folder.with_suffix(".toy"):
-            name, *box = self.folder.read_text(file).split()
-            if name not in self.names:
-                self.names.append(name)
-            image = self.folder.image_for(file)
-            number = self.names.index(name)
-            builder.add(image, file, (0, 0), [list(map(float, box))], [number], [False], [1])
-        return builder.build()
-
-
-def sign(folder):
-    return Sign.SURE if folder.with_suffix(".toy") else Sign.NONE
-
-
-FORMAT = Format(ToyReader, sign, "toys (*.toy)")
-'''
 
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """A format that is added by a module and a row; its folder of images."""
-    (tmp_path / "toy_format.py").write_text(TOY)
+    (tmp_path / "toy_format.py").write_text(TOY_FORMAT)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(table.MODULES, "toy", "toy_format")
     root = tmp_path / "data"

@@ -9,7 +9,8 @@ from lightning.fabric.utilities.data import _set_sampler_epoch
 from torch.utils.data import DataLoader
 
 from detector.core.structures import AnnotatedImage, AnnotatedImages
-from detector.data.loading.datamodule import DetectionDataModule, LoaderOptions
+from detector.data.loading.datamodule import DetectionDataModule
+from detector.data.options import AugmentOptions, DataOptions
 
 # More workers than this machine may have cores.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -31,9 +32,9 @@ def images(tmp_path):
 
 
 def loader(images, rank=0, world=1, **more):
-    chosen = {"batch_size": 2, "workers": 0, "min_visibility": 0.0, "seed": 0, **more}
+    options = DataOptions(**{"image_size": 48, "batch_size": 2, "workers": 0, **more})
     steps = [{"name": "D4", "p": 1.0}, {"name": "GaussNoise", "p": 1.0}]
-    data = DetectionDataModule({"train": images}, LoaderOptions(48, steps=steps, **chosen))
+    data = DetectionDataModule({"train": images}, options, AugmentOptions(steps=steps))
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world)
     return data.train_dataloader()
 

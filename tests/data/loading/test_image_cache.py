@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import write_image
+from conftest import prepared, write_image
 
 from detector import cli
 from detector.core.errors import RequestError
@@ -13,11 +13,11 @@ from detector.core.structures import AnnotatedImage, AnnotatedImages
 from detector.data.images.pixels import read_resized
 from detector.data.loading import image_cache
 from detector.data.loading.augment import Augmenter
-from detector.data.loading.datamodule import DetectionDataModule, LoaderOptions
+from detector.data.loading.datamodule import DetectionDataModule
 from detector.data.loading.dataset import DetectionDataset
 from detector.data.loading.image_cache import DiskCache, RamCache, make_image_loaders
 from detector.data.loading.sampler import SampleKey
-from detector.pipeline import request
+from detector.data.options import AugmentOptions, DataOptions
 
 SHAPES = [(60, 80), (80, 60), (50, 50), (61, 97)]
 STEPS = [{"name": "HorizontalFlip", "p": 0.5}, {"name": "GaussNoise", "p": 1.0}]
@@ -35,8 +35,10 @@ def images(tmp_path):
     return AnnotatedImages.pack(found)
 
 
-def options(**more):
-    return LoaderOptions(48, 2, more.pop("workers", 0), STEPS, 0.0, 0, **more)
+def module(splits, folder=None, processes=1, **more):
+    options = DataOptions(**{"image_size": 48, "batch_size": 2, "workers": 0, **more})
+    augment = AugmentOptions(steps=STEPS)
+    return DetectionDataModule(splits, options, augment, processes=processes, cache=folder)
 
 
 def content(loader):
@@ -58,10 +60,8 @@ def test_batches_are_the_same_bits_with_and_without_a_cache(
     tmp_path, images, kind, workers, training
 ):
     splits = {"train": images, "val": images, "test": images}
-    expected = DetectionDataModule(splits, options()).loader("val", training=training)
-    data = DetectionDataModule(
-        splits, options(cache=kind, cache_folder=tmp_path / "kept", workers=workers)
-    )
+    expected = module(splits).loader("val", training=training)
+    data = module(splits, cache=kind, folder=tmp_path / "kept", workers=workers)
     loader = data.loader("val", training=training)
     for epoch in range(2):  # filled in the first, used in the second
         expected.sampler.set_epoch(epoch)
@@ -72,9 +72,7 @@ def test_batches_are_the_same_bits_with_and_without_a_cache(
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 def test_an_image_is_decoded_once_whichever_process_did_it(tmp_path, images, monkeypatch, kind):
-    data = DetectionDataModule(
-        {"train": images}, options(cache=kind, cache_folder=tmp_path / "kept", workers=2)
-    )
+    data = module({"train": images}, cache=kind, folder=tmp_path / "kept", workers=2)
     filled = content(data.loader("train", training=False))  # in the workers
     monkeypatch.setattr(image_cache, "read_resized", refuse)
     monkeypatch.setattr(cv2, "imdecode", refuse)
@@ -119,8 +117,8 @@ def test_the_memory_needed_is_said_and_too_much_is_refused_before_anything_is_lo
     assert said.startswith("data.cache=ram: 8 images in each of 2 processes take 0.0 GB")
     memory.available -= 1
     with pytest.raises(RequestError, match=r"data\.cache=ram: 8 images .* are free; use"):
-        DetectionDataModule(splits, options(cache="ram", processes=2))
-    DetectionDataModule(splits, options(cache="ram"))
+        module(splits, cache="ram", processes=2)
+    module(splits, cache="ram")
 
 
 @pytest.mark.parametrize(("limit", "fits"), [("28000", True), ("20000", False), ("max", True)])
@@ -220,4 +218,4 @@ def test_a_request_whose_images_cannot_be_kept_is_refused(tmp_path, voc_root, mo
     monkeypatch.setenv("DETECTOR_CACHE", str(tmp_path / "file"))
     typed = [f"data.root={voc_root}", "model.weights=none", "data.cache=disk"]
     with pytest.raises(RequestError, match=r"data\.cache=disk: .*file/images: Not a directory"):
-        request.check_request("train", cli.compose("train", typed))
+        prepared("train", cli.compose("train", typed))

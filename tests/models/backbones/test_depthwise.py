@@ -4,8 +4,8 @@ import pickle
 import torch
 from torch import nn
 
+from detector.models.backbones.build import build_backbone
 from detector.models.backbones.depthwise import keep_depthwise_in_float32
-from detector.models.backbones.table import build_backbone
 
 
 def test_only_large_depthwise_convolutions_leave_autocast():

@@ -5,18 +5,16 @@ import torchvision.models as tv
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
-from detector.models.backbones.table import BACKBONES
 from detector.models.compute import step_compute
 from detector.models.faster_rcnn import (
-    FasterRCNNOptions,
     NormaliseAndBatch,
-    SpeedOptions,
     build_faster_rcnn,
 )
-from detector.models.heads import HeadOptions
+from detector.models.options import HeadOptions, ModelOptions
 from detector.models.weights.channels import adapt_first_convolution, for_channels
 from detector.models.weights.files import Pretrained
 from detector.models.weights.load import find_pretrained, load_pretrained
+from detector.models.weights.sources import imagenet_weights
 
 # Where the first convolution of each stands.
 FIRST = {
@@ -99,13 +97,13 @@ def load_imagenet(network):
 def small(in_channels, **numbers):
     torch.manual_seed(0)
     head = HeadOptions(hidden=(16,))
-    options = FasterRCNNOptions(in_channels, fpn_channels=8, head=head, **numbers)
+    options = ModelOptions(in_channels=in_channels, fpn_channels=8, head=head, **numbers)
     return build_faster_rcnn("efficientnet_lite0", 2, options=options)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_pretrained_kernels_are_what_is_adapted(channels):
-    kernel = BACKBONES["efficientnet_lite0"].imagenet()["conv_stem.weight"].double()
+    kernel = imagenet_weights("timm:tf_efficientnet_lite0")["conv_stem.weight"].double()
     network = small(channels)
     report = load_imagenet(network)
     red, green, blue = kernel.unbind(1)
@@ -150,14 +148,11 @@ def test_a_detector_for_grey_sees_what_the_one_for_rgb_sees():
         torch.testing.assert_close(levels[1][name], level, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("channels", [1, 4])
-def test_a_training_step_reaches_the_adapted_kernels(channels, fused):
+def test_a_training_step_reaches_the_adapted_kernels(channels):
     head = HeadOptions(hidden=(16,))
-    options = FasterRCNNOptions(channels, fpn_channels=8, head=head, rpn_top_n_train=50)
-    network = build_faster_rcnn(
-        "efficientnet_lite0", 1, options=options, speed=SpeedOptions(fused=fused)
-    )
+    options = ModelOptions(in_channels=channels, fpn_channels=8, head=head, rpn_top_n_train=50)
+    network = build_faster_rcnn("efficientnet_lite0", 1, options=options)
     images = [torch.randint(0, 256, (channels, 64, 64), dtype=torch.uint8)] * 2
     boxes = torch.tensor([[8.0, 8, 40, 40]])
     losses = network(images, [{"boxes": boxes, "labels": torch.tensor([1])}] * 2)
@@ -171,9 +166,7 @@ def test_the_cost_of_the_first_layer_follows_its_channels():
     stem = []
     for channels in (1, 3):
         with torch.device("meta"):
-            network = build_faster_rcnn(
-                "resnet50", 1, options=FasterRCNNOptions(in_channels=channels)
-            )
+            network = build_faster_rcnn("resnet50", 1, options=ModelOptions(in_channels=channels))
         network.set_trainable([])
         stem.append(step_compute(network, 64)["stem"].forward)
     # conv1: 64 kernels of 7 x 7, at 32 x 32 places.

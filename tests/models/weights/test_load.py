@@ -13,14 +13,13 @@ from torchvision.models.detection import (
 )
 
 from detector.core.errors import RequestError
-from detector.models.backbones.table import BACKBONES, BackboneSpec
-from detector.models.faster_rcnn import FasterRCNNOptions, build_faster_rcnn
-from detector.models.heads import HeadOptions
+from detector.models.faster_rcnn import build_faster_rcnn
+from detector.models.options import HeadOptions, ModelOptions
 from detector.models.weights import sources
 from detector.models.weights.files import Pretrained
 from detector.models.weights.load import find_pretrained, load_pretrained
 
-SMALL = FasterRCNNOptions(fpn_channels=8, head=HeadOptions(hidden=(16,)))
+SMALL = ModelOptions(fpn_channels=8, head=HeadOptions(hidden=(16,)))
 PREDICTOR = "roi_heads.box_predictor."
 COCO_V1 = FasterRCNN_ResNet50_FPN_Weights.COCO_V1
 
@@ -106,7 +105,7 @@ def test_a_network_whose_neck_has_norms_takes_torchvisions_second_version(monkey
     with torch.device("meta"):
         source = fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict()
         head = HeadOptions(convs=(256,) * 4, conv_norm="batch", hidden=(1024,))
-        options = FasterRCNNOptions(neck_norm="batch", rpn_convs=2, head=head)
+        options = ModelOptions(neck_norm="batch", rpn_convs=2, head=head)
         ours = build_faster_rcnn("resnet50", 2, options=options)
     monkeypatch.setattr(sources, "_from_torchvision", lambda *a: asked.append(a) or source)
     pretrained = find_pretrained("coco", "resnet50", ours)
@@ -218,12 +217,17 @@ def test_loading_draws_no_random_numbers():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_backbone_without_published_weights_says_so(monkeypatch):
-    lite = BACKBONES["efficientnet_lite0"]
-    monkeypatch.setitem(BACKBONES, "zfnet", BackboneSpec(lite.build, None, lite.stages))
-    said = "imagenet: none are published for zfnet; choose model.weights=none or the path"
-    with pytest.raises(RequestError, match=said):
-        find_pretrained("imagenet", "zfnet", small())
+@pytest.mark.parametrize(
+    ("choice", "backbone", "said"),
+    [
+        ("imagenet", "zfnet", "published for zfnet; choose model.weights=none or the path"),
+        ("coco", "vgg16", "known for vgg16, only for resnet50; choose imagenet, none or a path"),
+        ("coco", "timm/resnet50", "known for timm/resnet50, only for resnet50"),
+    ],
+)
+def test_weights_that_nobody_has_published_are_refused(choice, backbone, said):
+    with pytest.raises(RequestError, match=f"model.weights={choice}: none are {said}"):
+        find_pretrained(choice, backbone, small())
 
 
 def test_the_report_is_a_table():

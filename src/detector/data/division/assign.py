@@ -32,7 +32,7 @@ class Ratios:
     Attributes:
         shares: Share of the images by split; together 1.
         seed: Seed of the split.
-        group: What `data.split.group` says, for messages; None if it says nothing.
+        group: What `data.auto_split.group` says, for messages; None if it says nothing.
         keys: Group of each image by `read_groups`; empty where there are none.
     """
 
@@ -81,7 +81,9 @@ def split_by_ratio(
     parts, broken = divide(copies, alike, owners, classes, dict(ratios.shares), ratios.seed)
     units = len(np.unique(copies))
     if units < len(parts) <= len(files):
-        key = f"data.root={root}" if ratios.group is None else f"data.split.group={ratios.group}"
+        key = (
+            f"data.root={root}" if ratios.group is None else f"data.auto_split.group={ratios.group}"
+        )
         raise RequestError(
             f"{key}: {len(files)} images in {units} group{'s' * (units > 1)} that stay "
             f"together, as copies of one picture do: too few for {', '.join(parts)}"
@@ -118,10 +120,10 @@ def read_split_file(file: Path, images: Collection[str], root: Path) -> dict[str
         # Python's decoder: a file's name need not be valid Unicode, which msgspec's refuses.
         listed = msgspec.convert(json.loads(file.read_bytes()), _SplitFile).splits
     except (OSError, ValueError, RecursionError) as error:
-        raise RequestError(f"data.split.file={file}: not a splits.json ({error})") from error
+        raise RequestError(f"data.auto_split.file={file}: not a splits.json ({error})") from error
     homes = {path: name for name, paths in listed.items() for path in paths}
     if not {"train", "val"} <= {homes[image] for image in images if image in homes}:
-        raise RequestError(f"data.split.file={file}: train or val has no images of {root}")
+        raise RequestError(f"data.auto_split.file={file}: train or val has no images of {root}")
     return homes
 
 

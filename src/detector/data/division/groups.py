@@ -1,4 +1,4 @@
-"""`data.split.group`: which images stay together, by a regular expression or a table."""
+"""`data.auto_split.group`: which images stay together, by a regular expression or a table."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def read_groups(asked: str, files: Sequence[str]) -> tuple[list[str], list[str]]
         raise _refused(asked, f"all {len(files)} images are in one group, {key!r}")
     rest = f", {alone} images in none" if alone else ""
     count = f"{len(groups)} group{'s' * (len(groups) > 1)}"
-    return keys, [f"data.split.group={asked}: {count}{rest}", *notes]
+    return keys, [f"data.auto_split.group={asked}: {count}{rest}", *notes]
 
 
 def _refused(asked: str, why: str) -> RequestError:
-    return RequestError(f"data.split.group={asked}: {why}")
+    return RequestError(f"data.auto_split.group={asked}: {why}")
 
 
 def _by_expression(asked: str, files: Sequence[str]) -> list[str]:

@@ -2,85 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import lightning.pytorch as pl
+import torch
 from torch.utils.data import DataLoader
 
 from detector.core.structures import AnnotatedImages
-from detector.data.loading.augment import Augmenter, Steps
+from detector.data.formats.paths import cache_folder
+from detector.data.loading.augment import Augmenter
 from detector.data.loading.dataset import DetectionDataset, collate, pack, unpack
-from detector.data.loading.image_cache import Kind, make_image_loaders
+from detector.data.loading.image_cache import make_image_loaders
 from detector.data.loading.sampler import KeyedSampler, aspect_groups, repeat_factors
 from detector.data.loading.watchdog import LoaderStatus, WatchedLoader
-
-
-@dataclass(frozen=True)
-class LoaderOptions:
-    """Options of the loaders.
-
-    Attributes:
-        image_size: Longer side of the input of the network, pixels.
-        batch_size: Number of images in a step of one process.
-        workers: Number of loader processes; 0 loads in the training process.
-        steps: Steps of the augmentation, as `Augmenter` takes them.
-        min_visibility: Smallest share of a box that is kept, as `Augmenter` takes it.
-        seed: Seed of the order and of the augmentation.
-        channels: Number of channels of the images, as `read_image` takes it.
-        pin_memory: Copy batches to page-locked memory, for a GPU.
-        group_by_aspect: Make training batches of images with similar aspect ratios, so that less
-            padding is needed.
-        repeat_threshold: Threshold of `repeat_factors`; None draws every image once an epoch.
-        cache: Where decoded and resized images are kept: nowhere, in memory or in files.
-        cache_folder: Folder of the files of `cache="disk"`.
-        stall_seconds: Seconds after which an image that is still loading is named in a warning.
-        processes: Number of training processes on this machine; each has its own memory cache.
-    """
-
-    image_size: int
-    batch_size: int
-    workers: int
-    steps: Steps
-    min_visibility: float
-    seed: int
-    channels: int = 3
-    pin_memory: bool = False
-    group_by_aspect: bool = True
-    repeat_threshold: float | None = None
-    cache: Kind = "none"
-    cache_folder: Path | None = None
-    stall_seconds: float = 60.0
-    processes: int = 1
+from detector.data.options import AugmentOptions, DataOptions
 
 
 class DetectionDataModule(pl.LightningDataModule):
     """Loaders of uint8 batches, which do not depend on the number of workers.
 
     Args:
-        splits: Images of `train`, `val` and perhaps `test`.
-        options: Options of the loaders.
+        splits: `train`, `val` and perhaps `test`.
+        options: How they are loaded; `workers` of None is 0.
+        augment: Augmentation of the training images.
+        seed: Seed of the order and of the augmentation.
+        channels: Channels of the images, as `read_image` takes them.
+        processes: Training processes on this machine; each has a memory cache of its own.
+        cache: Folder of decoded images for `cache=disk`; None: the user's cache folder.
 
     Raises:
         RequestError: If the augmentation is wrong, or images cannot be cached as asked for.
     """
 
-    def __init__(self, splits: dict[str, AnnotatedImages], options: LoaderOptions) -> None:
+    def __init__(
+        self,
+        splits: dict[str, AnnotatedImages],
+        options: DataOptions,
+        augment: AugmentOptions,
+        *,
+        seed: int = 0,
+        channels: int = 3,
+        processes: int = 1,
+        cache: Path | None = None,
+    ) -> None:
         super().__init__()
         self.splits = splits
         self.options = options
-        self.augmenter = Augmenter(
-            options.steps, options.image_size, options.min_visibility, options.channels
-        )
+        self.workers = options.workers or 0
+        self.seed = seed
+        size, shares = options.image_size, augment.min_visibility
+        self.augmenter = Augmenter(augment.steps, size, shares, channels)
+        folder = cache or cache_folder() / "images"
         self.image_loaders = make_image_loaders(
-            splits,
-            options.image_size,
-            options.cache,
-            options.cache_folder,
-            options.processes,
-            options.channels,
+            splits, size, options.cache, folder, processes, channels
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -103,12 +79,12 @@ class DetectionDataModule(pl.LightningDataModule):
             training: Shuffle and augment the images.
         """
         images, options = self.splits[split], self.options
-        status = LoaderStatus(options.workers)
+        status = LoaderStatus(self.workers)
         data = DetectionDataset(
             images,
             self.augmenter,
             training=training,
-            seed=options.seed,
+            seed=self.seed,
             load_image=self.image_loaders[split],
             status=status,
         )
@@ -116,17 +92,17 @@ class DetectionDataModule(pl.LightningDataModule):
             status,
             images.paths,
             options.stall_seconds,
-            unpack if options.workers else None,
+            unpack if self.workers else None,
             dataset=data,
             batch_size=options.batch_size,
             sampler=self._sampler(images, training=training),
-            num_workers=options.workers,
-            collate_fn=pack if options.workers else collate,
-            pin_memory=options.pin_memory,
-            persistent_workers=options.workers > 0,
+            num_workers=self.workers,
+            collate_fn=pack if self.workers else collate,
+            pin_memory=options.pin_memory and torch.cuda.is_available(),
+            persistent_workers=self.workers > 0,
             worker_init_fn=_one_thread,
             # Only forked processes inherit anonymous shared memory.
-            multiprocessing_context="fork" if options.workers and options.cache == "ram" else None,
+            multiprocessing_context="fork" if self.workers and options.cache == "ram" else None,
         )
 
     def _sampler(self, images: AnnotatedImages, *, training: bool) -> KeyedSampler:
@@ -136,7 +112,7 @@ class DetectionDataModule(pl.LightningDataModule):
         return KeyedSampler(
             len(images),
             shuffle=training,
-            seed=options.seed,
+            seed=self.seed,
             rank=self.trainer.global_rank if self.trainer else 0,
             world=self.trainer.world_size if self.trainer else 1,
             batch_size=options.batch_size,

@@ -5,7 +5,6 @@ Cached images are bitwise equal to decoded ones.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import math
@@ -24,6 +23,7 @@ import psutil
 from numpy.typing import NDArray
 
 from detector.core.errors import RequestError
+from detector.core.files import atomic
 from detector.core.structures import AnnotatedImages
 from detector.data.images.pixels import (
     Resized,
@@ -171,16 +171,13 @@ class DiskCache:
         return found
 
     def _write(self, file: Path, image: Resized) -> None:
-        """Write a cached file under another name and rename it, so that it is never incomplete."""
+        """Write an image, which several loader processes may do at once with the same one."""
         shape = image.image.shape[:2]
         rest = struct.pack("<4I", image.height, image.width, *shape) + image.image.tobytes()
-        part = file.with_name(f"{file.name}.{os.getpid()}")
         try:
-            part.write_bytes(struct.pack("<I", zlib.crc32(rest)) + rest)
-            part.replace(file)
+            with atomic(file, f".{os.getpid()}") as draft:
+                draft.write_bytes(struct.pack("<I", zlib.crc32(rest)) + rest)
         except OSError as error:  # a full disk is no reason to stop
-            with contextlib.suppress(OSError):
-                part.unlink()
             if self.works:
                 log.warning(
                     "data.cache=disk: %s: %s; images are no longer kept",

@@ -1,4 +1,4 @@
-"""Large depthwise convolutions, kept in float32 where bf16 is slow."""
+"""Large depthwise convolutions, computed in float32 where bf16 is slow."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 
 class _Float32OnCpu(nn.Conv2d):
-    """Leaves autocast on a CPU: the weight gradient of such a layer is many times slower in bf16.
+    """A convolution without autocast on a CPU: its weight gradient is many times slower in bf16.
 
-    Everything else of the layer, parameters and their names included, stays as it is.
+    Parameters, their names and everything else about the layer stay the same.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolution; `(N, C, H, W)` to the same, float32 under a CPU's autocast."""
+        """Convolve `(N, C, H, W)`; the result is float32 under a CPU's autocast."""
         if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):
                 return super().forward(x.float())
@@ -22,21 +22,21 @@ class _Float32OnCpu(nn.Conv2d):
 
 
 class Float32OnCpuConv2d(_Float32OnCpu):
-    """Of torch's own."""
+    """torch's own convolution, without autocast on a CPU."""
 
 
 class Float32OnCpuConv2dSame(_Float32OnCpu, Conv2dSame):
-    """Of timm's that pads by itself."""
+    """timm's convolution with TensorFlow's padding, without autocast on a CPU."""
 
 
 _VARIANTS = {nn.Conv2d: Float32OnCpuConv2d, Conv2dSame: Float32OnCpuConv2dSame}
 
 
 def keep_depthwise_in_float32(network: nn.Module) -> None:
-    """Switch every depthwise convolution larger than 3x3, in place.
+    """Take every depthwise convolution larger than 3x3 out of a CPU's autocast, in place.
 
     Args:
-        network: Any; its weights and their names do not change.
+        network: Any network; its weights and their names do not change.
     """
     for module in network.modules():
         variant = _VARIANTS.get(type(module))
@@ -45,8 +45,3 @@ def keep_depthwise_in_float32(network: nn.Module) -> None:
         depthwise = module.groups == module.in_channels > 1
         if depthwise and max(module.kernel_size) > 3:
             module.__class__ = variant
-
-
-def learns_in_float32(conv: nn.Conv2d) -> bool:
-    """Whether `keep_depthwise_in_float32` has switched a convolution."""
-    return isinstance(conv, _Float32OnCpu)

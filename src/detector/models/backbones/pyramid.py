@@ -1,11 +1,9 @@
-"""A pretrained network as ordered stages under an FPN, frozen and thawed by stage."""
+"""A pretrained network as ordered stages under an FPN, frozen and unfrozen by stage."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, Self
 
 from torch import Tensor, nn
@@ -13,80 +11,50 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from detector.models.fused import fuse
+from detector.models.backbones.stages import Stage, pyramid_levels
 
 NormMode = Literal["frozen", "eval_when_frozen", "train"]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stride level of a network.
-
-    Attributes:
-        name: `stem`, then `layer1` (the finest level) upwards.
-        modules: Dotted paths of the submodules, run one after the other.
-        stride: Input pixels per cell of the stage's output.
-        channels: Channels of the stage's output.
-        offset: Where the centre of the first cell's receptive field is, pixels; the centre of the
-            first pixel is 0. Padding on both sides of every layer leaves it there.
-        missing: How many cells fewer than size / stride there are along a side whose size is a
-            multiple of the coarsest stride: layers without padding do not reach the far edge.
-    """
-
-    name: str
-    modules: tuple[str, ...]
-    stride: int
-    channels: int
-    offset: float = 0.0
-    missing: int = 0
-
-
-@dataclass(frozen=True)
-class _Program:
-    """A stage's fused form, which holds for one state of its modules.
-
-    Attributes:
-        modes: `training` of every module when it was made: a trace follows the code's branches.
-        module: Runs it; None if the stage cannot be fused.
-    """
-
-    modes: tuple[bool, ...]
-    module: nn.Module | None
-
-
 class LevelNorm(nn.LayerNorm):
-    """Norms the channels of every cell, `(N, H, W, C)` or `(N, C, H, W)`, and gives the latter."""
+    """A layer norm over the channels of every cell.
 
-    def __init__(self, channels: int, *, last: bool) -> None:
+    Args:
+        channels: Number of channels.
+        channels_last: Whether inputs are `(N, H, W, C)` instead of `(N, C, H, W)`.
+    """
+
+    def __init__(self, channels: int, *, channels_last: bool) -> None:
         super().__init__(channels)
-        self.last = last  # whether channels come last
+        self.channels_last = channels_last
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(N, C, H, W)` of the same size."""
-        return super().forward(x if self.last else x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        """Normalise the input; the result is `(N, C, H, W)` in either case."""
+        return (
+            super().forward(x if self.channels_last else x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        )
 
 
 class PyramidBackbone(nn.Module):
     """A network cut into stages, with a feature pyramid over the last one of every stride from 4.
 
     Batch norms follow `norm`: `frozen` never updates statistics or affine parameters, which suits
-    detection's small batches; `eval_when_frozen` updates them in thawed stages; `train` always
-    updates the statistics, as training from scratch needs. `train()` respects it: calling it never
-    wakes up a frozen stage. Other norms know no batch, and are parameters as any.
+    detection's small batches; `eval_when_frozen` updates them in stages that are not frozen;
+    `train` always updates the statistics, as training from scratch needs. `train()` respects this:
+    it leaves frozen stages in eval mode. Other norms have no batch statistics and are frozen like
+    any other layer.
 
-    The outputs of a network without batch norms may be of any scale, above all sums of shortcuts.
-    They are normed before they enter the pyramid, as the authors of Swin (arXiv 2103.14030) and
-    ConvNeXt (arXiv 2201.03545) do for detection.
+    The outputs of a network without batch norms may be of any scale, above all sums of residual
+    connections. They are normalised before they enter the pyramid, as the authors of Swin
+    (arXiv 2103.14030) and ConvNeXt (arXiv 2201.03545) do for detection.
 
     Args:
-        body: The network; modules that no stage names are dropped.
-        stages: Its stages, from the image upwards.
+        body: The classification network; modules that belong to no stage are removed from it.
+        stages: Stages of the network, from the image upwards.
         out_channels: Channels of every pyramid level.
         norm: How batch norms of the body behave.
-        channels_last: The stages pass `(N, H, W, C)`.
-        neck_norm: The norm of the pyramid's convolutions; None gives them biases instead.
-        fused: Run convolutions with the norms that are asleep folded into them (see `fused.py`):
-            faster, and equal up to rounding.
+        channels_last: Whether the stages' outputs are `(N, H, W, C)`.
+        neck_norm: Norm after the pyramid's convolutions; None gives them biases instead.
 
     Raises:
         ValueError: If the strides of the pyramid's stages do not double.
@@ -100,16 +68,13 @@ class PyramidBackbone(nn.Module):
         norm: NormMode = "frozen",
         channels_last: bool = False,
         neck_norm: Callable[..., nn.Module] | None = None,
-        fused: bool = False,
     ) -> None:
         super().__init__()
         self.stages = tuple(stages)
         self.norm = norm
-        self.fused = fused
-        self._programs: dict[str, _Program] = {}
         levels = pyramid_levels(self.stages)
         self.levels = tuple(s.name for s in levels)
-        # The pooled level keeps every other cell of the one below, the first one among them.
+        # The pooled level has every other cell of the level below, beginning with the first.
         self.strides = (*(s.stride for s in levels), levels[-1].stride * 2)
         self.offsets = (*(s.offset for s in levels), levels[-1].offset)
         self.channels_last = channels_last
@@ -123,7 +88,7 @@ class PyramidBackbone(nn.Module):
         self.has_batch_norms = any(isinstance(module, _BatchNorm) for module in body.modules())
         if not self.has_batch_norms:
             self.level_norms.update(
-                {s.name: LevelNorm(s.channels, last=channels_last) for s in levels}
+                {s.name: LevelNorm(s.channels, channels_last=channels_last) for s in levels}
             )
         self._trainable = frozenset(s.name for s in self.stages)
 
@@ -131,99 +96,73 @@ class PyramidBackbone(nn.Module):
         """Compute the pyramid.
 
         Args:
-            images: `(N, C, H, W)` normalised; H and W multiples of the coarsest stride.
+            images: `(N, C, H, W)`, normalised; H and W are multiples of the coarsest stride.
 
         Returns:
-            `"0"` (finest) upwards, then `"pool"`; each `(N, out_channels, H / stride, W / stride)`,
-            less what a stage's `missing` says.
+            The levels: `"0"` (finest) upwards, then `"pool"`. Each is
+            `(N, out_channels, H / stride, W / stride)`, less `Stage.missing` cells.
         """
         x, levels = images, OrderedDict[str, Tensor]()
         for stage in self.stages:
-            for run in self.runs(stage.name):
-                x = run(x)
+            for module in self.stage_modules(stage.name):
+                x = module(x)
             if stage.name in self.levels:
                 levels[str(len(levels))] = self.as_level(stage.name, x)
         pyramid: dict[str, Tensor] = self.fpn(levels)
         return pyramid
 
     def as_level(self, name: str, x: Tensor) -> Tensor:
-        """A stage's output as the pyramid takes it, `(N, C, H, W)`."""
+        """Convert a stage's output to an input of the pyramid, `(N, C, H, W)`."""
         if name in self.level_norms:
             normed: Tensor = self.level_norms[name](x)
             return normed
         return x.permute(0, 3, 1, 2) if self.channels_last else x
 
     def neck_modules(self) -> list[nn.Module]:
-        """The modules between the stages and the heads."""
+        """Return the modules between the stages and the heads."""
         return [self.level_norms, self.fpn]
 
-    def stage_modules(self, name: str) -> Iterator[nn.Module]:
-        """The modules of one stage, in order."""
+    def stage_modules(self, name: str) -> list[nn.Module]:
+        """Return the modules of one stage, in the order in which they run."""
         stage = next(s for s in self.stages if s.name == name)
-        return (self.body.get_submodule(path) for path in stage.modules)
-
-    def runs(self, name: str) -> Sequence[nn.Module]:
-        """What computes a stage now: its modules, or the one they are fused into."""
-        modules = list(self.stage_modules(name))
-        if not self.fused:
-            return modules
-        modes = tuple(m.training for module in modules for m in module.modules())
-        known = self._programs.get(name)
-        if known is None or known.modes != modes:
-            known = self._programs[name] = _Program(modes, fuse(modules))
-        return modules if known.module is None else [known.module]
-
-    def __getstate__(self) -> dict[str, object]:
-        """Copies make their own programs: these refer to the original's modules."""
-        return {**super().__getstate__(), "_programs": {}}  # type: ignore[no-untyped-call]
+        return [self.body.get_submodule(path) for path in stage.modules]
 
     def set_trainable(self, names: Collection[str]) -> None:
-        """Thaw the named stages and freeze all others; the exact inverse of itself.
+        """Unfreeze the named stages and freeze all others.
+
+        Parameters of frozen stages lose `requires_grad` and their gradients; batch norms go to the
+        mode that `norm` asks for. A later call undoes all of it.
 
         Args:
-            names: Stage names. Frozen parameters lose `requires_grad` and their gradients; norm
-                layers go to the mode that `norm` asks for.
+            names: Names of the stages to train.
         """
         self._trainable = frozenset(names)
         for stage in self.stages:
-            thawed = stage.name in self._trainable
+            trained = stage.name in self._trainable
             for root in self.stage_modules(stage.name):
                 for module in root.modules():
                     is_norm = isinstance(module, _BatchNorm)
                     for parameter in module.parameters(recurse=False):
-                        parameter.requires_grad = thawed and not (is_norm and self.norm == "frozen")
+                        parameter.requires_grad = trained and not (
+                            is_norm and self.norm == "frozen"
+                        )
                         if not parameter.requires_grad:
                             parameter.grad = None
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training mode, except for what is frozen (see the class)."""
+        """Switch to training mode, except for frozen stages and norms (see the class)."""
         super().train(mode)
-        self._programs.clear()  # weights may have been exchanged in place, as averaging does
         for stage in self.stages:
             frozen = stage.name not in self._trainable
             for root in self.stage_modules(stage.name):
                 for module in root.modules():
                     if isinstance(module, _BatchNorm):
-                        asleep = self.norm == "frozen" or (frozen and self.norm != "train")
-                        module.training = mode and not asleep
+                        fixed = self.norm == "frozen" or (frozen and self.norm != "train")
+                        module.training = mode and not fixed
                     elif frozen:
                         module.training = False
         return self
-
-
-def pyramid_levels(stages: Sequence[Stage]) -> list[Stage]:
-    """The last stage of every stride from 4, on which the pyramid stands.
-
-    Raises:
-        ValueError: Unless their strides double.
-    """
-    last = {s.stride: s for s in stages if s.stride >= 4}
-    levels = list(last.values())
-    strides = [s.stride for s in levels]
-    if any(b != 2 * a for a, b in pairwise(strides)):
-        raise ValueError(f"the pyramid needs strides that double, got {strides}")
-    return levels
 
 
 def _keep_only(root: nn.Module, paths: Sequence[str]) -> None:

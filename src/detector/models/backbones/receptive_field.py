@@ -1,4 +1,4 @@
-"""Where the cells of a feature map lie in the image, followed through a network's layers."""
+"""Stride and offset of a feature map's receptive fields, tracked through a network's layers."""
 
 from __future__ import annotations
 
@@ -8,37 +8,47 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+_POOLING = "input kernel_size stride padding dilation"
+_PARAMETERS = {
+    "conv2d": "input weight bias stride padding dilation",
+    "max_pool2d": _POOLING,
+    "avg_pool2d": _POOLING,
+}
 
-class Cells(NamedTuple):
-    """The places of a map's cells along an axis of the image.
+
+class ReceptiveField(NamedTuple):
+    """Geometry of a feature map along one axis of the image.
 
     Attributes:
-        stride: From one cell to the next, pixels.
-        offset: The centre of the first cell's receptive field, pixels; the centre of the first
-            pixel is 0.
+        stride: Distance of the receptive fields of neighbouring cells, in pixels.
+        offset: Centre of the first cell's receptive field, in pixels; the centre of the first pixel
+            is 0.
     """
 
     stride: int = 1
     offset: float = 0.0
 
-    def after(self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> Cells:
-        """Of a convolution's or a pooling's output.
+    def after(
+        self, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1
+    ) -> ReceptiveField:
+        """Return the geometry of a convolution's or a pooling's output.
 
         Args:
-            kernel: Its size, cells.
-            stride: Cells.
-            padding: Before the first cell, cells.
-            dilation: Cells.
+            kernel: Size of the kernel, in cells of the input.
+            stride: Stride, in cells of the input.
+            padding: Padding before the first cell, in cells.
+            dilation: Dilation, in cells.
         """
         # Araujo, Norris and Sim, Computing Receptive Fields (Distill 2019), section 2.
         centre = dilation * (kernel - 1) / 2 - padding
-        return Cells(self.stride * stride, self.offset + self.stride * centre)
+        return ReceptiveField(self.stride * stride, self.offset + self.stride * centre)
 
 
-class FollowCells(TorchFunctionMode):
-    """Notes with every tensor that is computed within it where its cells lie.
+class TrackReceptiveFields(TorchFunctionMode):
+    """Attaches its receptive field to every tensor that is computed in this context.
 
-    Of several inputs the first one that is known counts, and of both axes the horizontal one.
+    An operation's output follows from its first input with a known receptive field. Only the
+    horizontal axis is tracked.
     """
 
     def __torch_function__(  # noqa: D105
@@ -50,27 +60,27 @@ class FollowCells(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        known = map(cells_of, _tensors((*args, *kwargs.values())))
-        before = next((cells for cells in known if cells is not None), None)
+        known = map(receptive_field_of, _tensors((*args, *kwargs.values())))
+        before = next((field for field in known if field is not None), None)
         if before is not None:
             after = _after(getattr(func, "__name__", ""), before, args, kwargs)
             for tensor in _tensors([out]):
-                mark(tensor, after)
+                set_receptive_field(tensor, after)
         return out
 
 
-def mark(x: Tensor, cells: Cells) -> None:
-    """Note with a tensor where its cells lie."""
-    x._cells = cells  # type: ignore[attr-defined]
+def set_receptive_field(x: Tensor, field: ReceptiveField) -> None:
+    """Attach a receptive field to a tensor."""
+    x._receptive_field = field  # type: ignore[attr-defined]
 
 
-def cells_of(x: Tensor) -> Cells | None:
-    """Where the cells of a tensor lie; None if nobody has noted it."""
-    return getattr(x, "_cells", None)
+def receptive_field_of(x: Tensor) -> ReceptiveField | None:
+    """Return the receptive field of a tensor; None if none was attached."""
+    return getattr(x, "_receptive_field", None)
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
-    """The tensors among values, also in lists and tuples."""
+    """Yield the tensors among values, also those in lists and tuples."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -78,19 +88,17 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _after(name: str, before: Cells, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Cells:
-    """Where the cells of a function's output lie."""
+def _after(
+    name: str, before: ReceptiveField, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> ReceptiveField:
+    """Return the receptive field of a function's output."""
     if name == "pad":
         return before.after(1, padding=args[1][0])
-    if name == "conv2d":
-        names = "input weight bias stride padding dilation"
-    elif name in ("max_pool2d", "avg_pool2d"):
-        names = "input kernel_size stride padding dilation"
-    else:
+    if name not in _PARAMETERS:
         return before
-    given = {**dict(zip(names.split(), args, strict=False)), **kwargs}
+    given = {**dict(zip(_PARAMETERS[name].split(), args, strict=False)), **kwargs}
     if name == "avg_pool2d":
-        given["dilation"] = 1  # in its place there is `ceil_mode`
+        given["dilation"] = 1  # the argument in this place is `ceil_mode`
     size = given["weight"].shape[2:] if "weight" in given else given["kernel_size"]
     kernel = _across(size)
     stride = given.get("stride")
@@ -98,11 +106,11 @@ def _after(name: str, before: Cells, args: tuple[Any, ...], kwargs: Mapping[str,
     padding = given.get("padding", 0)
     if isinstance(padding, str):
         padding = dilation * (kernel - 1) // 2 if padding == "same" else 0
-    # A pooling without a stride takes its kernel's size.
+    # A pooling without a stride uses its kernel's size.
     step = (kernel if "pool" in name else 1) if stride is None else _across(stride)
     return before.after(kernel, step, _across(padding), dilation)
 
 
 def _across(value: Any) -> int:
-    """A layer's number for the horizontal axis."""
+    """Return a layer's setting for the horizontal axis."""
     return int(value[-1] if hasattr(value, "__len__") else value)

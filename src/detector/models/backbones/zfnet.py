@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class ZFNet(nn.Module):
-    """The network's layers as its paper draws them, up to the last pooling."""
+    """The layers of the paper's figure, up to the last pooling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,6 +34,6 @@ class ZFNet(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(N, 3, H, W)` normalised images to `(N, 256, H', W')`."""
+        """Compute features `(N, 256, H', W')` of normalised images `(N, 3, H, W)`."""
         features: Tensor = self.features(x)
         return features

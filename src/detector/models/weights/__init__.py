@@ -1,1 +1,1 @@
-"""Pretrained weights: where from, and into a network."""
+"""Pretrained weights: fetched by name or read from a file, and loaded into a network."""

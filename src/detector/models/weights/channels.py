@@ -1,8 +1,8 @@
-"""A network made for RGB, for images of another number of channels.
+"""Adapts a network for RGB to images of another number of channels.
 
-What it has learnt of red, green and blue is kept. The sum of the three kernels sees in grey what
-they saw in the same grey as RGB; of more channels, each gets one of the three kernels in turn, all
-scaled so that the sum of what they see stays as large.
+The pretrained kernels are kept. For one channel the three kernels are summed, so that a grey image
+gives what the same image gave as RGB. For more channels each gets one of the three kernels in turn,
+scaled so that the sum of the outputs keeps its size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ RGB = 3
 
 
 def first_convolution(network: nn.Module) -> str:
-    """The dotted path of a network's first convolution; of none, ValueError."""
+    """Return the dotted path of a network's first convolution.
+
+    Raises:
+        ValueError: If the network has no convolution.
+    """
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             return str(name)
@@ -25,28 +29,28 @@ def first_convolution(network: nn.Module) -> str:
 
 
 def adapted_kernel(weight: Tensor, channels: int) -> Tensor:
-    """The kernel of a first convolution over RGB, for another number of channels.
+    """Adapt the kernel of a first convolution over RGB to another number of channels.
 
     Args:
-        weight: `(O, 3, H, W)`.
-        channels: Of the images.
+        weight: Kernel of the convolution, `(O, 3, H, W)`.
+        channels: Channels of the images.
 
     Returns:
-        `(O, channels, H, W)`.
+        The adapted kernel, `(O, channels, H, W)`.
     """
     adapted: Tensor = weight if channels == RGB else adapt_input_conv(channels, weight)
     return adapted
 
 
 def adapt_first_convolution(network: nn.Module, channels: int) -> None:
-    """Let a network for RGB take images of another number of channels; its names stay.
+    """Make a network for RGB accept images of another number of channels.
 
     Args:
-        network: With its weights, which are adapted; changed in place.
-        channels: Of the images.
+        network: Changed in place; names of parameters stay the same.
+        channels: Channels of the images.
 
     Raises:
-        ValueError: If the first convolution of the network is not one over three channels.
+        ValueError: If the first convolution of the network does not have three input channels.
     """
     if channels == RGB:
         return
@@ -60,13 +64,13 @@ def adapt_first_convolution(network: nn.Module, channels: int) -> None:
 
 
 def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Means or deviations of red, green and blue, for another number of channels.
+    """Adapt means or standard deviations of red, green and blue to another number of channels.
 
     Args:
-        values: Of the three.
-        channels: Of the images.
+        values: Values of the three channels.
+        channels: Channels of the images.
 
     Returns:
-        One for each channel: their average for grey; else they are repeated.
+        One value for each channel: the average for grey, else the three in turn.
     """
     return (sum(values) / len(values),) if channels == 1 else tuple(islice(cycle(values), channels))

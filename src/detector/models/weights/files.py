@@ -1,4 +1,4 @@
-"""Pretrained weights as they come out of files, read as data: nothing in them is executed."""
+"""Files of pretrained weights, read as data: nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from detector.core.errors import RequestError
 
 State = dict[str, Tensor]
 
-# What a file that is damaged, or of something else, makes torch and safetensors raise.
+# Exceptions of torch and safetensors for a file that is damaged or of another format.
 UNREADABLE = (
     *(RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError),
     *(AttributeError, SafetensorError),
 )
-# Files of torchvision's, with the beginnings of their SHA-256, whose norms were trained when its
-# frozen ones added nothing to the variance. Torchvision is not asked: its import takes a second.
+# Files of torchvision, with the beginnings of their SHA-256, that were trained with an eps of 0 in
+# frozen norms. They are listed here because importing torchvision takes a second.
 WITHOUT_EPS = {
     "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth": "258fb6c6",
     "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth": "bf2d0c1e",
@@ -37,13 +37,14 @@ WITHOUT_EPS = {
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights as they came, not yet in a network (`loading.py` puts them there).
+    """Weights as they were read, not yet in a network (`load.py` puts them there).
 
     Attributes:
-        source: What was asked for, as messages name it.
-        state: The tensors by the names they came with.
-        classes: What the rows of its box predictor stand for, without background; None: unknown.
-        norm_eps: What its backbone's norms add to the variance; None: as much as the network's.
+        source: Source of the weights, as messages name it.
+        state: The tensors, by their names in the source.
+        classes: Classes of the box predictor, without background; None if unknown.
+        norm_eps: The eps that norms of the backbone were trained with; None if it is that of the
+            network.
     """
 
     source: str
@@ -53,37 +54,24 @@ class Pretrained:
 
 
 def read_weights(path: Path) -> Pretrained:
-    """Weights from a file: a checkpoint of ours, or a state dict as torch or safetensors save it.
+    """Read weights from a checkpoint of `detector.train`, or a state dict of torch or safetensors.
 
     Args:
-        path: Read as data: nothing in it is executed.
+        path: Path of the file, which is read as data: nothing in it is executed.
 
     Raises:
-        RequestError: If it holds no weights, or more than data.
+        RequestError: If the file holds no weights, or code.
     """
     source = f"model.weights={path}"
     try:
         if _is_safetensors(path):
             return Pretrained(source, load_file(path))
-        mapped = zipfile.is_zipfile(path)  # else in the format of torch before 1.6
+        mapped = zipfile.is_zipfile(path)  # not so in the format of torch before 1.6
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of formats that are refused below
+            warnings.simplefilter("ignore")  # about formats that are refused below
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (*UNREADABLE, OSError) as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        if code and code[1].startswith("numpy"):
-            raise RequestError(
-                f"{source}: holds numpy's arrays; save tensors, as network.state_dict() has them"
-            ) from error
-        if code:
-            raise RequestError(
-                f"{source}: refused: reading it would run code ({code[1]}); save the weights alone,"
-                " as in torch.save(network.state_dict(), file)"
-            ) from error
-        raise RequestError(
-            f"{source}: not a file of weights; expected a state dict (.pth, .safetensors) or a "
-            "checkpoint of detector.train"
-        ) from error
+        raise RequestError(f"{source}: {_why_unreadable(error)}") from error
     state = _tensors(content)
     if not state:
         raise RequestError(f"{source}: no tensors by name are in it; expected a state dict")
@@ -91,15 +79,31 @@ def read_weights(path: Path) -> Pretrained:
     return Pretrained(source, state, _classes(content), eps)
 
 
+def _why_unreadable(error: Exception) -> str:
+    """Explain why a file cannot be read, and what would be right."""
+    code = re.search(r"GLOBAL (\S+)", str(error))
+    if code is None:
+        return (
+            "not a file of weights; expected a state dict (.pth, .safetensors) or a checkpoint of "
+            "detector.train"
+        )
+    if code[1].startswith("numpy"):
+        return "holds numpy's arrays; save tensors, as network.state_dict() has them"
+    return (
+        f"refused: reading it would run code ({code[1]}); save the weights alone, as in "
+        "torch.save(network.state_dict(), file)"
+    )
+
+
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file begins as that format does, whatever it is called: a length, then JSON."""
+    """Whether a file begins as safetensors do, whatever its name: a length, then JSON."""
     with path.open("rb") as stream:
         head = stream.read(9)
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
 def _is_without_eps(path: Path, state: State) -> bool:
-    """Whether a file is one of `WITHOUT_EPS`, also by another name."""
+    """Whether a file is one of `WITHOUT_EPS`, also under another name."""
     if path.name in WITHOUT_EPS:
         return True
     if "roi_heads.box_predictor.cls_score.weight" not in state:
@@ -110,7 +114,7 @@ def _is_without_eps(path: Path, state: State) -> bool:
 
 
 def _tensors(content: Any) -> State:
-    """The tensors of a file, in whichever of the usual nests they are."""
+    """Return the tensors of a file, also from the usual dictionaries within it."""
     if not isinstance(content, Mapping):
         return {}
     for key in ("state_dict", "model_state_dict", "model"):
@@ -120,7 +124,7 @@ def _tensors(content: Any) -> State:
 
 
 def _classes(content: Any) -> tuple[str, ...] | None:
-    """The classes that a checkpoint of ours was trained on."""
+    """Return the classes that a checkpoint of `detector.train` was trained on; None for others."""
     try:
         return tuple(map(str, content["detector"]["classes"]["names"]))
     except (LookupError, TypeError):

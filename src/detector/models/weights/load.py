@@ -1,4 +1,4 @@
-"""Pretrained weights put into a network, as far as they fit by name and shape."""
+"""Loads pretrained weights into a network, as far as names and shapes match."""
 
 from __future__ import annotations
 
@@ -11,61 +11,58 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detector.core.errors import RequestError
-from detector.models.backbones.table import backbone_spec
+from detector.models.backbones.build import backbone_spec
+from detector.models.backbones.table import check_weights
 from detector.models.faster_rcnn import FasterRCNN
 from detector.models.weights.channels import RGB, adapted_kernel, first_convolution
 from detector.models.weights.files import Pretrained, State, read_weights
 from detector.models.weights.report import COUNTERS, LoadReport, report
-from detector.models.weights.sources import torchvision_coco
+from detector.models.weights.sources import imagenet_weights, torchvision_coco
 
-BODY = "backbone.body."  # what a classification network's own names stand below
+BODY = "backbone.body."  # prefix of a classification network's own names
 PREDICTOR = "roi_heads.box_predictor."
-WRAPPERS = ("module.", "network.", "model.", "backbone.")  # before the names, in any order
-MOST_WRAPPINGS = 20  # more are nobody's network
-ENOUGH = 0.5  # a file with a smaller share of the network's numbers is of another network
+WRAPPERS = ("module.", "network.", "model.", "backbone.")  # prefixes of names, in any order
+MOST_WRAPPINGS = 20  # real files have fewer
+ENOUGH = 0.5  # smallest share of the network's numbers that a file of it must have
 
 
 def find_pretrained(choice: str, backbone: str, network: FasterRCNN) -> Pretrained:
-    """What `model.weights` names.
+    """Get the weights that `model.weights` names.
 
     Args:
         choice: `imagenet`, `coco` or the path of a file.
-        backbone: The network's, as `backbone_spec` has it.
-        network: Which is to take the weights.
+        backbone: Backbone of the network: a key of the table, or `timm/` and a name.
+        network: The network that the weights are for.
 
     Raises:
-        RequestError: If there are none, or they cannot be had.
+        RequestError: If there are none, or they cannot be fetched or read.
     """
+    check_weights(choice, backbone)
     if choice == "coco":
         neck = network.backbone.fpn.state_dict()
-        return torchvision_coco(backbone, v2="inner_blocks.0.1.weight" in neck)
-    if choice != "imagenet":
+        return torchvision_coco(v2="inner_blocks.0.1.weight" in neck)
+    source = backbone_spec(backbone).imagenet if choice == "imagenet" else None
+    if source is None:
         return read_weights(Path(choice))
-    fetch = backbone_spec(backbone).imagenet
-    if fetch is None:
-        raise RequestError(
-            f"model.weights=imagenet: none are published for {backbone}; choose "
-            "model.weights=none or the path of a file"
-        )
-    return Pretrained("model.weights=imagenet", fetch())
+    return Pretrained("model.weights=imagenet", imagenet_weights(source))
 
 
 def load_pretrained(
     network: FasterRCNN, pretrained: Pretrained, classes: Sequence[str] = ()
 ) -> LoadReport:
-    """Put weights into a network; what they do not cover keeps its random start.
+    """Load weights into a network; layers that they do not cover stay random.
 
     A detector's file is matched with the whole network, a classification network's with the
-    backbone. The box predictor is taken over only from a file that says it was trained on the same
+    backbone. The box predictor is loaded only from a file that says it was trained on the same
     classes in the same order.
 
     Args:
-        network: Changed in place. One on torch's meta device finds out whether a file fits.
+        network: Changed in place; on torch's meta device this only checks whether a file fits.
         pretrained: The weights.
-        classes: That the network is to find, without background.
+        classes: Classes of the network, without background.
 
     Returns:
-        What was loaded and what was not.
+        Report of what was loaded and what was not.
 
     Raises:
         RequestError: If less than half of the network's numbers are in the file, or some of them
@@ -92,14 +89,14 @@ def load_pretrained(
 
 
 def _readings(state: State) -> Iterator[dict[str, str]]:
-    """The ways to read a file's names: from the network's name for a tensor to the file's."""
+    """Yield the possible mappings from the network's names of tensors to the file's."""
     for names in _unwrapped({_modern(name): name for name in state}):
         yield names
         yield {f"{BODY}{name}": file for name, file in names.items()}
 
 
 def _unwrapped(names: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Names as they are, and without what modules around the network put before them."""
+    """Yield the names as they are, and without the prefixes of modules around the network."""
     tried: list[dict[str, str]] = []
     todo = [names]
     while todo and len(tried) < MOST_WRAPPINGS:
@@ -113,17 +110,17 @@ def _unwrapped(names: dict[str, str]) -> Iterator[dict[str, str]]:
 
 
 def _modern(name: str) -> str:
-    """How torchvision calls a tensor now; its older COCO and DenseNet files have older names."""
+    """Return torchvision's present name of a tensor; older COCO and DenseNet files have others."""
     name = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$", r"\1\2", name)
     name = re.sub(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
     return re.sub(r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2", name)
 
 
 def _fitting(reading: Mapping[str, str], state: State, target: State, kernel: str) -> State:
-    """The tensors that the network has under the same name in the same shape.
+    """Select the tensors that the network has under the same name in the same shape.
 
-    A layer is taken whole or not at all: the bias of one weight is of no use to another. The first
-    convolution's `kernel` over RGB is made one over as many channels as the network's images have.
+    A layer is taken as a whole or not at all, since a bias is of no use with another weight. The
+    first convolution's `kernel` over RGB is adapted to the channels of the network's images.
     """
     there = {name: state[file] for name, file in reading.items() if name in target}
     first = there.get(kernel)
@@ -134,12 +131,12 @@ def _fitting(reading: Mapping[str, str], state: State, target: State, kernel: st
 
 
 def _layer(name: str) -> str:
-    """The module that a tensor belongs to."""
+    """Return the name of the module that a tensor belongs to."""
     return name.rpartition(".")[0]
 
 
 def _numbers(tensors: Mapping[str, Tensor]) -> int:
-    """How many numbers there are of those that say whether a file is of this network."""
+    """Count the numbers of the tensors that tell whether a file fits this network."""
     beside = (COUNTERS, PREDICTOR)
     return sum(t.numel() for name, t in tensors.items() if not any(b in name for b in beside))
 
@@ -147,7 +144,7 @@ def _numbers(tensors: Mapping[str, Tensor]) -> int:
 def _refuse_too_little(
     pretrained: Pretrained, reading: Mapping[str, str], found: State, target: State
 ) -> None:
-    """Refuse a file of another network: of another backbone, or of another neck and head."""
+    """Refuse a file of another network: with another backbone, or another neck and head."""
     whole = any(name in target and not name.startswith(BODY) for name in reading)
     parts = {"backbone": BODY, "network": ""} if whole else {"backbone": BODY}
     for part, beginning in parts.items():
@@ -168,11 +165,11 @@ def _refuse_too_little(
 
 
 def _at_our_eps(network: FasterRCNN, found: State, eps: float) -> State:
-    """The weights with which the backbone's norms compute what they did with another eps.
+    """Adapt the weights of the backbone's norms, which were trained with another eps.
 
-    Norms that are asleep compute `weight * (x - mean) / sqrt(var + eps) + bias`. The difference
-    that eps makes goes into the weight, once: otherwise every checkpoint trained from there would
-    have to know its eps.
+    Norms in eval mode compute `weight * (x - mean) / sqrt(var + eps) + bias`. The weight is scaled
+    once to make up for the difference in eps: otherwise every checkpoint that is trained from these
+    weights would have to store its eps.
     """
     changed = {}
     for path, module in network.backbone.body.named_modules():

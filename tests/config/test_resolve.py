@@ -1,0 +1,147 @@
+"""The configuration in force: what was typed, and what a checkpoint was trained with."""
+
+import copy
+import re
+
+import pytest
+import torch
+from conftest import composed
+
+from detector.cli import compose, load_command
+from detector.config.resolve import command_keys, fixed_keys, migrated, resolve, saved_config
+from detector.config.schema import Config, parse, plain
+from detector.core.errors import RequestError
+
+EVALUATE, TRAIN = (load_command(name).KEYS for name in ("evaluate", "train"))
+
+
+@pytest.fixture
+def earlier():
+    """The configuration of a checkpoint as an earlier version wrote it."""
+    values = plain(parse(composed("train", "optim.lr=0.25", "data.batch_size=3"), TRAIN))
+    values["data"]["split"] = values["data"].pop("auto_split") | {"val": 0.25}
+    values["trainer"]["fused"] = True
+    values |= {"split": "val", "source": "x", "preview": True, "dry_run": True, "resamples": 500}
+    values |= {"predictions": "p", "truth": "t", "compare": "c", "score_threshold": 0.5}
+    return values | {"min_precision": 0.5, "min_recall": 0.5, "thresholds": "t"}
+
+
+@pytest.fixture
+def checkpoint(earlier, tmp_path):
+    """The file of such a checkpoint."""
+    file = tmp_path / "run/checkpoints/best.ckpt"
+    file.parent.mkdir(parents=True)
+    save(file, earlier)
+    return file
+
+
+def save(file, config):
+    torch.save({"detector": {"config": config, "classes": {"names": ["a"], "ids": [1]}}}, file)
+
+
+def evaluated(checkpoint, *overrides):
+    return resolve(EVALUATE, compose("evaluate", [f"ckpt={checkpoint}", *overrides]))
+
+
+def test_what_a_checkpoint_fixes_is_said_by_the_fields():
+    head = ("width", "convs", "conv_norm", "pool", "hidden", "dropout", "activation")
+    assert fixed_keys(Config, "network") == [
+        *("backbone.name", "backbone.library", "model.in_channels", "model.fpn_channels"),
+        *("model.neck_norm", "model.rpn_convs", *(f"model.head.{key}" for key in head)),
+        *("model.anchor_scales", "model.anchor_ratios"),
+    ]
+    assert fixed_keys(Config, "resume") == [
+        *("monitor", "data.image_size", "model.rpn_top_n_train", "model.rpn_top_n_test"),
+        *("model.rpn_batch_per_image", "model.box_batch_per_image", "model.score_threshold"),
+        *("model.nms_threshold", "model.detections_per_image", "optim.name", "optim.momentum"),
+        *("optim.weight_decay", "optim.weight_decay_norm", "optim.weight_decay_bias", "optim.ema"),
+    ]
+    assert fixed_keys(Config, "scoring") == [
+        *("trainer.limit_test_batches", "logger", "resamples", "gallery"),
+    ]
+    assert command_keys(TRAIN) == ["dry_run", "ckpt", "model.summary", "finetune.allow_changed"]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_migrated(earlier):
+    before = copy.deepcopy(earlier)
+    config = parse(migrated(earlier))
+    assert config.data.auto_split.val == 0.25
+    assert earlier == before
+    assert migrated(migrated(earlier)) == migrated(earlier)
+
+
+def test_only_what_is_typed_replaces_what_a_checkpoint_was_trained_with(checkpoint):
+    config = evaluated(checkpoint, "data.workers=1")
+    assert (config.optim.lr, config.data.batch_size, config.data.workers) == (0.25, 3, 1)
+    assert evaluated(checkpoint, "optim.lr=0.5").optim.lr == 0.5
+    assert evaluated(checkpoint, "augment=none").augment.steps == []
+
+
+def test_keys_of_the_command_are_never_those_of_a_checkpoint(checkpoint):
+    config = evaluated(checkpoint, "split=train", "gallery=3")
+    assert (config.split, config.predictions, config.compare) == ("train", None, None)
+    assert (config.resamples, config.gallery) == (1000, 3)
+
+
+def test_a_group_is_replaced_before_the_keys_in_it(checkpoint):
+    for typed in (["optim=sgd", "optim.lr=0.5"], ["optim.lr=0.5", "optim=sgd"]):
+        config = evaluated(checkpoint, *typed)
+        optim = config.optim
+        assert (optim.name, optim.lr, optim.reference_batch) == ("sgd", 0.5, 16)
+
+
+def test_a_key_of_one_phase_replaces_that_one_alone(checkpoint):
+    key = "finetune.phases.0.until.max_epochs"
+    phases = evaluated(checkpoint, f"{key}=7").finetune.phases
+    assert (phases[0].until.max_epochs, phases[0].name) == (7, "heads")
+
+
+def test_a_network_that_the_weights_do_not_fit_is_refused(checkpoint):
+    with pytest.raises(RequestError, match=r"model\.head\.hidden=\[8\]: .*with \[1024, 1024\]"):
+        evaluated(checkpoint, "model.head.hidden=[8]")
+
+
+def test_classes_are_those_of_the_checkpoint(checkpoint):
+    assert evaluated(checkpoint).data.classes == ["a"]
+    with pytest.raises(RequestError, match=r"data\.classes=\['b'\], but .* knows a"):
+        evaluated(checkpoint, "data.classes=[b]")
+
+
+def test_images_stay_in_the_split_that_the_run_recorded(checkpoint, tmp_path):
+    assert evaluated(checkpoint).data.auto_split.file is None
+    recorded = tmp_path / "run/splits.json"
+    recorded.write_text("{}")
+    assert evaluated(checkpoint).data.auto_split.file == str(recorded)
+    assert evaluated(checkpoint, "data.auto_split.seed=1").data.auto_split.file is None
+
+
+def test_what_was_left_out_of_one_data_set_is_not_left_out_of_another(
+    earlier, checkpoint, tmp_path
+):
+    earlier["data"] |= {"root": str(tmp_path), "on_bad": "skip"}
+    save(checkpoint, earlier)
+    assert evaluated(checkpoint).data.on_bad == "skip"
+    assert evaluated(checkpoint, f"data.root={tmp_path / 'b'}").data.on_bad == "error"
+
+
+def test_a_checkpoint_that_this_version_cannot_use_says_so(earlier, checkpoint):
+    del earlier["trainer"]["tf32"]
+    save(checkpoint, earlier)
+    said = f"ckpt={checkpoint}: made by another version of detector (trainer.tf32: missing)"
+    with pytest.raises(RequestError, match=re.escape(said)):
+        saved_config(checkpoint)
+
+
+def test_nothing_in_a_checkpoint_is_interpolated(earlier, checkpoint):
+    earlier["name"] = "${oc.env:HOME}"
+    save(checkpoint, earlier)
+    assert evaluated(checkpoint).name == "${oc.env:HOME}"
+
+
+def test_an_empty_root_does_not_mean_the_working_directory():
+    assert resolve(TRAIN, compose("train", ["data.root="]), resume=True).data.root is None
+
+
+def test_more_epochs_than_the_schedule_has_are_refused_where_they_are_typed():
+    with pytest.raises(RequestError, match=r"trainer\.max_epochs=99: the schedule has at most 10"):
+        resolve(TRAIN, compose("train", ["trainer.max_epochs=99"]), resume=True)

@@ -1,0 +1,114 @@
+"""The Python API: its examples run, and it gives what the commands give."""
+
+import doctest
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import three_splits, write_voc
+from PIL import Image
+
+import detector
+from detector import cli
+from detector.core.errors import RequestError
+from detector.pipeline.detector import Detector
+
+
+def test_the_examples_of_the_documentation_run(tmp_path, monkeypatch):
+    write_voc(tmp_path / "my_images", three_splits())
+    (tmp_path / "photo.jpg").write_bytes((tmp_path / "my_images/JPEGImages/test0.jpg").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    shared = {"detector": detector, **vars(detector)}
+    names = [detector.read_data, detector.train, detector.load, Detector.predict]
+    runner = doctest.DocTestRunner(optionflags=doctest.FAIL_FAST)
+    for name in names:
+        for test in doctest.DocTestFinder(recurse=False).find(name, globs=shared):
+            test.globs = shared
+            assert test.examples
+            assert runner.run(test, clear_globs=False).failed == 0
+
+
+@pytest.fixture(scope="module")
+def model(runs):
+    return detector.load(runs.first)
+
+
+@pytest.fixture
+def files(runs):
+    data = detector.read_data(runs.root)
+    return [data.splits["test"][i].path for i in range(3)]
+
+
+def test_paths_arrays_and_pillow_images_give_the_same(model, files):
+    arrays = [cv2.imread(str(file))[:, :, ::-1] for file in files]
+    asked = [files, [str(f) for f in files], arrays, [Image.open(f) for f in files]]
+    by_path, *others = [model.predict(images, score_threshold=0.0) for images in asked]
+    assert sum(map(len, by_path))
+    for other in others:
+        for one, two in zip(by_path, other, strict=True):
+            assert np.array_equal(one.boxes, two.boxes)
+            assert np.array_equal(one.scores, two.scores)
+            assert one.names == two.names
+
+
+def test_one_image_is_a_list_of_one(model, files):
+    (prediction,) = model.predict(files[0], score_threshold=0.0)
+    assert prediction.boxes.shape == (len(prediction), 4)
+    assert prediction.boxes.dtype == np.float32
+    assert list(prediction.scores) == sorted(prediction.scores, reverse=True)
+    assert prediction.names == [model.classes[label - 1] for label in prediction.labels]
+
+
+def test_the_threshold_of_each_class_is_used_unless_one_is_given(model, files):
+    everything = model.predict(files, score_threshold=0.0)
+    scores = np.concatenate([p.scores for p in everything])
+    middle = float(np.median(scores))
+    wanted = model.predict(files, score_threshold=middle)
+    assert sum(map(len, wanted)) == (scores >= middle).sum()
+    model.thresholds = dict.fromkeys(model.classes, 1.0)
+    assert sum(map(len, model.predict(files))) == (scores >= 1).sum()
+
+
+def test_the_command_predicts_the_same(model, files, runs, tmp_path):
+    keys = [f"ckpt={runs.first}", f"source={files[0]}", "score_threshold=0.2"]
+    cli.call("predict", keys, tmp_path / "out")
+    rows = json.loads((tmp_path / "out/predictions.json").read_text())
+    (found,) = model.predict(files[0], score_threshold=0.2)
+    assert [row["category"] for row in rows] == found.names
+    assert [row["score"] for row in rows] == [round(s, 5) for s in found.scores.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (np.zeros((4, 5), np.uint8), r"\(4, 5, 1\) and type uint8: expected \(H, W, 3\) uint8"),
+        (np.zeros((4, 5, 3)), "type float64: expected"),
+        (Path("nowhere.jpg"), "nowhere.jpg"),
+    ],
+)
+def test_an_image_that_does_not_fit_is_named(model, image, said):
+    with pytest.raises(RequestError, match=said):
+        model.predict(image)
+
+
+def test_a_run_that_is_not_there_is_named():
+    with pytest.raises(RequestError, match="ckpt=nowhere: no such file or folder"):
+        detector.load("nowhere")
+
+
+def test_a_name_that_the_package_does_not_have_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'detect'"):
+        _ = detector.detect
+
+
+def test_importing_the_package_imports_no_torch_and_train_stays_a_function():
+    program = (
+        "import sys, detector; from detector.train import prepare; import detector.train;"
+        "print('torch' in sys.modules, callable(detector.train), detector.Prediction.__name__)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout == "False True Prediction\n", ran.stderr
