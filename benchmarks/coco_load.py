@@ -3,7 +3,7 @@
 A synthetic instances JSON with 118,287 images and 860,001 boxes, and as many (empty) image files,
 are made in a temporary folder. Each round reads it in two new processes, one after the other, so
 that a process' peak memory (Linux' VmHWM) is its own; what importing takes is not counted. Ours is
-everything from the file to the packed, judged split, but for reading the images' headers;
+everything from the file to the packed, validated split, but for reading the images' headers;
 pycocotools' is `COCO(file)`.
 
 Then four loader workers go through all annotations; what memory each has of its own (unique set
@@ -74,7 +74,7 @@ def measure_at(images: int, boxes: int, rounds: int) -> Report:
     figure = Figure.of(
         ours[:, 0].tolist(),
         theirs[:, 0].tolist(),
-        f"read a COCO JSON of {images:,} images and {boxes:,} boxes and judge it; "
+        f"read a COCO JSON of {images:,} images and {boxes:,} boxes and validate it; "
         "pycocotools' index alone",
     )
     ours_mib, peer_mib = (float(np.median(values[:, 1])) for values in (ours, theirs))

@@ -1,7 +1,7 @@
 """How time grows: slopes of log time over log size.
 
 1 is in proportion, 0 not at all. Steps and detections are of a ResNet-50 FPN with its backbone
-frozen; data sets are folders of VOC annotations, read, divided and judged as before a run.
+frozen; data sets are folders of VOC annotations, read, split and validated as before a run.
 """
 
 from __future__ import annotations

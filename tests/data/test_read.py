@@ -203,7 +203,7 @@ def test_rare_and_absent_classes_are_named(tmp_path):
     assert lines["class absent from a split"] == ["no box of 'disc' in val"]
 
 
-def test_issues_of_images_dealt_out_by_ratio_say_where_they_went(tmp_path):
+def test_issues_of_images_split_by_ratio_say_where_they_went(tmp_path):
     flat(tmp_path)
     write_xml(tmp_path / "a3.xml", [("square", (5, 5, 5, 9)), ("disc", (1, 1, 9, 9))])
     data = read_set(tmp_path)

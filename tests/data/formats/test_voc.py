@@ -64,7 +64,7 @@ def test_boxes_agree_with_torchvisions_reader(devkit):
 
 
 def test_without_names_the_years_of_a_devkit_are_concatenated(devkit):
-    # Only trainval.txt is there to train on, so validation is dealt out of it.
+    # Only trainval.txt is there to train on, so validation is split off it.
     data = read_set(devkit, "voc")
     assert len(data.splits["train"]) + len(data.splits["val"]) == 22
     assert len(data.splits["test"]) == 11
@@ -582,7 +582,7 @@ def test_folders_that_could_be_the_validation_split_are_refused(tmp_path):
     assert "unclear split" not in found(data)
 
 
-def test_a_validation_folder_without_one_for_training_is_not_dealt_out(tmp_path):
+def test_a_validation_folder_without_one_for_training_is_not_split(tmp_path):
     for folder in ("mine", "val"):
         write_xml(tmp_path / f"{folder}/{folder}.xml", [("square", (1, 1, 9, 9))])
         write_image(tmp_path / f"{folder}/{folder}.jpg", [])

@@ -486,7 +486,7 @@ def test_lists_called_after_splits_say_what_the_splits_are(root):
     assert sizes(read_set(root)) == {"train": 6, "val": 3, "test": 2}
 
 
-def test_a_validation_split_without_training_images_is_not_dealt_out(root):
+def test_a_validation_split_without_training_images_is_not_split(root):
     (root / "train").rename(root / "mine")
     say(root, "")
     with pytest.raises(RequestError, match=r"no training images; .* say data\.splits\.train="):

@@ -169,7 +169,7 @@ def test_repeats_of_an_image_are_numbered_within_the_epoch():
     ]
 
 
-def test_repeats_are_grouped_and_dealt_out_like_other_images():
+def test_repeats_are_grouped_and_distributed_like_other_images():
     factors, groups = np.random.default_rng(0).uniform(1, 3, 30), aspect_groups(sizes(30))
     options = {"factors": factors, "groups": groups}
     alone = batches(30, 5, 4, **options)

@@ -297,4 +297,4 @@ def test_an_error_of_a_process_comes_as_the_line_that_was_said(kind):
         raise kind("1.jpg: not a readable image")
 
     with pytest.raises(kind, match=r"^1\.jpg: not a readable image$"):
-        load(failing(fail))
+        load(failing(fail, workers=1))

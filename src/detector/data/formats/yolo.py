@@ -249,6 +249,14 @@ class YoloReader:
                 issues.add_many("unusual columns", remarks, lambda item: item)
                 self._add(image, label, split, lines, meaning.boxes(lines), builder)
         raw = builder.build()
+        self._report_missing(split, missing, raw.issues)
+        self._find_orphans(split, raw.issues)
+        if split == self.splits[0]:
+            raw.issues.update(self._issues)
+        return raw
+
+    def _report_missing(self, split: str, missing: Sequence[str], issues: Issues) -> None:
+        """Report the images without labels; if no image has labels, as an error."""
         there = sum(map(self.folder.has, self._images[split]))
         if there and len(missing) == there:
             message = (
@@ -258,17 +266,13 @@ class YoloReader:
             if split != "train":
                 message += f"; data.splits.{split}=[] does without them"
             home = missing[0].rpartition("/")[0]
-            raw.issues.add("missing annotation", Item(split, home, message, missing[0]))
+            issues.add("missing annotation", Item(split, home, message, missing[0]))
         else:
-            raw.issues.add_many(
+            issues.add_many(
                 "image without labels",
                 missing,
                 lambda f: Item(split, f, "no text file: background", f),
             )
-        self._find_orphans(split, raw.issues)
-        if split == self.splits[0]:
-            raw.issues.update(self._issues)
-        return raw
 
     def _add(
         self,

@@ -121,7 +121,7 @@ class Issue:
 
 
 class Issues:
-    """Findings by kind, in the order of `KINDS`."""
+    """Issues by kind, in the order of `KINDS`."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, Issue] = {}
