@@ -19,6 +19,7 @@ from hydra.errors import HydraException, MissingConfigException
 from detector import cli
 from detector.cli import compose, output_folder_of
 from detector.config.explain import explain_hydra
+from detector.config.schema import command_names
 from detector.core.version import __version__
 from detector.data.formats.paths import cache_folder
 
@@ -237,10 +238,10 @@ def test_a_sweep_is_checked_with_its_first_trials_values(cwd, voc_root, typed, s
 def test_a_key_of_the_command_itself_is_not_called_another_commands():
     compose("train", [])  # tells Hydra of the groups that come from tables
     error = HydraException("Could not override 'seed'.")
-    assert explain_hydra(error, "train", cli.commands()) == "seed: no such key; did you mean seed?"
+    assert explain_hydra(error, "train", command_names()) == "seed: no such key; did you mean seed?"
     error = HydraException("Could not override 'source'.")
     assert (
-        explain_hydra(error, "train", cli.commands())
+        explain_hydra(error, "train", command_names())
         == "source: no key of train, but of python -m detector.predict"
     )
 
@@ -388,7 +389,7 @@ def test_a_sweep_without_m_is_refused(cwd):
 def test_a_place_given_as_a_format_says_which_key_is_meant(place):
     options = ["auto", "voc"]
     error = MissingConfigException("", f"data/{place}", options)
-    line = explain_hydra(error, "train", cli.commands())
+    line = explain_hydra(error, "train", command_names())
     assert line.startswith(f"data={place}: no such choice; the place of your data is named by")
     assert f"data.root={place}" in line
 

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -32,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from detector.config.explain import explain_hydra
 from detector.config.groups import register_backbones
 from detector.config.hints import check_words
-from detector.config.schema import conf_folder
+from detector.config.schema import command_names, conf_folder
 from detector.core.console import first_process, show_what_can_be_shown, stop_showing, tell, typed
 from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
@@ -46,13 +46,6 @@ PATIENCE = 0.5  # seconds, before a line says what is being done
 _prepared: list[Any] = []
 
 
-@cache
-def commands() -> list[str]:
-    """The names of all commands: modules beside this one with a YAML file of the same name."""
-    here = Path(__file__).parent
-    return sorted(f.stem for f in conf_folder().glob("*.yaml") if (here / f"{f.stem}.py").is_file())
-
-
 def load_command(name: str) -> Command:
     """The module of a command."""
     return cast(Command, importlib.import_module(f"detector.{name}"))
@@ -62,12 +55,15 @@ def main() -> None:
     """Run `detector COMMAND KEY=VALUE ...`, which is `python -m detector.COMMAND KEY=VALUE ...`."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help", "help"):
-        lines = [f"  {each:10}{_summary(each)}" for each in commands()]
-        print("\n".join(["detector COMMAND [KEY=VALUE ...]", "", *lines]))
-        print("\ndetector COMMAND --help lists the keys of a command.")
+        lines = [f"  {each:10}{_summary(each)}" for each in command_names()]
+        head, foot = "detector COMMAND [KEY=VALUE ...]", "detector COMMAND --help lists its keys."
+        tell("\n".join([head, "", *lines, "", foot]))
         return
-    if name not in commands():
-        refuse(f"{name}: no such command; there are {', '.join(commands())}")
+    if name == "--version":
+        tell(f"detector {__version__}")
+        return
+    if name not in command_names():
+        refuse(f"{name}: no such command; there are {', '.join(command_names())}")
     del sys.argv[1]
     runpy.run_module(f"detector.{name}", run_name="__main__", alter_sys=True)
 
@@ -315,7 +311,7 @@ def _check_folder(key: str, folder: Path) -> None:
 def _exits(name: str, *, checking: bool = False) -> Iterator[None]:
     """Turn everything that ends a command into a line and an exit code."""
     words = sys.argv[1:]
-    explain = partial(explain_hydra, command=name, commands=commands(), words=words)
+    explain = partial(explain_hydra, command=name, commands=command_names(), words=words)
     with exits(explain, checking=checking):
         yield
 
@@ -358,7 +354,7 @@ def output_folder_of(name: str, ckpt: str | float | None) -> str:
         ckpt: What is resumed, if anything: a run folder goes on in itself. One that is called like
             a number comes as that.
     """
-    if ckpt not in (None, "") and name not in commands():
+    if ckpt not in (None, "") and name not in command_names():
         path = Path(str(ckpt))
         run = path.parent.parent if path.name == "last.ckpt" else path
         if RunFolder(run).last_checkpoint.is_file():

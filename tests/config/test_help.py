@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from detector.cli import commands, compose, load_command
+from detector.cli import compose, load_command
 from detector.config.help import help_text
 from detector.config.keys import markdown
 from detector.config.messages import wanted
+from detector.config.schema import command_names
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.fixture(params=commands())
+@pytest.fixture(params=command_names())
 def command(request):
     compose(request.param, [])  # registers what conf/ refers to
     return request.param
@@ -63,7 +64,7 @@ def test_help_all_lists_every_key_that_is_composed(command):
 
 def test_the_page_of_all_keys_is_up_to_date():
     compose("train", [])
-    kinds = {name: load_command(name).KEYS for name in commands()}
+    kinds = {name: load_command(name).KEYS for name in command_names()}
     assert (DOCS / "keys.md").read_text() == markdown(kinds), "run: make keys"
 
 

@@ -9,10 +9,10 @@ import pytest
 from conftest import composed
 from pydantic_core import PydanticUndefined
 
-from detector.cli import commands, load_command
+from detector.cli import load_command
 from detector.config.help import descriptions
 from detector.config.messages import choices, hints
-from detector.config.schema import Config, parse, plain
+from detector.config.schema import Config, command_names, parse, plain
 from detector.core.errors import RequestError
 
 TRAIN = load_command("train").KEYS
@@ -227,7 +227,7 @@ def test_only_one_rule_for_scores_can_be_chosen():
     assert parse(values | {"min_recall": 0.5, "thresholds": "a"}, kind).thresholds == "a"
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", command_names())
 def test_a_configuration_survives_as_plain_data(command):
     kind = load_command(command).KEYS
     config = parse(composed(command, "finetune=auto"), kind)
@@ -243,7 +243,7 @@ def options(kind, prefix=""):
             yield from options(part, f"{prefix}{name}.")
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", command_names())
 def test_every_key_has_a_description(command):
     for prefix, kind in options(load_command(command).KEYS):
         texts = descriptions(kind)

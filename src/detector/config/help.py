@@ -13,6 +13,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from detector.config.messages import choices, hints, wanted
 from detector.config.schema import Config, conf_folder
@@ -138,16 +139,16 @@ def _keys(kind: Any, prefix: str, cfg: DictConfig) -> Iterator[Key]:
 
 def _default(cfg: DictConfig, key: str) -> str:
     """The composed value of a key as it is typed; empty where it has none of its own."""
-    group, _, name = key.rpartition(".")
-    part = None if ".N." in key else OmegaConf.select(cfg, group) if group else cfg
-    if not isinstance(part, DictConfig) or name not in part:
-        return ""  # of a list's entry, or of a group that was not chosen
-    if OmegaConf.is_interpolation(part, name):
-        return ""  # only a run knows it
-    value = part[name]
-    if OmegaConf.is_list(value):
-        value = OmegaConf.to_container(value, resolve=True)
-        return "" if any(isinstance(item, dict) for item in value) else str(value)
+    missing = object()
+    if key in cfg and OmegaConf.is_interpolation(cfg, key):  # only a run knows it
+        return ""
+    try:
+        value = OmegaConf.select(cfg, key, default=missing)
+    except OmegaConfBaseException:
+        return ""
+    if value is missing or (OmegaConf.is_list(value) and any(map(OmegaConf.is_config, value))):
+        return ""
+    value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_list(value) else value
     words = {None: "null", True: "true", False: "false"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
 

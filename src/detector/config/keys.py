@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from omegaconf import DictConfig
 
 from detector.config.groups import register_backbones
 from detector.config.help import Key, sections
-from detector.config.schema import Config, conf_folder
+from detector.config.schema import Config, command_names, conf_folder
 
 TITLE = """\
 # All keys
@@ -52,9 +51,7 @@ def _table(title: str, keys: list[Key]) -> str:
 
 def commands() -> dict[str, type[Config]]:
     """The configurations of all commands, which have a file in conf/ and a module of one name."""
-    names = sorted(file.stem for file in conf_folder().glob("*.yaml"))
-    there = [name for name in names if importlib.util.find_spec(f"detector.{name}")]
-    return {name: importlib.import_module(f"detector.{name}").KEYS for name in there}
+    return {name: importlib.import_module(f"detector.{name}").KEYS for name in command_names()}
 
 
 if __name__ == "__main__":

@@ -107,6 +107,13 @@ def plain(config: object) -> dict[str, Any]:
     return data
 
 
+def command_names() -> list[str]:
+    """The names of all commands: modules of the package with a YAML file of the same name."""
+    package = Path(__file__).resolve().parents[1]
+    names = sorted(file.stem for file in conf_folder().glob("*.yaml"))
+    return [name for name in names if (package / f"{name}.py").is_file()]
+
+
 def conf_folder() -> Path:
     """The folder of the YAML files: beside this module in a wheel, else the source tree's."""
     here = Path(__file__).resolve()

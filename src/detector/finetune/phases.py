@@ -1,4 +1,4 @@
-"""What a phase is: pure data, checked, and the phases that `auto` makes."""
+"""Phases as validated data, and the phases of `finetune.phases=auto`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Phase:
 
 
 def work_backwards(stages: Sequence[str], options: AutoOptions) -> list[Phase]:
-    """The phases of `phases: auto`: one more stage at a time, from the top, while that pays.
+    """The phases of `phases: auto`: one more stage at a time, from the top, while the score rises.
 
     The new layers are trained first; then every phase begins with the best weights so far and
     unfreezes the next stage below. The first phase that gains less than `min_delta` is the last.
@@ -87,7 +87,7 @@ def work_backwards(stages: Sequence[str], options: AutoOptions) -> list[Phase]:
 
 
 def check_phases(phases: Sequence[Phase], groups: Collection[str]) -> None:
-    """Refuse phases that cannot be meant.
+    """Refuse invalid phases.
 
     Raises:
         RequestError: Naming the key.
@@ -105,7 +105,7 @@ def check_phases(phases: Sequence[Phase], groups: Collection[str]) -> None:
 
 
 def _check(key: str, phase: Phase, groups: Collection[str]) -> None:
-    """Refuse a phase that cannot be meant."""
+    """Refuse an invalid phase."""
     known = ", ".join(groups)
     good = bool(phase.name.strip()) and phase.name.isprintable()
     require(good, f"{key}.name", repr(phase.name), "a name on one line")

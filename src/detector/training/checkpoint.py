@@ -24,11 +24,11 @@ BYTES = 48  # length of a digest and a perceptual hash together
 UNKNOWN = 0.5  # score threshold where none was measured
 
 
-def checkpoint_path(verb: str, ckpt: str) -> Path:
+def checkpoint_path(command: str, ckpt: str) -> Path:
     """The file that `ckpt` means; for the folder of a run, one of its checkpoints.
 
     Args:
-        verb: Command: `train` resumes from the last checkpoint, all others use the best one.
+        command: `train` resumes from the last checkpoint; all other commands use the best one.
         ckpt: Path of a file or of a run's folder, as typed.
 
     Raises:
@@ -37,7 +37,7 @@ def checkpoint_path(verb: str, ckpt: str) -> Path:
     path = Path(ckpt)
     if path.is_dir():
         run = RunFolder(path)
-        path = run.last_checkpoint if verb == "train" else run.best_checkpoint
+        path = run.last_checkpoint if command == "train" else run.best_checkpoint
         if not path.is_file():
             raise RequestError(f"ckpt={ckpt}: not the folder of a run: it has no {path}")
     if not path.is_file():
