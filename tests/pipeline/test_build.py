@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -153,7 +154,7 @@ def test_keys_typed_replace_those_of_the_checkpoint_and_no_others(monkeypatch):
     from detector.config.schema import plain
 
     saved = plain(in_force(cfg))
-    monkeypatch.setattr("detector.config.resolve.checkpoint_path", lambda verb, ckpt: ckpt)
+    monkeypatch.setattr("detector.config.resolve.checkpoint_path", lambda *_: Path("x"))
     monkeypatch.setattr(
         "detector.config.resolve.read_checkpoint",
         lambda path: {"config": saved, "classes": CLASSES},

@@ -49,7 +49,7 @@ def test_what_is_wrong_at_once_is_refused_before_images_are_decoded(
     def decoded(*_):
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(image_info, "_look_closely", decoded)
+    monkeypatch.setattr(image_info, "_inspect_pixels", decoded)
     with pytest.raises(RequestError, match=said):
         prepare(asked(voc_root, typed))
 
