@@ -470,7 +470,9 @@ def test_turned_boxes_of_a_truth_are_taken_as_pycocotools_takes_them_and_counted
     content["annotations"][0]["attributes"] = {"rotation": 30.0}
     truth.write_text(json.dumps(content))
     notes = prepare(ask("evaluate", f"predictions={results}", f"truth={truth}")).external.notes
-    assert [n for n in notes if n.startswith("1 boxes of the ground truth are turned")]
+    assert [
+        n for n in notes if n.startswith("1 boxes of the ground truth are turned by attributes.rot")
+    ]
     assert read_coco_ground_truth(truth, None).boxes.tolist() == [[10, 0, 50, 20]]
 
 
@@ -484,7 +486,9 @@ def test_boxes_of_a_truth_that_contradict_their_polygons_are_counted(tmp_path):
     content["annotations"][0]["bbox"] = [40, 30, 50, 20]
     truth.write_text(json.dumps(content))
     (note,) = (n for n in prepare(asked).external.notes if "otherwise" in n)
-    assert note.startswith("1 boxes of the ground truth are given otherwise too; bbox is used")
+    assert note.startswith(
+        "1 boxes of the ground truth are given otherwise too; bbox is used: annotat"
+    )
 
 
 def test_a_root_category_of_a_classs_name_in_a_truth_is_left_out(tmp_path):

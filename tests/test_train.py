@@ -33,6 +33,7 @@ from conftest import (
     write_xml,
 )
 
+from detector import cli
 from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
 from detector.evaluation import reference
@@ -468,7 +469,7 @@ def test_ctrl_c_in_the_final_evaluation_says_how_to_evaluate(
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("detector.train.evaluate_best", interrupted)
+    monkeypatch.setattr(cli.load_command("train"), "evaluate_best", interrupted)
     with pytest.raises(KeyboardInterrupt), caplog.at_level("INFO"):
         fresh_train(voc_root, tmp_path / "out", "trainer.max_epochs=1")
     assert f"python -m detector.train ckpt={tmp_path}/out" in caplog.text

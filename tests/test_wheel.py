@@ -13,15 +13,15 @@ import sys
 from pathlib import Path
 import detector
 from detector import cli
-from conftest import resolved
-from detector.config import schema
+from detector.config.resolve import resolve
+from detector.config.schema import conf_folder
 from detector.config.schedules import read_schedule
 assert Path(detector.__file__).is_relative_to(sys.argv[1]), detector.__file__
-assert config.conf_folder().is_relative_to(sys.argv[1])
-names = sorted(p.stem for p in (config.conf_folder() / "experiment").glob("*.yaml"))
+assert conf_folder().is_relative_to(sys.argv[1])
+names = sorted(p.stem for p in (conf_folder() / "experiment").glob("*.yaml"))
 for name in names:
     cfg = cli.compose("train", [f"+experiment={name}"])
-    read_schedule(resolved("train", cfg))
+    read_schedule(resolve(cli.load_command("train").KEYS, cfg))
 print(*names)
 """
 

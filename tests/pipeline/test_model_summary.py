@@ -9,13 +9,14 @@ import torch
 from commands import run_cli
 from conftest import TINY, ask, assert_same, call, in_force, prepare, three_splits, write_voc
 
+from detector import cli
 from detector.config.schedules import read_schedule
 from detector.config.schema import parse, plain
 from detector.core.errors import RequestError
 from detector.finetune.schedule import STATE_KEY
 from detector.models.compute import MultiplyAdds
 from detector.models.summary import GroupSummary, Seconds
-from detector.pipeline import build
+from detector.pipeline import build, model_summary
 from detector.pipeline.model_summary import _table, summary_table
 
 ROWS = [
@@ -232,9 +233,8 @@ def test_a_run_that_goes_on_is_profiled_with_its_phase_and_weights(
         seen.append((phase.name, copy.deepcopy(network.state_dict())))
         return summary_table(config, network, phase, trainer)
 
-    monkeypatch.setattr(
-        f"detector.{'pipeline.model_summary' if dry else 'train'}.summary_table", spy
-    )
+    module = model_summary if dry else cli.load_command("train")
+    monkeypatch.setattr(module, "summary_table", spy)
     more = ["model.summary=profile", "trainer.max_epochs=2", f"dry_run={dry}"]
     fresh_train(tmp_path / "run", f"ckpt={tmp_path / 'run'}", *more)
     ((phase, found),) = seen
