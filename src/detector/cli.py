@@ -133,7 +133,8 @@ def call(
     Args:
         name: The command.
         overrides: As typed on the command line.
-        folder: For the outputs; None: a new one, named by the time.
+        folder: For the outputs; None: a new one, named by the time, or that of the run that is
+            resumed.
 
     Returns:
         The outcome, and the folder.
@@ -143,8 +144,10 @@ def call(
     """
     request = compose(name, overrides)
     prepared = load_command(name).prepare(request)
-    default = Path(output_folder_of(request.name, request.ckpt))
-    run = RunFolder.create(default) if folder is None else RunFolder(folder)
+    run = RunFolder(folder or Path(output_folder_of(request.name, request.ckpt)))
+    resumed = request.ckpt is not None and run.is_resumed(request.ckpt)
+    if folder is None and not resumed:
+        run = RunFolder.create(run.path)
     return _run_in(name, prepared, request, run, "folder"), run
 
 
