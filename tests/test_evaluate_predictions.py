@@ -162,7 +162,7 @@ def test_small_and_large_go_by_the_area_in_the_file(tmp_path, area, size):
 def test_without_an_area_the_box_has_one(tmp_path):
     truth, results = write_one(tmp_path, [0, 0, 50, 50], [0, 0, 50, 50], area=None)
     one = inputs_of(f"predictions={results}", f"truth={truth}")
-    assert one.truth.areas.tolist() == [2500]
+    assert one.ground_truth.areas.tolist() == [2500]
 
 
 def test_no_detections_at_all_score_nothing(tmp_path):
@@ -266,7 +266,7 @@ def test_folders_of_any_format_score_alike(tmp_path):
         results = tmp_path / "results.json"
         results.write_text(json.dumps(shaken(tmp_path / "coco")))
         one = inputs_of(f"predictions={results}", f"data.root={root}", "split=test")
-        found.append(coco_scores(one.detections, one.truth, 2)[0])
+        found.append(coco_scores(one.detections, one.ground_truth, 2)[0])
     assert 0 < found[0]["map"] < 1
     for other in found[1:]:
         assert other == pytest.approx(found[0], abs=1e-6, nan_ok=True)
@@ -383,7 +383,7 @@ def test_what_cannot_be_used_of_a_truth_is_named(tmp_path, change, line):
     assert wrong(*these).startswith(f"{truth}: {line}")
     if not crowd:
         one = inputs_of(*these, "data.on_bad=skip")
-        assert one.truth.boxes.tolist() == [[0, 0, 50, 50]]
+        assert one.ground_truth.boxes.tolist() == [[0, 0, 50, 50]]
 
 
 def test_results_given_as_truth_are_refused(tmp_path):
