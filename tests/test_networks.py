@@ -49,7 +49,7 @@ def test_a_network_that_nobody_has_trained_says_so(voc_root, tmp_path, caplog):
 def test_heads_and_versions_are_keys():
     typed = ("model=faster_rcnn_v2", "model.head.hidden=[32,8]", "model.head.dropout=0.3")
     config = in_force(ask("train", *typed, "backbone=resnet18"))
-    options = build.network_options(config)
+    options = config.model
     assert (options.neck_norm, options.rpn_convs) == ("batch", 2)
     assert options.head.convs == (256,) * 4
     network = build.build_network(config, 2)
@@ -60,13 +60,13 @@ def test_heads_and_versions_are_keys():
 
 def test_a_small_network_takes_any_head_that_is_typed():
     config = in_force(ask("train", "backbone=efficientnet_lite0", "model/head=conv_average"))
-    assert config.model.head.hidden == []
+    assert config.model.head.hidden == ()
     assert config.model.fpn_channels == 128
     slim = ask("train", "backbone=efficientnet_lite0", "model=faster_rcnn_v2")
     config = in_force(slim)
-    assert (config.model.head.convs, config.model.head.hidden) == ([256] * 4, [512])
+    assert (config.model.head.convs, config.model.head.hidden) == ((256,) * 4, (512,))
     config = in_force(ask("train", "backbone=efficientnet_lite0"))
-    assert config.model.head.hidden == [512, 512]
+    assert config.model.head.hidden == (512, 512)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_the_check_refuses_an_unknown_network_before_it_reads_anything(voc_root)
 @pytest.mark.parametrize(
     ("typed", "key"),
     [
-        ("model/head=conv_average", "model.head.convs"),
+        ("model/head=conv_average", "model.head."),
         ("model.head.hidden=[9]", r"model.head.hidden=\[9\]: .* was trained with \[16\]"),
         ("model.neck_norm=batch", "model.neck_norm"),
         ("backbone=resnet18", "backbone.name"),
