@@ -17,7 +17,7 @@ import torch
 from common import Report, Worker, compare
 from torchmetrics.detection import MeanAveragePrecision
 
-from detector.core.structures import Prediction, Target
+from detector.core.structures import Target, TensorPrediction
 from detector.evaluation.coco import NAMES
 from detector.evaluation.metric import DetectionMetric
 
@@ -27,7 +27,7 @@ DETECTIONS = 100  # an image: COCO's limit
 BATCH = 8
 SIDE = 640  # of an image, pixels
 RECALLS = np.linspace(0, 1, 101).tolist()
-Batches = Sequence[tuple[Sequence[Prediction], Sequence[Target]]]
+Batches = Sequence[tuple[Sequence[TensorPrediction], Sequence[Target]]]
 
 
 def measure(quick: bool) -> Report:
@@ -132,7 +132,7 @@ def synthetic(images: int, classes: int = CLASSES, seed: int = 0) -> Batches:
         seed: The same numbers for the same seed.
     """
     rng = np.random.default_rng(seed)
-    predictions: list[Prediction]
+    predictions: list[TensorPrediction]
     targets: list[Target]
     predictions, targets = [], []
     for image in range(images):
@@ -148,7 +148,7 @@ def synthetic(images: int, classes: int = CLASSES, seed: int = 0) -> Batches:
         wrong = rng.random(DETECTIONS) < 0.3
         found = np.where(wrong, rng.integers(1, classes + 1, DETECTIONS), labels[source])
         predictions.append(
-            Prediction(
+            TensorPrediction(
                 torch.from_numpy(shaken).float(),
                 torch.from_numpy(found),
                 torch.from_numpy(rng.random(DETECTIONS)).float(),

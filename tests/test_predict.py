@@ -16,7 +16,7 @@ from conftest import ask, call, write_image
 
 from detector.config.resolve import resolve
 from detector.core.errors import RequestError, WorkError
-from detector.core.structures import ClassMap, Prediction
+from detector.core.structures import ClassMap, TensorPrediction
 from detector.pipeline import build
 from detector.report import draw
 
@@ -34,7 +34,7 @@ class Finder:
 
     def predict(self, images, scales):
         box = torch.tensor([[10.0, 10, 40, 40]])
-        return [Prediction(box, torch.tensor([1]), torch.tensor([0.75])) for _ in images]
+        return [TensorPrediction(box, torch.tensor([1]), torch.tensor([0.75])) for _ in images]
 
 
 @pytest.fixture

@@ -237,11 +237,13 @@ class CheckRequest(Callback):
         trial = folder / str(config.hydra.sweep.subdir) if mode == "sweep" else folder
         if _writes(name) and not request.get("dry_run"):
             RunFolder(trial).check_unused(name, key, request.ckpt if mode == "run" else None)
-        with said_if_slow(f"reading {_what_is_read(request)} ..."):
+        with said_if_slow(
+            f"reading {_what_is_read(request)} ...", quiet=bool(request.get("dry_run"))
+        ):
             prepared = load_command(name).prepare(request)
         if prepared is None:
             if mode == "sweep":
-                tell("what trials vary is shown as in the first of them")
+                tell(f"{'sweep':<12}what trials vary is shown as in the first of them")
             raise SystemExit(0)
         if _writes(name):
             self._take_folder(config, request, mode, folder)
@@ -267,11 +269,11 @@ def _what_is_read(request: DictConfig) -> str:
 
 
 @contextmanager
-def said_if_slow(text: str) -> Iterator[threading.Timer]:
+def said_if_slow(text: str, *, quiet: bool = False) -> Iterator[threading.Timer]:
     """Print what is being done if it takes more than a moment: there is no log before a run."""
     timer = threading.Timer(PATIENCE, tell, [text])
     timer.daemon = True
-    if first_process():
+    if first_process() and not quiet:
         timer.start()
     try:
         yield timer

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchmetrics.detection import MeanAveragePrecision
 
-from detector.core.structures import Prediction, Target
+from detector.core.structures import Target, TensorPrediction
 from detector.evaluation.arrays import Detections, GroundTruth
 from detector.evaluation.coco import NAMES, coco_scores
 from detector.evaluation.metric import DetectionMetric
@@ -24,7 +24,7 @@ def make(seed, images=6, classes=3, per_image=8, ignored=0.0):
         found_labels = np.where(rng.random(2 * n) < 0.8, np.repeat(labels, 2), 1)
         scores = rng.random(2 * n).round(1)  # with ties
         predictions.append(
-            Prediction(
+            TensorPrediction(
                 torch.from_numpy(shaken).float(),
                 torch.from_numpy(found_labels),
                 torch.from_numpy(scores).float(),

@@ -80,7 +80,7 @@ def _explain_key(key: str, command: str, commands: Sequence[str], word: str) -> 
         if key not in known and key in known_keys(other):
             return f"{key}: no key of {command}, but of python -m detector.{other}"
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    meant = near_miss(word, command, known) or next(iter(close), None)
+    meant = key if key in known else near_miss(word, command, known) or next(iter(close), None)
     hint = f"; did you mean {meant}?" if meant else f" (see python -m detector.{command} --help)"
     return f"{key}: no such key{hint}"
 

@@ -54,6 +54,9 @@ def resolve(kind: type[C], cfg: DictConfig, *, resume: bool = False) -> C:
     """
     typed = [str(o).lstrip("+~").split("=")[0].replace("/", ".") for o in cfg.overrides]
     values = _values(cfg, typed)
+    summary = str(values["model"]["summary"]).lower()
+    if not resume and summary != "false":
+        raise RequestError(f"model.summary={summary}: only train prints one")
     if not values["ckpt"]:
         config = parse(values, kind)
         if resume and "trainer.max_epochs" in typed:

@@ -180,7 +180,7 @@ class Target:
 
 
 @dataclass
-class Prediction:
+class TensorPrediction:
     """Detections in one image, best first.
 
     Attributes:

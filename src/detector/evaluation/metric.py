@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from detector.core.structures import Prediction, Target
+from detector.core.structures import Target, TensorPrediction
 from detector.evaluation.arrays import Detections, GroundTruth
 from detector.evaluation.coco import NAMES, coco_scores
 
@@ -62,7 +62,7 @@ class DetectionMetric(Metric):
         for name in ("images", "predictions", "ground_truth"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(self, predictions: Sequence[Prediction], targets: Sequence[Target]) -> None:
+    def update(self, predictions: Sequence[TensorPrediction], targets: Sequence[Target]) -> None:
         """Add a batch.
 
         Args:
@@ -141,7 +141,7 @@ def _of_visits(rows: NDArray[np.float64], visits: NDArray[np.float64]) -> NDArra
 
 
 def _rows(
-    heads: Tensor, batch: Sequence[Prediction] | Sequence[Target], last: Sequence[Tensor]
+    heads: Tensor, batch: Sequence[TensorPrediction] | Sequence[Target], last: Sequence[Tensor]
 ) -> Tensor:
     """`(N, 8)` float64, boxes of a batch: image, visit, box, label and the last column."""
     counts = torch.tensor([len(one.labels) for one in batch], device=heads.device)

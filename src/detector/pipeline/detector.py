@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from detector.core.structures import Prediction as TensorPrediction
+    from detector.core.structures import TensorPrediction
     from detector.training.module import DetectionTask
 
 Picture = "str | Path | NDArray[np.uint8] | Image"  # what `Detector.predict` takes

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detector.core.structures import ClassMap, Prediction, Target
+from detector.core.structures import ClassMap, Target, TensorPrediction
 from detector.evaluation.metric import DetectionMetric
 from detector.models.faster_rcnn import FasterRCNN
 from detector.training.options import OptimiserOptions
@@ -85,7 +85,7 @@ class DetectionTask(pl.LightningModule):
         )
         return losses
 
-    def predict(self, images: list[Tensor], scales: list[Tensor]) -> list[Prediction]:
+    def predict(self, images: list[Tensor], scales: list[Tensor]) -> list[TensorPrediction]:
         """Detect objects.
 
         Args:
@@ -96,7 +96,9 @@ class DetectionTask(pl.LightningModule):
             Predictions in original pixels.
         """
         return [
-            Prediction(row["boxes"].float() / scale.repeat(2), row["labels"], row["scores"].float())
+            TensorPrediction(
+                row["boxes"].float() / scale.repeat(2), row["labels"], row["scores"].float()
+            )
             for row, scale in zip(self.network(images), scales, strict=True)
         ]
 
@@ -109,7 +111,7 @@ class DetectionTask(pl.LightningModule):
 
     def predict_step(
         self, batch: tuple[list[Tensor], list[Target]], batch_idx: int
-    ) -> list[Prediction]:
+    ) -> list[TensorPrediction]:
         """Run the detector on a batch; predictions are in original pixels."""
         images, targets = batch
         return self.predict(images, [t.scale for t in targets])
