@@ -168,7 +168,7 @@ def test_help_lists_groups_and_keys_without_importing_torch(cwd, verb):
     ended = run_script(RUN, verb, "--help", cwd=cwd)
     assert (ended.code, ended.torch) == (0, False)
     assert "alexnet, convnext_tiny, densenet121" in ended.stdout
-    assert "data.image_size" in ended.stdout
+    assert "hydra.run.dir" in ended.stdout
     assert list(cwd.iterdir()) == []
 
 
