@@ -46,7 +46,7 @@ def train(overrides: Sequence[str], folder: str | Path | None = None) -> Run:
 
     Args:
         overrides: Keys as typed on the command line.
-        folder: For the outputs; None: a new one, `outputs/<name>/<date_time>`.
+        folder: Folder for the outputs; None: a new one, `outputs/<name>/<date_time>`.
 
     Raises:
         RequestError: If the request is wrong; the message names the key, file or box.

@@ -62,7 +62,7 @@ class Prepared:
     Attributes:
         config: Configuration in force.
         reading: The data set, whose annotation files have been read.
-        overrides: What was typed.
+        overrides: Keys as typed.
     """
 
     config: CheckKeys
@@ -91,8 +91,8 @@ def run(prepared: Prepared, folder: RunFolder) -> Outcome:
     """Check a data set, and write check.json, check.html and, if asked for, preview.png.
 
     Args:
-        prepared: From `prepare`.
-        folder: For the outputs.
+        prepared: Result of `prepare`.
+        folder: Folder for the outputs.
 
     Returns:
         The content of check.json; exit code 1 where there are errors.
@@ -153,7 +153,7 @@ def next_step(content: dict[str, Any], overrides: Sequence[str]) -> str:
 
     Args:
         content: Content of check.json.
-        overrides: What was typed for the check; training needs the same keys.
+        overrides: Keys as typed for the check; training needs the same ones.
     """
     keys = [word for word in overrides if not re.match(r"[+~]*(hydra[./]|preview\b)", word)]
     command = ["python", "-m", "detector.train", *keys]

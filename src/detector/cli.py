@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _summary(name: str) -> str:
-    """What a command does, from the comment at the top of its YAML file."""
+    """Summary of a command, from the comment at the top of its YAML file."""
     return (conf_folder() / f"{name}.yaml").read_text().partition("\n")[0].removeprefix("# ")
 
 
@@ -133,8 +133,8 @@ def call(
     Args:
         name: The command.
         overrides: As typed on the command line.
-        folder: For the outputs; None: a new one, named by the time, or that of the run that is
-            resumed.
+        folder: Folder for the outputs; None: a new one, named by the time, or that of the run that
+            is resumed.
 
     Returns:
         The outcome, and the folder.
@@ -164,7 +164,7 @@ def _run_in(name: str, prepared: Any, cfg: DictConfig, folder: RunFolder, key: s
 
 
 def _writes(name: str) -> bool:
-    """Whether this process writes: of those that carry out a command together, the first does."""
+    """Whether this process writes; of several that run a command together, the first does."""
     return first_process() or not getattr(load_command(name), "DISTRIBUTED", False)
 
 
@@ -263,7 +263,7 @@ class CheckRequest(Callback):
 
 
 def _what_is_read(request: DictConfig) -> str:
-    """What is likely to take long while a request is checked."""
+    """What is probably read while a request is checked, for a message."""
     given = [request.get(key) for key in ("source", "predictions")]
     return str(next(filter(None, [*given, request.data.root, request.ckpt]), "the data"))
 
@@ -282,7 +282,7 @@ def said_if_slow(text: str, *, quiet: bool = False) -> Iterator[threading.Timer]
 
 
 def _first_trial(name: str, config: DictConfig) -> DictConfig:
-    """A sweep's configuration with the first of all values to choose from; ranges stay out."""
+    """Configuration of the first trial of a sweep; ranges keep their default."""
     parser, words = OverridesParser.create(), []
     for text in map(str, config.hydra.overrides.task):
         override = parser.parse_override(text)
@@ -352,12 +352,12 @@ def _set_up() -> None:
 
 
 def output_folder_of(name: str, ckpt: str | float | None) -> str:
-    """Where a run's outputs go unless `hydra.run.dir` says otherwise.
+    """Folder of a run's outputs, unless `hydra.run.dir` is given.
 
     Args:
-        name: Of the configuration.
-        ckpt: What is resumed, if anything: a run folder goes on in itself. One that is called like
-            a number comes as that.
+        name: Name of the configuration.
+        ckpt: Run folder or checkpoint that is resumed, if any: a run continues in its own folder.
+            A folder that is named like a number comes as one.
     """
     if ckpt not in (None, "") and name not in command_names():
         path = Path(str(ckpt))

@@ -96,7 +96,7 @@ class PreparedFiles:
 
     Attributes:
         config: Configuration in force.
-        external: What was read.
+        external: Detections and ground truth that were read.
         command: The command that was typed.
     """
 
@@ -181,8 +181,8 @@ def run(prepared: PreparedCheckpoint | PreparedFiles, folder: RunFolder) -> Outc
     """Score detections, and write the results.
 
     Args:
-        prepared: From `prepare`.
-        folder: For the outputs.
+        prepared: Result of `prepare`.
+        folder: Folder for the outputs.
 
     Returns:
         COCO's scores, and VOC's as `voc_<name>`, fractions in 0..1; nothing on all processes but

@@ -137,8 +137,8 @@ def run(prepared: Prepared, folder: RunFolder) -> Outcome:
     """Detect, and write annotated images, `predictions.json` and `predictions.csv`.
 
     Args:
-        prepared: From `prepare`.
-        folder: For the outputs.
+        prepared: Result of `prepare`.
+        folder: Folder for the outputs.
 
     Returns:
         The detections as COCO results, with `file_name` and `category` beside.

@@ -123,8 +123,8 @@ def run(prepared: Prepared, folder: RunFolder) -> Outcome:
     """Train, and evaluate the best epoch.
 
     Args:
-        prepared: From `prepare`.
-        folder: For the outputs.
+        prepared: Result of `prepare`.
+        folder: Folder for the outputs.
 
     Returns:
         The best validation score by its name, which a sweep maximises, and the final scores as
@@ -290,7 +290,7 @@ def evaluate_best(prepared: Prepared, training: _Training, folder: RunFolder) ->
     Args:
         prepared: The request.
         training: Its network has the best weights.
-        folder: For the outputs.
+        folder: Folder for the outputs.
 
     Returns:
         The scores of the test split as `test/<name>`, where there is none those of the validation

@@ -138,7 +138,7 @@ def test_of_a_run_it_shows_the_phase_that_goes_on(tmp_path, capsys):
     asked = [f"ckpt={tmp_path / 'run'}", "dry_run=true", "model.summary=true"]
     call(ask("train", *asked))
     lines = capsys.readouterr().out.splitlines()
-    assert "phase          top, with which the run goes on" in lines
+    assert "phase          top, with which the run continues" in lines
     (layer4,) = (line for line in lines if line.startswith("layer4"))
     assert layer4.split()[4] == "all"
 

@@ -26,7 +26,7 @@ def explain_hydra(
         error: What was raised while a configuration was composed.
         command: The command that was called.
         commands: All commands, whose keys may have been meant.
-        words: What was typed.
+        words: Words that were typed.
     """
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return _explain_choice(error.missing_cfg_file, error.options, command)

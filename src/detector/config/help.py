@@ -33,7 +33,7 @@ class Key:
     Attributes:
         name: Dotted, as typed; `N` is the number of a list's entry.
         description: The text below the field.
-        wanted: What its value may be.
+        wanted: Values that are allowed, in words.
         default: The composed value as it is typed; empty where there is none.
     """
 
@@ -49,7 +49,7 @@ class Section:
 
     Attributes:
         group: The dotted group; empty for the keys above all groups.
-        description: What they are about.
+        description: Subject of the keys.
         keys: In the order of their fields.
     """
 
@@ -67,7 +67,7 @@ def help_text(
         command: Name of the command.
         kind: Its configuration.
         everything: List all keys instead of the most used.
-        overrides: What was typed beside: the defaults are those of these choices.
+        overrides: Keys typed beside `--help`: the defaults are those of these choices.
     """
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
         cfg = hydra.compose(command, list(overrides), return_hydra_config=True)

@@ -100,7 +100,7 @@ def check_words(command: str, words: Sequence[str]) -> None:
 
     Args:
         command: Name of the command.
-        words: What was typed after it.
+        words: Words typed after it.
 
     Raises:
         RequestError: Naming the word and what it is typed like.

@@ -84,7 +84,7 @@ def explain(error: ValidationError, kind: type, conf: Path) -> str:
     """The first thing that is wrong, after the key that it is about.
 
     Args:
-        error: Of a configuration.
+        error: Error of pydantic about a configuration.
         kind: Its class.
         conf: The folder of the YAML files: its folders are groups to choose from.
     """

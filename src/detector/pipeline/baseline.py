@@ -76,6 +76,6 @@ def _refuse_unequal(key: str, path: Path, config: Config, data: DataSet) -> None
 
 
 def trained_with(path: Path) -> dict[str, Any]:
-    """The configuration of a checkpoint's training, without what says nothing of the detector."""
+    """Configuration of a checkpoint's training, without what does not concern the detector."""
     config = plain(saved_config(path))
     return {key: value for key, value in config.items() if key not in NOT_COMPARED}

@@ -47,11 +47,11 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def build_task(config: Config, classes: ClassMap) -> DetectionTask:
-    """The network in its LightningModule, with random weights.
+    """Build the LightningModule, with random weights.
 
     Args:
-        config: The run's.
-        classes: The data's.
+        config: Configuration in force.
+        classes: Classes of the data.
     """
     import torch
 
@@ -70,12 +70,12 @@ def build_task(config: Config, classes: ClassMap) -> DetectionTask:
 
 
 def build_network(config: Config, classes: int, speed: SpeedOptions | None = None) -> FasterRCNN:
-    """The network with random weights, all of it trainable.
+    """Build the network with random weights, all of it trainable.
 
     Args:
-        config: The run's.
-        classes: How many, without background.
-        speed: How it is run.
+        config: Configuration in force.
+        classes: Number of classes, without background.
+        speed: How the network is run.
     """
     from detector.models.faster_rcnn import build_faster_rcnn
 
@@ -97,10 +97,10 @@ def load_pretrained(
     """Put the weights that `model.weights` names into a network.
 
     Args:
-        config: The run's.
+        config: Configuration in force.
         network: Changed in place; on torch's meta device it is only seen whether they fit.
-        classes: Its classes.
-        pretrained: The weights, if they were read before.
+        classes: Class names of the data.
+        pretrained: The weights, if they have been read before.
 
     Returns:
         What was loaded; None if all weights are to be random.
@@ -118,10 +118,10 @@ def load_pretrained(
 
 
 def untrained_task(config: Config, device: str) -> DetectionTask:
-    """A run's task with random weights, and the classes that are known without its data.
+    """Build a run's LightningModule with random weights, without knowing its data.
 
     Args:
-        config: The run's.
+        config: Configuration in force.
         device: `meta` for shapes alone, without numbers.
     """
     import torch
@@ -134,7 +134,7 @@ def untrained_task(config: Config, device: str) -> DetectionTask:
 
 
 def load_task(config: Config) -> DetectionTask:
-    """The task of the checkpoint `config.ckpt`, with the weights of its best epoch."""
+    """Build the LightningModule of the checkpoint `config.ckpt`, with its weights."""
     assert config.ckpt is not None
     path = checkpoint_path("evaluate", config.ckpt)
     task = build_task(config, checkpoint_classes(read_checkpoint(path)))
@@ -156,7 +156,7 @@ def load_weights(task: DetectionTask, path: Path) -> None:
 
 
 def build_datamodule(config: Config, images: dict[str, AnnotatedImages]) -> DetectionDataModule:
-    """The loaders."""
+    """Build the loaders."""
     from detector.data.loading.datamodule import DetectionDataModule
 
     pinned = config.data.pin_memory and uses_gpu(config.trainer.accelerator)
@@ -172,11 +172,11 @@ def build_datamodule(config: Config, images: dict[str, AnnotatedImages]) -> Dete
 
 
 def loader_workers(config: Config, images: dict[str, AnnotatedImages]) -> int:
-    """How many processes load for each training process.
+    """Number of loader processes for each training process.
 
     Args:
-        config: The run's.
-        images: That are loaded; their batches must find room in shared memory.
+        config: Configuration in force.
+        images: Images by split; their batches must fit into shared memory.
 
     Raises:
         RequestError: If there is no room for those that were asked for.
@@ -214,7 +214,7 @@ def loader_workers(config: Config, images: dict[str, AnnotatedImages]) -> int:
 
 
 def local_processes(trainer: TrainerOptions) -> int:
-    """How many processes will train on this machine."""
+    """Number of processes that will train on this machine."""
     if isinstance(trainer.devices, int):
         return trainer.devices
     if trainer.accelerator == "cpu":
@@ -227,13 +227,13 @@ def local_processes(trainer: TrainerOptions) -> int:
 def build_callbacks(
     config: Config, schedule: Schedule, folder: RunFolder, epochs: int
 ) -> tuple[StagedFinetuning, RunProgress, list[pl.Callback]]:
-    """What happens around the steps: the schedule, the bar, all of them in their order.
+    """Build the callbacks: the schedule, the progress, and all of them in their order.
 
     Args:
-        config: The run's.
-        schedule: Its phases.
-        folder: The run's.
-        epochs: How many there are at most.
+        config: Configuration in force.
+        schedule: Schedule of the phases.
+        folder: Folder of the run.
+        epochs: Number of epochs, at most.
     """
     from detector.finetune.averaging import AveragedWeights
     from detector.finetune.unfreezing import StagedFinetuning
@@ -252,7 +252,7 @@ def build_callbacks(
     resume = f"python -m detector.train {typed('ckpt', folder)}"
     progress = RunProgress(run, finetuning, epochs, resume)
     averaging = [] if optim.ema is None else [AveragedWeights(optim.ema)]
-    # The schedule judges an epoch before its row and its checkpoint are written.
+    # The schedule handles an epoch's score before its row and its checkpoint are written.
     callbacks = [finetuning, *averaging, progress, RunCheckpoints(finetuning, run)]
     return finetuning, progress, callbacks
 
@@ -267,11 +267,11 @@ def build_trainer(
     """Lightning's trainer, quiet: our callbacks speak.
 
     Args:
-        config: The run's.
-        folder: Where it may write.
-        callbacks: Ours.
-        epochs: Of the schedule.
-        logger: Gets what `RunProgress` logs.
+        config: Configuration in force.
+        folder: Folder that Lightning may write into.
+        callbacks: Callbacks, in the order of their calls.
+        epochs: Number of epochs, at most.
+        logger: Logger that `RunProgress` logs to.
     """
     import lightning.pytorch as pl
     from lightning.pytorch.callbacks import Checkpoint
@@ -333,7 +333,7 @@ def uses_gpu(accelerator: str) -> bool:
 
 
 def precision(name: str, accelerator: str) -> str:
-    """What `trainer.precision` means on this machine.
+    """Precision that `trainer.precision` means on this machine.
 
     Args:
         name: `auto`, or one of Lightning's names.

@@ -116,7 +116,7 @@ def write_preview(config: Config, data: DataSet, file: Path) -> None:
 
     Args:
         config: Configuration in force.
-        data: Has a training split.
+        data: The data set, with a training split.
         file: A PNG file.
     """
     from detector.data.loading.sampler import SampleKey

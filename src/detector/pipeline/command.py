@@ -13,11 +13,11 @@ from detector.core.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command ends with.
+    """Result of a command.
 
     Attributes:
         result: Plain data for callers in Python, such as scores by name.
-        score: What a sweep maximises; None: nothing.
+        score: Score that a sweep maximises; None if there is none.
         exit_code: Exit code of the process.
     """
 
@@ -27,7 +27,7 @@ class Outcome:
 
 
 class Command(Protocol):
-    """What the module of a command exports.
+    """Interface of a command's module.
 
     A command that several processes carry out together, of which the first one writes, also has
     `DISTRIBUTED = True`.
@@ -55,6 +55,6 @@ class Command(Protocol):
         """Do the work.
 
         Args:
-            prepared: What `prepare` returned.
-            folder: For the outputs. It exists, and no other process writes into it.
+            prepared: Result of `prepare`.
+            folder: Folder for the outputs. It exists, and no other process writes into it.
         """

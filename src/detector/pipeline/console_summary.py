@@ -100,12 +100,12 @@ def _print_comparison(comparison: Mapping[str, Any]) -> None:
 
 
 def score_warnings(scored: Scored, content: Mapping[str, Any], limit: int | None) -> list[str]:
-    """What explains scores that are undefined, zero or imprecise, a line each.
+    """Warnings that explain undefined, zero or imprecise scores, a line each.
 
     Args:
         scored: The scored split.
         content: Content of metrics.json.
-        limit: Of detections an image; None where another tool made them.
+        limit: Most detections in an image; None where another tool made them.
     """
     ground_truth = scored.matches.ground_truth
     there = set(ground_truth.labels[~ground_truth.ignore].tolist())
@@ -135,13 +135,13 @@ def score_warnings(scored: Scored, content: Mapping[str, Any], limit: int | None
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first of the names."""
+    """The first names, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 
 
 def _shortened(text: str, most: int = 40) -> str:
-    """The beginning of a text that is long."""
+    """A text, cut if it is long."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

@@ -144,8 +144,8 @@ class Detector:
         """Run the network on one batch.
 
         Args:
-            images: From `read`.
-            score_threshold: As of `predict`.
+            images: Images from `read`.
+            score_threshold: Lowest score, as for `predict`.
         """
         import torch
 
@@ -200,7 +200,7 @@ def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 def _device(config: Config) -> tuple[torch.device, torch.dtype | None]:
-    """What the network runs on, and the type of autocast; None: float32."""
+    """Device of the network, and type of autocast; None for float32."""
     import torch
 
     from detector.pipeline import build
@@ -218,7 +218,7 @@ def _scale(image: Resized) -> list[float]:
 
 
 def _upright(image: Image, channels: int) -> Image:
-    """A Pillow image as files are read: turned as EXIF says, with so many channels."""
+    """A Pillow image as files are read: upright, with the given number of channels."""
     from PIL import ImageOps
 
     turned = ImageOps.exif_transpose(image)

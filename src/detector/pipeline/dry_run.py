@@ -41,7 +41,7 @@ def print_phases(config: Config) -> None:
     """Print the phase table of a run.
 
     Args:
-        config: The run's.
+        config: Configuration in force.
 
     Raises:
         RequestError: If the schedule cannot be meant, or steps are to be timed on a device that is
@@ -56,7 +56,7 @@ def print_phases(config: Config) -> None:
 
 
 def phase_table(config: Config) -> list[str]:
-    """The phases as lines of at most 80 characters, and below them what holds for all.
+    """Format the phases as lines of at most 80 characters, with notes below.
 
     Raises:
         RequestError: If the schedule cannot be meant.
@@ -99,7 +99,7 @@ def _images_a_step(config: Config) -> int:
 
 
 def _epochs(phase: Phase) -> str:
-    """How long a phase lasts."""
+    """Length of a phase, in words."""
     plateau = phase.plateau
     if plateau is None or phase.min_epochs == phase.max_epochs:
         return f"{phase.max_epochs}"
@@ -107,28 +107,28 @@ def _epochs(phase: Phase) -> str:
 
 
 def _layers(network: nn.Module) -> str:
-    """Of the modules with parameters of their own, how many have one that is trained."""
+    """Number of trained layers, of all layers with parameters of their own."""
     own = [list(module.parameters(recurse=False)) for module in network.modules()]
     trained = sum(any(p.requires_grad for p in parameters) for parameters in own)
     return f"{trained} of {sum(map(bool, own))}"
 
 
 def _parameters(network: nn.Module) -> str:
-    """How many numbers are trained, and their share."""
+    """Number of trained parameters, in millions, and their share."""
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     share = percent(trained / _size(network))
     return f"{trained / 1e6:.2f} M {share:>5}"
 
 
 def _size(network: nn.Module) -> int:
-    """How many numbers a network has."""
+    """Number of parameters of a network."""
     return sum(p.numel() for p in network.parameters())
 
 
 def _details(
     config: Config, schedule: Schedule, index: int, groups: list[str]
 ) -> Iterator[tuple[str, str]]:
-    """What a phase does beside its numbers, each with a word for it."""
+    """Details of a phase, each after a label."""
     phase = schedule.phases[index]
     yield "trained", ", ".join(name for name in groups if name in phase.train)
     if frozen := [name for name in groups if name not in phase.train]:
@@ -150,7 +150,7 @@ def _details(
 
 
 def _course(phase: Phase, *, first: bool) -> str:
-    """What becomes of the rates."""
+    """Warm-up and decay of the learning rates, in words."""
     warmup, decay, parts = phase.warmup, phase.decay, []
     if warmup.steps:
         new = " of new groups" if warmup.groups == "new" and not first else ""
@@ -161,7 +161,7 @@ def _course(phase: Phase, *, first: bool) -> str:
 
 
 def _start(phase: Phase) -> str:
-    """What a phase takes over, where that is not simply everything."""
+    """What a phase starts from, where it is not simply the state before."""
     parts = ["from the best weights so far"] if phase.restore_best else []
     if phase.optimizer_state == "checkpoint":
         parts.append("with the optimiser as it was then")
@@ -171,7 +171,7 @@ def _start(phase: Phase) -> str:
 
 
 def _rates(phase: Phase, groups: list[str], base: float) -> str:
-    """The full rates, groups of equal rate together, from the image upwards."""
+    """Full learning rates, groups of equal ones together, from the image upwards."""
     joined: dict[str, list[str]] = {}
     for name in groups:
         if name in phase.train:
@@ -185,7 +185,7 @@ def _may_end_early(schedule: Schedule, index: int) -> bool:
 
 
 def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator[tuple[str, str]]:
-    """What holds for all phases, each with a word for it."""
+    """Notes on all phases, each after a label."""
     side, classes = config.data.image_size, len(config.data.classes or ["any"])
     yield "network", f"{config.backbone.name}, {_size(network) / 1e6:.2f} M parameters"
     width = network.roi_heads.box_predictor.cls_score.in_features

@@ -52,7 +52,7 @@ def read_external(
     """Read files of detections and the ground truth that they are scored against.
 
     Args:
-        config: Says which data set, where the ground truth is no file.
+        config: Configuration in force, which names the data set where the ground truth is no file.
         predictions: File of detections.
         truth: File of ground truth, in COCO's format; None: a split of the data set.
         compare: File of a baseline's detections; None: no comparison.
@@ -70,7 +70,7 @@ def read_external(
 
 
 def _file(key: str, value: str) -> Path:
-    """The file that a key means."""
+    """The file that a key names."""
     path = Path(value).expanduser()
     if path.is_dir():
         named = RunFolder(path).detections_json
@@ -141,7 +141,7 @@ def _against_folder(
 
 
 def ground_truth_of(images: AnnotatedImages) -> GroundTruth:
-    """A split as what detections are scored against; image ids are places in it."""
+    """Ground truth of a split; image ids are indices into it."""
     boxes = images.boxes.astype(np.float64)
     return GroundTruth(np.arange(len(images)), images.owners(), boxes, images.labels, images.ignore)
 
@@ -149,7 +149,7 @@ def ground_truth_of(images: AnnotatedImages) -> GroundTruth:
 def _pack(
     results: Results, place: NDArray[np.int64], labels: NDArray[np.int64], notes: list[str]
 ) -> Detections:
-    """The detections whose image is there."""
+    """Detections whose image is in the split."""
     rows = np.flatnonzero(place >= 0)
     if len(rows) < len(place):
         count = len(np.unique(results.image[place < 0]))
@@ -176,7 +176,7 @@ def describe_external(external: ExternalInputs, files: Mapping[str, str]) -> Non
     """Log what was read, and every warning about it.
 
     Args:
-        external: What was read.
+        external: Detections and ground truth that were read.
         files: The files by key: `truth`, where it is one, `predictions` and perhaps `compare`.
     """
     inputs = external.inputs
@@ -213,11 +213,11 @@ def write_detections(
     """Write detections as COCO results, to the last digit, so that scoring them again is exact.
 
     Args:
-        file: Is replaced in one step.
-        detections: Their image ids are places in `images`.
-        images: Their own ids are written where they have some, else 1, 2, ...
-        classes: Have the category ids; their names are written too.
-        root: What file names are relative to.
+        file: The file, which is replaced in one step.
+        detections: Detections; image ids are indices into `images`.
+        images: Images; their own ids are written where they have some, else 1, 2, ...
+        classes: Classes with category ids; their names are written too.
+        root: Folder that file names are relative to.
     """
     ids = (np.arange(1, len(images) + 1) if images.ids is None else images.ids).tolist()
     names = [

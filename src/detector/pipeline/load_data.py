@@ -1,4 +1,4 @@
-"""The data that is asked for: read, judged, and refused or trimmed where something is wrong."""
+"""The data of a request: read, validated, and refused or trimmed where something is wrong."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LISTED = 50  # of every kind, in the log
 
 
 def find_source(config: Config) -> DataSetSpec:
-    """Where the data are and how they are divided; fetched if need be.
+    """Where the data are and how they are split; the data are downloaded if necessary.
 
     Raises:
         RequestError: If that is not said, or they cannot be had.
@@ -72,7 +72,7 @@ def open_data(config: Config, wanted: str | None = None) -> Reading:
     """Read the annotation files, and look at no image yet.
 
     Args:
-        config: Says which data.
+        config: Configuration in force.
         wanted: The only split wanted; `final`: `test`, or `val` where there is no test; None: all.
     """
     return Reading(find_source(config), wanted)
@@ -82,7 +82,7 @@ def validate(reading: Reading, *, briefly: bool = False) -> DataSet:
     """Look at the images and find whatever is wrong with the data.
 
     Args:
-        reading: From `open_data`.
+        reading: The data set, from `open_data`.
         briefly: Decode no image: find what a request can be refused for at once.
     """
     with closing(open_cache()) as cache:
@@ -95,10 +95,10 @@ def usable_data(
     """Read the data, and refuse what is wrong with them.
 
     Args:
-        config: Says which data.
-        wanted: As of `open_data`.
-        check: Is given the data before all images are decoded, which takes long: refuses what else
-            is wrong with the request.
+        config: Configuration in force.
+        wanted: The only split wanted, as for `open_data`.
+        check: Called with the data before all images are decoded, which takes long; refuses what
+            else is wrong with the request.
 
     Raises:
         RequestError: If there are errors and `data.on_bad=error`, or nothing to work with is left.
@@ -141,7 +141,7 @@ def refuse_errors(config: Config, data: DataSet) -> None:
 
 
 def _check_command(config: Config, data: DataSet) -> str:
-    """The command that checks the same data."""
+    """Command that checks the same data."""
     channels = config.model.in_channels
     kind = "" if config.data.format == "trees" else f"data={config.data.format} "
     more_keys = "" if channels == 3 else f" model.in_channels={channels}"
@@ -153,7 +153,7 @@ def describe_data(data: DataSet, limit: int | None = None) -> None:
 
     Args:
         data: As read.
-        limit: Of detections an image, to say which images have more boxes; None says nothing.
+        limit: Most detections in an image; images with more boxes are reported. None: no limit.
     """
     log.info("%s", data.recognised)
     for line in data.division:
@@ -179,7 +179,7 @@ def describe_data(data: DataSet, limit: int | None = None) -> None:
 
 
 def fingerprints(data: DataSet, split: str) -> dict[str, Fingerprint]:
-    """What is known of the pictures of a split, by relative path; unreadable ones are left out."""
+    """Fingerprints of a split's images by relative path; unreadable ones are left out."""
     files = data.files()[split]
     with closing(open_cache()) as cache:
         infos = inspect(data.root, files, cache, decode=True)
@@ -201,12 +201,13 @@ class Seen(NamedTuple):
 def seen_in_training(
     data: DataSet, split: str, records: Sequence[Collection[Fingerprint]]
 ) -> list[Seen]:
-    """The images of a split that detectors were trained on, wherever they lay then.
+    """Find the images of a split that detectors were trained on, under any path.
 
     Args:
-        data: Has the split.
+        data: The data set, which has the split.
         split: Its name.
-        records: Of training images, as checkpoints have them; where all are empty, nothing is read.
+        records: Fingerprints of training images, one collection for each detector; where all are
+            empty, no image is read.
 
     Returns:
         For each record, the images of the split that are in it.
@@ -227,10 +228,10 @@ def note_seen(data: DataSet, split: str, seen: Seen, by: str) -> None:
     """Add an issue for each image of a split that a detector was trained on.
 
     Args:
-        data: Gets the issues.
+        data: The data set that the issues are added to.
         split: Its name.
         seen: The images.
-        by: What was done with them, for messages, such as `ckpt=a was trained on`.
+        by: Beginning of the message, such as `ckpt=a was trained on`.
     """
     for kind, files, what in (
         ("seen in training", seen.same, "it"),
@@ -241,12 +242,12 @@ def note_seen(data: DataSet, split: str, seen: Seen, by: str) -> None:
 
 
 def open_cache() -> ImageInfoCache:
-    """What is known of image files from before."""
+    """Open the cache of what is known of image files."""
     return ImageInfoCache(cache_folder() / "files.sqlite")
 
 
 def _split_file(named: str | None) -> Path | None:
-    """The splits.json that `data.auto_split.file` means: a file, or a run's folder."""
+    """The splits.json that `data.auto_split.file` names: a file, or a run's folder."""
     if named is None:
         return None
     path = Path(named).expanduser()
@@ -297,11 +298,11 @@ def download_voc(root: Path, parts: list[str]) -> None:
 
 
 def source_files(source: str, channels: int) -> list[Path]:
-    """The image files that predict's `source` means, sorted.
+    """Image files that predict's `source` names, sorted.
 
     Args:
         source: A file or a folder.
-        channels: Of the network's images.
+        channels: Number of channels of the network's images.
 
     Raises:
         RequestError: If there is nothing there, or no file that will do.
@@ -330,7 +331,7 @@ def source_files(source: str, channels: int) -> list[Path]:
 
 
 def unread_pictures(folder: Folder) -> str:
-    """How many pictures of a folder cannot be read by their kind, in words; empty if none."""
+    """Number of images in a folder whose format is not read, in words; empty if none."""
     said = []
     if count := len(folder.unread):
         kinds = ", ".join(sorted({Path(file).suffix.lower() for file in folder.unread}))
@@ -346,11 +347,11 @@ def unread_pictures(folder: Folder) -> str:
 
 
 def nothing_read(source: str, faults: Sequence[str]) -> RequestError:
-    """What to raise where predict's `source` has no image that can be read.
+    """Error to raise where predict's `source` has no readable image.
 
     Args:
         source: As asked for.
-        faults: What is wrong with each file.
+        faults: What is wrong, for each file.
     """
     more = f" (and {len(faults) - 1} more files)" if len(faults) > 1 else ""
     return RequestError(f"source={source}: nothing could be read: {faults[0]}{more}")

@@ -34,7 +34,7 @@ def print_summary(config: Config) -> None:
     """Print the table of a run that is not begun: its data are not read, its weights not fetched.
 
     Args:
-        config: The run's. If it goes on from a checkpoint, that is read.
+        config: Configuration in force. If the run continues from a checkpoint, that is read.
     """
     schedule, trainer = read_schedule(config), None
     path = checkpoint_path("train", config.ckpt) if config.ckpt else None
@@ -55,19 +55,19 @@ def print_summary(config: Config) -> None:
 def summary_table(
     config: Config, network: FasterRCNN, phase: Phase, trainer: pl.Trainer | None = None
 ) -> list[str]:
-    """The groups as lines of at most 80 characters, and below them what the numbers mean.
+    """Format the groups as lines of at most 80 characters, with notes on the numbers below.
 
     Args:
-        config: The run's.
+        config: Configuration in force.
         network: Stays as it is.
-        phase: Says what is trained.
-        trainer: Says where and in which precision steps are timed, if they are to be.
+        phase: Phase of the schedule, which says what is trained.
+        trainer: Trainer whose device and precision are used for timing; None: no timing.
     """
     from detector.models.summary import profile_step, summarise
 
     side, seconds = config.data.image_size, None
     rows = summarise(network, phase.train, side)
-    verb = "goes on" if config.ckpt else "begins"
+    verb = "continues" if config.ckpt else "begins"
     notes = {
         "phase": f"{phase.name}, with which the run {verb}",
         "multiply-adds": f"in millions, for one image of {side} x {side} pixels; "
@@ -120,12 +120,12 @@ def _line(
 
 
 def _whole(seconds: Mapping[str, Seconds]) -> float:
-    """How long a step takes."""
+    """Duration of a step, in seconds."""
     return sum(s.total for s in seconds.values())
 
 
 def _conditions(config: Config, device: torch.device, whole: float) -> str:
-    """How long a step takes, and under which conditions."""
+    """Duration of a step, and the conditions it was measured under."""
     import torch
 
     run, data = config.trainer, config.data

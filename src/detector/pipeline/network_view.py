@@ -97,7 +97,7 @@ def crowded(splits: Mapping[str, AnnotatedImages], limit: int) -> str | None:
 
     Args:
         splits: By name.
-        limit: Of detections an image (`model.detections_per_image`).
+        limit: Most detections in an image (`model.detections_per_image`).
 
     Returns:
         A sentence; None if there are none.
@@ -124,7 +124,7 @@ def _lost(
     resized: NDArray[np.float32],
     shapes: NDArray[np.int32],
 ) -> dict[str, Any]:
-    """The share of boxes that resizing, and then augmentation, leave too little of."""
+    """Share of boxes that are lost by resizing, and then by augmentation."""
     from detector.data.loading.augment import Augmenter
 
     settings = config.augment

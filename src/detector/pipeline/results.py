@@ -48,7 +48,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "hotcoco", "pycocotools", "albu
 
 @dataclass(frozen=True)
 class ReportContext:
-    """What the report says beside the scores.
+    """Content of the report beside the scores.
 
     Attributes:
         command: `train` or `evaluate`.
@@ -92,8 +92,8 @@ def evaluate(
 
     Args:
         inputs: Detections and ground truth.
-        context: What the report says beside the scores.
-        folder: Is there.
+        context: Content of the report beside the scores.
+        folder: Folder of the results, which exists.
 
     Returns:
         COCO's scores, and VOC's as `voc_<name>`.
@@ -141,7 +141,7 @@ def _write(
 
 
 def _image_names(inputs: EvaluationInputs, context: ReportContext) -> Sequence[str]:
-    """What each image is called."""
+    """Name of each image."""
     return inputs.images.files(context.data.root) if context.data else context.image_names
 
 
@@ -167,7 +167,7 @@ def _threshold_source(split: str, context: ReportContext) -> str:
 
 
 def _with_probabilities(matches: Matches) -> tuple[Matches, bool]:
-    """The same with scores in 0..1, for curves and slider; and whether they were so already."""
+    """Matches with scores rescaled to 0..1, and whether they were in that range already."""
     scores = matches.detections.scores
     if not len(scores) or (scores.min() >= 0 and scores.max() <= 1):
         return matches, True
@@ -176,14 +176,14 @@ def _with_probabilities(matches: Matches) -> tuple[Matches, bool]:
 
 
 def thresholds_of(matches: Matches, names: Sequence[str], split: str) -> dict[str, Any]:
-    """What thresholds.json holds: precision and recall over the score, measured on a split."""
+    """Content of thresholds.json: precision and recall over the score, measured on a split."""
     images = len(matches.ground_truth.images)
     each = curves(matches, len(names))
     return thresholds_content(split, images, names, each)
 
 
 def _leaks(scored: Scored, context: ReportContext) -> dict[str, list[Item]]:
-    """What makes the scores of this very split look better than they are, by kind."""
+    """Leakage that makes the scores of this split too high, by kind of issue."""
     found = context.data.issues.of("leakage") if context.data else []
     of_split = {
         f.kind: [item for item in f.items if item.split == scored.inputs.split] for f in found
@@ -192,7 +192,7 @@ def _leaks(scored: Scored, context: ReportContext) -> dict[str, list[Item]]:
 
 
 def _leak(scored: Scored, context: ReportContext) -> str | None:
-    """The same as a sentence."""
+    """The leakage of this split as a sentence; None if there is none."""
     items = [item for those in _leaks(scored, context).values() for item in those]
     count = len({item.image or item.file for item in items})
     if not count:
@@ -207,7 +207,7 @@ def _leak(scored: Scored, context: ReportContext) -> str | None:
 def _headline(
     scored: Scored, context: ReportContext, per_class: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """What metrics.json holds."""
+    """Content of metrics.json."""
     intervals = None
     if scored.resampled is not None:
         intervals = {"level": LEVEL, "resamples": context.config.resamples} | {
@@ -277,7 +277,7 @@ def _write_suspects(file: Path, suspects: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _write_report(file: Path, content: dict[str, Any], pictures: list[Any]) -> None:
-    """The page; see docs/evaluation.md."""
+    """Write the report."""
     from detector.report.run_page import write_run_page
 
     file.parent.mkdir(exist_ok=True)
@@ -291,7 +291,7 @@ def _report_content(
     analysis: Mapping[str, Any],
     folder: RunFolder,
 ) -> dict[str, Any]:
-    """What the report is made of."""
+    """Content of the report, as plain data."""
     ground_truth, data = scored.matches.ground_truth, context.data
     root = None if data is None else str(data.root)
     splits = {} if data is None else data.splits
@@ -329,7 +329,7 @@ def _report_content(
 def _pictures(
     scored: Scored, gallery: Sequence[Mapping[str, Any]], files: Sequence[str]
 ) -> list[Any]:
-    """The gallery's pictures, as far as images can be read."""
+    """Pictures of the gallery, for images that can be read."""
     from detector.data.images.pixels import read_image
     from detector.report.gallery import SIDE, Picture, shrink
 
@@ -366,7 +366,7 @@ def _pictures(
 
 
 def _boxes(scored: Scored, index: int, kept: NDArray[np.bool_]) -> tuple[Boxes, Boxes]:
-    """The truth of an image, and those of its detections that are kept, to be drawn."""
+    """Ground truth and kept detections of an image, to be drawn."""
     from detector.report.draw import Boxes
 
     ground_truth, found = scored.matches.ground_truth, scored.matches.detections
@@ -380,7 +380,7 @@ def _boxes(scored: Scored, index: int, kept: NDArray[np.bool_]) -> tuple[Boxes, 
 
 
 def _draw_some(scored: Scored, thresholds: Sequence[float], file: Path) -> None:
-    """A picture of some images, truth beside detections; none where no image can be read."""
+    """Draw some images, ground truth beside detections; nothing if no image can be read."""
     from detector.data.images.pixels import read_image
     from detector.report.draw import Panel, draw_sheet
 
@@ -402,7 +402,7 @@ def _draw_some(scored: Scored, thresholds: Sequence[float], file: Path) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers were made with."""
+    """Versions and machine that the scores were computed with."""
     return {
         "detector": __version__,
         "python": platform.python_version(),
@@ -418,7 +418,7 @@ def log_to(logger: RunLogger, scores: Mapping[str, float], folder: RunFolder, st
     Args:
         logger: Logger of the run.
         scores: Scores by name.
-        folder: Has the pictures.
+        folder: Folder of the pictures.
         step: Number of optimiser steps done.
     """
     from detector.data.images.pixels import read_image

@@ -55,7 +55,7 @@ class Scored:
     """A scored split; scores are fractions, NaN where there is no ground truth.
 
     Attributes:
-        inputs: What was scored.
+        inputs: Detections and ground truth.
         matches: Matches between detections and ground truth.
         scores: Scores by all metrics.
         resampled: Bootstrap resamples of the scores; None if none were wanted.
@@ -98,9 +98,9 @@ def detect(
     Args:
         config: The configuration in force.
         task: The network with the weights to use.
-        data: Has the split.
+        data: The data set, which has the split.
         split: `train`, `val` or `test`.
-        folder: Where Lightning may write.
+        folder: Folder that Lightning may write into.
 
     Returns:
         Detections and ground truth; None on all processes but the first.

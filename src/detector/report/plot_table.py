@@ -30,8 +30,8 @@ class Plot:
         function: Makes the figure of the values that are needed; None where there is nothing to
             plot.
         needs: Keys of the report's content; without one of the values there is no figure.
-        alternative: What is said to those who cannot see the plot, beside its title.
-        empty: What is said in place of a figure that is None.
+        alternative: Text for those who cannot see the plot, beside its title.
+        empty: Text in place of a figure that is None.
         note: Sentence below the plot.
     """
 

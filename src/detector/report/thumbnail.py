@@ -34,7 +34,7 @@ class Thumbnail:
     Attributes:
         kind: Kind of the finding.
         name: File name, which is the caption.
-        message: What is wrong.
+        message: Description of the issue.
         image: `(H, W, 3)` RGB in its original size.
         boxes: `(N, 4)` xyxy, pixels, the ground truth of the image.
         labels: `(N,)` int64, 1..K.

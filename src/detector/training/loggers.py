@@ -55,7 +55,7 @@ class RunLogger:
     """Logs a run; this class itself logs nothing, for `logger=none`.
 
     Args:
-        settings: What the logger is told.
+        settings: Settings of the logger.
         run: Folder of the run.
         step: Steps of the optimiser that the run has done before. Its log in this folder, if any,
             is continued from there; at 0 a new log begins.
@@ -298,7 +298,7 @@ def build_logger(settings: Settings, run: RunFolder, step: int = 0) -> RunLogger
     """Build the logger that `logger.name` means; for all processes but the first, `none`.
 
     Args:
-        settings: What the logger is told.
+        settings: Settings of the logger.
         run: Folder of the run.
         step: Steps of the optimiser that the run has done before.
     """
