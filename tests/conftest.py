@@ -33,11 +33,6 @@ settings.load_profile("detector")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def resolved(command: str, cfg: DictConfig) -> Any:
-    """The configuration in force of a command."""
-    return resolve(load_command(command).KEYS, cfg, resume=command == "train")
-
-
 def composed(command: str, *overrides: str) -> dict[str, Any]:
     """The values that are composed for a command, as plain data."""
     cfg = compose(command, overrides)
@@ -46,11 +41,6 @@ def composed(command: str, *overrides: str) -> dict[str, Any]:
     )
     assert isinstance(values, dict)
     return values
-
-
-def prepared(command: str, cfg: DictConfig) -> Any:
-    """What a command has read and checked before its work begins."""
-    return load_command(command).prepare(cfg)
 
 
 Box = tuple[str, tuple[float, float, float, float]]
@@ -330,12 +320,13 @@ def _composed(asked: Asked) -> DictConfig:
 
 def in_force(asked: Asked) -> Any:
     """The configuration in force of a request."""
-    return resolved(asked.command, _composed(asked))
+    kind = load_command(asked.command).KEYS
+    return resolve(kind, _composed(asked), resume=asked.command == "train")
 
 
 def prepare(asked: Asked) -> Any:
     """What a command has read when it has found a request good."""
-    return prepared(asked.command, _composed(asked))
+    return load_command(asked.command).prepare(_composed(asked))
 
 
 def data_of(config: Any, wanted: str | None = None) -> DataSet:

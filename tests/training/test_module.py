@@ -6,12 +6,12 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from conftest import TINY, resolved
+from conftest import TINY, ask, in_force
 from hydra.core.hydra_config import HydraConfig
 from killable import run
 from torch import nn
 
-from detector.cli import call, compose
+from detector.cli import call
 from detector.config.schedules import read_schedule
 from detector.config.schema import conf_folder
 from detector.core.errors import RequestError
@@ -89,7 +89,7 @@ def test_weight_decay_is_that_of_the_parameters_kind(backbone):
 
 def settings(*overrides):
     HydraConfig.instance().cfg = None
-    return resolved("train", compose("train", [*TINY, *overrides]))
+    return in_force(ask("train", *TINY, *overrides))
 
 
 def test_gradients_are_clipped_to_the_norm_or_not_at_all(tmp_path):

@@ -5,9 +5,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import prepared, write_image
+from conftest import ask, prepare, write_image
 
-from detector import cli
 from detector.core.errors import RequestError
 from detector.core.structures import AnnotatedImage, AnnotatedImages
 from detector.data.images.pixels import read_resized
@@ -218,4 +217,4 @@ def test_a_request_whose_images_cannot_be_kept_is_refused(tmp_path, voc_root, mo
     monkeypatch.setenv("DETECTOR_CACHE", str(tmp_path / "file"))
     typed = [f"data.root={voc_root}", "model.weights=none", "data.cache=disk"]
     with pytest.raises(RequestError, match=r"data\.cache=disk: .*file/images: Not a directory"):
-        prepared("train", cli.compose("train", typed))
+        prepare(ask("train", *typed))

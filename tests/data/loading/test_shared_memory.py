@@ -6,9 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import prepared, resolved
+from conftest import ask, in_force, prepare
 
-from detector import cli
 from detector.core.errors import RequestError
 from detector.core.structures import AnnotatedImages
 from detector.data.loading import shared_memory
@@ -61,7 +60,7 @@ def test_only_linux_limits_shared_memory_by_a_file_system(monkeypatch):
 
 def workers(splits, *overrides):
     typed = ["data.root=/d", "data.image_size=512", "data.batch_size=8", *overrides]
-    config = resolved("train", cli.compose("train", ["trainer.accelerator=cpu", *typed]))
+    config = in_force(ask("train", "trainer.accelerator=cpu", *typed))
     return build.loader_workers(config, splits)
 
 
@@ -107,7 +106,7 @@ def test_a_request_without_room_is_refused_before_anything_is_written(monkeypatc
     room(monkeypatch, MB)
     typed = [f"data.root={voc_root}", "backbone=efficientnet_lite0", "data.workers=9"]
     with pytest.raises(RequestError, match=r"^data\.workers=9: /dev/shm has 1 MB free"):
-        prepared("train", cli.compose("train", typed))
+        prepare(ask("train", *typed))
 
 
 def test_sizes_are_said_in_the_units_of_docker():
