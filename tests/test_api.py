@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import three_splits, write_voc
+from conftest import TINY, three_splits, write_voc
 from PIL import Image
 
 import detector
@@ -93,6 +94,21 @@ def test_the_command_predicts_the_same(model, files, runs, tmp_path):
 def test_an_image_that_does_not_fit_is_named(model, image, said):
     with pytest.raises(RequestError, match=said):
         model.predict(image)
+
+
+def test_a_run_that_is_resumed_goes_on_in_its_own_folder(runs, tmp_path):
+    folder = shutil.copytree(runs.first, tmp_path / "run")
+    (folder / "metrics.json").unlink()
+    resumed = detector.train([f"ckpt={folder}"])
+    assert resumed.folder == folder
+    assert resumed.scores == pytest.approx(runs.scores, abs=0, nan_ok=True)
+    assert (folder / "metrics.json").is_file()
+
+
+def test_a_folder_with_results_is_refused(runs, tmp_path):
+    keys = [*TINY, f"data.root={runs.root}"]
+    with pytest.raises(RequestError, match="has the results of an earlier run"):
+        detector.train(keys, folder=runs.first)
 
 
 def test_a_run_that_is_not_there_is_named():
