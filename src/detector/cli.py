@@ -361,7 +361,7 @@ def output_folder_of(name: str, ckpt: str | float | None) -> str:
     """
     if ckpt not in (None, "") and name not in command_names():
         path = Path(str(ckpt))
-        run = path.parent.parent if path.name == "last.ckpt" else path
+        run = RunFolder.of_checkpoint(path).path if path.name == "last.ckpt" else path
         if RunFolder(run).last_checkpoint.is_file():
             return str(run)
     return f"outputs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from detector.core.console import typed
 from detector.core.errors import RequestError
+from detector.core.run_folder import RunFolder
 
 # Keys that were called otherwise in earlier versions.
 RENAMED = {"data.split": "data.auto_split"}
@@ -88,7 +89,7 @@ def _is_path(word: str) -> bool:
 
 def _path(word: str, command: str) -> str:
     """What a bare path means to a command."""
-    if re.search(r"\.(ckpt|pth|pt)$", word) or (Path(word) / "checkpoints").is_dir():
+    if re.search(r"\.(ckpt|pth|pt)$", word) or RunFolder(Path(word)).checkpoints.is_dir():
         return typed("ckpt", word)
     if command == "evaluate":
         return typed("predictions" if word.endswith(".json") else "ckpt", word)
