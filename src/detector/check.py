@@ -21,7 +21,7 @@ from detector.core.files import write_json
 from detector.core.options import STRICT
 from detector.core.run_folder import RunFolder
 from detector.data.read import Reading
-from detector.pipeline import checks, load_data
+from detector.pipeline import load_data, request_checks
 from detector.pipeline.check_data import inspect, write_preview
 from detector.pipeline.command import Outcome
 
@@ -80,10 +80,10 @@ def prepare(cfg: DictConfig) -> Prepared:
         RequestError: If there is nothing to check; errors in the data are part of the answer.
     """
     config = resolve(KEYS, cfg)
-    checks.check_backbone(config)
+    request_checks.check_backbone(config)
     reading = load_data.open_data(config)
     load_data.validate(reading, briefly=True)
-    checks.check_augmentation(config)
+    request_checks.check_augmentation(config)
     return Prepared(config, reading, list(map(str, cfg.overrides)))
 
 

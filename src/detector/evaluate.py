@@ -22,7 +22,7 @@ from detector.core.errors import RequestError
 from detector.core.options import STRICT
 from detector.core.run_folder import RunFolder
 from detector.data.read import DataSet
-from detector.pipeline import checks, load_data
+from detector.pipeline import leakage, load_data, request_checks
 from detector.pipeline.baseline import read_baseline, trained_with
 from detector.pipeline.command import Outcome
 from detector.pipeline.external import ExternalInputs, describe_external, read_external
@@ -120,10 +120,10 @@ def prepare(cfg: DictConfig) -> PreparedCheckpoint | PreparedFiles:
     if config.predictions:
         given = config.predictions, config.truth, config.compare, config.split
         return PreparedFiles(config, read_external(config, *given), command)
-    checks.check_machine(config)
+    request_checks.check_machine(config)
     path = checkpoint_path("evaluate", str(config.ckpt))
     data = load_data.usable_data(
-        config, config.split or "final", lambda data: checks.check_loading(config, data)
+        config, config.split or "final", lambda data: request_checks.check_loading(config, data)
     )
     baseline = read_baseline(config, data, config.compare) if config.compare else None
     return PreparedCheckpoint(config, path, _thresholds(path, config), data, baseline, command)
@@ -249,10 +249,10 @@ def _note_seen(prepared: PreparedCheckpoint) -> None:
     (split,) = data.splits
     # That val chose the checkpoint is nothing new to who asks for it.
     keys = ("trained_on",) if split == "val" else ("trained_on", "chosen_on")
-    found = load_data.seen_in_training(data, split, [read_trained_on(path, key) for key in keys])
+    found = leakage.seen_in_training(data, split, [read_trained_on(path, key) for key in keys])
     for key, seen in zip(keys, found, strict=True):
         by = f"ckpt={prepared.config.ckpt} was {key.replace('_', ' ')}"
-        load_data.note_seen(data, split, seen, by)
+        leakage.note_seen(data, split, seen, by)
 
 
 def _detect(config: Config, data: DataSet, folder: RunFolder) -> Any:

@@ -23,7 +23,7 @@ from detector.core.run_folder import RunFolder
 from detector.data.read import DataSet
 from detector.finetune.schedule import Progress, Schedule
 from detector.models.options import WEIGHTS
-from detector.pipeline import checks, load_data
+from detector.pipeline import leakage, load_data, request_checks
 from detector.pipeline.command import Outcome
 from detector.pipeline.dry_run import print_phases
 from detector.pipeline.model_summary import summary_table
@@ -101,18 +101,18 @@ def prepare(cfg: DictConfig) -> Prepared | None:
         RequestError: If the request is wrong.
     """
     config = resolve(KEYS, cfg, resume=True)
-    checks.check_backbone(config)
+    request_checks.check_backbone(config)
     if config.dry_run:
         print_phases(config)
         return None
     schedule = read_schedule(config)
-    checks.check_machine(config)
+    request_checks.check_machine(config)
 
     def check(data: DataSet) -> None:
-        checks.check_loading(config, data)
-        checks.check_augmentation(config)
+        request_checks.check_loading(config, data)
+        request_checks.check_augmentation(config)
         if not config.ckpt:
-            checks.check_weights(config)
+            request_checks.check_weights(config)
 
     data = load_data.usable_data(config, check=check)
     resumed = checkpoint_path("train", config.ckpt) if config.ckpt else None
@@ -187,7 +187,7 @@ def _set_up(prepared: Prepared, folder: RunFolder) -> _Training:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     task = build.build_task(config, data.classes)
     task.trained_on = record_images(config, data, resumed)
-    task.chosen_on = pack_fingerprints(load_data.fingerprints(data, "val").values())
+    task.chosen_on = pack_fingerprints(leakage.fingerprints(data, "val").values())
     loaded = None
     if resumed is None:
         loaded = build.load_pretrained(config, task.network, data.classes.names)
@@ -359,11 +359,9 @@ def record_images(config: Config, data: DataSet, resumed: Path | None) -> Tensor
             earlier = read_trained_on(source)
     if resumed is None:
         split = "test" if "test" in data.splits else "val"
-        (seen,) = load_data.seen_in_training(data, split, [earlier])
-        load_data.note_seen(
-            data, split, seen, f"model.weights={config.model.weights} was trained on"
-        )
-    return pack_fingerprints([*earlier, *load_data.fingerprints(data, "train").values()])
+        (seen,) = leakage.seen_in_training(data, split, [earlier])
+        leakage.note_seen(data, split, seen, f"model.weights={config.model.weights} was trained on")
+    return pack_fingerprints([*earlier, *leakage.fingerprints(data, "train").values()])
 
 
 def _log_final(training: _Training, final: dict[str, float], folder: RunFolder) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from detector.cli import compose
 from detector.config.resolve import resolve
-from detector.pipeline import load_data
+from detector.pipeline import leakage
 from detector.train import KEYS, record_images
 from detector.training.checkpoint import Fingerprint, pack_fingerprints, read_trained_on
 
@@ -57,11 +57,11 @@ def test_images_seen_in_training_are_known_under_any_name_and_nearly(tmp_path, d
     again = cv2.imread(str(images / "test0.jpg"))
     assert cv2.imwrite(str(images / "test0.jpg"), again, [cv2.IMWRITE_JPEG_QUALITY, 60])
     test = read_set(tmp_path / "voc", "voc", "test")
-    seen, none = load_data.seen_in_training(test, "test", [record, []])
+    seen, none = leakage.seen_in_training(test, "test", [record, []])
     assert seen == ({"JPEGImages/test9.jpg"}, {"JPEGImages/test0.jpg"})
     assert none == (set(), set())
-    assert load_data.seen_in_training(test, "test", [[]]) == [(set(), set())]
-    load_data.note_seen(test, "test", seen, "ckpt=a was trained on")
+    assert leakage.seen_in_training(test, "test", [[]]) == [(set(), set())]
+    leakage.note_seen(test, "test", seen, "ckpt=a was trained on")
     same, near = test.issues.of("leakage")
     assert (same.kind, near.kind) == ("seen in training", "like a training image")
     assert str(same.items[0]) == "JPEGImages/test9.jpg: ckpt=a was trained on it"

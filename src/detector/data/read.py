@@ -8,8 +8,8 @@ from pathlib import Path
 
 from detector.core.errors import RequestError
 from detector.core.structures import AnnotatedImages, ClassMap
-from detector.data.division.assign import Ratios, apply, read_split_file, split_by_ratio
-from detector.data.division.groups import read_groups
+from detector.data.auto_split.by_ratio import Ratios, apply, read_split_file, split_by_ratio
+from detector.data.auto_split.groups import read_groups
 from detector.data.formats import table
 from detector.data.formats.folder import Folder
 from detector.data.formats.raw import POOL

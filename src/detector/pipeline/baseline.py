@@ -10,7 +10,7 @@ from detector.config.resolve import saved_config
 from detector.config.schema import Config, plain
 from detector.core.errors import RequestError
 from detector.data.read import DataSet
-from detector.pipeline.load_data import seen_in_training
+from detector.pipeline.leakage import seen_in_training
 from detector.training.checkpoint import (
     checkpoint_classes,
     checkpoint_path,

@@ -16,8 +16,8 @@ from detector.core.console import WIDTH, hang, percent
 from detector.finetune.phases import Phase
 from detector.finetune.schedule import Schedule, batch_scale
 from detector.pipeline import build
-from detector.pipeline.checks import check_devices
 from detector.pipeline.model_summary import print_summary
+from detector.pipeline.request_checks import check_devices
 
 if TYPE_CHECKING:
     from torch import nn

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 from detector.config.schema import Config
 from detector.core.console import typed
@@ -19,11 +18,8 @@ from detector.data.formats.folder import Folder
 from detector.data.formats.paths import CONVERT, SUFFIXES, cache_folder
 from detector.data.images.headers import misfit, read_header
 from detector.data.read import DataSet, DataSetSpec, Reading
-from detector.data.validation.duplicates import NEAR, similar
-from detector.data.validation.image_info import ImageInfoCache, inspect
-from detector.data.validation.issues import Item
+from detector.data.validation.image_info import ImageInfoCache
 from detector.pipeline.network_view import crowded
-from detector.training.checkpoint import Fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -176,69 +172,6 @@ def describe_data(data: DataSet, limit: int | None = None) -> None:
     warnings = [f"{f.count} x {f.kind}" for f in data.issues.of("warning")]
     if warnings:
         log.info("worth a look (python -m detector.check): %s", ", ".join(warnings))
-
-
-def fingerprints(data: DataSet, split: str) -> dict[str, Fingerprint]:
-    """Fingerprints of a split's images by relative path; unreadable ones are left out."""
-    files = data.files()[split]
-    with closing(open_cache()) as cache:
-        infos = inspect(data.root, files, cache, decode=True)
-    return {f: Fingerprint(infos[f].digest, infos[f].hash) for f in files if infos[f].digest}
-
-
-class Seen(NamedTuple):
-    """Images of a split that a detector was trained on, by relative path.
-
-    Attributes:
-        same: The same files, under any name.
-        near: Files of nearly the same pictures.
-    """
-
-    same: set[str]
-    near: set[str]
-
-
-def seen_in_training(
-    data: DataSet, split: str, records: Sequence[Collection[Fingerprint]]
-) -> list[Seen]:
-    """Find the images of a split that detectors were trained on, under any path.
-
-    Args:
-        data: The data set, which has the split.
-        split: Its name.
-        records: Fingerprints of training images, one collection for each detector; where all are
-            empty, no image is read.
-
-    Returns:
-        For each record, the images of the split that are in it.
-    """
-    ours = fingerprints(data, split) if any(records) else {}
-    return [_seen(ours, record) for record in records]
-
-
-def _seen(ours: Mapping[str, Fingerprint], record: Collection[Fingerprint]) -> Seen:
-    digests = {one.digest for one in record}
-    same = {file for file, one in ours.items() if one.digest in digests}
-    rest = [file for file, one in ours.items() if one.hash and file not in same]
-    hashes = [one.hash for one in record if one.hash], [ours[file].hash for file in rest]
-    return Seen(same, {rest[j] for _, j, _ in similar(*hashes, NEAR)})
-
-
-def note_seen(data: DataSet, split: str, seen: Seen, by: str) -> None:
-    """Add an issue for each image of a split that a detector was trained on.
-
-    Args:
-        data: The data set that the issues are added to.
-        split: Its name.
-        seen: The images.
-        by: Beginning of the message, such as `ckpt=a was trained on`.
-    """
-    for kind, files, what in (
-        ("seen in training", seen.same, "it"),
-        ("like a training image", seen.near, "a picture like it"),
-    ):
-        for file in sorted(files):
-            data.issues.add(kind, Item(split, file, f"{by} {what}", file))
 
 
 def open_cache() -> ImageInfoCache:

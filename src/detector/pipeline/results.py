@@ -24,7 +24,6 @@ from detector.core.files import write_json
 from detector.core.run_folder import RunFolder
 from detector.core.version import __version__
 from detector.data.read import DataSet
-from detector.data.validation.issues import Item
 from detector.evaluation.analysis import BEST, analyse
 from detector.evaluation.comparison import Difference, sentence
 from detector.evaluation.curves import curves
@@ -33,6 +32,7 @@ from detector.evaluation.ranking import outcomes
 from detector.evaluation.thresholds import choose, thresholds_content
 from detector.pipeline.console_summary import print_scores, score_warnings
 from detector.pipeline.external import write_detections
+from detector.pipeline.leakage import leakage_of, leakage_sentence
 from detector.pipeline.score import LEVEL, EvaluationInputs, Scored, score
 
 if TYPE_CHECKING:
@@ -182,28 +182,6 @@ def thresholds_of(matches: Matches, names: Sequence[str], split: str) -> dict[st
     return thresholds_content(split, images, names, each)
 
 
-def _leaks(scored: Scored, context: ReportContext) -> dict[str, list[Item]]:
-    """Leakage that makes the scores of this split too high, by kind of issue."""
-    found = context.data.issues.of("leakage") if context.data else []
-    of_split = {
-        f.kind: [item for item in f.items if item.split == scored.inputs.split] for f in found
-    }
-    return {kind: items for kind, items in of_split.items() if items}
-
-
-def _leak(scored: Scored, context: ReportContext) -> str | None:
-    """The leakage of this split as a sentence; None if there is none."""
-    items = [item for those in _leaks(scored, context).values() for item in those]
-    count = len({item.image or item.file for item in items})
-    if not count:
-        return None
-    are = "are" if count > 1 else "is"
-    return (
-        f"{count} of the {len(scored.inputs.images)} {scored.inputs.split} images {are} also, or "
-        "nearly, in the data that the detector was trained or chosen on: the scores are too high"
-    )
-
-
 def _headline(
     scored: Scored, context: ReportContext, per_class: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
@@ -230,14 +208,7 @@ def _headline(
         "intervals": intervals,
         "per_class": rows,
         "comparison": _comparison(scored, context),
-        "leakage": [
-            {
-                "kind": kind,
-                "count": len({item.image or item.file for item in items}),
-                "example": str(items[0]),
-            }
-            for kind, items in _leaks(scored, context).items()
-        ],
+        "leakage": leakage_of(context.data, scored.inputs.split),
         "seconds": {"train": context.train_seconds, "evaluate": scored.seconds},
         "environment": environment(),
     }
@@ -302,7 +273,7 @@ def _report_content(
         **content,
         **analysis,
         "command": context.command,
-        "leak": _leak(scored, context),
+        "leak": leakage_sentence(context.data, scored.inputs.split, len(scored.inputs.images)),
         "warnings": score_warnings(scored, content, limit),
         "title": Path(title).name,
         "created": f"{datetime.now():%Y-%m-%d %H:%M}",

@@ -6,8 +6,8 @@ import pytest
 from conftest import found, read_set, write_image, write_xml
 
 from detector.core.errors import RequestError
-from detector.data.division import groups
-from detector.data.division.split import divide, stratified_split
+from detector.data.auto_split import groups
+from detector.data.auto_split.stratify import divide, stratified_split
 from detector.data.validation.duplicates import NEAR
 
 RATIOS = {"train": 0.7, "val": 0.15, "test": 0.15}

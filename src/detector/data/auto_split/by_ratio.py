@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detector.core.errors import RequestError
 from detector.core.structures import SPLITS, AnnotatedImages
-from detector.data.division.split import divide
+from detector.data.auto_split.stratify import divide
 from detector.data.formats.raw import RawSplit, by_name
 from detector.data.validation.duplicates import join_equal, join_similar
 from detector.data.validation.image_info import ImageInfo
