@@ -54,6 +54,7 @@ def test_a_word_from_another_tool_is_answered_with_our_key(word, meant):
         ("predict", "model=a", "ckpt=a"),
         ("predict", "images=a", "source=a"),
         ("predict", "/some/folder", "source=/some/folder"),
+        ("predict", "photo.jpg", "source=photo.jpg"),
         ("evaluate", "weights=a.ckpt", "ckpt=a.ckpt"),
         ("evaluate", "/some/found.json", "predictions=/some/found.json"),
         ("evaluate", "/some/run", "ckpt=/some/run"),

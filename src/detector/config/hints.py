@@ -84,7 +84,10 @@ def _key(name: str, command: str) -> str | None:
 
 def _is_path(word: str) -> bool:
     """Whether a word looks like a path rather than a key."""
-    return not word.startswith("-") and (bool(set(word) & set("/\\~")) or Path(word).exists())
+    looks = re.search(
+        r"[/\\~]|\.(ckpt|pth?|jpe?g|png|tiff?|bmp|webp|json|ya?ml|xml|zip)$", word, re.I
+    )
+    return not word.startswith("-") and (looks is not None or Path(word).exists())
 
 
 def _path(word: str, command: str) -> str:

@@ -102,7 +102,8 @@ def explain(error: ValidationError, kind: type, conf: Path) -> str:
     group = key.replace(".", "/")
     if one["type"] == "dataclass_type" and (conf / group).is_dir():
         return f"{key}: expected a group; {group}=NAME chooses one of its files"
-    return f"{key}{_value(one['input'])}: expected {wanted(hint)}"
+    whole = "a whole number, " if one["type"] == "int_from_float" else ""
+    return f"{key}{_value(one['input'])}: expected {whole}{wanted(hint)}"
 
 
 def unknown_key(key: str, known: Collection[str]) -> str:
