@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,8 @@ def files(runs):
 
 def test_paths_arrays_and_pillow_images_give_the_same(model, files):
     arrays = [cv2.imread(str(file))[:, :, ::-1] for file in files]
-    asked = [files, [str(f) for f in files], arrays, [Image.open(f) for f in files]]
+    stacked = np.stack(arrays)
+    asked = [files, [str(f) for f in files], arrays, stacked, [Image.open(f) for f in files]]
     by_path, *others = [model.predict(images, score_threshold=0.0) for images in asked]
     assert sum(map(len, by_path))
     for other in others:
@@ -98,6 +100,7 @@ def test_the_command_predicts_the_same(model, files, runs, tmp_path):
     [
         (np.zeros((4, 5), np.uint8), r"\(4, 5, 1\) and type uint8: expected \(H, W, 3\) uint8"),
         (np.zeros((4, 5, 3)), "type float64: expected"),
+        (np.zeros((0, 5, 3), np.uint8), r"shape \(0, 5, 3\)"),
         (Path("nowhere.jpg"), "nowhere.jpg"),
     ],
 )
@@ -119,6 +122,24 @@ def test_a_folder_with_results_is_refused(runs, tmp_path):
     keys = [*TINY, f"data.root={runs.root}"]
     with pytest.raises(RequestError, match="has the results of an earlier run"):
         detector.train(keys, folder=runs.first)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (["lr=3"], "lr: no such key; did you mean optim.lr=3?"),
+        ("data=vocc", "data=vocc: no such choice; did you mean voc?"),
+        (["seed=["], "needs quotes of its own"),
+    ],
+)
+def test_a_wrong_key_is_named_as_on_the_command_line(keys, said):
+    with pytest.raises(RequestError, match=re.escape(said)):
+        detector.train(keys)
+
+
+def test_a_device_that_is_none_is_named(runs):
+    with pytest.raises(RequestError, match="device=cuda:7: expected one of auto, cpu"):
+        detector.load(runs.first, device="cuda:7")
 
 
 def test_a_run_that_is_not_there_is_named():

@@ -68,7 +68,7 @@ def load(run: str | Path, *, device: Literal["auto", "cpu", "gpu"] = "auto") -> 
 
     Args:
         run: Folder of a run, of which the best checkpoint is taken, or a checkpoint.
-        device: `auto`, `cpu` or `gpu`.
+        device: `auto`, `cpu`, `gpu` or `mps`.
 
     Raises:
         RequestError: If there is no such run, or it is no checkpoint of this package.

@@ -28,6 +28,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from detector.config.explain import explain_hydra
 from detector.config.groups import register_backbones
@@ -174,15 +175,22 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     Args:
         name: The command.
         overrides: As typed on the command line.
+
+    Raises:
+        RequestError: If a key or a choice does not exist, or a value cannot be read.
     """
     _set_up()
-    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        cfg = hydra.compose(name, list(overrides), return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        with open_dict(cfg):
-            cfg.name = cfg.name  # resolved while Hydra's part of it is there
-            del cfg["hydra"]
-    return complete(cfg, list(overrides))
+    words = [overrides] if isinstance(overrides, str) else list(overrides)
+    try:
+        with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            cfg = hydra.compose(name, words, return_hydra_config=True)
+            HydraConfig.instance().set_config(cfg)
+            with open_dict(cfg):
+                cfg.name = cfg.name  # resolved while Hydra's part of it is there
+                del cfg["hydra"]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise RequestError(explain_hydra(error, name, command_names(), words)) from error
+    return complete(cfg, words)
 
 
 def complete(cfg: DictConfig, overrides: list[str]) -> DictConfig:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from detector.config.resolve import saved_config
 from detector.config.schema import Config
-from detector.core.errors import RequestError
+from detector.core.errors import RequestError, one_of
 from detector.core.structures import ClassMap
 from detector.data.images.pixels import Resized, read_resized, resize
 from detector.training.checkpoint import (
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from detector.training.module import DetectionTask
 
 Picture = "str | Path | NDArray[np.uint8] | Image"  # what `Detector.predict` takes
+DEVICES = ("auto", "cpu", "gpu", "mps")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 
 
@@ -88,7 +89,7 @@ class Detector:
 
         Args:
             images: One image or several: paths, Pillow images, or `(H, W, C)` uint8 arrays in RGB
-                (`(H, W)` for a network of one channel).
+                (`(H, W)` for a network of one channel), or an `(N, H, W, C)` array.
             score_threshold: Lowest score of a detection, for all classes; None: for each class the
                 score of best F1 on the validation split, as `thresholds` has it.
 
@@ -106,7 +107,9 @@ class Detector:
             >>> [name for name in predictions[0].names if name not in model.classes]
             []
         """
+        stacked = isinstance(images, np.ndarray) and images.ndim == 4
         single = isinstance(images, str | Path | np.ndarray) or hasattr(images, "convert")
+        single = single and not stacked
         several = [images] if single else list(images)
         size = self.config.data.batch_size
         found: list[Prediction] = []
@@ -130,7 +133,8 @@ class Detector:
             image = _upright(image, channels)
         pixels = np.array(image)  # a copy: Pillow's own memory is read-only
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-        if pixels.ndim != 3 or pixels.shape[2] != channels or pixels.dtype != np.uint8:
+        good = pixels.ndim == 3 and pixels.shape[2] == channels and pixels.size > 0
+        if not good or pixels.dtype != np.uint8:
             raise RequestError(
                 f"image of shape {pixels.shape} and type {pixels.dtype}: expected "
                 f"(H, W, {channels}) uint8"
@@ -177,11 +181,12 @@ def load(run: str | Path, *, device: Literal["auto", "cpu", "gpu"] = "auto") -> 
 
     Args:
         run: The folder of a run, of which the best checkpoint is taken, or a checkpoint.
-        device: `auto`, `cpu` or `gpu`.
+        device: `auto`, `cpu`, `gpu` or `mps`.
 
     Raises:
         RequestError: If there is no such run, or it is no checkpoint of this package.
     """
+    one_of("device", device, DEVICES)
     path = checkpoint_path("predict", str(run))
     ours = read_checkpoint(path)
     config = saved_config(path)
