@@ -20,6 +20,7 @@ from detector import cli
 from detector.cli import compose, output_folder_of
 from detector.config.explain import explain_hydra
 from detector.config.schema import command_names
+from detector.core.errors import RequestError
 from detector.core.version import __version__
 from detector.data.formats.paths import cache_folder
 
@@ -440,3 +441,35 @@ def test_a_refusal_has_its_exit_code_also_where_nobody_reads_it(cwd):
 def test_a_link_to_itself_is_the_requests_fault(cwd, tmp_path, key):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     assert refused("train", f"{key}={tmp_path / 'loop'}", cwd=cwd).startswith(f"{key}=")
+
+
+def called(monkeypatch, *words):
+    """What `detector WORD ...` runs."""
+    ran = []
+    monkeypatch.setattr(sys, "argv", ["detector", *words])
+    monkeypatch.setattr(
+        cli.runpy, "run_module", lambda name, **_: ran.append((name, *sys.argv[1:]))
+    )
+    cli.main()
+    return ran
+
+
+def test_the_console_script_runs_a_command_lists_all_and_refuses_others(monkeypatch, capsys):
+    assert called(monkeypatch, "train", "seed=1") == [("detector.train", "seed=1")]
+    for words in ([], ["--help"], ["help"]):
+        assert called(monkeypatch, *words) == []
+        said = capsys.readouterr().out
+        assert all(f"\n  {name}" in said for name in command_names())
+    assert called(monkeypatch, "--version") == []
+    assert capsys.readouterr().out == f"detector {__version__}\n"
+    with pytest.raises(SystemExit) as end:
+        called(monkeypatch, "trian")
+    assert end.value.code == 2
+    assert "trian: no such command; there are check, evaluate" in capsys.readouterr().err
+
+
+def test_a_model_that_is_a_backbone_is_answered():
+    with pytest.raises(RequestError, match="did you mean backbone=resnet50"):
+        compose("train", ["model=resnet50"])
+    with pytest.raises(RequestError, match="backbone=NAME chooses the network"):
+        compose("train", ["model=yolov8n"])

@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from detector import cli
+from detector.core import console
 from detector.core.console import LogFile, PlainText, harmless, show_what_can_be_shown, typed
 
 
@@ -118,3 +119,14 @@ def test_characters_that_a_terminal_has_not_are_replaced():
 )
 def test_values_with_letters_beyond_ascii_are_quoted_for_hydra(argument, quoted):
     assert cli.quote_letters(argument) == quoted
+
+
+def test_a_line_that_nobody_reads_is_dropped(monkeypatch):
+    def closed(*_, **__):
+        raise BrokenPipeError
+
+    stopped = []
+    monkeypatch.setattr("builtins.print", closed)
+    monkeypatch.setattr(console, "stop_showing", lambda: stopped.append(True))
+    console.tell("a line")
+    assert stopped == [True]
