@@ -145,11 +145,19 @@ def call(
     """
     request = compose(name, overrides)
     prepared = load_command(name).prepare(request)
-    run = RunFolder(folder or Path(output_folder_of(request.name, request.ckpt)))
-    resumed = request.ckpt is not None and run.is_resumed(request.ckpt)
-    if folder is None and not resumed:
-        run = RunFolder.create(run.path)
+    run = (
+        RunFolder(folder)
+        if folder is not None
+        else _make_folder(Path(output_folder_of(request.name, request.ckpt)), request.ckpt)
+    )
     return _run_in(name, prepared, request, run, "folder"), run
+
+
+def _make_folder(wanted: Path, ckpt: str | None) -> RunFolder:
+    """Make a new folder for a run, unless it is that of the run which is resumed."""
+    folder = RunFolder(wanted)
+    resumed = ckpt is not None and folder.is_resumed(ckpt)
+    return folder if resumed else RunFolder.create(wanted)
 
 
 def _run_in(name: str, prepared: Any, cfg: DictConfig, folder: RunFolder, key: str) -> Outcome:
@@ -261,10 +269,8 @@ class CheckRequest(Callback):
         """Make the folder, unless it was chosen by name, and keep other processes out of it."""
         key = f"hydra.{mode}.dir"
         chosen = any(str(o).startswith(f"{key}=") for o in config.hydra.overrides.hydra)
-        folder = RunFolder(path)
-        resumed = request.ckpt is not None and folder.is_resumed(request.ckpt)
-        if not chosen and not resumed:
-            folder = RunFolder.create(path)
+        folder = RunFolder(path) if chosen else _make_folder(path, request.ckpt)
+        if folder.path != path:
             with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra[mode].dir = str(folder)
         folder.claim(key)

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from detector.core.structures import TensorPrediction
     from detector.training.module import DetectionTask
 
-Picture = "str | Path | NDArray[np.uint8] | Image"  # what `Detector.predict` takes
 DEVICES = ("auto", "cpu", "gpu", "mps")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by the number of channels
 
@@ -111,9 +110,8 @@ class Detector:
         single = isinstance(images, str | Path | np.ndarray) or hasattr(images, "convert")
         single = single and not stacked
         several = [images] if single else list(images)
-        size = self.config.data.batch_size
         found: list[Prediction] = []
-        for batch in (several[i : i + size] for i in range(0, len(several), size)):
+        for batch in batches(several, self.config.data.batch_size):
             found += self.detect([self.read(image) for image in batch], score_threshold)
         return found
 

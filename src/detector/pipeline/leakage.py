@@ -91,13 +91,10 @@ def leakage_of(data: DataSet | None, split: str) -> list[dict[str, Any]]:
     Returns:
         For each kind of issue its `kind`, `count` (images) and an `example`.
     """
-    found = []
-    for issue in data.issues.of("leakage") if data else ():
-        items = [item for item in issue.items if item.split == split]
-        if items:
-            count = len(_images(items))
-            found.append({"kind": issue.kind, "count": count, "example": str(items[0])})
-    return found
+    return [
+        {"kind": kind, "count": len(_images(items)), "example": str(items[0])}
+        for kind, items in _leaks(data, split).items()
+    ]
 
 
 def leakage_sentence(data: DataSet | None, split: str, images: int) -> str | None:
@@ -108,14 +105,20 @@ def leakage_sentence(data: DataSet | None, split: str, images: int) -> str | Non
         split: Name of the split.
         images: Number of images of the split.
     """
-    issues = data.issues.of("leakage") if data else ()
-    count = len(_images([i for issue in issues for i in issue.items if i.split == split]))
+    count = len(_images([item for items in _leaks(data, split).values() for item in items]))
     if not count:
         return None
     return (
         f"{count} of the {images} {split} images {'are' if count > 1 else 'is'} also, or nearly, "
         "in the data that the detector was trained or chosen on: the scores are too high"
     )
+
+
+def _leaks(data: DataSet | None, split: str) -> dict[str, list[Item]]:
+    """Items of leakage in a split, by kind of issue; only kinds that occur."""
+    found = data.issues.of("leakage") if data else []
+    items = {issue.kind: [item for item in issue.items if item.split == split] for issue in found}
+    return {kind: those for kind, those in items.items() if those}
 
 
 def _images(items: Collection[Item]) -> set[str]:
