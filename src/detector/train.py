@@ -140,10 +140,15 @@ def run(prepared: Prepared, folder: RunFolder) -> Outcome:
         _bring_along(prepared.resumed, folder)
     else:
         logging.getLogger("detector").setLevel(logging.ERROR)  # one process speaks
-    with training.logger.opened(plain(config)):
-        _fit(prepared, training, folder)
-        final = _evaluate_or_say_how(prepared, training, folder)
-        _log_final(training, final, folder)
+    try:
+        with training.logger.opened(plain(config)):
+            _fit(prepared, training, folder)
+            final = _evaluate_or_say_how(prepared, training, folder)
+            _log_final(training, final, folder)
+    except RequestError:  # the time is too short, which is known only now
+        if training.trainer.is_global_zero and prepared.resumed is None:
+            folder.discard(config.logger.name)
+        raise
     best = training.finetuning.progress.best
     assert best is not None  # at least one epoch was validated
     return Outcome({config.monitor: best, **final}, score=best)
@@ -192,11 +197,10 @@ def _set_up(prepared: Prepared, folder: RunFolder) -> _Training:
     if resumed is None:
         loaded = build.load_pretrained(config, task.network, data.classes.names)
     progress = schedule.resume(read_progress(resumed)) if resumed else schedule.start()
-    epochs = schedule.total(progress)
-    finetuning, rows, callbacks = build.build_callbacks(config, schedule, folder, epochs)
+    finetuning, rows, callbacks = build.build_callbacks(config, schedule, folder)
     steps = int(load_checkpoint(resumed)["global_step"]) if resumed else 0
     logger = build_logger(config.logger, folder, steps)
-    trainer = build.build_trainer(config, folder.path, callbacks, epochs, logger.lightning)
+    trainer = build.build_trainer(config, folder.path, callbacks, logger.lightning)
     loaders = build.build_datamodule(config, data.splits)
     return _Training(task, loaded, progress, finetuning, rows, logger, trainer, loaders)
 
@@ -210,9 +214,6 @@ def _describe(prepared: Prepared, training: _Training, folder: RunFolder) -> Non
     load_data.describe_data(data, config.model.detections_per_image)
     if prepared.resumed is None:
         log_weights(config, training.task.network, training.loaded)
-    epochs = schedule.total(training.progress)
-    for name in schedule.unreached():
-        log.warning("phase %s is never reached within %d epochs", name, epochs)
     if prepared.resumed is not None:
         log_resume(schedule, training.progress)
     if config.model.summary != "false":
@@ -263,7 +264,6 @@ def _fit(prepared: Prepared, training: _Training, folder: RunFolder) -> None:
             finetuning.progress,
             finetuning.base_lr(trainer),
             list(task.network.groups()),
-            int(trainer.num_training_batches),
             training.rows.rows(),
             prepared.config.monitor,
         )
@@ -324,7 +324,7 @@ def evaluate_best(prepared: Prepared, training: _Training, folder: RunFolder) ->
         _next_commands(prepared.command, folder),
         data,
         read_training(folder, best_epoch, config.monitor),
-        round(training.rows.seconds, 2),
+        round(training.rows.pace.seconds, 2),
         thresholds,
     )
     scores = evaluate(inputs, context, folder)
@@ -408,11 +408,9 @@ def log_resume(schedule: Schedule, progress: Progress) -> None:
     """Log where a run goes on, or that nothing is left to do."""
     done, epochs = progress.done, schedule.total(progress)
     if schedule.finished(progress):
-        log.info("the schedule has ended after %d epochs", done)
-    elif done < epochs:
-        log.info("going on after epoch %d of %d", done, epochs)
+        log.info("the schedule has ended after %d epochs; more: trainer.max_epochs=N", done)
     else:
-        log.info("all %d epochs are done; a larger trainer.max_epochs goes on", epochs)
+        log.info("going on after epoch %d%s", done, "" if epochs is None else f" of {epochs}")
 
 
 if __name__ == "__main__":

@@ -140,8 +140,3 @@ def test_nothing_in_a_checkpoint_is_interpolated(earlier, checkpoint):
 
 def test_an_empty_root_does_not_mean_the_working_directory():
     assert resolve(TRAIN, compose("train", ["data.root="]), resume=True).data.root is None
-
-
-def test_more_epochs_than_the_schedule_has_are_refused_where_they_are_typed():
-    with pytest.raises(RequestError, match=r"trainer\.max_epochs=99: the schedule has at most 10"):
-        resolve(TRAIN, compose("train", ["trainer.max_epochs=99"]), resume=True)

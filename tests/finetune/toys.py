@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from detector.core.run_folder import RunFolder
 from detector.core.structures import ClassMap, Target
 from detector.data.loading.dataset import collate
+from detector.finetune.pace import Pace
 from detector.finetune.schedule import Schedule
 from detector.finetune.unfreezing import StagedFinetuning
 from detector.models.faster_rcnn import build_faster_rcnn
@@ -169,11 +170,11 @@ def contents(trainer, module):
     }
 
 
-def staged(phases, folder, groups=GROUPS, *, lr=0.1, reference=None):
+def staged(phases, folder, groups=GROUPS, *, lr=0.1, reference=None, epochs=None, minutes=None):
     """The callback alone, for batches of 4."""
-    schedule = Schedule(phases, groups)
+    schedule = Schedule(phases, groups, epochs, minutes)
     best = RunFolder(folder).best_checkpoint
-    return StagedFinetuning(schedule, lr, 4, reference, "val/map", best)
+    return StagedFinetuning(schedule, lr, 4, reference, "val/map", best, Pace())
 
 
 def fit(task, callbacks, loader, *, ckpt=None, **options):
@@ -181,10 +182,10 @@ def fit(task, callbacks, loader, *, ckpt=None, **options):
     if distributed.is_initialized():
         options |= {"strategy": "ddp", "devices": distributed.get_world_size()}
         options |= {"plugins": [TorchElasticEnvironment()]}
-    (schedule,) = (c.schedule for c in callbacks if isinstance(c, StagedFinetuning))
-    settings = {"max_epochs": schedule.epochs, "num_sanity_val_steps": 0} | options
+    settings = {"max_epochs": -1, "num_sanity_val_steps": 0} | options
+    (pace,) = (c.pace for c in callbacks if isinstance(c, StagedFinetuning))
     trainer = pl.Trainer(
-        callbacks=callbacks,
+        callbacks=[pace, *callbacks],
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
@@ -216,9 +217,12 @@ def rank_and_count():
     return 0, 1
 
 
-def run_toy(task, phases, folder, *callbacks, reference=None, **options):
+def run_toy(
+    task, phases, folder, *callbacks, reference=None, epochs=None, minutes=None, **options
+):
     """Train the toy with checkpoints, the callbacks ordered as `build_callbacks` does."""
-    records, tuning = Records(), staged(phases, folder, reference=reference)
+    tuning = staged(phases, folder, reference=reference, epochs=epochs, minutes=minutes)
+    records = Records()
     kept = RunCheckpoints(tuning, RunFolder(folder))
     trainer = fit(task, [tuning, *callbacks, records, kept], numbers(), **options)
     return trainer, tuning, records

@@ -89,7 +89,7 @@ def test_a_plateau_says_between_which_epochs_and_until_when():
     assert upper["course"] == (
         "50 steps of warm-up of new groups from 0.1 %, cosine decay to 2 % of the rate"
     )
-    assert "28 at most" in footer(lines)
+    assert "28 epochs at most" in footer(lines)
 
 
 def test_a_plateau_that_cannot_end_a_phase_early_is_not_promised():
@@ -116,20 +116,26 @@ def test_rates_are_scaled_to_the_effective_batch():
     assert "optim.lr=0.02 x 16 images a step / 8" in footer(lines)
 
 
-def test_phases_beyond_the_cap_are_named():
-    lines = table("finetune=staged", LITE, "trainer.max_epochs=3")
-    assert phase_of(lines, "top")["cut"] == "after 1 by trainer.max_epochs"
-    assert "cut" not in phase_of(lines, "heads")
-    told = "warning phase upper is never reached within trainer.max_epochs=3"
-    assert footer(lines).endswith(told)
-    assert "warning" not in footer(table("finetune=staged", LITE, "trainer.max_epochs=5"))
+def test_phases_share_the_epochs_of_the_run():
+    lines = table("finetune=staged", LITE, "trainer.max_epochs=6")
+    rows = [phase_of(lines, name)["row"].split()[1] for name in ("heads", "top", "upper")]
+    assert rows == ["1", "1", "4"]
+    assert "length 6 epochs at most" in footer(lines)
+    short = table("finetune=staged", LITE, "trainer.max_epochs=2")
+    assert phase_of(short, "upper")["row"].split()[1] == "1.33"
 
 
-def test_a_phase_that_an_early_end_would_let_in_is_not_called_unreachable():
-    # Each of the two phases before it lasts three epochs at least: a first, and two without gain.
-    assert "warning" not in footer(table("finetune=plateau", LITE, "trainer.max_epochs=7"))
-    told = "warning phase upper is never reached within trainer.max_epochs=6"
-    assert footer(table("finetune=plateau", LITE, "trainer.max_epochs=6")).endswith(told)
+def test_phases_share_the_time_of_the_run():
+    lines = table("finetune=staged", LITE, "trainer.max_minutes=5")
+    rows = [phase_of(lines, name)["row"] for name in ("heads", "top", "upper")]
+    for row, name, share in zip(rows, ("heads", "top", "upper"), (17, 17, 67), strict=True):
+        assert row.startswith(f"{name} {share} % of 5 min ")
+    assert "length 5 minutes, with validations at most" in footer(lines)
+
+
+def test_a_phase_that_may_end_early_says_when():
+    row = phase_of(table("finetune=plateau", LITE), "upper")["row"]
+    assert row.startswith("upper 5 to 12, until no gain for 4 ")
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,12 @@ TOP = Phase(
 SCHEDULE = Schedule([HEADS, TOP], GROUPS)
 DONE = Progress(
     (
-        Entry(0, "heads", 0, 0, None, "max_epochs", HEADS.train),
-        Entry(1, "top", 2, 8, 0, "max_epochs", TOP.train),
+        Entry(0, "heads", 0, 0, None, "max_epochs", HEADS.train, 8),
+        Entry(1, "top", 2, 8, 0, "max_epochs", TOP.train, 4),
     ),
+    per_epoch=4,
     epochs=1,
+    steps=4,
     best=0.4,
     best_epoch=0,
 )
@@ -44,8 +46,8 @@ def drawn(monkeypatch):
     calls = []
     monkeypatch.setattr(history, "draw_schedule", lambda *given: calls.append(given))
 
-    def write(folder, schedule=SCHEDULE, progress=DONE, rows=ROWS, steps=4, monitor="val/map"):
-        write_history(RunFolder(folder), schedule, progress, 0.01, GROUPS, steps, rows, monitor)
+    def write(folder, schedule=SCHEDULE, progress=DONE, rows=ROWS, monitor="val/map"):
+        write_history(RunFolder(folder), schedule, progress, 0.01, GROUPS, rows, monitor)
         _, phases, curves, scores, best_epoch, metric = calls[-1]
         rates = {c.label: dict(zip(c.epochs, c.rates, strict=True)) for c in curves}
         return phases, curves, rates, scores, best_epoch, metric
@@ -77,31 +79,34 @@ def test_a_group_has_rate_zero_while_it_is_frozen_and_then_its_own(drawn, tmp_pa
 
 def test_a_phase_that_ended_early_decays_by_the_epochs_it_might_have_had(drawn, tmp_path):
     schedule = Schedule([Phase("all", GROUPS, 4, decay=Decay("linear"))], GROUPS)
-    progress = Progress((Entry(0, "all", 0, 0, None, "plateau", GROUPS),), epochs=2)
-    _, _, rates, *_ = drawn(tmp_path, schedule, progress, steps=1)
+    entry = Entry(0, "all", 0, 0, None, "plateau", GROUPS, steps=4)
+    progress = Progress((entry,), per_epoch=1, epochs=2, steps=2)
+    _, _, rates, *_ = drawn(tmp_path, schedule, progress)
     assert rates["head"] == pytest.approx({0: 0.01, 1: 0.0075, 2: 0.0075})
 
 
-def test_a_capped_phase_decays_to_the_cap(drawn, tmp_path):
-    schedule = Schedule([Phase("all", GROUPS, 4, decay=Decay("linear"))], GROUPS, max_epochs=2)
-    progress = Progress((Entry(0, "all", 0, 0, train=GROUPS),), epochs=2)
-    _, _, rates, *_ = drawn(tmp_path, schedule, progress, steps=1)
-    assert rates["head"] == pytest.approx({0: 0.01, 1: 0.005, 2: 0.005})
+def test_epochs_of_a_phase_are_equally_long_also_where_they_are_cut(drawn, tmp_path):
+    schedule = Schedule([Phase("all", GROUPS, 4, decay=Decay("linear"))], GROUPS, max_minutes=2)
+    progress = Progress((Entry(0, "all", 0, 0, train=GROUPS, steps=4),), 3, epochs=2, steps=4)
+    _, _, rates, *_ = drawn(tmp_path, schedule, progress)
+    assert rates["head"] == pytest.approx({0: 0.01, 0.5: 0.0075, 1: 0.005, 1.5: 0.0025, 2: 0.0025})
 
 
 def test_many_steps_are_sampled_with_the_end_of_warm_up_among_them(drawn, tmp_path):
-    schedule = Schedule([Phase("all", GROUPS, 2, warmup=Warmup(501, 0.5))], GROUPS)
-    progress = Progress((Entry(0, "all", 0, 0, train=GROUPS),), epochs=2)
-    _, (curve, *_), rates, *_ = drawn(tmp_path, schedule, progress, steps=1000)
+    schedule = Schedule([Phase("all", GROUPS, 2, warmup=Warmup(499, 0.5))], GROUPS)
+    entry = Entry(0, "all", 0, 0, train=GROUPS, steps=2000)
+    progress = Progress((entry,), 1000, epochs=2, steps=2000)
+    _, (curve, *_), rates, *_ = drawn(tmp_path, schedule, progress)
     assert 100 < len(curve.epochs) <= 123  # of 2000
-    assert rates["head"][0.501] == pytest.approx(0.01)
+    assert rates["head"][0.499] == pytest.approx(0.01)
     assert rates["head"][1.999] == rates["head"][2] == pytest.approx(0.01)
 
 
 def test_phases_of_another_schedule_have_the_rates_that_were_recorded(drawn, tmp_path):
     # The name alone is not enough: this "heads" trained layer4 as well.
     before = Entry(0, "heads", 0, 0, None, "changed", GROUPS)
-    progress = Progress((before, Entry(1, "top", 2, 8, train=TOP.train)), epochs=1)
+    top = Entry(1, "top", 2, 8, train=TOP.train, steps=4)
+    progress = Progress((before, top), 4, epochs=1, steps=4)
     rows = [{**row, "lr/head": "0.03", "lr/layer4": "0.02"} for row in ROWS]
     _, _, rates, *_ = drawn(tmp_path, progress=progress, rows=rows)
     assert list(rates["head"]) == [1, 2, 2.25, 2.5, 2.75, 3]
@@ -163,10 +168,10 @@ def test_a_phase_of_no_epoch_yet_has_no_rates(drawn, tmp_path):
 
 
 def test_both_files_are_written_and_nothing_else(tmp_path):
-    write_history(RunFolder(tmp_path), SCHEDULE, DONE, 0.01, GROUPS, 4, ROWS, "val/map")
+    write_history(RunFolder(tmp_path), SCHEDULE, DONE, 0.01, GROUPS, ROWS, "val/map")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["phases.json", "schedule.png"]
 
 
 def test_a_run_before_its_first_epoch_has_a_history_too(tmp_path):
-    write_history(RunFolder(tmp_path), SCHEDULE, SCHEDULE.start(), 0.01, GROUPS, 4, [], "val/map")
+    write_history(RunFolder(tmp_path), SCHEDULE, SCHEDULE.start(), 0.01, GROUPS, [], "val/map")
     assert [(r["name"], r["epochs"], r["best"]) for r in records(tmp_path)] == [("heads", 0, None)]

@@ -3,11 +3,13 @@
 import copy
 import re
 import shutil
+import signal
 
 import pytest
 import torch
 from commands import run_cli
 from conftest import TINY, ask, assert_same, call, in_force, prepare, three_splits, write_voc
+from killable import run as run_killed
 
 from detector import cli
 from detector.config.schedules import read_schedule
@@ -221,8 +223,8 @@ def test_a_run_that_goes_on_is_profiled_with_its_phase_and_weights(
 ):
     def fill(folder):
         write_voc(folder / "voc", three_splits())
-        asked = [*TINY, f"data.root={folder / 'voc'}", PHASES, "trainer.max_epochs=1"]
-        fresh_train(folder / "run", *asked)
+        asked = [*TINY, f"data.root={folder / 'voc'}", PHASES]
+        assert run_killed(asked, folder / "run", ("saved", 0)) == -signal.SIGKILL
 
     shutil.copytree(shared("one_epoch", fill) / "run", tmp_path / "run")
     last = tmp_path / "run/checkpoints/last.ckpt"
@@ -235,7 +237,7 @@ def test_a_run_that_goes_on_is_profiled_with_its_phase_and_weights(
 
     module = model_summary if dry else cli.load_command("train")
     monkeypatch.setattr(module, "summary_table", spy)
-    more = ["model.summary=profile", "trainer.max_epochs=2", f"dry_run={dry}"]
+    more = ["model.summary=profile", f"dry_run={dry}"]
     fresh_train(tmp_path / "run", f"ckpt={tmp_path / 'run'}", *more)
     ((phase, found),) = seen
     assert phase == "top"

@@ -109,7 +109,7 @@ def test_the_pictures_are_logged_in_their_colours(run, name):
 
 def test_where_there_is_no_test_split_final_figures_do_not_mix_with_the_epochs(root, tmp_path):
     out = tmp_path / "out"
-    asked = [*TINY, PHASES, f"data.root={root}", "data.splits.test=[]", "trainer.max_epochs=1"]
+    asked = [*TINY, f"data.root={root}", "data.splits.test=[]", "trainer.max_epochs=1"]
     call("train", *asked, out=out)
     assert len(points(read_log(out), "val/map")) == 1
     assert len(points(read_log(out), "best_val/map")) == 1
@@ -139,7 +139,7 @@ def test_a_new_run_in_an_old_folder_voids_the_old_log(tmp_path):
 
 
 def test_without_a_logger_metrics_csv_is_written_and_no_log(root, tmp_path):
-    asked = [*TINY, PHASES, f"data.root={root}", "logger=none", "trainer.max_epochs=1"]
+    asked = [*TINY, f"data.root={root}", "logger=none", "trainer.max_epochs=1"]
     call("train", *asked, out=tmp_path / "out")
     assert len(rows(tmp_path / "out")) == 1
     assert not (tmp_path / "out/tensorboard").exists()

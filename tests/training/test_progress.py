@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from detector.core.run_folder import RunFolder
+from detector.finetune.pace import Pace
+from detector.finetune.phases import Phase
+from detector.finetune.schedule import Schedule
 from detector.training import progress
 from detector.training.metrics_csv import read_rows, write_rows
-from detector.training.progress import seconds_left
 
 
 @pytest.fixture
@@ -34,11 +36,16 @@ class Recorded:
 DATA = SimpleNamespace(splits={"test": range(6)}, options=SimpleNamespace(batch_size=2))
 
 
-def new_bar(folder):
-    """Of a run that is in its second phase."""
-    phases = [SimpleNamespace(name="heads"), SimpleNamespace(name="top")]
-    finetuning = SimpleNamespace(progress=SimpleNamespace(phases=phases))
-    return progress.RunProgress(RunFolder(folder), finetuning, 3, "")
+# A short first phase, and one of three epochs, whose steps cost twice as much.
+PHASES = [Phase("heads", ("head",), 1), Phase("top", ("layer4", "head"), 3)]
+
+
+def new_bar(folder, phases=PHASES[1:], **limits):
+    """Of a run that is in its only phase, unless phases are given."""
+    schedule = Schedule(phases, ("layer4", "head"), **limits)
+    start = schedule.start(2)  # steps an epoch
+    finetuning = SimpleNamespace(schedule=schedule, progress=start, pace=Pace())
+    return progress.RunProgress(RunFolder(folder), finetuning, [1, 2], "")
 
 
 def an_epoch(bar, clock, number=0, scores=None):
@@ -51,22 +58,30 @@ def an_epoch(bar, clock, number=0, scores=None):
         datamodule=DATA,
         world_size=1,
         limit_test_batches=1.0,
+        check_val_every_n_epoch=1,
         callback_metrics={"val/map": torch.tensor(0.25), **(scores or {})},
         optimizers=[SimpleNamespace(param_groups=[{"group": "head", "lr": 0.5}])],
         loggers=[Recorded()],
     )
-    start = clock.seconds
+    start, finetuning = clock.seconds, bar.finetuning
+    if not number:
+        bar.pace.on_train_start()
     bar.on_train_start(trainer, None)
-    bar.on_train_epoch_start(trainer, None)
+    both = (bar.pace, bar)
+    for each in both:
+        each.on_train_epoch_start(trainer, None)
     for step, loss in enumerate((1.0, 2.0)):
         clock.seconds = start + 10 * (step + 1)
-        bar.on_train_batch_end(trainer, None, {"loss": torch.tensor(loss)}, None, step)
+        for each in both:
+            each.on_train_batch_end(trainer, None, {"loss": torch.tensor(loss)}, None, step)
     for batch in range(4):
         clock.seconds = start + 21 + batch
-        bar.on_validation_batch_end(trainer, None, None, None, batch)
+        for each in both:
+            each.on_validation_batch_end(trainer, None, None, None, batch)
     clock.seconds = start + 25
-    bar.on_validation_end(trainer, None)
+    bar.pace.on_validation_end(trainer, None)
     clock.seconds = start + 26
+    finetuning.progress = finetuning.schedule.update(finetuning.progress, 0.25, 2)
     bar.on_train_epoch_end(trainer, None)
     return trainer.loggers[0].calls
 
@@ -92,10 +107,46 @@ def test_every_epoch_is_timed_anew(tmp_path, clock):
     ] * 2
 
 
-def test_the_time_left_has_the_validations_and_the_final_evaluation_in_it():
-    # Ten steps of 3 s; eight batches, at 0.4 of a step until one is measured, then at 5 s.
-    assert seconds_left(10, 8, [2.0, 4.0], (0.0, 0)) == pytest.approx(30 + 8 * 0.4 * 3)
-    assert seconds_left(10, 8, [2.0, 4.0], (10.0, 2)) == 30 + 40
+def test_steps_of_a_later_phase_are_expected_to_take_longer_as_they_cost_more(
+    tmp_path, clock, caplog
+):
+    caplog.set_level("INFO")
+    an_epoch(new_bar(tmp_path, PHASES), clock)
+    # A step of 10 s and six of 20 s; four validations of 4 batches, and 7 at the end, at 4 s.
+    assert caplog.messages[0].endswith("epoch 1/4 step 1/2, loss 1.000, 10 s/step, 4 min left")
+    assert 10 + 6 * 20 + 23 * 4 == pytest.approx(4 * 60, abs=30)
+
+
+def test_of_a_run_of_limited_time_that_time_and_the_final_evaluation_are_left(
+    tmp_path, clock, caplog
+):
+    caplog.set_level("INFO")
+    an_epoch(new_bar(tmp_path, max_minutes=3), clock)
+    # 170 of 180 s, and 7 batches at 4 s; how many epochs that gives is not yet decided.
+    assert caplog.messages[0] == "epoch 1 step 1/2, loss 1.000, 10 s/step, 3 min left"
+    assert caplog.messages[-1].startswith("epoch 1  top  loss 1.500  val/map 0.250")
+
+
+def test_the_scores_of_an_epoch_that_was_not_validated_are_empty(tmp_path, clock, caplog):
+    caplog.set_level("INFO")
+    bar = new_bar(tmp_path)
+    an_epoch(bar, clock)
+    bar.on_train_epoch_start(None, None)
+    trainer = SimpleNamespace(
+        current_epoch=1,
+        check_val_every_n_epoch=5,
+        callback_metrics={"val/map": torch.tensor(0.25)},  # Lightning keeps those of before
+        optimizers=[SimpleNamespace(param_groups=[])],
+        loggers=[],
+    )
+    bar.on_train_batch_end(trainer, None, {"loss": torch.tensor(1.0)}, None, 0)
+    clock.seconds += 7
+    bar.on_train_epoch_end(trainer, None)
+    assert [(r["val/map"], r["seconds_validation"]) for r in rows(tmp_path)] == [
+        ("0.25", "5.0"),
+        ("", "0.0"),
+    ]
+    assert caplog.messages[-1] == "epoch 2/3  top  loss 1.000  not validated  7 s"
 
 
 def test_where_there_is_no_bar_a_line_says_how_far_the_run_is(tmp_path, clock, caplog):
@@ -106,8 +157,9 @@ def test_where_there_is_no_bar_a_line_says_how_far_the_run_is(tmp_path, clock, c
     said = [message for message in caplog.messages if "left" in message]
     # 5 steps are left, 3 validations of 4 batches, and 4 + 3 at the end, at 4 s per batch.
     assert said[0] == "epoch 1/3 step 1/2, loss 1.000, 10 s/step, 2 min left"  # 126 s
-    # 3 steps, 2 validations, 7 batches at the end; four batches took 5 s: 30 + 15 * 5 / 4 s.
-    assert said[1] == "epoch 2/3 step 1/2, loss 1.000, 10 s/step, 49 s left"
+    # 3 steps, 2 validations, 7 batches at the end, of which four took 5 s, and a second between
+    # two epochs: 30 + 15 * 5 / 4 + 2 s.
+    assert said[1] == "epoch 2/3 step 1/2, loss 1.000, 10 s/step, 51 s left"
 
 
 @pytest.mark.parametrize(
@@ -152,7 +204,7 @@ def test_the_log_gets_the_rows_numbers_with_the_steps_done_and_the_phase_counted
                 "train/loss": 1.5,
                 "val/map": 0.25,
                 "lr/head": 0.5,
-                "phase": 1,
+                "phase": 0,
             },
         ),
         "saved",

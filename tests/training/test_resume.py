@@ -14,10 +14,9 @@ from killable import run
 from detector import cli
 from detector.cli import compose
 from detector.config.resolve import resolve
-from detector.config.schedules import GROUPS, read_schedule
+from detector.config.schedules import read_schedule
 from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
-from detector.finetune.schedule import Schedule
 from detector.train import KEYS
 from detector.training.run_checkpoints import link_or_copy
 
@@ -96,14 +95,14 @@ def test_a_run_that_is_killed_and_resumed_ends_as_the_uninterrupted_one(
 
 @pytest.fixture(scope="module")
 def finished(root, tmp_path_factory):
-    """A run with two phases, whose best epoch is the first and not the last."""
+    """A run of six epochs with three done, whose best epoch is the first and not the last."""
     out = tmp_path_factory.mktemp("finished") / "out"
     phases = (
         "finetune.phases=[{name: heads, train: [neck, head], until: {max_epochs: 2}},"
         "{name: top, train: [layer4, head], until: {max_epochs: 4}}]"
     )
-    keys = [*TINY, f"data.root={root}", phases, "trainer.max_epochs=3", "gallery=3"]
-    assert run(keys, out) == 0
+    keys = [*TINY, f"data.root={root}", phases, "gallery=3"]
+    assert run(keys, out, ("saved", 2)) == -signal.SIGKILL
     return out
 
 
@@ -145,7 +144,7 @@ def test_a_changed_schedule_may_be_allowed_and_has_all_of_its_own_epochs(finishe
     out = tmp_path / "on"
     shutil.copytree(finished, out)
     other = "finetune.phases=[{name: new, train: [head], until: {max_epochs: 2}}]"
-    changed = [other, "finetune.allow_changed=true", "trainer.max_epochs=null"]
+    changed = [other, "finetune.allow_changed=true"]
     assert run([f"ckpt={out}", *changed], out) == 0
     assert [row["phase"] for row in rows(out)] == ["heads", "heads", "top", "new", "new"]
     log = content(out, "last")["callbacks"]["finetune"]["phases"]
@@ -176,20 +175,18 @@ def test_a_run_may_be_called_like_a_number(finished, tmp_path, monkeypatch):
     assert cli.output_folder_of("voc", 0) == "0"
 
 
-def test_more_epochs_than_a_resumed_schedule_has_are_refused(finished, monkeypatch):
-    with pytest.raises(
-        RequestError, match=r"trainer\.max_epochs=50: the schedule has at most 6 ep"
-    ):
-        resume(finished, "trainer.max_epochs=50")
-    schedule = Schedule(read_schedule(resume(finished)).phases, GROUPS)
+def test_a_finished_run_goes_on_where_more_epochs_are_asked_for(finished):
+    schedule = read_schedule(resume(finished))
     progress = schedule.start()
     while not schedule.finished(progress):
         if progress.ended:
-            progress = schedule.next_phase(progress, 0)
+            progress = schedule.next_phase(progress)
         progress = schedule.update(progress, 0.0)
-    monkeypatch.setattr("detector.config.resolve.read_progress", lambda _: progress)
-    with pytest.raises(RequestError, match=r"=7: .*last\.ckpt: its schedule has ended after 6 epo"):
-        resume(finished, "trainer.max_epochs=7")
+    assert progress.done == 6
+    longer = read_schedule(resume(finished, "trainer.max_epochs=9"))
+    more = longer.resume(progress)
+    assert not longer.finished(more)
+    assert longer.total(more) == 9
 
 
 def test_a_run_that_goes_on_makes_the_report_that_it_was_begun_with(finished):

@@ -17,6 +17,7 @@ ELSEWHERE = {
     "optim.lr": "lr lr0 learning_rate base_lr",
     "optim": "optimizer optimiser",
     "trainer.max_epochs": "epochs max_epochs num_epochs n_epochs",
+    "trainer.max_minutes": "minutes max_time time_limit",
     "trainer.accelerator": "device",
     "trainer.devices": "devices gpus num_gpus nproc",
     "data.batch_size": "batch batch_size bs",

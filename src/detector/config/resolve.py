@@ -12,12 +12,11 @@ from typing import Any, get_args
 from omegaconf import DictConfig, OmegaConf
 
 from detector.config.messages import choices, hints
-from detector.config.schedules import GROUPS, read_schedule
+from detector.config.schedules import read_schedule
 from detector.config.schema import C, Config, parse, plain
 from detector.core.errors import RequestError, require
 from detector.core.options import Fixed
 from detector.core.run_folder import RunFolder
-from detector.finetune.schedule import Schedule
 from detector.models.options import WEIGHTS
 from detector.training.checkpoint import (
     absolute_path,
@@ -58,10 +57,7 @@ def resolve(kind: type[C], cfg: DictConfig, *, resume: bool = False) -> C:
     if not resume and summary != "false":
         raise RequestError(f"model.summary={summary}: only train prints one")
     if not values["ckpt"]:
-        config = parse(values, kind)
-        if resume and "trainer.max_epochs" in typed:
-            _check_epochs(config)
-        return config
+        return parse(values, kind)
     path = checkpoint_path("train" if resume else "evaluate", values["ckpt"])
     before = saved_config(path)
     asked = values if "experiment" in typed else _merged(kind, before, values, typed, resume)
@@ -194,8 +190,6 @@ def _check_continued(
     done, cap = read_progress(path).done, config.trainer.max_epochs
     wanted = f"at least {done}, which {path} has done"
     require(cap is None or cap >= done, "trainer.max_epochs", cap, wanted)
-    if "trainer.max_epochs" in typed:
-        _check_epochs(config, path)
 
 
 def _refuse_changes(keys: Collection[str], config: Config, saved: Config, path: Path) -> None:
@@ -204,31 +198,6 @@ def _refuse_changes(keys: Collection[str], config: Config, saved: Config, path: 
         new, old = (reduce(getattr, key.split("."), c) for c in (config, saved))
         if new != old:
             raise RequestError(f"{key}={_typed(new)}: {path} was trained with {_typed(old)}")
-
-
-def _check_epochs(config: Config, path: Path | None = None) -> None:
-    """Refuse more epochs than the schedule has, of which the rest would be left out silently."""
-    asked = config.trainer.max_epochs
-    if asked is None:
-        return
-    schedule = read_schedule(config)
-    whole = Schedule(schedule.phases, GROUPS)
-    progress = whole.start() if path is None else whole.resume(read_progress(path))
-    ended = path is not None and whole.finished(progress)
-    most = progress.done if ended else whole.total(progress)
-    if asked <= most:
-        return
-    parts = ", ".join(f"{phase.name} {phase.max_epochs}" for phase in whole.phases)
-    longer = f"finetune.phases.{len(whole.phases) - 1}.until.max_epochs=N"
-    if config.finetune.phases == "auto":
-        longer = "finetune.auto.max_epochs=N"
-    if path is not None:
-        longer += " with finetune.allow_changed=true"
-    said = f"{path}: its schedule has ended after" if ended else "the schedule has at most"
-    raise RequestError(
-        f"trainer.max_epochs={asked}: {said} {most} epochs ({parts}), and this key only stops it "
-        f"sooner; longer phases: {longer}"
-    )
 
 
 def _check_schedule(config: Config, saved: Config, path: Path) -> None:

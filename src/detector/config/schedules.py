@@ -36,7 +36,7 @@ def read_schedule(config: Config) -> Schedule:
             )
         plateau = Plateau(stopping.patience, stopping.min_delta)
         phases[-1] = replace(phases[-1], plateau=plateau)
-    return Schedule(phases, GROUPS, config.trainer.max_epochs)
+    return Schedule(phases, GROUPS, config.trainer.max_epochs, config.trainer.max_minutes)
 
 
 def _phase(options: PhaseOptions) -> Phase:

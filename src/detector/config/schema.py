@@ -34,9 +34,9 @@ class Config:
         *("data.root", "data.classes", "data.image_size", "data.batch_size", "data.workers"),
         *("data.on_bad", "data.auto_split.val", "data.auto_split.test", "model.weights"),
         *("model.in_channels", "optim.lr", "optim.ema", "finetune.early_stopping.patience"),
-        *("trainer.max_epochs", "trainer.accelerator", "trainer.devices", "trainer.precision"),
-        *("trainer.limit_train_batches", "trainer.limit_val_batches", "seed", "ckpt", "name"),
-        *("monitor", "resamples"),
+        *("trainer.max_epochs", "trainer.max_minutes", "trainer.accelerator", "trainer.devices"),
+        *("trainer.precision", "trainer.limit_train_batches", "trainer.limit_val_batches"),
+        *("seed", "ckpt", "name", "monitor", "resamples"),
     )
 
     name: str

@@ -9,7 +9,7 @@ import errno
 import itertools
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -68,6 +68,7 @@ class RunFolder:
 
     lock = File(".lock")
     # train
+    train_log = File("train.log")
     config = File("config.yaml")
     checkpoints = File("checkpoints")
     last_checkpoint = File("checkpoints/last.ckpt", result_of="train")
@@ -129,6 +130,23 @@ class RunFolder:
     def log_id(self, logger: str) -> Path:
         """The file with the id of this run in a logger's database, by which it is continued."""
         return self.log(logger) / "run_id"
+
+    def discard(self, logger: str) -> None:
+        """Remove what a run has written that was found wrong after it had begun.
+
+        The folder goes too, unless something else is in it.
+
+        Args:
+            logger: Name of the run's logger.
+        """
+        for name in {Path(file.name).parts[0] for file in _files()} | {self.log(logger).name}:
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # there is something else
+            self.path.rmdir()
 
     def check_unused(self, command: str, key: str, ckpt: str | None) -> None:
         """Refuse a folder that has the results of an earlier run.

@@ -26,11 +26,15 @@ class Warmup:
     groups: Literal["all", "new"] = "all"
     """all groups, or only the new ones, which the phase before did not train."""
 
-    def share(self, step: int) -> float:
-        """The share of the learning rate at a step of the phase, from 0."""
-        if step >= self.steps:
+    def share(self, step: int, phase_steps: int | None = None) -> float:
+        """The share of the learning rate at a step of the phase, from 0.
+
+        The climb takes at most a quarter of the phase, where its number of steps is given.
+        """
+        steps = self.steps if phase_steps is None else min(self.steps, phase_steps // 4)
+        if step >= steps:
             return 1.0
-        return self.start_factor + (1 - self.start_factor) * step / self.steps
+        return self.start_factor + (1 - self.start_factor) * step / steps
 
 
 @dataclass(config=STRICT, frozen=True)

@@ -17,7 +17,7 @@ class Phase:
     Attributes:
         name: Name for logs and tables; unique in a schedule.
         train: Names of the trained groups; all others are frozen.
-        max_epochs: Greatest number of epochs.
+        max_epochs: Greatest number of epochs; where the run has a length of its own, its share.
         plateau: Condition that ends the phase sooner; None: no such condition.
         lr_factor: Factor of each group's learning rate, relative to `optim.lr`; that of `default`
             applies to groups that are not listed.
@@ -40,13 +40,6 @@ class Phase:
     restore_best: bool = False
     optimizer_state: str = "current"
     gain: float | None = None
-
-    @property
-    def min_epochs(self) -> int:
-        """Least number of epochs; the first epoch of a phase always counts as an improvement."""
-        if self.plateau is None:
-            return self.max_epochs
-        return min(self.max_epochs, max(self.plateau.min_epochs, self.plateau.patience + 1))
 
     def factor(self, group: str) -> float:
         """Factor of a trained group's full learning rate, relative to `optim.lr`."""

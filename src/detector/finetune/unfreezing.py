@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,13 +13,18 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from detector.core.errors import RequestError
 from detector.finetune.averaging import AveragedWeights
+from detector.finetune.budget import FIRST_STEPS, check_budget, fit
+from detector.finetune.pace import Pace
 from detector.finetune.schedule import STATE_KEY, Progress, Schedule, batch_scale
 
 if TYPE_CHECKING:
     from detector.models.faster_rcnn import FasterRCNN
 
 log = logging.getLogger(__name__)
+
+NEVER = 2**31  # Lightning's number of epochs between validations, where there is to be none
 
 
 class StagedFinetuning(pl.Callback):
@@ -30,6 +36,9 @@ class StagedFinetuning(pl.Callback):
     begins with the next epoch, in every process alike. A run that is stopped in between finds the
     decision in its checkpoint.
 
+    It also ends epochs before all images were seen, where a phase has no more steps, and decides
+    which of them are validated.
+
     Args:
         schedule: The phases.
         lr: Base learning rate.
@@ -38,9 +47,10 @@ class StagedFinetuning(pl.Callback):
             proportion to that of all processes together (arXiv 1706.02677). None: no scaling.
         monitor: Name of the logged score that decides; larger is better.
         best: Checkpoint of the best epoch, which `detector.training.run_checkpoints` writes.
+        pace: Measures the time of training.
 
     Attributes:
-        progress: Progress of the run in the schedule.
+        progress: Progress of the run in the schedule, at the start of the epoch.
     """
 
     def __init__(
@@ -51,6 +61,7 @@ class StagedFinetuning(pl.Callback):
         reference_batch: int | None,
         monitor: str,
         best: Path,
+        pace: Pace,
     ) -> None:
         self.schedule = schedule
         self.lr = lr
@@ -58,7 +69,9 @@ class StagedFinetuning(pl.Callback):
         self.reference_batch = reference_batch
         self.monitor = monitor
         self.best = best
+        self.pace = pace
         self.progress = schedule.start()
+        self._done = 0  # steps of the epoch
 
     @property
     def state_key(self) -> str:
@@ -80,11 +93,13 @@ class StagedFinetuning(pl.Callback):
     ) -> None:
         """Freeze groups as in the checkpoint's phase; the model is still not wrapped."""
         saved = Progress.from_plain(checkpoint["callbacks"][STATE_KEY])
-        self.progress = self.schedule.resume(saved, int(checkpoint["global_step"]))
+        self.progress = self.schedule.resume(saved)
         self._freeze(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do not train where the schedule has already ended."""
+        """Count in steps from here on; do not train where the schedule has already ended."""
+        per_epoch = int(trainer.num_training_batches)
+        self.progress = self.schedule.resume(self.progress, per_epoch)
         self._log_phase(trainer, pl_module)
         trainer.should_stop = self.schedule.finished(self.progress)
 
@@ -92,25 +107,46 @@ class StagedFinetuning(pl.Callback):
         """Begin the next phase if the last epoch ended one."""
         if self.progress.ended:
             self._begin_next(trainer, pl_module)
+            self.pace.start_phase()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Set the learning rates of this step."""
-        phase, start = self.progress.phase, self.progress.start_epoch
-        per_epoch = int(trainer.num_training_batches)
-        step = (trainer.current_epoch - start) * per_epoch + batch_idx
-        steps = self.schedule.length(phase, start) * per_epoch
+        phase, step, steps = self.progress.phase, self.progress.steps, self.progress.planned
         base = self.base_lr(trainer)
         for group in trainer.optimizers[0].param_groups:
-            group["lr"] = base * self.schedule.lr_factor(phase, group["group"], step, steps)
+            factor = self.schedule.lr_factor(phase, group["group"], step + batch_idx, steps)
+            group["lr"] = base * factor
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """End the epoch after its number of steps, and decide whether it is validated."""
+        self._done = done = batch_idx + 1
+        if self.progress.steps + done in FIRST_STEPS or done >= self.progress.epoch_steps:
+            self._fit(trainer, done)
+        if done >= self.progress.epoch_steps:
+            validated = self.schedule.is_validated(self.progress)
+            trainer.check_val_every_n_epoch = 1 if validated else NEVER
+            trainer.should_stop = True  # of this epoch; the next one begins all the same
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Decide by the epoch's validation score, for all processes by that of the first one."""
-        score = float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
-        self.progress = self.schedule.update(self.progress, score)
-        if self.schedule.finished(self.progress):
-            trainer.should_stop = True
+        score = None
+        if trainer.check_val_every_n_epoch == 1:
+            own = float(trainer.callback_metrics[self.monitor])
+            score = float(trainer.strategy.broadcast(own))
+        self.progress = self.schedule.update(self.progress, score, self._done)
+        if not self.progress.ended and score is not None:
+            self._fit(trainer, 0)  # the validation's duration is known now
+            self.progress = self.schedule.decide(self.progress)
+        trainer.should_stop = self.schedule.finished(self.progress)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log why the schedule has ended, if it has."""
@@ -125,7 +161,7 @@ class StagedFinetuning(pl.Callback):
     def _begin_next(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin a phase: weights, trained groups, optimiser state and wrapper, in this order."""
         ended = self.progress
-        self.progress = self.schedule.next_phase(ended, trainer.global_step)
+        self.progress = self.schedule.next_phase(ended)
         phase = self.schedule.phases[self.progress.phase]
         content = self._restore(trainer, pl_module) if phase.restore_best else None
         self._freeze(pl_module)
@@ -142,6 +178,31 @@ class StagedFinetuning(pl.Callback):
                 best = (ended.best_epoch or 0) + 1, self.monitor, ended.best
                 log.info("restored the best weights, of epoch %d (%s %.3f)", *best)
             self._log_phase(trainer, pl_module)
+
+    def _fit(self, trainer: pl.Trainer, done: int) -> None:
+        """Decide the length of the phase by the first process's pace, if the run's time is limited.
+
+        Args:
+            trainer: Lightning's trainer.
+            done: Number of steps done in this epoch.
+        """
+        if self.schedule.max_minutes is None:
+            return
+        refusal, decided = "", self.progress
+        if trainer.is_global_zero:
+            validation = self.pace.validation
+            if validation is None:
+                validation = self.pace.batch * loader_batches(trainer.num_val_batches)
+            try:
+                if self.progress.step == 0:
+                    check_budget(self.schedule, self.pace, validation)
+                decided = fit(self.schedule, self.progress, self.pace, done, validation)
+            except RequestError as error:
+                refusal = str(error)
+        refusal, plain = trainer.strategy.broadcast((refusal, decided.to_plain()))
+        if refusal:
+            raise RequestError(refusal)
+        self.progress = Progress.from_plain(plain)
 
     def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Load the best epoch's weights, and return its checkpoint."""
@@ -177,20 +238,16 @@ class StagedFinetuning(pl.Callback):
         log.info("phase %s ended after %s%s", phase.name, epochs, reasons[progress.ended])
 
     def _log_phase(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log what the phase trains, and warn if its warm-up does not end within it."""
-        index = self.progress.phase
-        phase = self.schedule.phases[index]
+        """Log what the phase trains."""
+        phase = self.schedule.phases[self.progress.phase]
         trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         log.info("phase %s: training %s", phase.name, ", ".join(phase.train))
         log.info("  %.2f million trainable parameters", trainable / 1e6)
-        epochs = self.schedule.length(index, self.progress.start_epoch)
-        steps = epochs * int(trainer.num_training_batches)
-        if phase.warmup.steps >= steps:
-            log.warning(
-                "  its warm-up is not over before it ends: finetune.phases.%d.warmup.steps=%d, but "
-                "it has %d steps",
-                *(index, phase.warmup.steps, steps),
-            )
+
+
+def loader_batches(batches: int | float | Sequence[int | float]) -> int:
+    """Number of batches of one loader, or of several together, as Lightning says them."""
+    return int(sum(batches)) if isinstance(batches, Sequence) else int(batches)
 
 
 def _rewrap_ddp(trainer: pl.Trainer) -> None:

@@ -225,7 +225,7 @@ def local_processes(trainer: TrainerOptions) -> int:
 
 
 def build_callbacks(
-    config: Config, schedule: Schedule, folder: RunFolder, epochs: int
+    config: Config, schedule: Schedule, folder: RunFolder
 ) -> tuple[StagedFinetuning, RunProgress, list[pl.Callback]]:
     """Build the callbacks: the schedule, the progress, and all of them in their order.
 
@@ -233,9 +233,9 @@ def build_callbacks(
         config: Configuration in force.
         schedule: Schedule of the phases.
         folder: Folder of the run.
-        epochs: Number of epochs, at most.
     """
     from detector.finetune.averaging import AveragedWeights
+    from detector.finetune.pace import Pace
     from detector.finetune.unfreezing import StagedFinetuning
     from detector.training.progress import RunProgress
     from detector.training.run_checkpoints import RunCheckpoints
@@ -248,20 +248,40 @@ def build_callbacks(
         optim.reference_batch,
         config.monitor,
         run.best_checkpoint,
+        Pace(),
     )
     resume = f"python -m detector.train {typed('ckpt', folder)}"
-    progress = RunProgress(run, finetuning, epochs, resume)
+    progress = RunProgress(run, finetuning, phase_costs(config, schedule), resume)
     averaging = [] if optim.ema is None else [AveragedWeights(optim.ema)]
     # The schedule handles an epoch's score before its row and its checkpoint are written.
-    callbacks = [finetuning, *averaging, progress, RunCheckpoints(finetuning, run)]
-    return finetuning, progress, callbacks
+    kept = RunCheckpoints(finetuning, run)
+    return finetuning, progress, [finetuning.pace, finetuning, *averaging, progress, kept]
+
+
+def phase_costs(config: Config, schedule: Schedule) -> list[int]:
+    """Multiply-adds of a training step over one image in each phase, with random weights.
+
+    Args:
+        config: Configuration in force.
+        schedule: Schedule of the phases.
+    """
+    from detector.models.compute import step_compute
+
+    if len(schedule.phases) == 1:
+        return [1]  # is compared with no other
+    network = untrained_task(config, "meta").network
+    costs = []
+    for phase in schedule.phases:
+        network.set_trainable(phase.train)
+        counts = step_compute(network, config.data.image_size)
+        costs.append(sum(count.total for count in counts.values()))
+    return costs
 
 
 def build_trainer(
     config: Config,
     folder: Path,
     callbacks: Sequence[pl.Callback] = (),
-    epochs: int = 1,
     logger: Logger | None = None,
 ) -> pl.Trainer:
     """Lightning's trainer, quiet: our callbacks speak.
@@ -270,7 +290,6 @@ def build_trainer(
         config: Configuration in force.
         folder: Folder that Lightning may write into.
         callbacks: Callbacks, in the order of their calls.
-        epochs: Number of epochs, at most.
         logger: Logger that `RunProgress` logs to.
     """
     import lightning.pytorch as pl
@@ -295,7 +314,7 @@ def build_trainer(
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         precision=precision(settings.precision, settings.accelerator),  # type: ignore[arg-type]
-        max_epochs=epochs,
+        max_epochs=-1,  # `StagedFinetuning` ends the training
         callbacks=list(callbacks),
         default_root_dir=folder,
         logger=logger or False,

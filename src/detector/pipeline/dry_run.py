@@ -65,6 +65,7 @@ def phase_table(config: Config) -> list[str]:
     network = build.untrained_task(config, "meta").network
     groups = list(network.groups())
     everything = _step_compute(network, config)
+    lengths = _lengths(schedule)
     lines = [
         ROW.format("phase", "epochs", "layers", "parameters", "compute"),
         ROW.format("", "", "trained", "trained", "saved"),
@@ -72,7 +73,7 @@ def phase_table(config: Config) -> list[str]:
     for index, phase in enumerate(schedule.phases):
         network.set_trainable(phase.train)
         saved = 1 - _step_compute(network, config) / everything
-        cells = _epochs(phase), _layers(network), _parameters(network), percent(saved)
+        cells = lengths[index], _layers(network), _parameters(network), percent(saved)
         lines.append("-" * WIDTH)
         if len(phase.name) > 11:
             lines += textwrap.wrap(phase.name, WIDTH)
@@ -98,12 +99,33 @@ def _images_a_step(config: Config) -> int:
     return config.data.batch_size * build.local_processes(run) * run.num_nodes
 
 
-def _epochs(phase: Phase) -> str:
-    """Length of a phase, in words."""
-    plateau = phase.plateau
-    if plateau is None or phase.min_epochs == phase.max_epochs:
-        return f"{phase.max_epochs}"
-    return f"{phase.min_epochs} to {phase.max_epochs}, until no gain for {plateau.patience}"
+def _lengths(schedule: Schedule) -> list[str]:
+    """Length of each phase, in words: epochs, or its share of the time."""
+    words = []
+    if schedule.max_minutes is not None and schedule.max_epochs is None:
+        for index in range(len(schedule.phases)):
+            before = schedule.ends_at(index - 1) if index else 0.0
+            share = schedule.ends_at(index) - before
+            words.append(f"{percent(share)} of {schedule.max_minutes:g} min")
+        return words
+    fine = 1000  # steps of an epoch, to show parts of one
+    for index, steps, _ in schedule.remaining(schedule.start(fine)):
+        phase, most = schedule.phases[index], steps / fine
+        least = most
+        if (plateau := phase.plateau) is not None:
+            least = min(most, max(plateau.min_epochs, plateau.patience + 1))
+        until = f", until no gain for {plateau.patience}" if plateau and least < most else ""
+        words.append(f"{least:.3g} to {most:.3g}{until}" if until else f"{most:.3g}")
+    return words
+
+
+def _length(schedule: Schedule) -> str:
+    """Length of the whole run, in words."""
+    epochs = schedule.max_epochs or schedule.total(schedule.start())
+    limits = [] if epochs is None else ["1 epoch" if epochs == 1 else f"{epochs} epochs"]
+    if schedule.max_minutes is not None:
+        limits.append(f"{schedule.max_minutes:g} minutes, with validations")
+    return f"{' or '.join(limits)} at most"
 
 
 def _layers(network: nn.Module) -> str:
@@ -143,10 +165,6 @@ def _details(
         yield "a gain", f"is more than {phase.plateau.min_delta:g} in {config.monitor}"
     if phase.gain is not None and index + 1 < len(schedule.phases):
         yield "then", f"on if the best {config.monitor} rose by {phase.gain:g}, else the run ends"
-    before = sum(p.max_epochs for p in schedule.phases[:index])
-    if 0 < schedule.epochs - before < phase.max_epochs:
-        sooner = ", unless phases before it end early" if _may_end_early(schedule, index) else ""
-        yield "cut", f"after {schedule.length(index, before)} by trainer.max_epochs{sooner}"
 
 
 def _course(phase: Phase, *, first: bool) -> str:
@@ -179,11 +197,6 @@ def _rates(phase: Phase, groups: list[str], base: float) -> str:
     return "; ".join(f"{', '.join(names)} {rate}" for rate, names in joined.items())
 
 
-def _may_end_early(schedule: Schedule, index: int) -> bool:
-    """Whether a phase may begin sooner than those before it last at most."""
-    return any(phase.plateau for phase in schedule.phases[:index])
-
-
 def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator[tuple[str, str]]:
     """Notes on all phases, each after a label."""
     side, classes = config.data.image_size, len(config.data.classes or ["any"])
@@ -202,10 +215,7 @@ def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator
     if reference := config.optim.reference_batch:
         scaled = f" x {_images_a_step(config)} images a step / {reference}"
     yield "rates", f"optim.lr={config.optim.lr:g}{scaled}, before warm-up and decay"
-    yield "epochs", f"{schedule.epochs} at most"
+    yield "length", _length(schedule)
     random = list(network.groups()) if config.model.weights == "none" else []
     if frozen := frozen_at_random(config, random, network.backbone.has_batch_norms):
         yield "warning", frozen
-    for name in schedule.unreached():
-        limit = f"within trainer.max_epochs={config.trainer.max_epochs}"
-        yield "warning", f"phase {name} is never reached {limit}"

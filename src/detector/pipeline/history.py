@@ -22,7 +22,6 @@ def write_history(
     progress: Progress,
     lr: float,
     groups: Sequence[str],
-    steps_per_epoch: int,
     rows: Sequence[Mapping[str, Any]],
     monitor: str,
 ) -> None:
@@ -37,7 +36,6 @@ def write_history(
         progress: Progress of the schedule.
         lr: Base learning rate, scaled to the batch size, which factors are multiplied with.
         groups: Names of the parameter groups.
-        steps_per_epoch: Optimiser steps in an epoch.
         rows: Rows of metrics.csv.
         monitor: Column of the monitored score.
     """
@@ -50,7 +48,7 @@ def write_history(
             ShadedPhase(entry.name, entry.start_epoch, end, entry.restored_epoch, entry.ended)
             for entry, end in spans
         ],
-        [_curve(schedule, spans, lr, group, steps_per_epoch, rows) for group in groups],
+        [_curve(schedule, spans, progress.step, lr, group, rows) for group in groups],
         scores,
         progress.best_epoch,
         monitor,
@@ -119,40 +117,40 @@ def _record(entry: Entry, end: int, scores: Mapping[int, float]) -> dict[str, An
 def _curve(
     schedule: Schedule,
     spans: Sequence[tuple[Entry, int]],
+    last_step: int,
     lr: float,
     group: str,
-    steps_per_epoch: int,
     rows: Sequence[Mapping[str, Any]],
 ) -> Curve:
-    """Learning rate of a group over the run."""
+    """Learning rate of a group over the run, which had `last_step` steps."""
     recorded = {int(row["epoch"]): _number(row.get(f"lr/{group}")) for row in rows}
     epochs: list[float] = []
     rates: list[float] = []
-    for entry, end in spans:
-        start = entry.start_epoch
+    ends = [*(entry.start_step for entry, _ in spans[1:]), last_step]
+    for (entry, end), end_step in zip(spans, ends, strict=True):
+        start, done = entry.start_epoch, end_step - entry.start_step
         index = _index(schedule, entry)
         if index is None:
             epochs += range(start + 1, end + 1)
             rates += [recorded.get(epoch, math.nan) for epoch in range(start, end)]
         elif end > start:
-            steps = _sampled_steps(
-                schedule.phases[index].warmup.steps, end - start, steps_per_epoch
-            )
-            length = schedule.length(index, start) * steps_per_epoch
+            length = entry.steps or done
+            warmup = min(schedule.phases[index].warmup.steps, length // 4)
+            steps = _sampled_steps(warmup, end - start, done)
             factors = [schedule.lr_factor(index, group, step, length) for step in steps]
-            # The last step lasts to the end of the phase.
-            epochs += [*(start + step / steps_per_epoch for step in steps), end]
+            # The last step lasts to the end of the phase, whose epochs are equally long.
+            epochs += [*(start + step * (end - start) / done for step in steps), end]
             rates += [lr * factor for factor in (*factors, factors[-1])]
     return Curve(group, epochs, rates)
 
 
-def _sampled_steps(warmup: int, epochs: int, steps_per_epoch: int) -> list[int]:
-    """Steps of a phase that a curve is drawn through.
+def _sampled_steps(warmup: int, epochs: int, steps: int) -> list[int]:
+    """Steps of a phase with a number of epochs and of steps that a curve is drawn through.
 
     The end of warm-up is among them: it is a corner, which a line between other steps would cut.
     """
-    last = epochs * steps_per_epoch - 1
-    return sorted({*range(0, last + 1, -(-steps_per_epoch // POINTS)), min(warmup, last), last})
+    last = steps - 1
+    return sorted({*range(0, steps, -(-steps // (POINTS * epochs))), min(warmup, last), last})
 
 
 def _number(text: str | float | None) -> float:

@@ -60,7 +60,9 @@ class TrainerOptions:
     """Where and how long the trainer runs."""
 
     max_epochs: Count | None
-    """Most epochs in all; null: those of the schedule."""
+    """Epochs in all, which the phases share in proportion to their own; null: the schedule's."""
+    max_minutes: Positive | None = None
+    """Time of training and its validations, in minutes, which the phases share in the same way."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
     """Kind of device."""
     devices: Annotated[Count | Literal["auto"], Wanted("auto or a number of devices")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,30 +16,10 @@ from tqdm import tqdm
 
 from detector.core.bar import Bar, in_words
 from detector.core.run_folder import RunFolder
-from detector.finetune.unfreezing import StagedFinetuning
+from detector.finetune.unfreezing import StagedFinetuning, loader_batches
 from detector.training.metrics_csv import read_rows, write_rows
 
 log = logging.getLogger(__name__)
-
-RECENT = 50  # steps that the pace is measured on; the phases of a run differ in pace
-DETECTING = 0.4  # time to detect on a batch, in training steps, until it is measured
-
-
-def seconds_left(
-    steps: int, batches: int, recent: Sequence[float], validation: tuple[float, int]
-) -> float:
-    """Estimate the remaining time of a run, with its validations and the final evaluation.
-
-    Args:
-        steps: Number of remaining training steps.
-        batches: Number of remaining batches of all validations and of the final evaluation.
-        recent: Durations of the last training steps, in seconds; at least one.
-        validation: Duration of all validations so far, in seconds, and their number of batches.
-    """
-    step = sum(recent) / len(recent)
-    seconds, done = validation
-    batch = seconds / done if done else DETECTING * step
-    return steps * step + batches * batch
 
 
 class EvaluationBar(pl.Callback):
@@ -57,7 +36,8 @@ class EvaluationBar(pl.Callback):
     @rank_zero_only
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the bar."""
-        self._bar = Bar(f"detecting on {self.split}", _total(trainer.num_test_batches), "batch")
+        batches = loader_batches(trainer.num_test_batches)
+        self._bar = Bar(f"detecting on {self.split}", batches, "batch")
 
     @rank_zero_only
     def on_test_batch_end(self, *_: Any) -> None:
@@ -86,52 +66,40 @@ class RunProgress(pl.Callback):
 
     Args:
         run: Folder of the run.
-        finetuning: The callback that knows the current phase.
-        epochs: Greatest number of epochs of the run.
+        finetuning: The callback that knows the current phase and the pace.
+        costs: Cost of a training step in each phase of the schedule, in any unit.
         resume_command: Command that resumes the run after an interruption.
     """
 
     def __init__(
-        self, run: RunFolder, finetuning: StagedFinetuning, epochs: int, resume_command: str
+        self,
+        run: RunFolder,
+        finetuning: StagedFinetuning,
+        costs: Sequence[float],
+        resume_command: str,
     ) -> None:
         self.run = run
         self.finetuning = finetuning
-        self.epochs = epochs
+        self.pace = finetuning.pace
+        self.costs = costs
         self.resume_command = resume_command
-        self.seconds = 0.0  # of training and validation, with those before the run was resumed
         self._bar: Bar | None = None
         self._losses: list[dict[str, Tensor]] = []  # of the epoch's steps
         self._started = 0.0  # time when the epoch began
-        self._trained = 0.0  # time when its last step so far ended
-        self._moment = 0.0  # time when the last step or batch ended
-        self._validation = 0.0  # duration of the epoch's validation, in seconds
-        self._recent: deque[float] = deque(maxlen=RECENT)  # durations of the last steps, in seconds
-        self._validated = (0.0, 0)  # seconds and batches of all validations
-        self._batches = 0  # remaining batches of all validations and of the final evaluation
-
-    def state_dict(self) -> dict[str, Any]:
-        """The training time, for checkpoints."""
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue to count the training time of a checkpoint."""
-        self.seconds = state_dict["seconds"]
+        self._done = 0  # steps of the epoch
+        self._detected = 0  # batches of the epoch's validation
 
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the bar, and remove the rows of epochs that are about to be repeated."""
-        steps, done = int(trainer.num_training_batches), trainer.current_epoch
-        self._bar = Bar("", steps * self.epochs, "step", initial=steps * done, noted=True)
-        validations = (self.epochs - done) * _total(trainer.num_val_batches)
-        self._batches = validations + _final_batches(trainer)
+        self._bar = Bar("", None, "step", initial=self.finetuning.progress.step, noted=True)
         write_rows(self.run, [r for r in self.rows() if int(r["epoch"]) < trainer.current_epoch])
 
     @rank_zero_only
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start to measure the epoch's time."""
-        self._losses = []
-        self._validation = 0.0
-        self._started = self._trained = self._moment = time.perf_counter()
+        self._losses, self._done, self._detected = [], 0, 0
+        self._started = time.perf_counter()
 
     @rank_zero_only
     def on_train_batch_end(
@@ -144,81 +112,83 @@ class RunProgress(pl.Callback):
     ) -> None:
         """Advance the bar."""
         self._losses.append({name: value.detach() for name, value in outputs.items()})
-        self._recent.append(self._lap())
-        self._trained = self._moment
+        self._done = batch_idx + 1
         if self._bar is not None:
             # The note reads the loss, which waits for the device: not at every step.
-            place = f"step {batch_idx + 1}/{int(trainer.num_training_batches)}"
+            place = f"step {self._done}/{self.finetuning.progress.epoch_steps}"
             self._bar.update(note=lambda: self._note(trainer, place))
 
     @rank_zero_only
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        *_: Any,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Show the progress of the validation."""
-        self._batches -= 1
-        self._validated = (self._validated[0] + self._lap(), self._validated[1] + 1)
+        self._detected += 1
         if self._bar is not None:
-            place = f"validating {batch_idx + 1}/{_total(trainer.num_val_batches)}"
+            place = f"validating {self._detected}/{loader_batches(trainer.num_val_batches)}"
             self._bar.update(0, lambda: self._note(trainer, place))
-
-    def _lap(self) -> float:
-        """Duration of the step or batch that has just ended, in seconds."""
-        before, self._moment = self._moment, time.perf_counter()
-        return self._moment - before
 
     def _note(self, trainer: pl.Trainer, place: str) -> str:
         """The progress as text: epoch, place in it, loss, pace, remaining time."""
-        assert self._bar is not None
-        assert self._bar.total is not None
-        steps = self._bar.total - self._bar.done
-        left = seconds_left(steps, self._batches, self._recent, self._validated)
-        pace = sum(self._recent) / len(self._recent)
+        progress = self.finetuning.progress
+        total = self.finetuning.schedule.total(progress)
+        epochs = "" if total is None else f"/{total}"
         return (
-            f"epoch {trainer.current_epoch + 1}/{self.epochs} {place}, "
-            f"loss {float(self._losses[-1]['loss']):.3f}, {pace:.2g} s/step, "
-            f"{in_words(left)} left"
+            f"epoch {progress.done + 1}{epochs} {place}, "
+            f"loss {float(self._losses[-1]['loss']):.3f}, {self.pace.step:.2g} s/step, "
+            f"{in_words(self.seconds_left(trainer))} left"
         )
 
-    @rank_zero_only
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the time of the validation, from the end of the last training step.
+    def seconds_left(self, trainer: pl.Trainer) -> float:
+        """Estimate the remaining time of the run, with validations and the final evaluation.
 
-        Lightning starts the loaders before it calls the first hook of the validation.
+        The steps of later phases are expected to take longer as their arithmetic does.
         """
-        self._validated = (self._validated[0] + self._lap(), self._validated[1])  # the scores
-        self._validation += self._moment - self._trained
+        schedule, progress = self.finetuning.schedule, self.finetuning.progress
+        final = _final_batches(trainer) * self.pace.batch
+        limit = math.inf
+        if schedule.max_minutes is not None:
+            limit = max(0.0, 60 * schedule.max_minutes - self.pace.seconds)
+            if schedule.max_epochs is None:
+                return limit + final
+        phases = schedule.remaining(progress, self._done)
+        here = self.costs[progress.phase]
+        training = sum(steps * self.costs[p] / here for p, steps, _ in phases) * self.pace.step
+        epochs = sum(epochs for _, _, epochs in phases)
+        batches = epochs / progress.every * loader_batches(trainer.num_val_batches)
+        validating = max(0.0, batches - self._detected) * self.pace.batch
+        return min(limit, training + validating + epochs * self.pace.between) + final
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the epoch's results to metrics.csv, the run's log and the terminal."""
         seconds = time.perf_counter() - self._started
-        self.seconds += seconds
-        share = self._validation / seconds
-        row = self._row(trainer, seconds)
+        validated = trainer.check_val_every_n_epoch == 1
+        validation = (self.pace.validation or 0.0) if validated else 0.0
+        share = validation / seconds
+        row = self._row(trainer, seconds, validation, validated=validated)
         write_rows(self.run, [*self.rows(), row])
         self._log(trainer, {**row, "validation_share": share})
         with tqdm.external_write_mode():
-            log.info(
-                "epoch %d/%d  %s  loss %.3f  val/map %.3f  val/map_50 %.3f  "
-                "%.0f s, %.0f %% of it validation",
-                *(trainer.current_epoch + 1, self.epochs, row["phase"], row["train/loss"]),
-                *(row.get(f"val/{name}", float("nan")) for name in ("map", "map_50")),
-                *(seconds, 100 * share),
-            )
+            log.info("%s", self._line(row, share))
 
-    def _row(self, trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
-        """The epoch's row of metrics.csv."""
+    def _line(self, row: dict[str, Any], share: float) -> str:
+        """The line of an epoch."""
+        total = self.finetuning.schedule.total(self.finetuning.progress)
+        epochs = "" if total is None else f"/{total}"
+        scores = "  ".join(f"{n} {row[n]:.3f}" for n in ("val/map", "val/map_50") if n in row)
+        return (
+            f"epoch {row['epoch'] + 1}{epochs}  {row['phase']}  loss {row['train/loss']:.3f}  "
+            f"{scores or 'not validated'}  {row['seconds']:.0f} s"
+            + (f", {100 * share:.0f} % of it validation" if scores else "")
+        )
+
+    def _row(
+        self, trainer: pl.Trainer, seconds: float, validation: float, *, validated: bool
+    ) -> dict[str, Any]:
+        """The epoch's row of metrics.csv; scores of an epoch that was not validated are empty."""
         scores = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
-            if name.startswith("val/")
+            if name.startswith("val/") and validated
         }
         losses = {
             f"train/{name}": float(torch.stack([step[name] for step in self._losses]).mean())
@@ -229,7 +199,7 @@ class RunProgress(pl.Callback):
             "epoch": trainer.current_epoch,
             "phase": self.finetuning.progress.phases[-1].name,
             "seconds": round(seconds, 2),
-            "seconds_validation": round(self._validation, 2),
+            "seconds_validation": round(validation, 2),
             **losses,
             **scores,
             **rates,
@@ -269,18 +239,13 @@ class RunProgress(pl.Callback):
         return read_rows(self.run)
 
 
-def _total(batches: int | float | Sequence[int | float]) -> int:
-    """Number of batches of one loader, or of several together."""
-    return int(sum(batches)) if isinstance(batches, Sequence) else int(batches)
-
-
 def _final_batches(trainer: pl.Trainer) -> int:
     """Number of batches of the final evaluation.
 
     These are the batches of the test split and, once more, those of the validation split.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    again = _total(trainer.num_val_batches)
+    again = loader_batches(trainer.num_val_batches)
     if data is None or "test" not in data.splits:
         return again
     limit = trainer.limit_test_batches
