@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from commands import run_cli
-from conftest import TINY, ask, call, write_coco, write_voc
+from conftest import TINY, ask, call, prepare, write_coco, write_voc
 
 from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
@@ -177,6 +177,20 @@ def test_a_comparison_with_other_classes_is_refused(runs, tmp_path):
     with pytest.raises(RequestError, match=r"compare=.*voc: not the folder of a run"):
         call(ask("evaluate", f"ckpt={run}", f"compare={root}", out=tmp_path / "o"))
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"in_channels": 1}, "takes images of 1 channels, ckpt=.* of 3"),
+        ({"fpn_channels": 0}, r"made by another version of detector \(model\.fpn_channels=0: "),
+    ],
+)
+def test_a_comparison_with_a_run_that_cannot_be_compared_is_refused(runs, tmp_path, model, said):
+    other = edited(runs.second, tmp_path / "b", lambda ours: ours["config"]["model"].update(model))
+    asked = ask("evaluate", f"ckpt={runs.first}", f"compare={other}", out=tmp_path / "out")
+    with pytest.raises(RequestError, match=f"^compare={other}: {said}"):
+        prepare(asked)
 
 
 def test_predict_keeps_what_reaches_the_thresholds_measured(runs, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import cv2
@@ -209,6 +210,14 @@ def test_wandb_without_a_login_is_refused_unless_it_is_offline(monkeypatch, logg
             Wandb.check(settings("logger=wandb"))
 
 
+def test_a_version_of_wandb_that_asks_by_itself_is_left_to_it(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    older = SimpleNamespace(login=lambda anonymous=None: False)  # cannot be told not to ask
+    monkeypatch.setitem(sys.modules, "wandb", older)
+    Wandb.check(settings("logger=wandb"))
+
+
 def changed_checkpoint(run, folder, change):
     """A copy of a run's last checkpoint with another configuration."""
     content = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
@@ -327,6 +336,18 @@ def test_a_log_ends_as_failed_where_its_run_does(record):
     with pytest.raises(KeyboardInterrupt), logger.opened({}):
         raise KeyboardInterrupt
     assert calls[-1] == "failed"
+
+
+@pytest.mark.parametrize(("error", "code"), [(None, 0), (KeyboardInterrupt, 1)])
+def test_wandbs_log_is_finished_so_that_the_next_run_has_its_own(record, monkeypatch, error, code):
+    codes = []
+    client = SimpleNamespace(run="open", finish=lambda exit_code: codes.append(exit_code))
+    logger, _ = record(Wandb)
+    monkeypatch.setitem(sys.modules, "wandb", client)
+    with pytest.raises(error) if error else nullcontext(), logger.opened({}):
+        if error:
+            raise error
+    assert codes == [code]
 
 
 @pytest.fixture
