@@ -5,8 +5,6 @@ import itertools
 import json
 import logging
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -291,13 +289,11 @@ def test_two_processes_evaluate_as_one(runs, tmp_path):
     keys = [f"ckpt={run}", f"compare={other}", "resamples=100"]
     call(ask("evaluate", *keys, "trainer.devices=1", out=tmp_path / "1"))
     keys += ["trainer.devices=2", "hydra.run.dir=2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "detector.evaluate", *keys],
-        **{"capture_output": True, "text": True, "cwd": tmp_path},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("classes: disc, square") == 1
-    assert done.stdout.strip().splitlines()[-1] == f"report: {tmp_path}/2/report/index.html"
+    # The second process is started from the first.
+    code, said, errors = run_cli("evaluate", *keys, cwd=tmp_path, heavy=True)
+    assert code == 0, errors
+    assert said.count("classes: disc, square") == 1
+    assert said.strip().splitlines()[-1] == f"report: {tmp_path}/2/report/index.html"
     one, two = (load(tmp_path / f"{devices}/metrics.json") for devices in (1, 2))
     for key in ("coco", "voc", "per_class", "intervals", "comparison"):
         assert one[key] == two[key]
