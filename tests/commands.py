@@ -148,7 +148,10 @@ if __name__ == "__main__":
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.plugins import Plugins
 
+    from detector.config.groups import register_backbones
+
     Plugins.instance()
+    register_backbones()
     OverridesParser.create().parse_overrides(["a.b=[1, {c: 'd'}]", "+e=f,g", "h/i=j"])
     gc.freeze()  # else a collection in a child copies every page
     _run(_serve())
