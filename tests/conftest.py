@@ -6,6 +6,7 @@ import copy
 import functools
 import gc
 import json
+import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -34,6 +35,11 @@ settings.load_profile("detector")
 
 # Several tests run at once, and threads of their small tensors cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Processes that reach each other are forked from a server that has imported what takes seconds.
+PRELOADED = ["torch._dynamo", "torchmetrics.detection", "hypothesis", "detector.training.module"]
+PRELOADED += ["detector.training.run_checkpoints", "detector.evaluation.metric"]
+multiprocessing.set_forkserver_preload(PRELOADED)
 
 
 def composed(command: str, *overrides: str) -> dict[str, Any]:
