@@ -29,11 +29,6 @@ SGD, ADAMW = (
     OptimiserOptions(name="adamw", momentum=0.9, weight_decay=0.0),
 )
 
-# Processes are forked from a server that has imported what takes seconds.
-multiprocessing.set_forkserver_preload(
-    ["detector.training.run_checkpoints", "detector.training.module", "torch._dynamo"]
-)
-
 
 class ToyNetwork(nn.Module):
     """Three layers as three groups."""

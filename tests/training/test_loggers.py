@@ -24,6 +24,7 @@ from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
 from detector.training.loggers import LOGGERS, MLflow, RunLogger, Wandb, build_logger
 
+LOGGED = [*TINY, "logger=tensorboard"]
 PHASES = (
     "finetune.phases=[{name: heads, train: [neck, head], until: {max_epochs: 2}},"
     "{name: top, train: [layer4, neck, head], until: {max_epochs: 1}}]"
@@ -65,7 +66,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(root, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "out"
-    call("train", *TINY, PHASES, f"data.root={root}", out=out)
+    call("train", *LOGGED, PHASES, f"data.root={root}", out=out)
     return out
 
 
@@ -110,7 +111,7 @@ def test_the_pictures_are_logged_in_their_colours(run, name):
 
 def test_where_there_is_no_test_split_final_figures_do_not_mix_with_the_epochs(root, tmp_path):
     out = tmp_path / "out"
-    asked = [*TINY, PHASES, f"data.root={root}", "data.splits.test=[]", "trainer.max_epochs=1"]
+    asked = [*LOGGED, PHASES, f"data.root={root}", "data.splits.test=[]", "trainer.max_epochs=1"]
     call("train", *asked, out=out)
     assert len(points(read_log(out), "val/map")) == 1
     assert len(points(read_log(out), "best_val/map")) == 1
@@ -120,7 +121,7 @@ def test_an_epoch_that_is_repeated_after_a_kill_is_logged_once(root, tmp_path):
     from killable import run as run_killed
 
     out = tmp_path / "out"
-    asked = [*TINY, PHASES, f"data.root={root}", "trainer.max_epochs=2"]
+    asked = [*LOGGED, PHASES, f"data.root={root}", "trainer.max_epochs=2"]
     assert run_killed(asked, out, ("decided, not saved", 1)) != 0
     assert [step for step, _ in points(read_log(out), "train/loss")] == [3, 6]
     assert run_killed([f"ckpt={out}"], out) == 0
@@ -140,7 +141,7 @@ def test_a_new_run_in_an_old_folder_voids_the_old_log(tmp_path):
 
 
 def test_without_a_logger_metrics_csv_is_written_and_no_log(root, tmp_path):
-    asked = [*TINY, PHASES, f"data.root={root}", "logger=none", "trainer.max_epochs=1"]
+    asked = [*LOGGED, PHASES, f"data.root={root}", "logger=none", "trainer.max_epochs=1"]
     call("train", *asked, out=tmp_path / "out")
     assert len(rows(tmp_path / "out")) == 1
     assert not (tmp_path / "out/tensorboard").exists()
@@ -170,7 +171,7 @@ def test_a_logger_that_is_not_installed_is_refused_by_name(root, tmp_path, monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     said = f"^logger={name} needs the package {name}: pip install {name}$"
     with pytest.raises(RequestError, match=said):
-        call("train", *TINY, f"data.root={root}", f"logger={name}", out=tmp_path / "out")
+        call("train", *LOGGED, f"data.root={root}", f"logger={name}", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
