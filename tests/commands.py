@@ -25,7 +25,9 @@ LIGHT += ("detector.cli", "detector.data.read")
 # What trains and evaluates.
 HEAVY = (*LIGHT, "torch", "torchvision", "lightning.pytorch", "albumentations", "torchmetrics")
 HEAVY += ("pycocotools.cocoeval", "matplotlib.figure", "supervision", "plotly.graph_objects")
-HEAVY += ("detector.training.module", "detector.report.run_page")
+HEAVY += ("torch.utils.tensorboard", "matplotlib.backends.backend_agg", "scipy.fftpack")
+HEAVY += ("detector.training.module", "detector.evaluation.metric", "detector.report.run_page")
+HEAVY += ("detector.pipeline.results", "detector.data.loading.datamodule")
 
 # Runs a command as `python -m detector.COMMAND` does.
 RUN = """
@@ -39,7 +41,7 @@ runpy.run_module(f"detector.{command}", run_name="__main__", alter_sys=True)
 class Ended(NamedTuple):
     """How a process ended."""
 
-    code: int
+    code: int  # -N where signal N ended it
     stdout: str
     stderr: str
     torch: bool  # whether it imported torch
@@ -62,8 +64,8 @@ def run_script(script: str, *arguments: str, cwd: Path, heavy: bool = False) -> 
         server.stdin.write(json.dumps(asked | {"environment": dict(os.environ)}) + "\n")
         server.stdin.flush()
         code = int(server.stdout.readline())
-        out, err, torch = (Path(folder, name).read_text() for name in ("out", "err", "torch"))
-    return Ended(code, out, err, torch == "True")
+        out, err = (Path(folder, name).read_text() for name in ("out", "err"))
+        return Ended(code, out, err, Path(folder, "torch").exists())
 
 
 def run_cli(command: str, *overrides: str, cwd: Path, heavy: bool = False) -> tuple[int, str, str]:
@@ -132,7 +134,8 @@ def _run(request: dict[str, object]) -> None:
     except BaseException:
         traceback.print_exc()
         code = 1
-    (folder / "torch").write_text(str("torch" in sys.modules))
+    if "torch" in sys.modules:
+        (folder / "torch").touch()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -145,7 +148,10 @@ if __name__ == "__main__":
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.plugins import Plugins
 
+    from detector.config.groups import register_backbones
+
     Plugins.instance()
+    register_backbones()
     OverridesParser.create().parse_overrides(["a.b=[1, {c: 'd'}]", "+e=f,g", "h/i=j"])
     gc.freeze()  # else a collection in a child copies every page
     _run(_serve())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import gc
 import json
+import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -32,15 +36,31 @@ settings.load_profile("detector")
 # Several tests run at once, and threads of their small tensors cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Processes that reach each other are forked from a server that has imported what takes seconds.
+PRELOADED = ["torch._dynamo", "torchmetrics.detection", "hypothesis", "detector.training.module"]
+PRELOADED += ["detector.training.run_checkpoints", "detector.evaluation.metric"]
+multiprocessing.set_forkserver_preload(PRELOADED)
+
 
 def composed(command: str, *overrides: str) -> dict[str, Any]:
     """The values that are composed for a command, as plain data."""
+    return copy.deepcopy(_values(command, overrides))
+
+
+@functools.cache
+def _values(command: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     cfg = compose(command, overrides)
     values = OmegaConf.to_container(
         OmegaConf.masked_copy(cfg, [key for key in cfg if key not in RUN_KEYS]), resolve=True
     )
     assert isinstance(values, dict)
     return values
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported out of garbage collections, each of which would go through it all."""
+    gc.collect()
+    gc.freeze()
 
 
 Box = tuple[str, tuple[float, float, float, float]]
@@ -59,6 +79,7 @@ TINY = [
     "data.batch_size=2",
     "trainer.precision='32'",
     "trainer.accelerator=cpu",
+    "logger=none",
 ]
 
 
@@ -401,6 +422,7 @@ def runs(shared: Shared) -> Runs:
         root = write_voc(folder / "voc", splits)
         (root / "JPEGImages" / "notes.txt").write_text("no image")
         keys = [*TINY, f"data.root={root}", PHASES, "model.score_threshold=0", "resamples=200"]
+        keys += ["logger=tensorboard"]
         scores: list[Any] = [
             call(ask("train", *keys, f"seed={seed}", out=folder / f"run{seed}")) for seed in (0, 1)
         ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from commands import run_script
 
 # Of each epoch, so that phases end early, and the best epoch is not always the last.
 SCORES = (0.3, 0.2, 0.25, 0.4, 0.35, 0.5, 0.1)
@@ -22,25 +25,19 @@ def run(overrides: Sequence[str], out: Path, kill: tuple[str, int] | None = None
         out: The run's folder.
         kill: One of `MOMENTS`, and the epoch.
     """
-    # Its server has imported everything, so that a run starts in no time.
-    context = multiprocessing.get_context("forkserver")
-    preloaded = ["killable", "detector.pipeline.score", "detector.evaluation.metric"]
-    context.set_forkserver_preload(preloaded)
-    process = context.Process(target=_train, args=(list(overrides), out, kill))
-    process.start()
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode
+    script = "import json, sys, killable; killable.train(*json.loads(sys.argv[1]))"
+    asked = json.dumps([list(overrides), str(out), kill])
+    ended = run_script(script, asked, cwd=Path.cwd(), heavy=True)
+    print(ended.stderr, file=sys.stderr)
+    return ended.code
 
 
-def _train(overrides: list[str], out: Path, kill: tuple[str, int] | None) -> None:
-    import warnings
-
+def train(overrides: list[str], out: str, kill: tuple[str, int] | None) -> None:
+    """Train in this process, which dies at the moment chosen."""
     from detector.cli import call
     from detector.training import run_checkpoints
     from detector.training.module import DetectionTask
 
-    warnings.simplefilter("ignore")
     moment, epoch = kill or ("", -1)
     here = {"epoch": -1}
     steps, save, keep = (
@@ -76,4 +73,4 @@ def _train(overrides: list[str], out: Path, kill: tuple[str, int] | None) -> Non
     run_checkpoints.RunCheckpoints.on_train_epoch_end = save_or_die
     run_checkpoints.link_or_copy = keep_or_die
     DetectionTask.on_validation_epoch_end = scripted
-    call("train", overrides, out)
+    call("train", overrides, Path(out))

@@ -130,6 +130,8 @@ def test_a_folder_with_results_is_refused(runs, tmp_path):
         (["lr=3"], "lr: no such key; did you mean optim.lr=3?"),
         ("data=vocc", "data=vocc: no such choice; did you mean voc?"),
         (["seed=["], "needs quotes of its own"),
+        (["seed=${nope}"], "seed: Interpolation key 'nope' not found"),
+        (["ckpt=${nope}"], "Interpolation key 'nope' not found"),
     ],
 )
 def test_a_wrong_key_is_named_as_on_the_command_line(keys, said):

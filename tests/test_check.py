@@ -138,6 +138,35 @@ def test_anchors_that_miss_are_named_with_better_ones(tmp_path):
     assert better["recall_50"] == anchors["suggestion"]["recall_50"] > 0.9
 
 
+def test_of_many_classes_the_terminal_names_twelve(tmp_path, caplog):
+    caplog.set_level("INFO")
+    boxes = [(f"c{i:02}", (1, 1, 20, 20)) for i in range(14)]
+    root = write_voc(tmp_path / "set", {"train": {"a": boxes}, "val": {"b": boxes}})
+    inspect(root, tmp_path / "out")
+    (line,) = [said for said in caplog.messages if said.startswith("val ")]
+    assert line.endswith(" c11 1, and 2 more classes")
+
+
+def test_of_many_findings_of_a_kind_the_terminal_has_three(voc_root, tmp_path, caplog):
+    caplog.set_level("INFO")
+    write_xml(voc_root / "Annotations/train0.xml", [("disc", (20, 20, 1, 1))] * 5)
+    inspect(voc_root, tmp_path / "out")
+    (table,) = [said for said in caplog.messages if said.startswith("findings ")]
+    assert (table.count("train0.xml: object"), "... and 2 more" in table) == (3, True)
+
+
+def test_of_boxes_that_are_all_lost_no_anchors_are_judged(tmp_path, caplog):
+    caplog.set_level("INFO")
+    boxes = [("square", (1, 1, 8, 400))]  # less than a pixel wide at 96 of 960 pixels
+    root = write_voc(tmp_path / "set", {"train": {"a": boxes}, "val": {"b": boxes}})
+    for name in ("a", "b"):
+        write_image(root / f"JPEGImages/{name}.jpg", boxes, 540, 960)
+        write_xml(root / f"Annotations/{name}.xml", boxes, (540, 960))
+    assert inspect(root, tmp_path / "out")["model"]["anchors"] is None
+    assert "resizing loses 100.0 % of the training boxes" in caplog.text
+    assert "anchors reach" not in caplog.text
+
+
 def test_a_file_name_that_is_not_utf_8_does_no_harm(voc_root, tmp_path):
     for folder, suffix in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
         file = voc_root / folder / f"train0{suffix}"

@@ -4,12 +4,7 @@ import csv
 import errno
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from commands import run_cli
+from commands import RUN, run_cli, run_script
 from conftest import (
     PHASES,
     TINY,
@@ -336,10 +331,6 @@ def test_a_class_list_of_the_checkpoint_judges_other_data(run, tmp_path, voc_roo
         call(ask("evaluate", f"ckpt={out}", f"data.root={voc_root}", out=tmp_path / "e"))
 
 
-def command(*overrides):
-    return [sys.executable, "-W", "ignore", "-m", "detector.train", *overrides]
-
-
 def run_train(*overrides, cwd):
     """Run `python -m detector.train` to its end; what it printed."""
     code, out, err = run_cli("train", *overrides, cwd=cwd, heavy=True)
@@ -387,9 +378,8 @@ def test_the_coco_experiment_runs_with_random_weights(tmp_path):
 def test_two_processes_train_and_score_as_one_would(voc_root, tmp_path):
     overrides = [*TINY, f"data.root={voc_root}", "finetune=staged", "finetune.norm=frozen"]
     overrides += ["trainer.max_epochs=3", "trainer.devices=2", "hydra.run.dir=out"]
-    done = subprocess.run(command(*overrides), cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("phase top: training layer4, neck, head") == 1
+    said = run_train(*overrides, cwd=tmp_path)  # the second process is started from the first
+    assert said.count("phase top: training layer4, neck, head") == 1
     out = tmp_path / "out"
     call(ask("evaluate", f"ckpt={out}", "trainer.devices=1", out=tmp_path / "alone"))
     together = json.loads((out / "metrics.json").read_text())
@@ -406,6 +396,7 @@ def test_a_sweep_gives_every_trial_its_folder(voc_root, tmp_path):
         *TINY,
         f"data.root={voc_root}",
         "trainer.max_epochs=1",
+        "logger=tensorboard",
         "hydra.sweep.dir=sweep",
         cwd=tmp_path,
     )
@@ -434,33 +425,36 @@ def test_the_optuna_sweep_maximises_the_score_that_train_returns(voc_root, tmp_p
     assert float(value.split(":")[1]) == pytest.approx(best, abs=1e-6)
 
 
+INTERRUPTED = """
+import os, signal
+from detector.training.module import DetectionTask
+
+# A shell may have started these tests with SIGINT ignored, which children inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+start = DetectionTask.on_train_batch_start
+
+
+def press_ctrl_c(self, batch, index):
+    if (self.current_epoch, index) == (1, 1):
+        os.kill(os.getpid(), signal.SIGINT)
+    start(self, batch, index)
+
+
+DetectionTask.on_train_batch_start = press_ctrl_c
+"""
+
+
 def test_ctrl_c_keeps_what_is_done_and_prints_the_line_to_go_on(voc_root, tmp_path):
     out = tmp_path / "out"
-    overrides = [*TINY, f"data.root={voc_root}", f"hydra.run.dir={out}"]
     phase = "finetune.phases=[{name: heads, train: [head], until: {max_epochs: 500}}]"
-    process = subprocess.Popen(
-        command(*overrides, phase),
-        cwd=tmp_path,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        # A shell may have started these tests with SIGINT ignored, which children inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    deadline = time.monotonic() + 120
-    while not (out / "checkpoints/last.ckpt").is_file() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    text, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    line = f"python -m detector.train ckpt={out}"
-    assert line in text
-    done = weights(Path(out))["epoch"] + 1
-    resumed = run_train(f"ckpt={out}", f"trainer.max_epochs={done + 1}", cwd=tmp_path)
-    assert weights(Path(out))["epoch"] == done
-    assert f"epoch {done + 1}/{done + 1}" in resumed
+    overrides = [*TINY, f"data.root={voc_root}", f"hydra.run.dir={out}", phase]
+    ended = run_script(INTERRUPTED + RUN, "train", *overrides, cwd=tmp_path, heavy=True)
+    assert ended.code == 130, ended.stderr
+    assert f"python -m detector.train ckpt={out}" in ended.stdout
+    assert weights(out)["epoch"] == 0
+    resumed = run_train(f"ckpt={out}", "trainer.max_epochs=2", cwd=tmp_path)
+    assert weights(out)["epoch"] == 1
+    assert "epoch 2/2" in resumed
 
 
 def test_ctrl_c_in_the_final_evaluation_says_how_to_evaluate(

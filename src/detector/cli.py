@@ -196,9 +196,9 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
             with open_dict(cfg):
                 cfg.name = cfg.name  # resolved while Hydra's part of it is there
                 del cfg["hydra"]
+        return complete(cfg, words)
     except (HydraException, OmegaConfBaseException) as error:
         raise RequestError(explain_hydra(error, name, command_names(), words)) from error
-    return complete(cfg, words)
 
 
 def complete(cfg: DictConfig, overrides: list[str]) -> DictConfig:
@@ -206,7 +206,7 @@ def complete(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     with open_dict(cfg):
         if cfg.ckpt is not None:
             cfg.ckpt = str(cfg.ckpt)  # a folder may be called 0
-        cfg.overrides = overrides
+        cfg.overrides = [word.replace("${", r"\${") for word in overrides]  # read as typed
     return cfg
 
 

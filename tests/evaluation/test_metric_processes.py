@@ -38,9 +38,6 @@ def score(rank, folder, expected):
 
 
 def together(folder, expected):
-    # Processes that are forked off a server that has imported what takes long.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torchmetrics", "hypothesis", "detector.evaluation.metric"])
     given = str(folder), expected
     multiprocessing.start_processes(score, given, nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]

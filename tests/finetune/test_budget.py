@@ -165,5 +165,3 @@ def test_the_first_process_decides_for_all(tmp_path):
     assert first[:2] == second[:2]
     assert_same(first[2], second[2])
     assert first[3] == pytest.approx(240, rel=0.1)
-
-

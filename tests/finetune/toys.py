@@ -30,11 +30,6 @@ SGD, ADAMW = (
     OptimiserOptions(name="adamw", momentum=0.9, weight_decay=0.0),
 )
 
-# Processes are forked from a server that has imported what takes seconds.
-multiprocessing.set_forkserver_preload(
-    ["detector.training.run_checkpoints", "detector.training.module", "torch._dynamo"]
-)
-
 
 class ToyNetwork(nn.Module):
     """Three layers as three groups."""
@@ -217,9 +212,7 @@ def rank_and_count():
     return 0, 1
 
 
-def run_toy(
-    task, phases, folder, *callbacks, reference=None, epochs=None, minutes=None, **options
-):
+def run_toy(task, phases, folder, *callbacks, reference=None, epochs=None, minutes=None, **options):
     """Train the toy with checkpoints, the callbacks ordered as `build_callbacks` does."""
     tuning = staged(phases, folder, reference=reference, epochs=epochs, minutes=minutes)
     records = Records()

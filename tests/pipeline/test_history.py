@@ -8,7 +8,7 @@ from detector.finetune.options import Decay, Warmup
 from detector.finetune.phases import Phase
 from detector.finetune.schedule import Entry, Progress, Schedule
 from detector.pipeline import history
-from detector.pipeline.history import write_history
+from detector.pipeline.history import read_training, write_history
 from detector.report.schedule import ShadedPhase
 
 GROUPS = ("layer4", "neck", "head")
@@ -175,3 +175,22 @@ def test_both_files_are_written_and_nothing_else(tmp_path):
 def test_a_run_before_its_first_epoch_has_a_history_too(tmp_path):
     write_history(RunFolder(tmp_path), SCHEDULE, SCHEDULE.start(), 0.01, GROUPS, [], "val/map")
     assert [(r["name"], r["epochs"], r["best"]) for r in records(tmp_path)] == [("heads", 0, None)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "phases"),
+    [
+        (None, "[]"),
+        ("epoch,phase\n0,heads\n", None),
+        ("step,loss\n1,0.5\n", "[]"),
+        ("epoch,phase,loss\n0,heads,high\n", "[]"),
+        ("epoch,phase\n0,heads\n", '[{"name": "heads"}]'),
+        ("epoch,phase\n0,heads\n", "[1]"),
+        ("epoch,phase\n0,heads\n", "no JSON"),
+    ],
+)
+def test_files_that_are_missing_or_of_another_program_are_no_history(tmp_path, rows, phases):
+    for name, text in (("metrics.csv", rows), ("phases.json", phases)):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    assert read_training(RunFolder(tmp_path), 0, "val/map") is None

@@ -5,15 +5,13 @@ import itertools
 import json
 import logging
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commands import run_cli
-from conftest import TINY, ask, call, write_coco, write_voc
+from conftest import TINY, ask, call, prepare, write_coco, write_voc
 
 from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
@@ -26,6 +24,11 @@ from detector.training.checkpoint import read_checkpoint
 
 def load(file):
     return json.loads(file.read_text())
+
+
+def evaluate(*keys, out):
+    """Evaluate without a log, which is nothing that is tested here."""
+    return call(ask("evaluate", *keys, "logger=none", out=out))
 
 
 def edited(run, folder, change):
@@ -42,7 +45,7 @@ def test_thresholds_are_measured_on_the_validation_split_and_judge_the_test_spli
     _, run, _ = runs[:3]
     kept = load(run / "checkpoints/thresholds.json")
     assert (kept["split"], kept["images"], kept["thresholds"]) == ("val", 5, GRID.tolist())
-    call(ask("evaluate", f"ckpt={run}", "split=val", out=tmp_path))
+    evaluate(f"ckpt={run}", "split=val", out=tmp_path)
     assert load(tmp_path / "thresholds.json") == {k: v for k, v in kept.items() if k != "epoch"}
     tested = load(run / "metrics.json")["per_class"]
     for name, row in kept["classes"].items():
@@ -59,14 +62,14 @@ def test_thresholds_of_the_training_are_not_those_of_another_data_sets_split(run
     root, run, _ = runs[:3]
     shutil.copytree(root, tmp_path / "other")
     keys = [f"ckpt={run}", f"data.root={tmp_path}/other", "split=val", "resamples=0"]
-    call(ask("evaluate", *keys, out=tmp_path / "out"))
+    evaluate(*keys, out=tmp_path / "out")
     said = load(tmp_path / "out/analysis.json")["operating_point"]
     assert said.endswith("chosen on the training's val split")
 
 
 def test_a_split_scored_again_has_the_same_intervals(runs, tmp_path):
     _, run, _ = runs[:3]
-    call(ask("evaluate", f"ckpt={run}", "resamples=200", out=tmp_path))
+    evaluate(f"ckpt={run}", "resamples=200", out=tmp_path)
     first, again = load(run / "metrics.json"), load(tmp_path / "metrics.json")
     assert first["intervals"] == again["intervals"]
     assert first["per_class"] == again["per_class"]
@@ -77,7 +80,7 @@ def test_a_split_scored_again_has_the_same_intervals(runs, tmp_path):
 
 def test_without_resamples_there_are_no_intervals(runs, tmp_path):
     _, run, _ = runs[:3]
-    call(ask("evaluate", f"ckpt={run}", "resamples=0", out=tmp_path))
+    evaluate(f"ckpt={run}", "resamples=0", out=tmp_path)
     assert load(tmp_path / "metrics.json")["intervals"] is None
 
 
@@ -87,21 +90,21 @@ def test_a_report_has_its_runs_curves_and_commands(runs, tmp_path):
     assert f"data.root={root}" in page  # the command that was typed
     assert f"python -m detector.evaluate ckpt={run}" in page
     assert "train/loss_box_reg" in page
-    call(ask("evaluate", f"ckpt={run}", out=tmp_path))
+    evaluate(f"ckpt={run}", out=tmp_path)
     assert "train/loss_box_reg" in (tmp_path / "report/index.html").read_text()
 
 
 def test_a_gallery_has_no_more_pictures_than_wanted(runs, tmp_path):
     _, run, _ = runs[:3]
     for most in (0, 2):
-        call(ask("evaluate", f"ckpt={run}", f"gallery={most}", out=tmp_path / f"{most}"))
+        evaluate(f"ckpt={run}", f"gallery={most}", out=tmp_path / f"{most}")
         assert (tmp_path / f"{most}/report/index.html").read_text().count("data:image/jpeg") == most
 
 
 def test_a_comparison_is_b_minus_a_on_the_same_images(runs, tmp_path, caplog):
     _, a, b = runs[:3]
     caplog.set_level(logging.INFO)
-    call(ask("evaluate", f"ckpt={a}", f"compare={b}", "resamples=200", out=tmp_path))
+    evaluate(f"ckpt={a}", f"compare={b}", "resamples=200", out=tmp_path)
     content = load(tmp_path / "metrics.json")["comparison"]
     ours, theirs = (load(run / "metrics.json") for run in (a, b))
     assert (content["a"], content["b"]) == (str(a), str(b))
@@ -127,7 +130,7 @@ def test_a_comparison_is_b_minus_a_on_the_same_images(runs, tmp_path, caplog):
 
 def test_a_run_is_no_better_than_itself(runs, tmp_path):
     _, run, _ = runs[:3]
-    call(ask("evaluate", f"ckpt={run}", f"compare={run}", out=tmp_path))
+    evaluate(f"ckpt={run}", f"compare={run}", out=tmp_path)
     content = load(tmp_path / "metrics.json")["comparison"]
     assert content["rows"][0]["difference"] == 0
     assert "equal" in content["sentence"]
@@ -143,7 +146,7 @@ def test_finding_half_is_worse_than_finding_all(tmp_path):
     for name, those in (("half", rows[::2]), ("all", rows)):
         (tmp_path / f"{name}.json").write_text(json.dumps(those))
     keys = [f"truth={truth}", f"predictions={tmp_path}/half.json", f"compare={tmp_path}/all.json"]
-    call(ask("evaluate", *keys, out=tmp_path / "out"))
+    evaluate(*keys, out=tmp_path / "out")
     content = load(tmp_path / "out/metrics.json")["comparison"]
     row = content["rows"][0]
     # 51 of 101 recall points are reached by five of ten.
@@ -156,11 +159,11 @@ def test_finding_half_is_worse_than_finding_all(tmp_path):
 def test_two_files_of_detections_are_compared(runs, tmp_path):
     root, a, b = runs[:3]
     for name, run in (("a", a), ("b", b)):
-        call(ask("evaluate", f"ckpt={run}", "resamples=200", out=tmp_path / name))
+        evaluate(f"ckpt={run}", "resamples=200", out=tmp_path / name)
     files = [tmp_path / name / "detections.json" for name in ("a", "b")]
     keys = [f"predictions={files[0]}", f"compare={files[1]}", f"data.root={root}", "split=test"]
-    call(ask("evaluate", *keys, "resamples=200", out=tmp_path / "files"))
-    call(ask("evaluate", f"ckpt={a}", f"compare={b}", "resamples=200", out=tmp_path / "runs"))
+    evaluate(*keys, "resamples=200", out=tmp_path / "files")
+    evaluate(f"ckpt={a}", f"compare={b}", "resamples=200", out=tmp_path / "runs")
     one, other = (load(tmp_path / way / "metrics.json")["comparison"] for way in ("files", "runs"))
     assert one["rows"] == other["rows"]
     assert one["sentence"] == other["sentence"]
@@ -172,11 +175,25 @@ def test_a_comparison_with_other_classes_is_refused(runs, tmp_path):
     cat = {"names": ["cat"], "ids": [1]}
     edited(run, tmp_path / "cats", lambda ours: ours.update(classes=cat))
     with pytest.raises(RequestError, match=r"compare=.*cats: it knows cat, but ckpt=.* disc, squ"):
-        call(ask("evaluate", f"ckpt={run}", f"compare={tmp_path / 'cats'}", out=tmp_path / "o"))
+        evaluate(f"ckpt={run}", f"compare={tmp_path / 'cats'}", out=tmp_path / "o")
     assert not (tmp_path / "o").exists()
     with pytest.raises(RequestError, match=r"compare=.*voc: not the folder of a run"):
-        call(ask("evaluate", f"ckpt={run}", f"compare={root}", out=tmp_path / "o"))
+        evaluate(f"ckpt={run}", f"compare={root}", out=tmp_path / "o")
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"in_channels": 1}, "takes images of 1 channels, ckpt=.* of 3"),
+        ({"fpn_channels": 0}, r"made by another version of detector \(model\.fpn_channels=0: "),
+    ],
+)
+def test_a_comparison_with_a_run_that_cannot_be_compared_is_refused(runs, tmp_path, model, said):
+    other = edited(runs.second, tmp_path / "b", lambda ours: ours["config"]["model"].update(model))
+    asked = ask("evaluate", f"ckpt={runs.first}", f"compare={other}", out=tmp_path / "out")
+    with pytest.raises(RequestError, match=f"^compare={other}: {said}"):
+        prepare(asked)
 
 
 def test_predict_keeps_what_reaches_the_thresholds_measured(runs, tmp_path, monkeypatch):
@@ -232,7 +249,7 @@ def test_thresholds_of_other_weights_are_not_used(runs, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     sidecar = tmp_path / "run/checkpoints/thresholds.json"
     sidecar.write_text(json.dumps(load(sidecar) | {"epoch": 7}))
-    call(ask("evaluate", f"ckpt={tmp_path / 'run'}", out=tmp_path / "out"))
+    evaluate(f"ckpt={tmp_path / 'run'}", out=tmp_path / "out")
     said = load(tmp_path / "out/analysis.json")["operating_point"]
     assert said.endswith("chosen on this very split")
 
@@ -241,10 +258,10 @@ def test_a_comparison_leaves_both_as_they_were_trained(runs, tmp_path):
     _, a, b = runs[:3]
     size = {"image_size": 64}
     smaller = edited(b, tmp_path / "smaller", lambda ours: ours["config"]["data"].update(size))
-    call(ask("evaluate", f"ckpt={smaller}", "resamples=0", out=tmp_path / "alone"))
-    call(ask("evaluate", f"ckpt={a}", f"compare={smaller}", out=tmp_path / "o"))
+    evaluate(f"ckpt={smaller}", "resamples=0", out=tmp_path / "alone")
+    evaluate(f"ckpt={a}", f"compare={smaller}", out=tmp_path / "o")
     row = load(tmp_path / "o/metrics.json")["comparison"]["rows"][1]
-    call(ask("evaluate", f"ckpt={smaller}", f"compare={a}", out=tmp_path / "p"))
+    evaluate(f"ckpt={smaller}", f"compare={a}", out=tmp_path / "p")
     other = load(tmp_path / "p/metrics.json")["comparison"]["rows"][1]
     assert (row["a"], row["b"]) == (other["b"], other["a"])
     assert row["b"] == pytest.approx(
@@ -274,14 +291,14 @@ def test_a_comparison_on_images_that_one_was_trained_on_is_refused(runs, tmp_pat
 
 def test_images_that_the_checkpoint_was_chosen_on_are_no_test_without_a_word(runs, tmp_path):
     _, run, _ = runs[:3]
-    call(ask("evaluate", f"ckpt={run}", "data.splits.test=[val]", out=tmp_path / "out"))
+    evaluate(f"ckpt={run}", "data.splits.test=[val]", out=tmp_path / "out")
     (leak,) = load(tmp_path / "out/metrics.json")["leakage"]
     assert leak["kind"] == "seen in training"
     assert f"ckpt={run} was chosen on it" in leak["example"]
     assert leak["count"] == load(tmp_path / "out/metrics.json")["images"]
-    call(ask("evaluate", f"ckpt={run}", "split=val", out=tmp_path / "val"))
+    evaluate(f"ckpt={run}", "split=val", out=tmp_path / "val")
     assert load(tmp_path / "val/metrics.json")["leakage"] == []
-    call(ask("evaluate", f"ckpt={run}", "split=train", out=tmp_path / "train"))
+    evaluate(f"ckpt={run}", "split=train", out=tmp_path / "train")
     (leak,) = load(tmp_path / "train/metrics.json")["leakage"]
     assert f"ckpt={run} was trained on it" in leak["example"]
 
@@ -289,15 +306,13 @@ def test_images_that_the_checkpoint_was_chosen_on_are_no_test_without_a_word(run
 def test_two_processes_evaluate_as_one(runs, tmp_path):
     _, run, other = runs[:3]
     keys = [f"ckpt={run}", f"compare={other}", "resamples=100"]
-    call(ask("evaluate", *keys, "trainer.devices=1", out=tmp_path / "1"))
+    evaluate(*keys, "trainer.devices=1", out=tmp_path / "1")
     keys += ["trainer.devices=2", "hydra.run.dir=2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "detector.evaluate", *keys],
-        **{"capture_output": True, "text": True, "cwd": tmp_path},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("classes: disc, square") == 1
-    assert done.stdout.strip().splitlines()[-1] == f"report: {tmp_path}/2/report/index.html"
+    # The second process is started from the first.
+    code, said, errors = run_cli("evaluate", *keys, cwd=tmp_path, heavy=True)
+    assert code == 0, errors
+    assert said.count("classes: disc, square") == 1
+    assert said.strip().splitlines()[-1] == f"report: {tmp_path}/2/report/index.html"
     one, two = (load(tmp_path / f"{devices}/metrics.json") for devices in (1, 2))
     for key in ("coco", "voc", "per_class", "intervals", "comparison"):
         assert one[key] == two[key]
@@ -314,7 +329,7 @@ def test_scores_that_are_no_probabilities_still_have_curves(tmp_path):
     file = tmp_path / "results.json"
     file.write_text(json.dumps(rows))
     out = tmp_path / "out"
-    call(ask("evaluate", f"predictions={file}", f"truth={truth}", out=out))
+    evaluate(f"predictions={file}", f"truth={truth}", out=out)
     row = load(out / "metrics.json")["per_class"]["disc"]
     assert (row["ap"], row["precision"], row["recall"]) == (1, 1, 1)
     assert 0 < row["threshold"] <= 1
@@ -330,7 +345,7 @@ def test_a_damaged_sidecar_stops_predict_but_not_evaluate(runs, tmp_path, caplog
     with pytest.raises(RequestError, match=r"thresholds\.json: split is not a name; delete it"):
         call(asked)
     assert not (tmp_path / "p").exists()
-    call(ask("evaluate", f"ckpt={tmp_path / 'run'}", out=tmp_path / "e"))
+    evaluate(f"ckpt={tmp_path / 'run'}", out=tmp_path / "e")
     assert "thresholds.json: split is not a name" in caplog.text
     said = load(tmp_path / "e/analysis.json")["operating_point"]
     assert said.endswith("chosen on this very split")
@@ -346,7 +361,7 @@ def used(monkeypatch):
 def test_results_are_replaced_all_at_once(runs, tmp_path, monkeypatch):
     _, run, _ = runs[:3]
     out = tmp_path / "out"
-    call(ask("evaluate", f"ckpt={run}", "split=val", out=out))
+    evaluate(f"ckpt={run}", "split=val", out=out)
     before = {p: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
 
     def interrupted(*_):
@@ -362,10 +377,10 @@ def test_results_are_replaced_all_at_once(runs, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("used")
 def test_results_of_another_evaluation_do_not_stay_behind(runs, tmp_path):
     root, run, _ = runs[:3]
-    call(ask("evaluate", f"ckpt={run}", out=tmp_path / "one"))
+    evaluate(f"ckpt={run}", out=tmp_path / "one")
     shutil.copy(tmp_path / "one/detections.json", tmp_path / "other.json")
     keys = [f"predictions={tmp_path}/other.json", f"data.root={root}", "split=test"]
-    call(ask("evaluate", *keys, out=tmp_path / "one"))
+    evaluate(*keys, out=tmp_path / "one")
     assert not (tmp_path / "one/detections.json").exists()
 
 
@@ -374,7 +389,7 @@ def test_what_ends_while_files_are_replaced_leaves_no_scores_beside_other_files(
     runs, tmp_path, monkeypatch
 ):
     _, run, _ = runs[:3]
-    call(ask("evaluate", f"ckpt={run}", "resamples=0", out=tmp_path))
+    evaluate(f"ckpt={run}", "resamples=0", out=tmp_path)
     replace = Path.replace
 
     def end(self, target):
@@ -384,7 +399,7 @@ def test_what_ends_while_files_are_replaced_leaves_no_scores_beside_other_files(
 
     monkeypatch.setattr(Path, "replace", end)
     with pytest.raises(RuntimeError, match="the power fails"):
-        call(ask("evaluate", f"ckpt={run}", "resamples=0", "split=val", out=tmp_path))
+        evaluate(f"ckpt={run}", "resamples=0", "split=val", out=tmp_path)
     assert (tmp_path / "report/index.html").exists()  # the former one
     assert not (tmp_path / "metrics.json").exists()
     assert not (tmp_path / ".results").exists()
@@ -421,7 +436,7 @@ def test_a_key_of_another_command_is_called_so(runs, tmp_path):
 def test_leaving_out_is_not_advised_where_nothing_would_be_left(runs, tmp_path):
     root = write_voc(tmp_path / "voc", {"test": {"a": [("cat", (1, 1, 20, 20))]}})
     with pytest.raises(RequestError, match="'cat' is not among those that") as error:
-        call(ask("evaluate", f"ckpt={runs[1]}", f"data.root={root}", out=tmp_path / "out"))
+        evaluate(f"ckpt={runs[1]}", f"data.root={root}", out=tmp_path / "out")
     assert "on_bad" not in str(error.value)
 
 
@@ -431,7 +446,7 @@ def test_classes_in_too_few_images_are_named(tmp_path, caplog):
     truth = write_coco(tmp_path / "coco", {"test": places}) / "annotations/instances_test.json"
     (tmp_path / "found.json").write_text("[]")
     keys = [f"truth={truth}", f"predictions={tmp_path}/found.json"]
-    call(ask("evaluate", *keys, out=tmp_path / "out"))
+    evaluate(*keys, out=tmp_path / "out")
     said = "too few images for an interval: square; those of the means are rough"
     assert said in caplog.text
     assert said.capitalize() in (tmp_path / "out/report/index.html").read_text()
@@ -461,7 +476,7 @@ def test_a_split_cut_short_is_said_and_a_runs_own_limit_is_not_inherited(runs, t
     call(ask("train", *keys, *short, out=run))
     assert "only 2 of the 5 images were evaluated" in caplog.text
     assert load(run / "metrics.json")["images"] == 2
-    call(ask("evaluate", f"ckpt={run}", out=tmp_path / "out"))
+    evaluate(f"ckpt={run}", out=tmp_path / "out")
     assert load(tmp_path / "out/metrics.json")["images"] == 5
 
 
@@ -469,7 +484,7 @@ def test_nothing_detected_and_a_class_without_truth_are_said(runs, tmp_path, cap
     _, run, _ = runs[:3]
     root = write_voc(tmp_path / "voc", {"test": {"t": [("disc", (1, 1, 30, 30))]}})
     keys = [f"data.root={root}", "split=test", "model.score_threshold=1"]
-    scores = call(ask("evaluate", f"ckpt={run}", *keys, out=tmp_path / "out"))
+    scores = evaluate(f"ckpt={run}", *keys, out=tmp_path / "out")
     assert scores["map"] == 0
     assert "nothing was detected" in caplog.text
     assert "no true boxes of square: left out" in caplog.text
@@ -497,7 +512,7 @@ def test_suspects_are_listed_by_file(tmp_path):
     truth.write_text(json.dumps(content))
     file = tmp_path / "results.json"
     file.write_text(json.dumps(results))
-    call(ask("evaluate", f"predictions={file}", f"truth={truth}", out=tmp_path / "out"))
+    evaluate(f"predictions={file}", f"truth={truth}", out=tmp_path / "out")
     with (tmp_path / "out/suspects.csv").open() as stream:
         first = next(csv.DictReader(stream))
     assert (first["kind"], first["class"]) == ("detection without truth", "disc")
@@ -523,7 +538,7 @@ def test_leakage_of_the_scored_split_is_said_beside_the_score(runs, tmp_path, ca
         return data
 
     monkeypatch.setattr(load_data, "usable_data", leaking)
-    call(ask("evaluate", f"ckpt={run}", "resamples=0", out=tmp_path))
+    evaluate(f"ckpt={run}", "resamples=0", out=tmp_path)
     rows = {row["kind"]: row for row in load(tmp_path / "metrics.json")["leakage"]}
     assert {kind: row["count"] for kind, row in rows.items()} == {
         "picture in two splits": 1,
@@ -546,7 +561,7 @@ def test_without_leakage_nothing_is_said_of_it(runs):
 def test_images_with_more_boxes_than_are_detected_are_said_in_the_report(runs, tmp_path):
     _, run, _ = runs[:3]
     typed = ["model.detections_per_image=1", "resamples=0"]
-    call(ask("evaluate", f"ckpt={run}", *typed, out=tmp_path))
+    evaluate(f"ckpt={run}", *typed, out=tmp_path)
     said = "mages with more than 1 boxes:"
     assert said in (tmp_path / "report/index.html").read_text()
     assert said not in (run / "report/index.html").read_text()

@@ -15,7 +15,12 @@ from detector.cli import compose
 from detector.config.resolve import resolve
 from detector.pipeline import leakage
 from detector.train import KEYS, record_images
-from detector.training.checkpoint import Fingerprint, pack_fingerprints, read_trained_on
+from detector.training.checkpoint import (
+    Fingerprint,
+    load_checkpoint,
+    pack_fingerprints,
+    read_trained_on,
+)
 
 
 @pytest.fixture
@@ -80,3 +85,12 @@ def test_a_training_records_its_images_and_those_of_its_first_weights(tmp_path, 
     assert set(read_trained_on(tmp_path / "second.ckpt")) == own | set(earlier)
     (leak,) = data.issues.of("leakage")
     assert [item.file for item in leak.items] == ["JPEGImages/test0.jpg"]
+
+
+def test_a_checkpoint_is_read_again_where_its_file_was_replaced(tmp_path):
+    file, draft = tmp_path / "last.ckpt", tmp_path / "draft"
+    for epoch in (1, 2):
+        torch.save({"epoch": epoch}, draft)
+        draft.replace(file)
+        assert load_checkpoint(file).pop("epoch") == epoch
+        assert load_checkpoint(file) == {"epoch": epoch}  # what was popped was the caller's own

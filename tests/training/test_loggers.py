@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import cv2
@@ -23,6 +24,7 @@ from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
 from detector.training.loggers import LOGGERS, MLflow, RunLogger, Wandb, build_logger
 
+LOGGED = [*TINY, "logger=tensorboard"]
 PHASES = (
     "finetune.phases=[{name: heads, train: [neck, head], until: {max_epochs: 2}},"
     "{name: top, train: [layer4, neck, head], until: {max_epochs: 1}}]"
@@ -64,7 +66,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(root, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "out"
-    call("train", *TINY, PHASES, f"data.root={root}", out=out)
+    call("train", *LOGGED, PHASES, f"data.root={root}", out=out)
     return out
 
 
@@ -109,7 +111,7 @@ def test_the_pictures_are_logged_in_their_colours(run, name):
 
 def test_where_there_is_no_test_split_final_figures_do_not_mix_with_the_epochs(root, tmp_path):
     out = tmp_path / "out"
-    asked = [*TINY, f"data.root={root}", "data.splits.test=[]", "trainer.max_epochs=1"]
+    asked = [*LOGGED, f"data.root={root}", "data.splits.test=[]", "trainer.max_epochs=1"]
     call("train", *asked, out=out)
     assert len(points(read_log(out), "val/map")) == 1
     assert len(points(read_log(out), "best_val/map")) == 1
@@ -119,7 +121,7 @@ def test_an_epoch_that_is_repeated_after_a_kill_is_logged_once(root, tmp_path):
     from killable import run as run_killed
 
     out = tmp_path / "out"
-    asked = [*TINY, PHASES, f"data.root={root}", "trainer.max_epochs=2"]
+    asked = [*LOGGED, PHASES, f"data.root={root}", "trainer.max_epochs=2"]
     assert run_killed(asked, out, ("decided, not saved", 1)) != 0
     assert [step for step, _ in points(read_log(out), "train/loss")] == [3, 6]
     assert run_killed([f"ckpt={out}"], out) == 0
@@ -139,7 +141,7 @@ def test_a_new_run_in_an_old_folder_voids_the_old_log(tmp_path):
 
 
 def test_without_a_logger_metrics_csv_is_written_and_no_log(root, tmp_path):
-    asked = [*TINY, f"data.root={root}", "logger=none", "trainer.max_epochs=1"]
+    asked = [*LOGGED, f"data.root={root}", "logger=none", "trainer.max_epochs=1"]
     call("train", *asked, out=tmp_path / "out")
     assert len(rows(tmp_path / "out")) == 1
     assert not (tmp_path / "out/tensorboard").exists()
@@ -169,7 +171,7 @@ def test_a_logger_that_is_not_installed_is_refused_by_name(root, tmp_path, monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     said = f"^logger={name} needs the package {name}: pip install {name}$"
     with pytest.raises(RequestError, match=said):
-        call("train", *TINY, f"data.root={root}", f"logger={name}", out=tmp_path / "out")
+        call("train", *LOGGED, f"data.root={root}", f"logger={name}", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -207,6 +209,14 @@ def test_wandb_without_a_login_is_refused_unless_it_is_offline(monkeypatch, logg
     else:
         with pytest.raises(RequestError, match=r"nobody is logged in; .* logger\.offline=true"):
             Wandb.check(settings("logger=wandb"))
+
+
+def test_a_version_of_wandb_that_asks_by_itself_is_left_to_it(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    older = SimpleNamespace(login=lambda anonymous=None: False)  # cannot be told not to ask
+    monkeypatch.setitem(sys.modules, "wandb", older)
+    Wandb.check(settings("logger=wandb"))
 
 
 def changed_checkpoint(run, folder, change):
@@ -327,6 +337,18 @@ def test_a_log_ends_as_failed_where_its_run_does(record):
     with pytest.raises(KeyboardInterrupt), logger.opened({}):
         raise KeyboardInterrupt
     assert calls[-1] == "failed"
+
+
+@pytest.mark.parametrize(("error", "code"), [(None, 0), (KeyboardInterrupt, 1)])
+def test_wandbs_log_is_finished_so_that_the_next_run_has_its_own(record, monkeypatch, error, code):
+    codes = []
+    client = SimpleNamespace(run="open", finish=lambda exit_code: codes.append(exit_code))
+    logger, _ = record(Wandb)
+    monkeypatch.setitem(sys.modules, "wandb", client)
+    with pytest.raises(error) if error else nullcontext(), logger.opened({}):
+        if error:
+            raise error
+    assert codes == [code]
 
 
 @pytest.fixture

@@ -238,3 +238,27 @@ def test_without_rows_there_is_no_file(tmp_path):
     write_rows(run, [])
     assert not run.metrics_csv.exists()
     assert read_rows(run) == []
+
+
+@pytest.mark.parametrize(
+    ("finished", "said"),
+    [
+        (0, ["interrupted before the first epoch was finished: nothing to resume from"]),
+        (1, ["interrupted; all finished epochs are kept. To go on:", "  resume it"]),
+    ],
+)
+def test_after_ctrl_c_the_log_says_how_to_go_on(tmp_path, caplog, finished, said):
+    caplog.set_level("INFO")
+    finetuning = SimpleNamespace(pace=Pace())
+    bar = progress.RunProgress(RunFolder(tmp_path), finetuning, [1], "resume it")
+    if finished:
+        bar.run.last_checkpoint.parent.mkdir()
+        bar.run.last_checkpoint.touch()
+    bar.on_exception(None, None, KeyboardInterrupt())
+    assert caplog.messages == said
+
+
+def test_of_an_error_in_training_the_progress_says_nothing(tmp_path, caplog):
+    caplog.set_level("INFO")
+    new_bar(tmp_path).on_exception(None, None, ValueError("loss is not finite"))
+    assert caplog.messages == []

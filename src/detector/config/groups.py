@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from detector.models.backbones.table import BACKBONES, BackboneSpec
 
 
+@functools.cache
 def register_backbones() -> None:
     """Make every row of the table of backbones a choice of `backbone=`."""
     for name, row in BACKBONES.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from detector.config.messages import choices, hints
 from detector.config.schedules import read_schedule
@@ -123,8 +124,11 @@ def command_keys(kind: type[Config]) -> list[str]:
 
 def _values(cfg: DictConfig, typed: Collection[str]) -> dict[str, Any]:
     """What was composed, with paths that hold from any folder, as a checkpoint must know them."""
-    chosen = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in RUN_KEYS])
-    values = OmegaConf.to_container(chosen, resolve=True)
+    try:
+        chosen = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in RUN_KEYS])
+        values = OmegaConf.to_container(chosen, resolve=True)
+    except OmegaConfBaseException as error:  # an interpolation
+        raise RequestError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict)
     data, model = values["data"], values["model"]
     root = "" if data["root"] is None else str(data["root"])

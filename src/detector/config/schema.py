@@ -9,8 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import to_jsonable_python
@@ -77,23 +75,17 @@ class Config:
 C = TypeVar("C", bound=Config)
 
 
-def parse(values: DictConfig | dict[str, Any], kind: type[C] = Config) -> C:  # type: ignore[assignment]
-    """Turn a composed configuration into a checked one.
+def parse(values: dict[str, Any], kind: type[C] = Config) -> C:  # type: ignore[assignment]
+    """Turn a configuration of plain data into a checked one.
 
     Args:
-        values: As Hydra composed it, or plain data from a checkpoint.
+        values: As composed, or from a checkpoint.
         kind: Configuration of the command.
 
     Raises:
         RequestError: If a key is unknown or missing, or a value is of the wrong type or out of
             range; the message names the key.
     """
-    try:
-        if isinstance(values, DictConfig):
-            values = OmegaConf.to_container(values, resolve=True)  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "configuration"
-        raise RequestError(f"{key}: {str(error).splitlines()[0]}") from error
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

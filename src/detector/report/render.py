@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import shlex
@@ -21,6 +22,7 @@ FILTERS = (
 )
 
 
+@functools.cache
 def environment() -> jinja2.Environment:
     """Templates in which every value is escaped and an undefined one is an error."""
     made = jinja2.Environment(

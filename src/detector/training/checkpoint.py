@@ -5,6 +5,7 @@ Torch takes seconds to import, so it is imported when a file is read.
 
 from __future__ import annotations
 
+import functools
 import pickle
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -106,7 +107,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read the content of a checkpoint; tensors are mapped from the file."""
+    """Read the content of a checkpoint; tensors are mapped from the file.
+
+    A command asks for several parts of the same file, which is read once as long as it is the same.
+    """
+    file = path.stat()
+    return dict(_content(path, (file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns)))
+
+
+@functools.lru_cache(maxsize=2)  # a checkpoint, and the one that it is compared with
+def _content(path: Path, version: tuple[int, ...]) -> dict[str, Any]:
+    """Read a checkpoint of which nothing is changed afterwards."""
     import torch
 
     try:

