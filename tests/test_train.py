@@ -324,6 +324,29 @@ def test_what_was_dealt_out_by_ratio_is_written_and_stays_when_images_are_added(
         assert (files == set(written["test"])) == (not overrides)
 
 
+def test_too_little_time_is_refused_once_the_pace_is_known_and_nothing_stays(voc_root, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    (other / "mine.txt").touch()
+    for folder in (out, other):
+        said = r"^trainer\.max_minutes=1e-05: expected at least [0-9.]+ here, where a step takes "
+        with pytest.raises(RequestError, match=said):
+            fresh_train(voc_root, folder, "trainer.max_minutes=0.00001", "logger=tensorboard")
+    assert not out.exists()
+    assert [file.name for file in other.iterdir()] == ["mine.txt"]
+
+
+def test_a_run_of_limited_time_ends_with_a_validated_epoch_and_says_what_is_left(
+    voc_root, tmp_path, caplog
+):
+    out = tmp_path / "out"
+    fresh_train(voc_root, out, "trainer.max_minutes=0.05")
+    phases = json.loads((out / "phases.json").read_text())
+    assert [phase["name"] for phase in phases] == ["heads", "top"]
+    assert epochs(out)[-1]["val/map"]
+    assert "the evaluation takes about" in caplog.text
+
+
 def test_a_class_list_of_the_checkpoint_judges_other_data(run, tmp_path, voc_root):
     _, out, _ = run
     write_xml(voc_root / "Annotations/test1.xml", [("cat", (1, 1, 9, 9))])

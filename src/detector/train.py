@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass as options
 from detector.config.resolve import resolve
 from detector.config.schedules import frozen_at_random, read_schedule
 from detector.config.schema import Config, plain
+from detector.core.bar import in_words
 from detector.core.console import announce, typed, typed_command
 from detector.core.errors import RequestError
 from detector.core.files import write_json
@@ -250,6 +251,7 @@ def _fit(prepared: Prepared, training: _Training, folder: RunFolder) -> None:
     from detector.data.loading.watchdog import named_ends
     from detector.pipeline import build
     from detector.pipeline.history import write_history
+    from detector.pipeline.pace_cache import remember_pace
 
     trainer, task, finetuning = training.trainer, training.task, training.finetuning
     try:
@@ -258,13 +260,17 @@ def _fit(prepared: Prepared, training: _Training, folder: RunFolder) -> None:
     except SystemExit as end:  # Lightning's way to end after Ctrl-C
         raise KeyboardInterrupt from end
     if trainer.is_global_zero:
+        if seconds := training.rows.evaluation_seconds(trainer):
+            log.info("the evaluation takes about %s", in_words(seconds))
+        rows = training.rows.rows()
+        remember_pace(prepared.config, finetuning.progress, rows, prepared.schedule.phases)
         write_history(
             folder,
             prepared.schedule,
             finetuning.progress,
             finetuning.base_lr(trainer),
             list(task.network.groups()),
-            training.rows.rows(),
+            rows,
             prepared.config.monitor,
         )
     build.load_weights(task, finetuning.best)

@@ -79,7 +79,7 @@ def test_training_with_its_validations_takes_the_time_it_is_given(clock, tmp_pat
 
 
 def test_phases_share_the_time_as_they_share_the_epochs(clock, tmp_path):
-    _, _, records, seconds = train(clock, tmp_path, 10)
+    _, _, records, _seconds = train(clock, tmp_path, 10)
     second = next(i for i, s in enumerate(records.steps) if s["rates"]["stem"])
     # A quarter of ten minutes. An epoch takes 6 s, its checkpoint 1 s, and a validation, of every
     # third, 2 s.
@@ -137,7 +137,7 @@ def test_more_time_for_a_resumed_run_is_used(clock, tmp_path):
 def test_with_a_number_of_epochs_a_phase_ends_by_what_comes_first(clock, tmp_path):
     trainer, _, _, _ = train(clock, tmp_path / "a", 60, epochs=8)
     assert trainer.global_step == 8 * 4
-    trainer, _, _, seconds = train(clock, tmp_path / "b", 2, epochs=800)
+    _, _, _, seconds = train(clock, tmp_path / "b", 2, epochs=800)
     assert seconds == pytest.approx(120, rel=0.1)
 
 

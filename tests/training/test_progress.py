@@ -114,7 +114,7 @@ def test_steps_of_a_later_phase_are_expected_to_take_longer_as_they_cost_more(
     an_epoch(new_bar(tmp_path, PHASES), clock)
     # A step of 10 s and six of 20 s; four validations of 4 batches, and 7 at the end, at 4 s.
     assert caplog.messages[0].endswith("epoch 1/4 step 1/2, loss 1.000, 10 s/step, 4 min left")
-    assert 10 + 6 * 20 + 23 * 4 == pytest.approx(4 * 60, abs=30)
+    assert pytest.approx(4 * 60, abs=30) == 10 + 6 * 20 + 23 * 4
 
 
 def test_of_a_run_of_limited_time_that_time_and_the_final_evaluation_are_left(

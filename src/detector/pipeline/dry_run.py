@@ -17,6 +17,7 @@ from detector.finetune.phases import Phase
 from detector.finetune.schedule import Schedule, batch_scale
 from detector.pipeline import build
 from detector.pipeline.model_summary import print_summary
+from detector.pipeline.pace_cache import recall_pace
 from detector.pipeline.request_checks import check_devices
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def phase_table(config: Config) -> list[str]:
     network = build.untrained_task(config, "meta").network
     groups = list(network.groups())
     everything = _step_compute(network, config)
-    lengths = _lengths(schedule)
+    lengths = _lengths(config, schedule)
     lines = [
         ROW.format("phase", "epochs", "layers", "parameters", "compute"),
         ROW.format("", "", "trained", "trained", "saved"),
@@ -99,14 +100,20 @@ def _images_a_step(config: Config) -> int:
     return config.data.batch_size * build.local_processes(run) * run.num_nodes
 
 
-def _lengths(schedule: Schedule) -> list[str]:
-    """Length of each phase, in words: epochs, or its share of the time."""
+def _lengths(config: Config, schedule: Schedule) -> list[str]:
+    """Length of each phase, in words: epochs, or its share of the time.
+
+    By the pace of an earlier run, if there was one, the share of the time is also given in epochs.
+    """
     words = []
     if schedule.max_minutes is not None and schedule.max_epochs is None:
-        for index in range(len(schedule.phases)):
+        for index, phase in enumerate(schedule.phases):
             before = schedule.ends_at(index - 1) if index else 0.0
             share = schedule.ends_at(index) - before
-            words.append(f"{percent(share)} of {schedule.max_minutes:g} min")
+            word = f"{percent(share)} of {schedule.max_minutes:g} min"
+            if (pace := recall_pace(config, phase)) is not None:
+                word += f": {60 * schedule.max_minutes * share / pace.each:.2g} epochs"
+            words.append(word)
         return words
     fine = 1000  # steps of an epoch, to show parts of one
     for index, steps, _ in schedule.remaining(schedule.start(fine)):

@@ -137,13 +137,17 @@ class RunProgress(pl.Callback):
             f"{in_words(self.seconds_left(trainer))} left"
         )
 
+    def evaluation_seconds(self, trainer: pl.Trainer) -> float:
+        """Estimate the time of the final evaluation, by the pace of the validations."""
+        return _final_batches(trainer) * self.pace.batch
+
     def seconds_left(self, trainer: pl.Trainer) -> float:
         """Estimate the remaining time of the run, with validations and the final evaluation.
 
         The steps of later phases are expected to take longer as their arithmetic does.
         """
         schedule, progress = self.finetuning.schedule, self.finetuning.progress
-        final = _final_batches(trainer) * self.pace.batch
+        final = self.evaluation_seconds(trainer)
         limit = math.inf
         if schedule.max_minutes is not None:
             limit = max(0.0, 60 * schedule.max_minutes - self.pace.seconds)
