@@ -13,7 +13,6 @@ from typing import Any
 
 from training_runs import (
     Outcome,
-    equal_epochs,
     group_by,
     period,
     read_results,
@@ -86,7 +85,8 @@ class Run(Named):
             "+experiment=trees",
             *(backbone or [f"backbone={name}"]),
             *SLIM,
-            *equal_epochs(schedule, self.epochs),
+            f"finetune={schedule}",
+            f"trainer.max_epochs={self.epochs}",
             *(["model.weights=none"] if schedule == "scratch" else []),
             *(QUICK if self.quick else ()),
             f"seed={self.seed}",

@@ -24,9 +24,6 @@ from typing import Any, Protocol, TypeVar
 # Nothing here imports torch at the top: a child's peak memory is counted from its parent's on.
 from omegaconf import OmegaConf
 
-from detector.cli import compose, load_command
-from detector.config.resolve import resolve
-from detector.config.schedules import read_schedule
 from detector.core.files import write_json
 from detector.core.run_folder import RunFolder
 from detector.training.metrics_csv import read_rows
@@ -94,26 +91,6 @@ class Run(Protocol[ResultOf]):
     def result(self, **outcome: Any) -> ResultOf:
         """The run's result, of what `Outcome` has."""
         ...
-
-
-def equal_epochs(schedule: str, epochs: int) -> list[str]:
-    """What is typed to make a schedule last so many epochs (`auto`: at most).
-
-    Args:
-        schedule: Of conf/finetune.
-        epochs: Fewer than it has cut it off, more lengthen its last phase.
-    """
-    chosen = [f"finetune={schedule}", f"trainer.max_epochs={epochs}"]
-    config = resolve(load_command("train").KEYS, compose("train", ["+experiment=trees", chosen[0]]))
-    phases = read_schedule(config).phases
-    missing = epochs - sum(phase.max_epochs for phase in phases)
-    if missing <= 0:
-        return chosen
-    if config.finetune.phases == "auto":
-        return [*chosen, f"finetune.auto.max_epochs={math.ceil(epochs / len(phases))}"]
-    last = len(phases) - 1
-    length = phases[last].max_epochs + missing
-    return [*chosen, f"finetune.phases.{last}.until.max_epochs={length}"]
 
 
 def quoted(text: str) -> str:

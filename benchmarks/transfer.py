@@ -7,7 +7,7 @@ would be typed, in OUT/<data>-<schedule>-<seed>. The command can be interrupted 
 finished run is not repeated, an unfinished one goes on from its last epoch. OUT/results.json is
 written whenever a run ends. With `--report` the tables go to docs/transfer.md, beside a picture.
 
-Every schedule gets N epochs: a longer one is cut off, a shorter one's last phase is lengthened.
+Every schedule gets N epochs, which its phases share.
 `auto` has at most N; it stops when a further stage no longer pays.
 """
 
@@ -25,7 +25,6 @@ from typing import Any
 # Nothing here imports torch at the top: a child's peak memory is counted from its parent's on.
 from training_runs import (
     Outcome,
-    equal_epochs,
     group_by,
     period,
     quoted,
@@ -88,7 +87,13 @@ class Run(Named):
             data = [f"data.root={quoted(str(self.root))}", "backbone=efficientnet_lite0"]
             data += ["data.on_bad=skip", f"name={quoted(self.data)}"]
         weights = ["model.weights=none"] if self.schedule == "scratch" else []
-        return [*data, *equal_epochs(self.schedule, self.epochs), *weights, f"seed={self.seed}"]
+        return [
+            *data,
+            f"finetune={self.schedule}",
+            f"trainer.max_epochs={self.epochs}",
+            *weights,
+            f"seed={self.seed}",
+        ]
 
     def result(self, **outcome: Any) -> Result:
         """What came out of it."""

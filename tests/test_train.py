@@ -339,6 +339,7 @@ def test_too_little_time_is_refused_once_the_pace_is_known_and_nothing_stays(voc
 def test_a_run_of_limited_time_ends_with_a_validated_epoch_and_says_what_is_left(
     voc_root, tmp_path, caplog
 ):
+    caplog.set_level("INFO")
     out = tmp_path / "out"
     fresh_train(voc_root, out, "trainer.max_minutes=0.05")
     phases = json.loads((out / "phases.json").read_text())

@@ -10,10 +10,13 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from detector.core.errors import RequestError
-from detector.finetune.pace import Pace
 from detector.finetune.schedule import Progress, Schedule
+
+if TYPE_CHECKING:
+    from detector.finetune.pace import Pace
 
 FIRST_STEPS = (2, 8)  # of a phase, after which its number of steps is decided
 VALIDATING = 0.1  # share of the time that validations take, at most, where there are many
