@@ -117,6 +117,9 @@ def resume(out, *overrides):
     [
         ("optim=sgd", r"optim\.name=sgd: .*last\.ckpt was trained with adamw"),
         ("optim.weight_decay=0.1", r"optim\.weight_decay=0\.1: .* was trained with 0\.0001"),
+        ("seed=7", r"seed=7: .* was trained with 0"),
+        ("data.splits.test=[train]", r"data\.splits\.test=\['train'\]: .* was trained with null"),
+        ("data.auto_split.seed=1", r"data\.auto_split\.seed=1: .* was trained with 0"),
         ("optim.ema=0.9", r"optim\.ema=0\.9: .* was trained with null"),
         ("data.image_size=128", r"data\.image_size=128: .* was trained with 96"),
         ("model.score_threshold=0.1", r"model\.score_threshold=0\.1: .* was trained with 0\.05"),
