@@ -161,7 +161,9 @@ def test_a_missing_required_key_is_named(cwd):
 
 
 def test_a_sweep_is_checked_before_its_folder_is_made(cwd):
-    assert "no such folder" in refused("train", "-m", "seed=0,1", "data.root=/no/where", cwd=cwd)
+    assert "no such folder" in refused("train", "seed=0,1", "data.root=/no/where", "-m", cwd=cwd)
+    line = refused("train", "-m", "data.root=/no/where", "lr=1,2", cwd=cwd)
+    assert line == "lr: no such key; did you mean optim.lr=1,2?"
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "check"])

@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from detector.config.explain import explain_hydra
 from detector.config.groups import register_backbones
-from detector.config.hints import check_words
+from detector.config.hints import check_words, flags_first
 from detector.config.schema import command_names, conf_folder
 from detector.core.console import first_process, show_what_can_be_shown, stop_showing, tell, typed
 from detector.core.errors import RequestError
@@ -99,6 +99,7 @@ def run_command(name: str) -> NoReturn:
         with _exits(name):
             if _is_answered(name, sys.argv[1:]):
                 sys.exit(0)
+            sys.argv[1:] = flags_first(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(job)()
     finally:
         stop_showing()
@@ -229,10 +230,7 @@ class CheckRequest(Callback):
         """Check the first trial of a sweep; another one may still be wrong where it differs."""
         name = str(kwargs["config_name"])
         with _exits(name, checking=True):
-            try:
-                first = _first_trial(name, config)
-            except HydraException:
-                first = config  # the sweeper says what is wrong
+            first = _first_trial(name, config)
             self._check(first, name, "sweep")
             folder = str(first.hydra.sweep.dir)
             with read_write(config.hydra), open_dict(config.hydra):
@@ -297,15 +295,15 @@ def said_if_slow(text: str, *, quiet: bool = False) -> Iterator[threading.Timer]
 
 def _first_trial(name: str, config: DictConfig) -> DictConfig:
     """Configuration of the first trial of a sweep; ranges keep their default."""
-    parser, words = OverridesParser.create(), []
+    hydra_ = GlobalHydra.instance().hydra
+    assert hydra_ is not None
+    parser, words = OverridesParser.create(hydra_.config_loader), []
     for text in map(str, config.hydra.overrides.task):
-        override = parser.parse_override(text)
+        (override,) = parser.parse_overrides([text])  # knows the choices of glob(*)
         if not override.is_sweep_override():
             words.append(text)
         elif override.is_discrete_sweep():
             words.append(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")
-    hydra_ = GlobalHydra.instance().hydra
-    assert hydra_ is not None
     overrides = [*map(str, config.hydra.overrides.hydra), *words]
     first = hydra_.compose_config(name, overrides, RunMode.MULTIRUN, with_log_configuration=False)
     assert isinstance(first, DictConfig)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from detector.config.hints import check_words, near_miss
+from detector.config.hints import check_words, flags_first, near_miss
 from detector.core.errors import RequestError
 
 
@@ -90,3 +90,9 @@ def test_words_that_are_no_key_and_value_are_refused(words, said):
 
 def test_what_hydra_understands_is_left_to_it():
     check_words("train", ["-m", "--cfg", "job", "~logger", "+experiment=voc", "optim.lr=1,2"])
+
+
+def test_flags_may_stand_anywhere():
+    words = ["seed=1,2", "-m", "~logger", "--cfg", "job", "--package=hydra", "name=a"]
+    ordered = ["-m", "--cfg", "job", "--package=hydra", "seed=1,2", "~logger", "name=a"]
+    assert flags_first(words) == ordered

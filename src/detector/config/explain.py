@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
@@ -87,6 +88,7 @@ def _explain_key(key: str, command: str, commands: Sequence[str], word: str) -> 
 
 def known_keys(command: str) -> list[str]:
     """Every key and group of a command, dotted."""
+    GlobalHydra.instance().clear()  # the error may have come within Hydra's own application
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
         cfg = hydra.compose(command)
 

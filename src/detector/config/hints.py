@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from itertools import islice
 from pathlib import Path
 
 from detector.core.console import typed
@@ -70,7 +71,8 @@ def near_miss(word: str, command: str = "train", known: Collection[str] = ()) ->
         value = "gpu"
     if key == "model.weights" and value.lower() in ("true", "false"):
         value = "imagenet" if value.lower() == "true" else "none"
-    return typed(key, value)
+    swept = re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value)
+    return f"{key}={value}" if swept else typed(key, value)
 
 
 def _key(name: str, command: str) -> str | None:
@@ -122,6 +124,21 @@ def check_words(command: str, words: Sequence[str]) -> None:
             _refuse(whole, near_miss(whole, command) or _as_key(whole), command)
         elif "=" not in word and not word.startswith(("~", "-")):
             _refuse(word, near_miss(word, command), command)
+
+
+def flags_first(words: Sequence[str]) -> list[str]:
+    """The words of a command with its flags in front, where Hydra expects them.
+
+    Args:
+        words: Words that `check_words` has found good.
+    """
+    flags, keys, rest = [], [], iter(words)
+    for word in rest:
+        if word.startswith("-"):
+            flags += [word, *islice(rest, FLAGS.get(word, 0))]
+        else:
+            keys.append(word)
+    return [*flags, *keys]
 
 
 def _as_key(word: str) -> str | None:
