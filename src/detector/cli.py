@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from detector.config.explain import explain_hydra
 from detector.config.groups import register_backbones
-from detector.config.hints import check_words, flags_first
+from detector.config.hints import FLAGS, check_words, flags_first
 from detector.config.schema import command_names, conf_folder
 from detector.core.console import first_process, show_what_can_be_shown, stop_showing, tell, typed
 from detector.core.errors import RequestError
@@ -145,6 +145,10 @@ def call(
         RequestError: If the request is wrong.
     """
     request = compose(name, overrides)
+    if request.get("dry_run"):
+        raise RequestError(
+            "dry_run=true: only python -m detector.train prints the phases and stops"
+        )
     prepared = load_command(name).prepare(request)
     run = (
         RunFolder(folder)
@@ -190,6 +194,10 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     """
     _set_up()
     words = [overrides] if isinstance(overrides, str) else list(overrides)
+    for word in words:
+        if not isinstance(word, str) or word.partition("=")[0] in FLAGS:
+            raise RequestError(f"{word}: expected KEY=VALUE; flags are for the command line only")
+    check_words(name, words)
     try:
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
             cfg = hydra.compose(name, words, return_hydra_config=True)
