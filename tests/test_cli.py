@@ -45,7 +45,12 @@ def cwd(tmp_path):
             "data=vocc: no such choice; did you mean voc? there are auto, coco, trees, voc, yolo",
         ),
         ("+experiment=tree", "experiment=tree: no such choice; did you mean trees?"),
-        ("seed=many", "seed=many: expected 0..4294967295"),
+        ("seed=many", "seed=many: expected a whole number, 0..4294967295"),
+        ("name=../../zz", "name=../../zz: expected the name of one folder"),
+        ("name=", "name=: expected the name of one folder"),
+        ("name=..", "name=..: expected the name of one folder"),
+        ("data.classes=a,b", "data.classes=a,b: a list needs brackets, such as data.classes=[a,b]"),
+        ("data.root=my, data", "quotes of its own, such as \"data.root='my, data'\"; with -m"),
         ("model.in_channels=2", "model.in_channels=2: expected 1 (grey), 3 (RGB) or 4 (RGB"),
         ("optim.lr=-1", "optim.lr=-1: expected a number above 0"),
         ("backbone.name=resnet51", "backbone.name=resnet51: expected one of alexnet, zfnet, "),
@@ -475,3 +480,10 @@ def test_a_model_that_is_a_backbone_is_answered():
         compose("train", ["model=resnet50"])
     with pytest.raises(RequestError, match="backbone=NAME chooses the network"):
         compose("train", ["model=yolov8n"])
+
+
+def test_a_key_that_would_have_no_effect_is_not_suggested():
+    compose("predict", [])
+    error = HydraException("Could not override 'lr'.")
+    said = "lr: no such key (see python -m detector.predict --help)"
+    assert explain_hydra(error, "predict", command_names(), ["lr=3"]) == said

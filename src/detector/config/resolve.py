@@ -130,7 +130,9 @@ def _values(cfg: DictConfig, typed: Collection[str]) -> dict[str, Any]:
     chosen = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in RUN_KEYS])
     values = OmegaConf.to_container(chosen, resolve=True)
     assert isinstance(values, dict)
-    data, model = values["data"], values["model"]
+    data, model, name = values["data"], values["model"], str(values["name"])
+    good = name.strip() not in ("", "..") and Path(name).name == name
+    require(good, "name", name, "the name of one folder, which is made below outputs/")
     root = "" if data["root"] is None else str(data["root"])
     # An empty one, as from an empty shell variable, must not mean the working directory.
     data["root"] = str(absolute_path("data.root", root)) if root.strip() else None
