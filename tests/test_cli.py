@@ -388,6 +388,10 @@ def test_work_goes_on_in_silence_when_nobody_reads_what_it_prints(cwd, scored):
     assert (cwd / "out/evaluate.log").read_text() == "line 0\nline 1\nline 2\n"
 
 
+def test_help_of_which_only_the_beginning_is_read_is_no_failure(cwd):
+    assert interpret(cwd, ["--help-all"], "pass", "> >(:)") == (0, "", "")
+
+
 def test_a_sweep_without_m_is_refused(cwd):
     line = refused("train", "+sweep=lr", cwd=cwd)
     assert line.startswith("+sweep=lr: searches only with -m: python -m detector.train -m")

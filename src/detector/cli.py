@@ -109,13 +109,13 @@ def run_command(name: str) -> NoReturn:
 def _is_answered(name: str, words: Sequence[str]) -> bool:
     """Print the version or the help if a word asks for it; refuse words that are no KEY=VALUE."""
     if "--version" in words:
-        print(f"detector {__version__}")
+        tell(f"detector {__version__}")
         return True
     if {"-h", "--help", "--help-all"} & {*words}:
         from detector.config.help import help_text
 
         chosen = [word for word in words if "=" in word and not word.startswith(("-", "hydra."))]
-        print(help_text(name, load_command(name).KEYS, "--help-all" in words, chosen))
+        tell(help_text(name, load_command(name).KEYS, "--help-all" in words, chosen))
         return True
     check_words(name, words)
     return False
