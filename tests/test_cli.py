@@ -111,7 +111,7 @@ def test_a_group_that_the_network_has_not_is_refused(cwd, voc_root):
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])
 def test_a_checkpoint_that_is_not_there_or_none_is_refused(cwd, tmp_path, verb):
-    extra = ["source=x"] if verb == "predict" else []
+    extra = ["source=."] if verb == "predict" else []
     text = tmp_path / "notes.ckpt"
     text.write_text("not a checkpoint")
     for value, said in [
@@ -157,6 +157,22 @@ def test_nothing_in_a_file_of_weights_is_executed(cwd, tmp_path, voc_root):
     line = refused("train", *overrides, cwd=cwd, light=False)
     assert line.startswith(f"model.weights={tmp_path}/a.pth: refused: reading it would run code")
     assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("verb", "typed", "said"),
+    [
+        ("train", ["trainer.max_epochs=0"], "trainer.max_epochs=0: expected null or at least 1"),
+        ("predict", ["source=.", "score_threshold=2"], "score_threshold=2: expected null or 0..1"),
+        ("predict", ["source=nowhere"], "source=nowhere: no such file or folder"),
+        ("evaluate", ["compare=nowhere"], "compare=nowhere: no such file or folder"),
+    ],
+)
+def test_what_is_wrong_without_a_checkpoint_is_refused_before_one_is_read(
+    cwd, tmp_path, verb, typed, said
+):
+    torch.save({}, tmp_path / "any.ckpt")
+    assert refused(verb, f"ckpt={tmp_path / 'any.ckpt'}", *typed, cwd=cwd) == said
 
 
 def test_a_missing_required_key_is_named(cwd):

@@ -182,7 +182,7 @@ def test_what_cannot_be_meant_is_refused(overrides, said):
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "check"])
 def test_only_training_has_a_summary(verb, tmp_path):
     last = checkpoint(tmp_path / "run")
-    source = ["source=x"] * (verb == "predict")
+    source = ["source=."] * (verb == "predict")
     cfg = ask(verb, f"ckpt={last}", "model.summary=true", *source)
     with pytest.raises(RequestError, match=r"^model\.summary=true: only train prints one"):
         prepare(cfg)

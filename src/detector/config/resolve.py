@@ -57,8 +57,8 @@ def resolve(kind: type[C], cfg: DictConfig, *, resume: bool = False) -> C:
     summary = str(values["model"]["summary"]).lower()
     if not resume and summary != "false":
         raise RequestError(f"model.summary={summary}: only train prints one")
+    config = parse(values, kind)  # also with a checkpoint, which takes seconds to read
     if not values["ckpt"]:
-        config = parse(values, kind)
         if resume and "trainer.max_epochs" in typed:
             _check_epochs(config)
         return config
