@@ -39,12 +39,12 @@ class RunCheckpoints(Checkpoint):
         with uninterrupted():
             if self.rows is not None:
                 self.rows.end_epoch(trainer)
-            self._save(trainer)
+            self.save(trainer)
         # The next epoch may begin by reading the best checkpoint, in all processes.
         trainer.strategy.barrier()
 
-    def _save(self, trainer: pl.Trainer) -> None:
-        """Write the checkpoints."""
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write `last.ckpt`, and `best.ckpt` if the epoch is the best."""
         last = self.run.last_checkpoint
         if trainer.is_global_zero:
             with atomic(last) as draft:
