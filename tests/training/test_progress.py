@@ -67,7 +67,7 @@ def an_epoch(bar, clock, number=0, scores=None):
     clock.seconds = start + 25
     bar.on_validation_end(trainer, None)
     clock.seconds = start + 26
-    bar.on_train_epoch_end(trainer, None)
+    bar.end_epoch(trainer)
     return trainer.loggers[0].calls
 
 

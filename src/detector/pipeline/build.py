@@ -253,7 +253,7 @@ def build_callbacks(
     progress = RunProgress(run, finetuning, epochs, resume)
     averaging = [] if optim.ema is None else [AveragedWeights(optim.ema)]
     # The schedule handles an epoch's score before its row and its checkpoint are written.
-    callbacks = [finetuning, *averaging, progress, RunCheckpoints(finetuning, run)]
+    callbacks = [finetuning, *averaging, progress, RunCheckpoints(finetuning, run, progress)]
     return finetuning, progress, callbacks
 
 

@@ -196,7 +196,7 @@ class RunProgress(pl.Callback):
         self._validation += self._moment - self._trained
 
     @rank_zero_only
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def end_epoch(self, trainer: pl.Trainer) -> None:
         """Write the epoch's results to metrics.csv, the run's log and the terminal."""
         seconds = time.perf_counter() - self._started
         self.seconds += seconds
