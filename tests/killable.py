@@ -42,7 +42,7 @@ def train(overrides: list[str], out: str, kill: tuple[str, int] | None) -> None:
     here = {"epoch": -1}
     steps, save, keep = (
         DetectionTask.on_train_batch_start,
-        run_checkpoints.RunCheckpoints.on_train_epoch_end,
+        run_checkpoints.RunCheckpoints.save,
         run_checkpoints.link_or_copy,
     )
 
@@ -56,9 +56,9 @@ def train(overrides: list[str], out: str, kill: tuple[str, int] | None) -> None:
             die("in the epoch")
         steps(self, batch, index)
 
-    def save_or_die(self, trainer, module):
+    def save_or_die(self, trainer):
         die("decided, not saved")
-        save(self, trainer, module)
+        save(self, trainer)
         die("saved")
 
     def keep_or_die(file, copy):
@@ -70,7 +70,7 @@ def train(overrides: list[str], out: str, kill: tuple[str, int] | None) -> None:
         self.log("val/map_50", float(self.metric.compute()["map_50"]), logger=False)
 
     DetectionTask.on_train_batch_start = step
-    run_checkpoints.RunCheckpoints.on_train_epoch_end = save_or_die
+    run_checkpoints.RunCheckpoints.save = save_or_die
     run_checkpoints.link_or_copy = keep_or_die
     DetectionTask.on_validation_epoch_end = scripted
     call("train", overrides, Path(out))

@@ -98,10 +98,13 @@ def test_the_command_predicts_the_same(model, files, runs, tmp_path):
 @pytest.mark.parametrize(
     ("image", "said"),
     [
-        (np.zeros((4, 5), np.uint8), r"\(4, 5, 1\) and type uint8: expected \(H, W, 3\) uint8"),
+        (np.zeros((4, 5), np.uint8), r"\(4, 5\) and type uint8: expected \(H, W, 3\) uint8"),
         (np.zeros((4, 5, 3)), "type float64: expected"),
         (np.zeros((0, 5, 3), np.uint8), r"shape \(0, 5, 3\)"),
         (Path("nowhere.jpg"), "nowhere.jpg"),
+        (None, "None: expected a path, a Pillow image or an array"),
+        ([b"a.jpg"], r"b'a\.jpg': expected a path"),
+        (3, "3: expected a path"),
     ],
 )
 def test_an_image_that_does_not_fit_is_named(model, image, said):
@@ -109,10 +112,27 @@ def test_an_image_that_does_not_fit_is_named(model, image, said):
         model.predict(image)
 
 
-def test_a_run_that_is_resumed_goes_on_in_its_own_folder(runs, tmp_path):
+@pytest.mark.parametrize("threshold", [2, -1, "high", True])
+def test_a_threshold_that_no_score_can_be_is_refused(model, files, threshold):
+    with pytest.raises(
+        RequestError, match=rf"score_threshold={threshold}: expected null or 0\.\.1"
+    ):
+        model.predict(files, score_threshold=threshold)
+
+
+def test_what_is_printed_says_what_it_is(model, voc_root):
+    known = r"backbone='efficientnet_lite0', classes=\('disc', 'square'\)"
+    assert re.fullmatch(rf"Detector\(ckpt='.*best\.ckpt', {known}\)", repr(model))
+    (voc_root / "Annotations/test0.xml").unlink()
+    assert str(detector.read_data(voc_root).issues).startswith("Issues(1 x ")
+    assert str(type(detector.read_data(voc_root).issues)()) == "Issues()"
+
+
+def test_a_run_that_is_resumed_goes_on_in_its_own_folder(runs, tmp_path, monkeypatch):
     folder = shutil.copytree(runs.first, tmp_path / "run")
     (folder / "metrics.json").unlink()
-    resumed = detector.train([f"ckpt={folder}"])
+    monkeypatch.chdir(tmp_path)
+    resumed = detector.train(["ckpt=run"])
     assert resumed.folder == folder
     assert resumed.scores == pytest.approx(runs.scores, abs=0, nan_ok=True)
     assert (folder / "metrics.json").is_file()
@@ -132,11 +152,21 @@ def test_a_folder_with_results_is_refused(runs, tmp_path):
         (["seed=["], "needs quotes of its own"),
         (["seed=${nope}"], "seed: Interpolation key 'nope' not found"),
         (["ckpt=${nope}"], "Interpolation key 'nope' not found"),
+        (["coco"], "coco: expected KEY=VALUE; see python -m detector.train --help"),
+        (["--epochs", "3"], "--epochs=3: expected KEY=VALUE; did you mean trainer.max_epochs=3?"),
+        (["-m", "seed=1,2"], "-m: expected KEY=VALUE; flags are for the command line only"),
+        ([("seed", 1)], "('seed', 1): expected KEY=VALUE"),
+        (["dry_run=true"], "dry_run=true: only python -m detector.train prints the phases"),
     ],
 )
 def test_a_wrong_key_is_named_as_on_the_command_line(keys, said):
     with pytest.raises(RequestError, match=re.escape(said)):
         detector.train(keys)
+
+
+def test_one_more_key_for_reading_data_may_stand_alone():
+    with pytest.raises(RequestError, match="voc: expected KEY=VALUE"):
+        detector.read_data("nowhere", "voc")
 
 
 def test_a_device_that_is_none_is_named(runs):

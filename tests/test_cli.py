@@ -45,7 +45,12 @@ def cwd(tmp_path):
             "data=vocc: no such choice; did you mean voc? there are auto, coco, trees, voc, yolo",
         ),
         ("+experiment=tree", "experiment=tree: no such choice; did you mean trees?"),
-        ("seed=many", "seed=many: expected 0..4294967295"),
+        ("seed=many", "seed=many: expected a whole number, 0..4294967295"),
+        ("name=../../zz", "name=../../zz: expected the name of one folder"),
+        ("name=", "name=: expected the name of one folder"),
+        ("name=..", "name=..: expected the name of one folder"),
+        ("data.classes=a,b", "data.classes=a,b: a list needs brackets, such as data.classes=[a,b]"),
+        ("data.root=my, data", "quotes of its own, such as \"data.root='my, data'\"; with -m"),
         ("model.in_channels=2", "model.in_channels=2: expected 1 (grey), 3 (RGB) or 4 (RGB"),
         ("optim.lr=-1", "optim.lr=-1: expected a number above 0"),
         ("backbone.name=resnet51", "backbone.name=resnet51: expected one of alexnet, zfnet, "),
@@ -106,7 +111,7 @@ def test_a_group_that_the_network_has_not_is_refused(cwd, voc_root):
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])
 def test_a_checkpoint_that_is_not_there_or_none_is_refused(cwd, tmp_path, verb):
-    extra = ["source=x"] if verb == "predict" else []
+    extra = ["source=."] if verb == "predict" else []
     text = tmp_path / "notes.ckpt"
     text.write_text("not a checkpoint")
     for value, said in [
@@ -154,6 +159,22 @@ def test_nothing_in_a_file_of_weights_is_executed(cwd, tmp_path, voc_root):
     assert not trap.exists()
 
 
+@pytest.mark.parametrize(
+    ("verb", "typed", "said"),
+    [
+        ("train", ["trainer.max_epochs=0"], "trainer.max_epochs=0: expected null or at least 1"),
+        ("predict", ["source=.", "score_threshold=2"], "score_threshold=2: expected null or 0..1"),
+        ("predict", ["source=nowhere"], "source=nowhere: no such file or folder"),
+        ("evaluate", ["compare=nowhere"], "compare=nowhere: no such file or folder"),
+    ],
+)
+def test_what_is_wrong_without_a_checkpoint_is_refused_before_one_is_read(
+    cwd, tmp_path, verb, typed, said
+):
+    torch.save({}, tmp_path / "any.ckpt")
+    assert refused(verb, f"ckpt={tmp_path / 'any.ckpt'}", *typed, cwd=cwd) == said
+
+
 def test_a_missing_required_key_is_named(cwd):
     assert refused("predict", "source=x", cwd=cwd).startswith("ckpt= is required")
     assert refused("predict", "ckpt=x", cwd=cwd).startswith("source= is required")
@@ -161,7 +182,9 @@ def test_a_missing_required_key_is_named(cwd):
 
 
 def test_a_sweep_is_checked_before_its_folder_is_made(cwd):
-    assert "no such folder" in refused("train", "-m", "seed=0,1", "data.root=/no/where", cwd=cwd)
+    assert "no such folder" in refused("train", "seed=0,1", "data.root=/no/where", "-m", cwd=cwd)
+    line = refused("train", "-m", "data.root=/no/where", "lr=1,2", cwd=cwd)
+    assert line == "lr: no such key; did you mean optim.lr=1,2?"
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "check"])
@@ -381,6 +404,10 @@ def test_work_goes_on_in_silence_when_nobody_reads_what_it_prints(cwd, scored):
     assert (cwd / "out/evaluate.log").read_text() == "line 0\nline 1\nline 2\n"
 
 
+def test_help_of_which_only_the_beginning_is_read_is_no_failure(cwd):
+    assert interpret(cwd, ["--help-all"], "pass", "> >(:)") == (0, "", "")
+
+
 def test_a_sweep_without_m_is_refused(cwd):
     line = refused("train", "+sweep=lr", cwd=cwd)
     assert line.startswith("+sweep=lr: searches only with -m: python -m detector.train -m")
@@ -473,3 +500,10 @@ def test_a_model_that_is_a_backbone_is_answered():
         compose("train", ["model=resnet50"])
     with pytest.raises(RequestError, match="backbone=NAME chooses the network"):
         compose("train", ["model=yolov8n"])
+
+
+def test_a_key_that_would_have_no_effect_is_not_suggested():
+    compose("predict", [])
+    error = HydraException("Could not override 'lr'.")
+    said = "lr: no such key (see python -m detector.predict --help)"
+    assert explain_hydra(error, "predict", command_names(), ["lr=3"]) == said

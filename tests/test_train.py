@@ -206,6 +206,15 @@ def test_a_run_that_goes_on_elsewhere_brings_its_best_checkpoint_along(run, tmp_
     assert again == pytest.approx(scores, abs=0, nan_ok=True)
 
 
+def test_a_run_goes_on_with_its_own_images_wherever_they_are(run, voc_root, tmp_path):
+    root, out, _ = run
+    shutil.copytree(root, tmp_path / "moved")
+    prepare(ask("train", f"ckpt={out}", f"data.root={tmp_path / 'moved'}", out=out))
+    said = r"data\.root=.*/voc: .*last\.ckpt was not trained on \d of the 5 training images"
+    with pytest.raises(RequestError, match=rf"{said}.*begins with its weights: model\.weights="):
+        prepare(ask("train", f"ckpt={out}", f"data.root={voc_root}", out=out))
+
+
 def test_images_in_two_splits_are_pointed_out(run, caplog):
     root, _, _ = run
     overrides = [f"data.root={root}", "data.splits.test=[train]"]

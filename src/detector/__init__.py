@@ -28,7 +28,7 @@ class Run:
     """A finished training.
 
     Attributes:
-        folder: Folder of the run, with checkpoints, metrics and the report.
+        folder: Absolute path of the run's folder, with checkpoints, metrics and the report.
         scores: The best validation score by its name, and the final scores as `test/<name>`
             (`val/<name>` where there is no test split); fractions in 0..1.
     """
@@ -60,7 +60,7 @@ def train(overrides: Sequence[str], folder: str | Path | None = None) -> Run:
     from detector.cli import call
 
     outcome, used = call("train", overrides, None if folder is None else Path(folder))
-    return Run(used.path, outcome.result)
+    return Run(used.path.absolute(), outcome.result)
 
 
 def load(run: str | Path, *, device: Literal["auto", "cpu", "gpu"] = "auto") -> Detector:
@@ -104,7 +104,8 @@ def read_data(root: str | Path | None = None, overrides: Sequence[str] = ()) -> 
     from detector.core.console import typed
     from detector.pipeline.load_data import validate
 
-    keys = [typed("data.root", root, shell=False)] * (root is not None) + list(overrides)
+    keys = [typed("data.root", root, shell=False)] * (root is not None)
+    keys += [overrides] if isinstance(overrides, str) else overrides
     return validate(load_command("check").prepare(compose("check", keys)).reading)
 
 

@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from detector.config.explain import explain_hydra
 from detector.config.groups import register_backbones
-from detector.config.hints import check_words
+from detector.config.hints import FLAGS, check_words, flags_first
 from detector.config.schema import command_names, conf_folder
 from detector.core.console import first_process, show_what_can_be_shown, stop_showing, tell, typed
 from detector.core.errors import RequestError
@@ -99,6 +99,7 @@ def run_command(name: str) -> NoReturn:
         with _exits(name):
             if _is_answered(name, sys.argv[1:]):
                 sys.exit(0)
+            sys.argv[1:] = flags_first(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(job)()
     finally:
         stop_showing()
@@ -108,13 +109,13 @@ def run_command(name: str) -> NoReturn:
 def _is_answered(name: str, words: Sequence[str]) -> bool:
     """Print the version or the help if a word asks for it; refuse words that are no KEY=VALUE."""
     if "--version" in words:
-        print(f"detector {__version__}")
+        tell(f"detector {__version__}")
         return True
     if {"-h", "--help", "--help-all"} & {*words}:
         from detector.config.help import help_text
 
         chosen = [word for word in words if "=" in word and not word.startswith(("-", "hydra."))]
-        print(help_text(name, load_command(name).KEYS, "--help-all" in words, chosen))
+        tell(help_text(name, load_command(name).KEYS, "--help-all" in words, chosen))
         return True
     check_words(name, words)
     return False
@@ -144,6 +145,10 @@ def call(
         RequestError: If the request is wrong.
     """
     request = compose(name, overrides)
+    if request.get("dry_run"):
+        raise RequestError(
+            "dry_run=true: only python -m detector.train prints the phases and stops"
+        )
     prepared = load_command(name).prepare(request)
     run = (
         RunFolder(folder)
@@ -189,6 +194,10 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     """
     _set_up()
     words = [overrides] if isinstance(overrides, str) else list(overrides)
+    for word in words:
+        if not isinstance(word, str) or word.partition("=")[0] in FLAGS:
+            raise RequestError(f"{word}: expected KEY=VALUE; flags are for the command line only")
+    check_words(name, words)
     try:
         with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
             cfg = hydra.compose(name, words, return_hydra_config=True)
@@ -229,10 +238,7 @@ class CheckRequest(Callback):
         """Check the first trial of a sweep; another one may still be wrong where it differs."""
         name = str(kwargs["config_name"])
         with _exits(name, checking=True):
-            try:
-                first = _first_trial(name, config)
-            except HydraException:
-                first = config  # the sweeper says what is wrong
+            first = _first_trial(name, config)
             self._check(first, name, "sweep")
             folder = str(first.hydra.sweep.dir)
             with read_write(config.hydra), open_dict(config.hydra):
@@ -297,15 +303,15 @@ def said_if_slow(text: str, *, quiet: bool = False) -> Iterator[threading.Timer]
 
 def _first_trial(name: str, config: DictConfig) -> DictConfig:
     """Configuration of the first trial of a sweep; ranges keep their default."""
-    parser, words = OverridesParser.create(), []
+    hydra_ = GlobalHydra.instance().hydra
+    assert hydra_ is not None
+    parser, words = OverridesParser.create(hydra_.config_loader), []
     for text in map(str, config.hydra.overrides.task):
-        override = parser.parse_override(text)
+        (override,) = parser.parse_overrides([text])  # knows the choices of glob(*)
         if not override.is_sweep_override():
             words.append(text)
         elif override.is_discrete_sweep():
             words.append(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")
-    hydra_ = GlobalHydra.instance().hydra
-    assert hydra_ is not None
     overrides = [*map(str, config.hydra.overrides.hydra), *words]
     first = hydra_.compose_config(name, overrides, RunMode.MULTIRUN, with_log_configuration=False)
     assert isinstance(first, DictConfig)

@@ -23,7 +23,7 @@ from detector.core.options import STRICT
 from detector.core.run_folder import RunFolder
 from detector.data.read import DataSet
 from detector.pipeline import leakage, load_data, request_checks
-from detector.pipeline.baseline import read_baseline, trained_with
+from detector.pipeline.baseline import baseline_path, read_baseline, trained_with
 from detector.pipeline.command import Outcome
 from detector.pipeline.external import ExternalInputs, describe_external, read_external
 from detector.training.checkpoint import (
@@ -115,6 +115,8 @@ def prepare(cfg: DictConfig) -> PreparedCheckpoint | PreparedFiles:
         RequestError: If the request is wrong.
     """
     _check_keys(cfg)
+    if cfg.ckpt and cfg.compare:
+        baseline_path(str(cfg.compare))
     config = resolve(KEYS, cfg)
     command = typed_command("evaluate", cfg.overrides)
     if config.predictions:

@@ -104,6 +104,7 @@ def prepare(cfg: DictConfig) -> Prepared:
     for key in ("ckpt", "source"):
         if cfg[key] is None:
             raise RequestError(f"{key}= is required (see python -m detector.predict --help)")
+    load_data.check_source(str(cfg.source))
     config = resolve(KEYS, cfg)
     files = load_data.source_files(str(config.source), config.model.in_channels)
     chosen, reason = score_thresholds(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 from pydantic.dataclasses import dataclass as options
 
-from detector.config.resolve import resolve
+from detector.config.resolve import resolve, saved_config
 from detector.config.schedules import frozen_at_random, read_schedule
 from detector.config.schema import Config, plain
 from detector.core.bar import in_words
@@ -117,7 +117,30 @@ def prepare(cfg: DictConfig) -> Prepared | None:
 
     data = load_data.usable_data(config, check=check)
     resumed = checkpoint_path("train", config.ckpt) if config.ckpt else None
+    if resumed is not None:
+        refuse_other_data(config, data, resumed)
     return Prepared(config, schedule, data, resumed, typed_command("train", cfg.overrides))
+
+
+def refuse_other_data(config: Config, data: DataSet, resumed: Path) -> None:
+    """Refuse to continue a run with another data set, which would replace the run's results.
+
+    The same images in another place may be read, such as on another machine.
+
+    Raises:
+        RequestError: If another folder or format has training images that are new to the run.
+    """
+    before = saved_config(resumed).data
+    if (config.data.root, config.data.format) == (before.root, before.format):
+        return
+    files = set(data.files()["train"])
+    (seen,) = leakage.seen_in_training(data, "train", [read_trained_on(resumed)])
+    if new := files - seen.same:
+        raise RequestError(
+            f"data.root={data.root}: {resumed} was not trained on {len(new)} of the {len(files)} "
+            f"training images, such as {min(new)}; a new run begins with its weights: "
+            f"{typed('model.weights', config.ckpt)}"
+        )
 
 
 def run(prepared: Prepared, folder: RunFolder) -> Outcome:
@@ -350,8 +373,8 @@ def _next_commands(command: str, folder: RunFolder) -> list[tuple[str, str]]:
 def record_images(config: Config, data: DataSet, resumed: Path | None) -> Tensor:
     """Record all images that the weights are trained on, in this run and before, for checkpoints.
 
-    Images of the split that is scored at the end on which the first weights were trained become
-    issues of the data.
+    Images of the split that is scored at the end on which the weights were trained before become
+    issues of the data; those that this run trains on were found when the data were validated.
 
     Args:
         config: Configuration in force.
@@ -363,11 +386,12 @@ def record_images(config: Config, data: DataSet, resumed: Path | None) -> Tensor
     if source is not None:
         with suppress(RequestError):  # weights of another program
             earlier = read_trained_on(source)
-    if resumed is None:
-        split = "test" if "test" in data.splits else "val"
-        (seen,) = leakage.seen_in_training(data, split, [earlier])
-        leakage.note_seen(data, split, seen, f"model.weights={config.model.weights} was trained on")
-    return pack_fingerprints([*earlier, *leakage.fingerprints(data, "train").values()])
+    now = leakage.fingerprints(data, "train").values()
+    split = "test" if "test" in data.splits else "val"
+    (seen,) = leakage.seen_in_training(data, split, [{*earlier} - {*now}])
+    by = f"ckpt={config.ckpt}" if resumed else f"model.weights={config.model.weights}"
+    leakage.note_seen(data, split, seen, f"{by} was trained on")
+    return pack_fingerprints([*earlier, *now])
 
 
 def _log_final(training: _Training, final: dict[str, float], folder: RunFolder) -> None:

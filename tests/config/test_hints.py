@@ -2,7 +2,7 @@
 
 import pytest
 
-from detector.config.hints import check_words, near_miss
+from detector.config.hints import check_words, flags_first, near_miss
 from detector.core.errors import RequestError
 
 
@@ -16,6 +16,7 @@ from detector.core.errors import RequestError
         ("conf=0.5", "model.score_threshold=0.5"),
         ("threshold=0.5", "model.score_threshold=0.5"),
         ("score", "model.score_threshold"),
+        ("iou=0.5", "model.nms_threshold=0.5"),
         ("batch=8", "data.batch_size=8"),
         ("batch_size=8", "data.batch_size=8"),
         ("--batch-size=8", "data.batch_size=8"),
@@ -50,6 +51,9 @@ def test_a_word_from_another_tool_is_answered_with_our_key(word, meant):
     ("command", "word", "meant"),
     [
         ("predict", "conf=0.5", "score_threshold=0.5"),
+        ("predict", "lr=3", None),
+        ("evaluate", "epochs=3", None),
+        ("predict", "iou=0.5", "model.nms_threshold=0.5"),
         ("predict", "weights=a.ckpt", "ckpt=a.ckpt"),
         ("predict", "model=a", "ckpt=a"),
         ("predict", "images=a", "source=a"),
@@ -79,6 +83,7 @@ def test_the_last_part_of_only_one_key_is_enough():
         (["--lr", "--m"], "--lr: expected KEY=VALUE; did you mean optim.lr=VALUE?"),
         (["--optim.lr=1"], "--optim.lr=1: expected KEY=VALUE; did you mean optim.lr=1?"),
         (["--what"], "--what: expected KEY=VALUE; see python -m detector.train --help"),
+        (["~optim"], "~optim: a key cannot be removed; expected KEY=VALUE, or KEY=null"),
         (["seed=1", "a/b"], "a/b: expected KEY=VALUE; did you mean data.root=a/b?"),
     ],
 )
@@ -89,4 +94,10 @@ def test_words_that_are_no_key_and_value_are_refused(words, said):
 
 
 def test_what_hydra_understands_is_left_to_it():
-    check_words("train", ["-m", "--cfg", "job", "~logger", "+experiment=voc", "optim.lr=1,2"])
+    check_words("train", ["-m", "--cfg", "job", "+experiment=voc", "optim.lr=1,2"])
+
+
+def test_flags_may_stand_anywhere():
+    words = ["seed=1,2", "-m", "~logger", "--cfg", "job", "--package=hydra", "name=a"]
+    ordered = ["-m", "--cfg", "job", "--package=hydra", "seed=1,2", "~logger", "name=a"]
+    assert flags_first(words) == ordered

@@ -51,7 +51,9 @@ def test_what_a_checkpoint_fixes_is_said_by_the_fields():
         *("model.anchor_scales", "model.anchor_ratios"),
     ]
     assert fixed_keys(Config, "resume") == [
-        *("monitor", "data.image_size", "model.rpn_top_n_train", "model.rpn_top_n_test"),
+        *("seed", "monitor", *(f"data.splits.{split}" for split in ("train", "val", "test"))),
+        *(f"data.auto_split.{key}" for key in ("val", "test", "seed", "group")),
+        *("data.image_size", "model.rpn_top_n_train", "model.rpn_top_n_test"),
         *("model.rpn_batch_per_image", "model.box_batch_per_image", "model.score_threshold"),
         *("model.nms_threshold", "model.detections_per_image", "optim.name", "optim.momentum"),
         *("optim.weight_decay", "optim.weight_decay_norm", "optim.weight_decay_bias", "optim.ema"),

@@ -39,12 +39,14 @@ def parsed(key, value, *overrides):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("seed", "many", "seed=many: expected 0..4294967295"),
+        ("seed", "many", "seed=many: expected a whole number, 0..4294967295"),
         ("monitor", "map", "monitor=map: expected one of val/map, val/map_50"),
         ("resamples", 5, "resamples=5: expected 0 (no intervals) or 100..100000"),
         ("dry_run", 3, "dry_run=3: expected true or false"),
         ("data.batch_size", 0, "data.batch_size=0: expected at least 1"),
-        ("data.batch_size", True, "data.batch_size=true: expected at least 1"),
+        ("data.batch_size", True, "data.batch_size=true: expected a whole number, at least 1"),
+        ("data.workers", "two", "data.workers=two: expected null or a whole number, at least 0"),
+        ("model.head.hidden", ["a"], "model.head.hidden[0]=a: expected a whole number, 1..16384"),
         ("data.batch_size", 2.5, "data.batch_size=2.5: expected a whole number, at least 1"),
         ("data.image_size", None, "data.image_size=null: expected 32..4096"),
         ("data.workers", -1, "data.workers=-1: expected null or at least 0"),

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from commands import run_cli
-from conftest import TINY, ask, call, in_force
+from conftest import TINY, ask, in_force, prepare
 
 from detector.config.schedules import read_schedule
 from detector.config.schema import Config, plain
@@ -159,9 +159,7 @@ def test_nothing_is_read_fetched_or_written(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(load_data, "usable_data", forbidden)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", forbidden)
-    out = tmp_path / "out"
-    assert call(ask("train", "dry_run=true", "data.root=/not/there", out=out)) is None
-    assert not out.exists()
+    assert prepare(ask("train", "dry_run=true", "data.root=/not/there")) is None
     assert "neck, head" in capsys.readouterr().out
 
 

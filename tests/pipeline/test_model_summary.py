@@ -138,7 +138,7 @@ def test_a_dry_run_profiles_with_random_weights(tmp_path):
 def test_of_a_run_it_shows_the_phase_that_goes_on(tmp_path, capsys):
     checkpoint(tmp_path / "run")  # whose first phase has ended
     asked = [f"ckpt={tmp_path / 'run'}", "dry_run=true", "model.summary=true"]
-    call(ask("train", *asked))
+    prepare(ask("train", *asked))
     lines = capsys.readouterr().out.splitlines()
     assert "phase          top, with which the run continues" in lines
     (layer4,) = (line for line in lines if line.startswith("layer4"))
@@ -184,7 +184,7 @@ def test_what_cannot_be_meant_is_refused(overrides, said):
 @pytest.mark.parametrize("verb", ["evaluate", "predict", "check"])
 def test_only_training_has_a_summary(verb, tmp_path):
     last = checkpoint(tmp_path / "run")
-    source = ["source=x"] * (verb == "predict")
+    source = ["source=."] * (verb == "predict")
     cfg = ask(verb, f"ckpt={last}", "model.summary=true", *source)
     with pytest.raises(RequestError, match=r"^model\.summary=true: only train prints one"):
         prepare(cfg)
@@ -238,7 +238,8 @@ def test_a_run_that_goes_on_is_profiled_with_its_phase_and_weights(
     module = model_summary if dry else cli.load_command("train")
     monkeypatch.setattr(module, "summary_table", spy)
     more = ["model.summary=profile", f"dry_run={dry}"]
-    fresh_train(tmp_path / "run", f"ckpt={tmp_path / 'run'}", *more)
+    asked = ask("train", f"ckpt={tmp_path / 'run'}", *more, out=tmp_path / "run")
+    (prepare if dry else call)(asked)
     ((phase, found),) = seen
     assert phase == "top"
     assert_same(found, {name: weights[f"network.{name}"] for name in found})

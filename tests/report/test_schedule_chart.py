@@ -46,6 +46,14 @@ def test_a_score_is_drawn_at_the_end_of_its_epoch():
     assert line(top, "score") == [(1, 0.1), (2, 0.3), (3, 0.2), (4, 0.4), (5, 0.35)]
 
 
+@pytest.mark.parametrize(
+    ("scores", "limits"), [({0: 0.001}, (0, 0.0066)), ({0: 0.2, 1: 1.0}, (0.152, 1))]
+)
+def test_the_axis_of_scores_ends_where_scores_do(scores, limits):
+    top, _ = figure(scores=scores, best_epoch=0).axes
+    assert top.get_ylim() == pytest.approx(limits)
+
+
 def test_the_best_epoch_is_marked_and_named_with_its_score_counted_from_one():
     top, _ = figure().axes
     assert line(top, "best") == [(4, 0.4)]

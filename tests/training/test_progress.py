@@ -82,7 +82,7 @@ def an_epoch(bar, clock, number=0, scores=None):
     bar.pace.on_validation_end(trainer, None)
     clock.seconds = start + 26
     finetuning.progress = finetuning.schedule.update(finetuning.progress, 0.25, 2)
-    bar.on_train_epoch_end(trainer, None)
+    bar.end_epoch(trainer)
     return trainer.loggers[0].calls
 
 
@@ -141,7 +141,7 @@ def test_the_scores_of_an_epoch_that_was_not_validated_are_empty(tmp_path, clock
     )
     bar.on_train_batch_end(trainer, None, {"loss": torch.tensor(1.0)}, None, 0)
     clock.seconds += 7
-    bar.on_train_epoch_end(trainer, None)
+    bar.end_epoch(trainer)
     assert [(r["val/map"], r["seconds_validation"]) for r in rows(tmp_path)] == [
         ("0.25", "5.0"),
         ("", "0.0"),

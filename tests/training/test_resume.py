@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from detector.config.schedules import read_schedule
 from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
 from detector.train import KEYS
-from detector.training.run_checkpoints import link_or_copy
+from detector.training.run_checkpoints import RunCheckpoints, link_or_copy
 
 PHASES = (
     "finetune.phases=["
@@ -116,6 +117,9 @@ def resume(out, *overrides):
     [
         ("optim=sgd", r"optim\.name=sgd: .*last\.ckpt was trained with adamw"),
         ("optim.weight_decay=0.1", r"optim\.weight_decay=0\.1: .* was trained with 0\.0001"),
+        ("seed=7", r"seed=7: .* was trained with 0"),
+        ("data.splits.test=[train]", r"data\.splits\.test=\['train'\]: .* was trained with null"),
+        ("data.auto_split.seed=1", r"data\.auto_split\.seed=1: .* was trained with 0"),
         ("optim.ema=0.9", r"optim\.ema=0\.9: .* was trained with null"),
         ("data.image_size=128", r"data\.image_size=128: .* was trained with 96"),
         ("model.score_threshold=0.1", r"model\.score_threshold=0\.1: .* was trained with 0\.05"),
@@ -241,6 +245,20 @@ def test_a_checkpoint_of_another_version_is_refused_by_name(finished, tmp_path):
     )
     with pytest.raises(RequestError, match=said):
         resume(tmp_path / "last.ckpt")
+
+
+def test_ctrl_c_between_the_line_of_an_epoch_and_its_checkpoint_waits_for_it(tmp_path):
+    run = RunFolder(tmp_path)
+    run.checkpoints.mkdir()
+    rows = SimpleNamespace(end_epoch=lambda trainer: signal.raise_signal(signal.SIGINT))
+    tuning = SimpleNamespace(progress=SimpleNamespace(best_epoch=0))
+    trainer = SimpleNamespace(
+        is_global_zero=True, current_epoch=0, save_checkpoint=lambda file: file.touch()
+    )
+    with pytest.raises(KeyboardInterrupt):
+        RunCheckpoints(tuning, run, rows).on_train_epoch_end(trainer, None)
+    assert run.last_checkpoint.is_file()
+    assert run.best_checkpoint.is_file()
 
 
 def test_a_link_to_itself_leaves_nothing_behind(tmp_path):

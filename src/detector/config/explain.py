@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from detector.config.hints import near_miss
+from detector.config.hints import has_effect, near_miss
 from detector.config.schema import conf_folder
 from detector.core.console import typed
 from detector.models.backbones.table import BACKBONES
@@ -35,6 +36,12 @@ def explain_hydra(
         return (
             f"{text.split(' See https')[0]}: a value with spaces, commas, brackets, quotes or ~ "
             "needs quotes of its own, such as \"data.root='my data'\""
+        )
+    if several := re.search(r"Ambiguous value for argument '(.*?)=(.*)' 1\. To", text):
+        key, value = several[1], several[2]
+        return (
+            f"{key}={value}: a list needs brackets, such as {key}=[{value}], a text with commas "
+            f"quotes of its own, such as \"{key}='{value}'\"; with -m, each value is tried"
         )
     wrong = re.search(r"Could not override '([^']+)'|Error merging override (\S+?)=", text)
     if wrong is None:
@@ -79,14 +86,16 @@ def _explain_key(key: str, command: str, commands: Sequence[str], word: str) -> 
     for other in commands:
         if key not in known and key in known_keys(other):
             return f"{key}: no key of {command}, but of python -m detector.{other}"
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    meant = key if key in known else near_miss(word, command, known) or next(iter(close), None)
+    useful = [other for other in known if has_effect(other, command)]
+    close = difflib.get_close_matches(key, useful, n=1, cutoff=0.6)
+    meant = key if key in known else near_miss(word, command, useful) or next(iter(close), None)
     hint = f"; did you mean {meant}?" if meant else f" (see python -m detector.{command} --help)"
     return f"{key}: no such key{hint}"
 
 
 def known_keys(command: str) -> list[str]:
     """Every key and group of a command, dotted."""
+    GlobalHydra.instance().clear()  # the error may have come within Hydra's own application
     with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
         cfg = hydra.compose(command)
 

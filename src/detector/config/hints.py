@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from itertools import islice
 from pathlib import Path
 
 from detector.core.console import typed
@@ -26,6 +27,7 @@ ELSEWHERE = {
     "data.root": "data root data_dir data_root data_path dataset path source input images",
     "backbone": "model arch architecture network",
     "model.weights": "weights pretrained",
+    "model.nms_threshold": "iou iou_thres iou_threshold nms nms_iou",
     "model.score_threshold": "conf confidence conf_thres threshold score score_thresh min_score",
     "ckpt": "resume checkpoint ckpt_path resume_from model_path",
     "hydra.run.dir": "output out out_dir output_dir outdir save_dir work_dir",
@@ -35,6 +37,9 @@ ELSEWHERE = {
 OF_A_DETECTOR = {"model.weights": "ckpt", "backbone": "ckpt"}
 OF_PREDICT = {**OF_A_DETECTOR, "model.score_threshold": "score_threshold", "data.root": "source"}
 INSTEAD = {"evaluate": OF_A_DETECTOR, "predict": OF_PREDICT}
+# Groups and keys that have no effect on a trained detector.
+OF_TRAINING = ("optim", "finetune", "augment", "trainer.max_epochs", "trainer.limit_train_batches")
+IDLE = {"evaluate": OF_TRAINING, "predict": OF_TRAINING}
 ACCELERATORS = ("cpu", "mps", "auto")
 # Flags of Hydra's own, and how many words follow them.
 FLAGS = {
@@ -71,7 +76,8 @@ def near_miss(word: str, command: str = "train", known: Collection[str] = ()) ->
         value = "gpu"
     if key == "model.weights" and value.lower() in ("true", "false"):
         value = "imagenet" if value.lower() == "true" else "none"
-    return typed(key, value)
+    swept = re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value)
+    return f"{key}={value}" if swept else typed(key, value)
 
 
 def _key(name: str, command: str) -> str | None:
@@ -79,8 +85,13 @@ def _key(name: str, command: str) -> str | None:
     for old, new in RENAMED.items():
         if f"{name}.".startswith(f"{old}."):
             return new + name.removeprefix(old)
-    key = next((key for key, names in ELSEWHERE.items() if name in names.split()), None)
-    return INSTEAD.get(command, {}).get(key or "", key)
+    key = next((key for key, names in ELSEWHERE.items() if name in names.split()), "")
+    return INSTEAD.get(command, {}).get(key, key if has_effect(key, command) else "") or None
+
+
+def has_effect(key: str, command: str) -> bool:
+    """Whether a command does anything with a key."""
+    return not any(f"{key}.".startswith(f"{idle}.") for idle in IDLE.get(command, ()))
 
 
 def _is_path(word: str) -> bool:
@@ -121,8 +132,25 @@ def check_words(command: str, words: Sequence[str]) -> None:
             value = after[0] if after and not re.match("-|.*=", after[0]) else ""
             whole = f"{word}={value}" if value and "=" not in word else word
             _refuse(whole, near_miss(whole, command) or _as_key(whole), command)
-        elif "=" not in word and not word.startswith(("~", "-")):
+        elif word.startswith("~"):
+            raise RequestError(f"{word}: a key cannot be removed; expected KEY=VALUE, or KEY=null")
+        elif "=" not in word and not word.startswith("-"):
             _refuse(word, near_miss(word, command), command)
+
+
+def flags_first(words: Sequence[str]) -> list[str]:
+    """The words of a command with its flags in front, where Hydra expects them.
+
+    Args:
+        words: Words that `check_words` has found good.
+    """
+    flags, keys, rest = [], [], iter(words)
+    for word in rest:
+        if word.startswith("-"):
+            flags += [word, *islice(rest, FLAGS.get(word, 0))]
+        else:
+            keys.append(word)
+    return [*flags, *keys]
 
 
 def _as_key(word: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -102,8 +103,16 @@ def explain(error: ValidationError, kind: type, conf: Path) -> str:
     group = key.replace(".", "/")
     if one["type"] == "dataclass_type" and (conf / group).is_dir():
         return f"{key}: expected a group; {group}=NAME chooses one of its files"
-    whole = "a whole number, " if one["type"] == "int_from_float" else ""
-    return f"{key}{_value(one['input'])}: expected {whole}{wanted(hint)}"
+    return f"{key}{_value(one['input'])}: expected {_wanted_instead(hint, one['input'])}"
+
+
+def _wanted_instead(hint: Any, value: object) -> str:
+    """What a type accepts, and that it is a whole number where a value is none."""
+    whole = value is None or (isinstance(value, int) and not isinstance(value, bool))
+    named = any(isinstance(item, Wanted) for item in get_args(hint)[1:])
+    if whole or named or int not in (choices(part)[0] for part in choices(hint)):
+        return wanted(hint)
+    return re.sub("^(null or )?", r"\1a whole number, ", wanted(hint), count=1)
 
 
 def unknown_key(key: str, known: Collection[str]) -> str:

@@ -57,8 +57,9 @@ def resolve(kind: type[C], cfg: DictConfig, *, resume: bool = False) -> C:
     summary = str(values["model"]["summary"]).lower()
     if not resume and summary != "false":
         raise RequestError(f"model.summary={summary}: only train prints one")
+    config = parse(values, kind)  # also with a checkpoint, which takes seconds to read
     if not values["ckpt"]:
-        return parse(values, kind)
+        return config
     path = checkpoint_path("train" if resume else "evaluate", values["ckpt"])
     before = saved_config(path)
     asked = values if "experiment" in typed else _merged(kind, before, values, typed, resume)
@@ -130,7 +131,9 @@ def _values(cfg: DictConfig, typed: Collection[str]) -> dict[str, Any]:
     except OmegaConfBaseException as error:  # an interpolation
         raise RequestError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict)
-    data, model = values["data"], values["model"]
+    data, model, name = values["data"], values["model"], str(values["name"])
+    good = name.strip() not in ("", "..") and Path(name).name == name
+    require(good, "name", name, "the name of one folder, which is made below outputs/")
     root = "" if data["root"] is None else str(data["root"])
     # An empty one, as from an empty shell variable, must not mean the working directory.
     data["root"] = str(absolute_path("data.root", root)) if root.strip() else None

@@ -39,7 +39,7 @@ class Config:
 
     name: str
     """Name of the folder below outputs/."""
-    seed: Seed
+    seed: Annotated[Seed, fixed("resume")]
     """Seed of everything random in training."""
     ckpt: Annotated[str | None, fixed("command")]
     """A run's folder or a checkpoint; train continues it."""

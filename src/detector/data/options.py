@@ -16,11 +16,11 @@ from detector.data.formats.table import NAMES
 class SplitNames:
     """What each split is called in the data set: lists, folders or files."""
 
-    train: Annotated[list[str], Field(min_length=1)] | None = None
+    train: Annotated[Annotated[list[str], Field(min_length=1)] | None, fixed("resume")] = None
     """Names of the training split; null: the usual ones."""
-    val: list[str] | None = None
+    val: Annotated[list[str] | None, fixed("resume")] = None
     """Names of the validation split; null: the usual ones (val, valid), []: none."""
-    test: list[str] | None = None
+    test: Annotated[list[str] | None, fixed("resume")] = None
     """Names of the test split; null: the usual ones, []: none."""
 
 
@@ -28,15 +28,16 @@ class SplitNames:
 class AutoSplit:
     """How images are split that the data set does not split itself."""
 
-    val: Share = 0.15
+    val: Annotated[Share, fixed("resume")] = 0.15
     """Share of the images that is held out for validation."""
-    test: Annotated[Real, Field(ge=0, lt=1)] = 0.15
+    test: Annotated[Real, Field(ge=0, lt=1), fixed("resume")] = 0.15
     """Share of the images that is held out for the test."""
-    seed: Seed = 0
+    seed: Annotated[Seed, fixed("resume")] = 0
     """Seed of the split, independent of the training's."""
-    group: (
-        Annotated[str, Field(min_length=1), Wanted("a regular expression or a CSV file")] | None
-    ) = None
+    group: Annotated[
+        Annotated[str, Field(min_length=1), Wanted("a regular expression or a CSV file")] | None,
+        fixed("resume"),
+    ] = None
     """Keep images together: a regular expression on names, such as "^(.*?)_", or a CSV file of
     image,group."""
     file: str | None = None

@@ -33,9 +33,8 @@ def read_baseline(config: Config, data: DataSet, compare: str) -> Config:
         RequestError: If it is no checkpoint, one of other classes, or one that was trained on some
             of these images.
     """
-    key = f"compare={compare}"
+    key, path = f"compare={compare}", baseline_path(compare)
     try:
-        path = checkpoint_path("evaluate", compare)
         ours = read_checkpoint(path)
     except RequestError as error:
         raise RequestError(f"{key}: {str(error).partition(': ')[2]}") from error
@@ -58,6 +57,21 @@ def read_baseline(config: Config, data: DataSet, compare: str) -> Config:
     _refuse_unequal(key, path, config, data)
     options = replace(config.data, image_size=saved.data.image_size)
     return replace(saved, ckpt=str(path), data=options, trainer=config.trainer)
+
+
+def baseline_path(compare: str) -> Path:
+    """The file of the checkpoint that another one is compared with; it is not read.
+
+    Args:
+        compare: The checkpoint, or the folder of its run.
+
+    Raises:
+        RequestError: If it is no checkpoint.
+    """
+    try:
+        return checkpoint_path("evaluate", compare)
+    except RequestError as error:
+        raise RequestError(f"compare={compare}: {str(error).partition(': ')[2]}") from error
 
 
 def _refuse_unequal(key: str, path: Path, config: Config, data: DataSet) -> None:

@@ -254,7 +254,7 @@ def build_callbacks(
     progress = RunProgress(run, finetuning, phase_costs(config, schedule), resume)
     averaging = [] if optim.ema is None else [AveragedWeights(optim.ema)]
     # The schedule handles an epoch's score before its row and its checkpoint are written.
-    kept = RunCheckpoints(finetuning, run)
+    kept = RunCheckpoints(finetuning, run, progress)
     return finetuning, progress, [finetuning.pace, finetuning, *averaging, progress, kept]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from detector.config.resolve import saved_config
 from detector.config.schema import Config
-from detector.core.errors import RequestError, one_of
+from detector.core.errors import RequestError, one_of, require
 from detector.core.structures import ClassMap
 from detector.data.images.pixels import Resized, read_resized, resize
 from detector.training.checkpoint import (
@@ -81,6 +81,11 @@ class Detector:
         """Class names, in the order of labels 1..K."""
         return self.class_map.names
 
+    def __repr__(self) -> str:
+        """The checkpoint, its backbone and its classes."""
+        ckpt, backbone = self.config.ckpt, self.config.backbone.name
+        return f"Detector({ckpt=}, {backbone=}, classes={self.classes})"
+
     def predict(
         self, images: Sequence[Any] | Any, *, score_threshold: float | None = None
     ) -> list[Prediction]:
@@ -96,7 +101,8 @@ class Detector:
             A prediction for each image, in the same order.
 
         Raises:
-            RequestError: If an image cannot be read, or its channels do not fit the network.
+            RequestError: If an image cannot be read, its channels do not fit the network, or the
+                threshold is not in 0..1.
 
         Example:
             >>> model = detector.load("runs/first")
@@ -106,9 +112,10 @@ class Detector:
             >>> [name for name in predictions[0].names if name not in model.classes]
             []
         """
-        stacked = isinstance(images, np.ndarray) and images.ndim == 4
-        single = isinstance(images, str | Path | np.ndarray) or hasattr(images, "convert")
-        single = single and not stacked
+        if score_threshold is not None:
+            require(_is_score(score_threshold), "score_threshold", score_threshold, "null or 0..1")
+        single = isinstance(images, str | bytes) or not isinstance(images, Iterable)
+        single = single or (isinstance(images, np.ndarray) and images.ndim != 4)
         several = [images] if single else list(images)
         found: list[Prediction] = []
         for batch in batches(several, self.config.data.batch_size):
@@ -129,12 +136,14 @@ class Detector:
             return read_resized(Path(image), side, channels=channels)
         if hasattr(image, "convert"):
             image = _upright(image, channels)
-        pixels = np.array(image)  # a copy: Pillow's own memory is read-only
-        pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+        if not hasattr(image, "__array__") and not hasattr(image, "__array_interface__"):
+            raise RequestError(f"{image!r:.60}: expected a path, a Pillow image or an array")
+        given = np.array(image)  # a copy: Pillow's own memory is read-only
+        pixels = given[:, :, None] if given.ndim == 2 else given
         good = pixels.ndim == 3 and pixels.shape[2] == channels and pixels.size > 0
         if not good or pixels.dtype != np.uint8:
             raise RequestError(
-                f"image of shape {pixels.shape} and type {pixels.dtype}: expected "
+                f"image of shape {given.shape} and type {given.dtype}: expected "
                 f"(H, W, {channels}) uint8"
             )
         height, width = pixels.shape[:2]
@@ -212,6 +221,12 @@ def _device(config: Config) -> tuple[torch.device, torch.dtype | None]:
     device = torch.device("cuda" if build.uses_gpu(run.accelerator) else "cpu")
     half = build.precision(run.precision, run.accelerator)
     return device, {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(half)
+
+
+def _is_score(value: object) -> bool:
+    """Whether a value is a number that a score can be."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return number and 0 <= value <= 1  # type: ignore[operator]
 
 
 def _scale(image: Resized) -> list[float]:

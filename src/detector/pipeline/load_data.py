@@ -230,6 +230,12 @@ def download_voc(root: Path, parts: list[str]) -> None:
             raise RequestError(f"data.download=true: cannot fetch {part}: {error}") from error
 
 
+def check_source(source: str) -> None:
+    """Refuse predict's `source` if there is nothing there."""
+    if not Path(source).exists():
+        raise RequestError(f"source={source}: no such file or folder")
+
+
 def source_files(source: str, channels: int) -> list[Path]:
     """Image files that predict's `source` names, sorted.
 
@@ -240,9 +246,8 @@ def source_files(source: str, channels: int) -> list[Path]:
     Raises:
         RequestError: If there is nothing there, or no file that will do.
     """
+    check_source(source)
     path = Path(source)
-    if not path.exists():
-        raise RequestError(f"source={source}: no such file or folder")
     files, unread = [path], ""
     if path.is_dir():
         folder = Folder(path, "source")

@@ -200,7 +200,8 @@ def _draw_scores(
         axes.plot([best_epoch + 1], [scores[best_epoch]], label=label, **BEST)
     low, high = min(scores.values()), max(scores.values())
     half = 0.56 * max(high - low, SPAN)
-    axes.set_ylim((low + high) / 2 - half, (low + high) / 2 + half)
+    middle = (low + high) / 2
+    axes.set_ylim(max(middle - half, 0), min(middle + half, 1))  # a score is in 0..1
     _add_legend(axes)
 
 

@@ -162,7 +162,7 @@ class RunProgress(pl.Callback):
         return min(limit, training + validating + epochs * self.pace.between) + final
 
     @rank_zero_only
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def end_epoch(self, trainer: pl.Trainer) -> None:
         """Write the epoch's results to metrics.csv, the run's log and the terminal."""
         seconds = time.perf_counter() - self._started
         validated = trainer.check_val_every_n_epoch == 1

@@ -8,9 +8,10 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
-from detector.core.files import atomic
+from detector.core.files import atomic, uninterrupted
 from detector.core.run_folder import RunFolder
 from detector.finetune.unfreezing import StagedFinetuning
+from detector.training.progress import RunProgress
 
 
 class RunCheckpoints(Checkpoint):
@@ -23,14 +24,27 @@ class RunCheckpoints(Checkpoint):
     Args:
         finetuning: The callback that determines the best epoch.
         run: Folder of the run.
+        rows: Writes an epoch's row and line; with its checkpoint, Ctrl-C leaves all or none.
     """
 
-    def __init__(self, finetuning: StagedFinetuning, run: RunFolder) -> None:
+    def __init__(
+        self, finetuning: StagedFinetuning, run: RunFolder, rows: RunProgress | None = None
+    ) -> None:
         self.finetuning = finetuning
         self.run = run
+        self.rows = rows
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the epoch's checkpoint; Lightning calls this after all other callbacks."""
+        """Write the epoch's row and checkpoint; Lightning calls this after all other callbacks."""
+        with uninterrupted():
+            if self.rows is not None:
+                self.rows.end_epoch(trainer)
+            self.save(trainer)
+        # The next epoch may begin by reading the best checkpoint, in all processes.
+        trainer.strategy.barrier()
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write `last.ckpt`, and `best.ckpt` if the epoch is the best."""
         last = self.run.last_checkpoint
         if trainer.is_global_zero:
             with atomic(last) as draft:
@@ -39,8 +53,6 @@ class RunCheckpoints(Checkpoint):
                 link_or_copy(last, self.run.best_checkpoint)
         else:
             trainer.save_checkpoint(last)  # all processes take part, the first one writes
-        # The next epoch may begin by reading the best checkpoint, in all processes.
-        trainer.strategy.barrier()
 
 
 def link_or_copy(file: Path, copy: Path) -> None:

@@ -130,6 +130,11 @@ class Issues:
         """The kinds that occur."""
         return (self._kinds[kind] for kind in KINDS if kind in self._kinds)
 
+    def __repr__(self) -> str:
+        """The kinds that occur, and how often."""
+        found = [f"{issue.count} x {issue.kind} ({issue.severity})" for issue in self]
+        return f"Issues({', '.join(found)})"
+
     def add(self, kind: str, item: Item) -> None:
         """Add one item."""
         self.add_many(kind, [item], lambda i: i)
