@@ -111,11 +111,15 @@ class Pace(pl.Callback):
         self._trained = time.perf_counter()
 
     def on_validation_batch_end(self, *_: Any) -> None:
-        """Measure a batch."""
+        """Measure a batch, unless it is of the check that Lightning can make before training."""
+        if self._moment is None:
+            return
         self._detected = (self._detected[0] + self._lap(), self._detected[1] + 1)
 
     def on_validation_end(self, *_: Any) -> None:
         """Measure the validation, whose loaders Lightning starts before its first hook."""
+        if self._moment is None:
+            return
         self._detected = (self._detected[0] + self._lap(), self._detected[1])  # the scores
         self.validation = time.perf_counter() - self._trained
 
@@ -126,5 +130,4 @@ class Pace(pl.Callback):
     def _lap(self) -> float:
         """Duration of the step or batch that has just ended, in seconds."""
         before, self._moment = self._moment, time.perf_counter()
-        assert before is not None  # an epoch has begun
-        return self._moment - before
+        return 0.0 if before is None else self._moment - before
