@@ -23,7 +23,7 @@ from detector.core.run_folder import RunFolder
 from detector.data.read import DataSet
 from detector.finetune.schedule import Progress, Schedule
 from detector.models.options import WEIGHTS
-from detector.pipeline import leakage, load_data, request_checks
+from detector.pipeline import fitting, leakage, load_data, request_checks
 from detector.pipeline.command import Outcome
 from detector.pipeline.dry_run import print_phases
 from detector.pipeline.model_summary import summary_table
@@ -78,6 +78,7 @@ class Prepared:
 
     Attributes:
         config: Configuration in force.
+        fitted: What was fitted to the data set, a line each.
         schedule: Phases of the training.
         data: The data set.
         resumed: The checkpoint that training goes on from, if any.
@@ -85,6 +86,7 @@ class Prepared:
     """
 
     config: TrainKeys
+    fitted: list[str]
     schedule: Schedule
     data: DataSet
     resumed: Path | None
@@ -116,7 +118,8 @@ def prepare(cfg: DictConfig) -> Prepared | None:
 
     data = load_data.usable_data(config, check=check)
     resumed = checkpoint_path("train", config.ckpt) if config.ckpt else None
-    return Prepared(config, schedule, data, resumed, typed_command("train", cfg.overrides))
+    config, fitted = fitting.fit(config, data)
+    return Prepared(config, fitted, schedule, data, resumed, typed_command("train", cfg.overrides))
 
 
 def run(prepared: Prepared, folder: RunFolder) -> Outcome:
@@ -208,6 +211,8 @@ def _describe(prepared: Prepared, training: _Training, folder: RunFolder) -> Non
     if data.divided:
         write_json(folder.splits, {"root": str(data.root), "splits": data.files()})
     load_data.describe_data(data, config.model.detections_per_image)
+    for line in prepared.fitted:
+        log.info("%s", line)
     if prepared.resumed is None:
         log_weights(config, training.task.network, training.loaded)
     epochs = schedule.total(training.progress)

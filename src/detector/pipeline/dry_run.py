@@ -195,6 +195,8 @@ def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator
     yield "", f"with a head for {kinds}{more}"
     choice = config.model.weights
     yield "weights", WEIGHTS.get(choice, f"from {choice}")
+    if config.model.anchors == "auto":
+        yield "anchors", "fitted to the data"
     if network.backbone.has_batch_norms:
         yield "batch norms", NORMS[config.finetune.norm]
     yield "saved", f"of a training step's multiply-adds, at {side} x {side} pixels"

@@ -1,0 +1,125 @@
+"""`auto` becomes numbers: what is fitted to the data set when a training begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.config.schema import C, Config
+from detector.core.structures import AnnotatedImages
+from detector.data.images.pixels import resized_shape
+from detector.data.read import DataSet
+from detector.evaluation.anchors import Anchors, Grid, Level, best_iou, fit_anchors, recall
+from detector.models.options import STANDARD_ANCHORS, AnchorSet
+
+# Share of boxes, at IoU 0.5, that a fitted set must add to the anchors that pretrained weights
+# know: with others, their RPN begins anew.
+WORTH = 0.05
+
+
+def fit(config: C, data: DataSet) -> tuple[C, list[str]]:
+    """Fit what is `auto` to the training images.
+
+    Every process comes to the same numbers, as all read the same data.
+
+    Args:
+        config: Configuration in force.
+        data: As read.
+
+    Returns:
+        The configuration with numbers in place of `auto`, and a line for each thing that was
+        fitted.
+    """
+    lines = []
+    train = data.splits.get("train", AnnotatedImages.pack([]))
+    if config.model.anchors == "auto":
+        (scales, ratios), line = _choose_anchors(config, train)
+        model = replace(config.model, anchors="fixed", anchor_scales=scales, anchor_ratios=ratios)
+        config = replace(config, model=model)
+        lines.append(line)
+    return config, lines
+
+
+def input_boxes(
+    images: AnnotatedImages, size: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Boxes in pixels of the network's input, and the size of each one's image there."""
+    shapes = np.array(
+        [resized_shape(int(h), int(w), size) for h, w in images.sizes], dtype=np.int32
+    ).reshape(-1, 2)
+    scale = shapes / np.maximum(images.sizes, 1)
+    owner = images.owners()
+    boxes = images.boxes * np.tile(scale[owner][:, ::-1], 2)
+    return boxes.astype(np.float32), shapes[owner]
+
+
+def boxes_to_learn(
+    images: AnnotatedImages, size: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """As `input_boxes`, without boxes that are ignored or have less than a pixel there."""
+    boxes, shapes = input_boxes(images, size)
+    kept = ~images.ignore & (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
+    return boxes[kept], shapes[kept]
+
+
+def anchor_grid(config: Config) -> Grid:
+    """Positions of the anchors of the backbone."""
+    from detector.models.backbones.build import backbone_spec
+    from detector.models.backbones.stages import pyramid_levels
+
+    spec = backbone_spec(config.backbone.key)
+    levels = [Level(s.stride, s.offset, s.missing) for s in pyramid_levels(spec.stages)]
+    return Grid(tuple(levels), spec.smallest)
+
+
+def listed(values: Sequence[float]) -> str:
+    """Numbers as a list is typed."""
+    return f"[{','.join(f'{value:g}' for value in values)}]"
+
+
+def _choose_anchors(config: Config, train: AnnotatedImages) -> tuple[AnchorSet, str]:
+    """Choose anchors for the training boxes, and describe the choice."""
+    boxes, shapes = boxes_to_learn(train, config.data.image_size)
+    weights = f"model.weights={config.model.weights}"
+    own = _own_anchors(config.model.weights)
+    if not len(boxes):
+        chosen = own or STANDARD_ANCHORS
+        return chosen, f"{_named(chosen)}: no training box to fit them to"
+
+    grid = anchor_grid(config)
+
+    def reach(anchors: AnchorSet) -> float:
+        return recall(best_iou(boxes, shapes, Anchors(grid, *anchors)))[0]
+
+    found = fit_anchors(boxes, shapes, grid)
+    fitted = found.scales, found.ratios
+    before, after = (reach(anchors) for anchors in (own or STANDARD_ANCHORS, fitted))
+    others = f"those of {weights}" if own else "the standard ones"
+    said = "reach IoU 0.5 for {:.1f} % of the training boxes, {} for {:.1f} %"
+    if own and before + WORTH >= after:
+        said = said.format(100 * before, "fitted ones", 100 * after)
+        return own, f"{_named(own)}, {others}: {said}"
+    said = said.format(100 * after, others, 100 * before)
+    anew = f"; the RPN's outputs are new, as {others} are for other anchors" if own else ""
+    return fitted, f"{_named(fitted)}, fitted to the data: {said}{anew}"
+
+
+def _named(anchors: AnchorSet) -> str:
+    """A set of anchors, in words."""
+    scales, ratios = map(listed, anchors)
+    return f"anchors of scales {scales} and ratios {ratios}"
+
+
+def _own_anchors(weights: str) -> AnchorSet | None:
+    """The anchors that the RPN of pretrained weights was trained with; None if they have none."""
+    if weights == "coco":
+        return STANDARD_ANCHORS
+    if weights in ("imagenet", "none"):
+        return None
+    from detector.models.weights.files import read_weights
+
+    return read_weights(Path(weights)).anchors
