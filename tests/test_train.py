@@ -96,7 +96,7 @@ def test_a_run_keeps_what_was_fitted_to_its_data(run):
     assert model["anchors"] == "fixed"
     saved = torch.load(out / "checkpoints/best.ckpt", weights_only=True)["detector"]["config"]
     written = yaml.safe_load((out / "config.yaml").read_text())
-    for key in ("anchors", "anchor_scales", "anchor_ratios"):
+    for key in ("anchors", "anchor_scales", "anchor_ratios", "detections_per_image"):
         assert saved["model"][key] == written["model"][key] == model[key]
 
 

@@ -210,7 +210,7 @@ def _describe(prepared: Prepared, training: _Training, folder: RunFolder) -> Non
     OmegaConf.save(OmegaConf.create(plain(config)), folder.config)
     if data.divided:
         write_json(folder.splits, {"root": str(data.root), "splits": data.files()})
-    load_data.describe_data(data, config.model.detections_per_image)
+    load_data.describe_data(data, config.model.most_detections)
     for line in prepared.fitted:
         log.info("%s", line)
     if prepared.resumed is None:

@@ -179,7 +179,9 @@ def test_a_checkpoint_of_before_anchors_were_fitted_has_fixed_ones(earlier, chec
 def test_with_a_checkpoint_auto_means_what_its_run_chose(earlier, checkpoint, typed):
     earlier["backbone"]["name"] = "resnet50"
     earlier["model"] |= {"anchors": "fixed", "anchor_scales": [4.0], "anchor_ratios": [1.0]}
+    earlier["model"]["detections_per_image"] = 77
     save(checkpoint, earlier)
     classes = "data.classes=[a]"  # the experiment's would be COCO's
-    model = evaluated(checkpoint, typed, classes).model
+    model = evaluated(checkpoint, typed, "model.detections_per_image=auto", classes).model
+    assert model.detections_per_image == 77
     assert (model.anchors, model.anchor_scales, model.anchor_ratios) == ("fixed", (4,), (1,))

@@ -67,6 +67,7 @@ def parsed(key, value, *overrides):
         ("model.anchor_scales", [], "model.anchor_scales=[]: expected a list of at least one, ea"),
         ("model.anchor_scales", [4], "model.anchor_scales=[4.0]: expected nothing beside model.an"),
         ("model.anchor_ratios", [1], "model.anchor_ratios=[1.0]: expected nothing beside model.an"),
+        ("model.detections_per_image", 0, "model.detections_per_image=0: expected auto or at lea"),
         ("model.nms_threshold", 1.5, "model.nms_threshold=1.5: expected 0..1"),
         ("model.summary", "tru", "model.summary=tru: expected one of false, true, profile"),
         ("finetune.norm", "off", "finetune.norm=off: expected one of frozen, eval_when_frozen, t"),

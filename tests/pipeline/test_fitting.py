@@ -83,8 +83,9 @@ def test_without_a_training_box_the_anchors_are_the_standard_ones(data):
 
 
 def test_fixed_anchors_stay():
-    config = config_of("model.anchor_scales=[5]")
-    assert fit(config, SMALL) == (config, [])
+    config, lines = fit(config_of("model.anchor_scales=[5]"), SMALL)
+    assert config.model.anchor_scales == (5,)
+    assert lines == []
 
 
 def test_anchors_that_the_weights_know_are_kept_where_others_are_little_better():
@@ -115,3 +116,27 @@ def test_anchors_of_weights_that_miss_the_boxes_are_fitted_and_that_is_said(tmp_
     torch.save(saved | {"detector": {"config": {"model": good}}}, file)
     config, _ = fit(config_of(f"model.weights={file}"), SMALL)
     assert anchors_of(config) == ((3.0, 8.0), (1.0,))
+
+
+def test_twice_the_most_boxes_of_a_training_image_can_be_detected():
+    data = data_of(image(*[(64, 64)] * 60), image(*[(64, 64)] * 9))
+    config, lines = fit(config_of(), data)
+    assert config.model.detections_per_image == 120
+    assert lines[-1] == "at most 120 detections per image, as a training image has up to 60 boxes"
+
+
+def test_a_hundred_can_be_detected_where_there_are_few_boxes_and_nothing_is_said():
+    config, lines = fit(config_of("model.anchors=fixed"), SMALL)
+    assert config.model.detections_per_image == 100
+    assert lines == []
+
+
+def test_ignored_boxes_need_not_be_detected():
+    data = data_of(image((64, 64)), image(*[(64, 64)] * 60, ignore=True))
+    assert fit(config_of(), data)[0].model.detections_per_image == 100
+
+
+def test_a_typed_number_of_detections_stays():
+    data = data_of(image(*[(64, 64)] * 60))
+    config, _ = fit(config_of("model.detections_per_image=50"), data)
+    assert config.model.detections_per_image == 50

@@ -38,7 +38,10 @@ DROPPED = (
 ANCHORS = "model.anchors"
 ANCHOR_NUMBERS = ("model.anchor_scales", "model.anchor_ratios")
 # What may be `auto`, and the keys that hold what is chosen then.
-FITTED = {ANCHORS: (ANCHORS, *ANCHOR_NUMBERS)}
+FITTED = {
+    ANCHORS: (ANCHORS, *ANCHOR_NUMBERS),
+    "model.detections_per_image": ("model.detections_per_image",),
+}
 
 
 def resolve(kind: type[C], cfg: DictConfig, *, resume: bool = False) -> C:

@@ -13,6 +13,7 @@ from detector.models.backbones.table import BACKBONES, TIMM
 
 WEIGHTS = ("imagenet", "coco", "none")
 AnchorSet = tuple[tuple[float, ...], tuple[float, ...]]  # scales and ratios
+FEWEST_DETECTIONS = 100  # in an image, where detections_per_image is auto
 STANDARD_ANCHORS: AnchorSet = ((8.0,), (0.5, 1.0, 2.0))  # torchvision's
 # Larger layers would not fit into memory.
 MAX_CHANNELS, MAX_WIDTH = 4096, 16384
@@ -125,14 +126,22 @@ class ModelOptions:
     """Lowest score of a detection."""
     nms_threshold: Annotated[Fraction, fixed("resume")] = 0.5
     """IoU above which the weaker of two detections of a class is dropped."""
-    detections_per_image: Annotated[Count, fixed("resume")] = 100
-    """Most detections per image."""
+    detections_per_image: Annotated[
+        Literal["auto"] | Count, Wanted("auto or at least 1"), fixed("resume")
+    ] = FEWEST_DETECTIONS
+    """Most detections per image; auto: twice the most boxes in a training image, at least 100."""
     summary: Annotated[
         Literal["false", "true", "profile"],
         TYPED,
         fixed("command"),
     ] = "false"
     """Print a table of the network by stage when training begins; profile: with times."""
+
+    @property
+    def most_detections(self) -> int:
+        """`detections_per_image` as a number, also before it is fitted to the data."""
+        most = self.detections_per_image
+        return FEWEST_DETECTIONS if most == "auto" else most
 
     def __post_init__(self) -> None:
         """Check that nobody gave numbers that fitting would replace."""

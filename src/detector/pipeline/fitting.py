@@ -14,7 +14,7 @@ from detector.core.structures import AnnotatedImages
 from detector.data.images.pixels import resized_shape
 from detector.data.read import DataSet
 from detector.evaluation.anchors import Anchors, Grid, Level, best_iou, fit_anchors, recall
-from detector.models.options import STANDARD_ANCHORS, AnchorSet
+from detector.models.options import FEWEST_DETECTIONS, STANDARD_ANCHORS, AnchorSet
 
 # Share of boxes, at IoU 0.5, that a fitted set must add to the anchors that pretrained weights
 # know: with others, their RPN begins anew.
@@ -41,6 +41,14 @@ def fit(config: C, data: DataSet) -> tuple[C, list[str]]:
         model = replace(config.model, anchors="fixed", anchor_scales=scales, anchor_ratios=ratios)
         config = replace(config, model=model)
         lines.append(line)
+    if config.model.detections_per_image == "auto":
+        boxes = int(boxes_per_image(train).max(initial=0))
+        most = max(FEWEST_DETECTIONS, 2 * boxes)
+        config = replace(config, model=replace(config.model, detections_per_image=most))
+        if most > FEWEST_DETECTIONS:
+            lines.append(
+                f"at most {most} detections per image, as a training image has up to {boxes} boxes"
+            )
     return config, lines
 
 
@@ -55,6 +63,11 @@ def input_boxes(
     owner = images.owners()
     boxes = images.boxes * np.tile(scale[owner][:, ::-1], 2)
     return boxes.astype(np.float32), shapes[owner]
+
+
+def boxes_per_image(images: AnnotatedImages) -> NDArray[np.int64]:
+    """How many boxes each image has, without those that are ignored."""
+    return np.bincount(images.owners()[~images.ignore], minlength=len(images))
 
 
 def boxes_to_learn(

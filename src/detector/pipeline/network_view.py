@@ -12,7 +12,13 @@ from detector.config.schema import Config
 from detector.core.structures import AnnotatedImages
 from detector.data.read import DataSet
 from detector.evaluation.anchors import Anchors, best_iou, fit_anchors, recall
-from detector.pipeline.fitting import anchor_grid, boxes_to_learn, input_boxes, listed
+from detector.pipeline.fitting import (
+    anchor_grid,
+    boxes_per_image,
+    boxes_to_learn,
+    input_boxes,
+    listed,
+)
 
 DRAWS = 256  # training images that are augmented to see which boxes that costs
 SIZES = (0, 16, 32, 64, 128, 256)  # pixels of the network's input
@@ -71,7 +77,7 @@ def network_view(config: Config, data: DataSet) -> dict[str, Any] | None:
     boxes, shapes = input_boxes(train, size)
     return {
         "image_size": size,
-        "crowded": crowded(data.splits, config.model.detections_per_image),
+        "crowded": crowded(data.splits, config.model.most_detections),
         "lost": _lost(config, train, boxes, shapes),
         "anchors": _fit_anchors(config, *boxes_to_learn(train, size)),
     }
@@ -87,10 +93,7 @@ def crowded(splits: Mapping[str, AnnotatedImages], limit: int) -> str | None:
     Returns:
         A sentence; None if there are none.
     """
-    counts = {
-        name: np.bincount(images.owners()[~images.ignore], minlength=len(images))
-        for name, images in splits.items()
-    }
+    counts = {name: boxes_per_image(images) for name, images in splits.items()}
     over = {name: int((count > limit).sum()) for name, count in counts.items()}
     if not any(over.values()):
         return None
