@@ -108,6 +108,25 @@ def test_a_run_says_what_was_fitted_to_its_data(run, tmp_path, caplog):
     assert [caplog.messages.count(line) for line in lines] == [1] * len(lines)
 
 
+def test_a_run_at_a_fitted_image_size_has_that_size_in_its_files(run, tmp_path):
+    # Images of 80 x 60 pixels: any box is legible at the least size.
+    out = tmp_path / "out"
+    fresh_train(run[0], out, "trainer.max_epochs=1", "data.image_size=auto")
+    saved = torch.load(out / "checkpoints/last.ckpt", weights_only=True)["detector"]["config"]
+    written = yaml.safe_load((out / "config.yaml").read_text())
+    assert saved["data"]["image_size"] == written["data"]["image_size"] == 192
+
+
+def test_loaders_are_checked_at_the_fitted_image_size(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "detector.pipeline.request_checks.check_loading",
+        lambda config, data: seen.append(config.data.image_size),
+    )
+    prepare(ask("train", *TINY, f"data.root={run[0]}", "data.image_size=auto"))
+    assert seen == [192]
+
+
 def test_a_run_that_goes_on_fits_nothing_again(run, monkeypatch):
     _, out, _ = run
 

@@ -111,7 +111,8 @@ def prepare(cfg: DictConfig) -> Prepared | None:
     request_checks.check_machine(config)
 
     def check(data: DataSet) -> None:
-        request_checks.check_loading(config, data)
+        sized, _ = fitting.fit_image_size(config, data)
+        request_checks.check_loading(sized, data)
         request_checks.check_augmentation(config)
         if not config.ckpt:
             request_checks.check_weights(config)

@@ -179,9 +179,11 @@ def test_a_checkpoint_of_before_anchors_were_fitted_has_fixed_ones(earlier, chec
 def test_with_a_checkpoint_auto_means_what_its_run_chose(earlier, checkpoint, typed):
     earlier["backbone"]["name"] = "resnet50"
     earlier["model"] |= {"anchors": "fixed", "anchor_scales": [4.0], "anchor_ratios": [1.0]}
-    earlier["model"]["detections_per_image"] = 77
+    earlier["model"]["detections_per_image"], earlier["data"]["image_size"] = 77, 320
     save(checkpoint, earlier)
     classes = "data.classes=[a]"  # the experiment's would be COCO's
-    model = evaluated(checkpoint, typed, "model.detections_per_image=auto", classes).model
-    assert model.detections_per_image == 77
+    autos = ["model.detections_per_image=auto", "data.image_size=auto"]
+    config = evaluated(checkpoint, typed, *autos, classes)
+    model = config.model
+    assert (model.detections_per_image, config.data.image_size) == (77, 320)
     assert (model.anchors, model.anchor_scales, model.anchor_ratios) == ("fixed", (4,), (1,))

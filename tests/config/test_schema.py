@@ -46,7 +46,7 @@ def parsed(key, value, *overrides):
         ("data.batch_size", 0, "data.batch_size=0: expected at least 1"),
         ("data.batch_size", True, "data.batch_size=true: expected at least 1"),
         ("data.batch_size", 2.5, "data.batch_size=2.5: expected a whole number, at least 1"),
-        ("data.image_size", None, "data.image_size=null: expected 32..4096"),
+        ("data.image_size", None, "data.image_size=null: expected auto or 32..4096"),
         ("data.workers", -1, "data.workers=-1: expected null or at least 0"),
         ("data.repeat_threshold", 2, "data.repeat_threshold=2: expected null or 0 < x <= 1"),
         ("data.format", "csv", "data.format=csv: expected one of auto, voc, coco, yolo, trees"),

@@ -40,6 +40,7 @@ ANCHOR_NUMBERS = ("model.anchor_scales", "model.anchor_ratios")
 # What may be `auto`, and the keys that hold what is chosen then.
 FITTED = {
     ANCHORS: (ANCHORS, *ANCHOR_NUMBERS),
+    "data.image_size": ("data.image_size",),
     "model.detections_per_image": ("model.detections_per_image",),
 }
 

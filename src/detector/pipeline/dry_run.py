@@ -89,7 +89,7 @@ def _step_compute(network: FasterRCNN, config: Config) -> int:
     """Multiply-adds of a training step over one image."""
     from detector.models.compute import step_compute
 
-    return sum(c.total for c in step_compute(network, config.data.image_size).values())
+    return sum(c.total for c in step_compute(network, config.data.side).values())
 
 
 def _images_a_step(config: Config) -> int:
@@ -186,7 +186,7 @@ def _may_end_early(schedule: Schedule, index: int) -> bool:
 
 def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator[tuple[str, str]]:
     """Notes on all phases, each after a label."""
-    side, classes = config.data.image_size, len(config.data.classes or ["any"])
+    side, classes = config.data.side, len(config.data.classes or ["any"])
     yield "network", f"{config.backbone.name}, {_size(network) / 1e6:.2f} M parameters"
     width = network.roi_heads.box_predictor.cls_score.in_features
     each = 5 * (width + 1)  # a score and four offsets, with their biases
@@ -199,6 +199,8 @@ def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator
         yield "anchors", "fitted to the data"
     if network.backbone.has_batch_norms:
         yield "batch norms", NORMS[config.finetune.norm]
+    if config.data.image_size == "auto":
+        yield "image size", f"fitted to the data; {side} pixels for the numbers here"
     yield "saved", f"of a training step's multiply-adds, at {side} x {side} pixels"
     scaled = ""
     if reference := config.optim.reference_batch:

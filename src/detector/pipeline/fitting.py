@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from detector.config.schema import C, Config
 from detector.core.structures import AnnotatedImages
 from detector.data.images.pixels import resized_shape
+from detector.data.options import USUAL_SIDE
 from detector.data.read import DataSet
 from detector.evaluation.anchors import Anchors, Grid, Level, best_iou, fit_anchors, recall
 from detector.models.options import FEWEST_DETECTIONS, STANDARD_ANCHORS, AnchorSet
@@ -19,6 +21,10 @@ from detector.models.options import FEWEST_DETECTIONS, STANDARD_ANCHORS, AnchorS
 # Share of boxes, at IoU 0.5, that a fitted set must add to the anchors that pretrained weights
 # know: with others, their RPN begins anew.
 WORTH = 0.05
+# Sizes of the input that are chosen, pixels: multiples of STEP.
+LEAST_SIDE, MOST_SIDE, STEP = 192, 1024, 32
+LEGIBLE = 16  # pixels on the shorter side of a box
+NEARLY_ALL = 0.95  # share of boxes that are to be legible
 
 
 def fit(config: C, data: DataSet) -> tuple[C, list[str]]:
@@ -34,8 +40,8 @@ def fit(config: C, data: DataSet) -> tuple[C, list[str]]:
         The configuration with numbers in place of `auto`, and a line for each thing that was
         fitted.
     """
-    lines = []
-    train = data.splits.get("train", AnnotatedImages.pack([]))
+    config, lines = fit_image_size(config, data)
+    train = _train(data)
     if config.model.anchors == "auto":
         (scales, ratios), line = _choose_anchors(config, train)
         model = replace(config.model, anchors="fixed", anchor_scales=scales, anchor_ratios=ratios)
@@ -50,6 +56,29 @@ def fit(config: C, data: DataSet) -> tuple[C, list[str]]:
                 f"at most {most} detections per image, as a training image has up to {boxes} boxes"
             )
     return config, lines
+
+
+def fit_image_size(config: C, data: DataSet) -> tuple[C, list[str]]:
+    """Fit the size of the network's input alone; arguments and results as those of `fit`."""
+    if config.data.image_size != "auto":
+        return config, []
+    train = _train(data)
+    seen = ~train.ignore
+    shorter = np.maximum((train.boxes[:, 2:] - train.boxes[:, :2]).min(1)[seen], 1)
+    longer = train.sizes.max(1)
+    if not len(shorter):
+        said = f"images of {USUAL_SIDE} pixels: no training box to fit their size to"
+        return replace(config, data=replace(config.data, image_size=USUAL_SIDE)), [said]
+    # Size of the input for each box, without the errors of float32.
+    needed = np.round(LEGIBLE * longer[train.owners()[seen]] / shorter, 2)
+    wanted = float(np.quantile(needed, NEARLY_ALL, method="inverted_cdf"))
+    largest = min(MOST_SIDE, -(-int(longer.max()) // STEP) * STEP)
+    size = max(LEAST_SIDE, min(largest, math.ceil(wanted / STEP) * STEP))
+    said = (
+        f"images of {size} pixels, fitted to the data: {100 * float((needed <= size).mean()):.1f} "
+        f"% of the training boxes have at least {LEGIBLE} pixels on their shorter side there"
+    )
+    return replace(config, data=replace(config.data, image_size=size)), [said]
 
 
 def input_boxes(
@@ -94,9 +123,14 @@ def listed(values: Sequence[float]) -> str:
     return f"[{','.join(f'{value:g}' for value in values)}]"
 
 
+def _train(data: DataSet) -> AnnotatedImages:
+    """The training images; none where there is no such split."""
+    return data.splits.get("train", AnnotatedImages.pack([]))
+
+
 def _choose_anchors(config: Config, train: AnnotatedImages) -> tuple[AnchorSet, str]:
     """Choose anchors for the training boxes, and describe the choice."""
-    boxes, shapes = boxes_to_learn(train, config.data.image_size)
+    boxes, shapes = boxes_to_learn(train, config.data.side)
     weights = f"model.weights={config.model.weights}"
     own = _own_anchors(config.model.weights)
     if not len(boxes):
@@ -105,20 +139,26 @@ def _choose_anchors(config: Config, train: AnnotatedImages) -> tuple[AnchorSet, 
 
     grid = anchor_grid(config)
 
-    def reach(anchors: AnchorSet) -> float:
-        return recall(best_iou(boxes, shapes, Anchors(grid, *anchors)))[0]
+    def reach(anchors: AnchorSet) -> tuple[float, float]:
+        return recall(best_iou(boxes, shapes, Anchors(grid, *anchors)))
 
     found = fit_anchors(boxes, shapes, grid)
     fitted = found.scales, found.ratios
     before, after = (reach(anchors) for anchors in (own or STANDARD_ANCHORS, fitted))
     others = f"those of {weights}" if own else "the standard ones"
-    said = "reach IoU 0.5 for {:.1f} % of the training boxes, {} for {:.1f} %"
-    if own and before + WORTH >= after:
-        said = said.format(100 * before, "fitted ones", 100 * after)
-        return own, f"{_named(own)}, {others}: {said}"
-    said = said.format(100 * after, others, 100 * before)
+    if own and before[0] + WORTH >= after[0]:
+        return own, f"{_named(own)}, {others}: {_compared(before, 'fitted ones', after)}"
     anew = f"; the RPN's outputs are new, as {others} are for other anchors" if own else ""
-    return fitted, f"{_named(fitted)}, fitted to the data: {said}{anew}"
+    said = f"{_named(fitted)}, fitted to the data: {_compared(after, others, before)}{anew}"
+    return fitted, said
+
+
+def _compared(one: tuple[float, float], others: str, two: tuple[float, float]) -> str:
+    """What anchors reach beside others, in words; shares of boxes at IoU 0.5 and 0.7."""
+    first, second = (
+        "{:.1f} % ({:.1f} %)".format(*(100 * r for r in reach)) for reach in (one, two)
+    )
+    return f"reach IoU 0.5 (0.7) for {first} of the training boxes, {others} for {second}"
 
 
 def _named(anchors: AnchorSet) -> str:

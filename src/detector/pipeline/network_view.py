@@ -28,7 +28,7 @@ GAIN = 0.02  # share of boxes, at IoU 0.5, that other anchors must add to be sug
 
 def histograms(config: Config, data: DataSet) -> dict[str, Any]:
     """Distributions over all splits."""
-    parts = [input_boxes(images, config.data.image_size)[0] for images in data.splits.values()]
+    parts = [input_boxes(images, config.data.side)[0] for images in data.splits.values()]
     boxes = np.concatenate(parts) if parts else np.zeros((0, 4), np.float32)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-3)
     counts = np.concatenate([np.diff(images.offsets) for images in data.splits.values()])
@@ -73,7 +73,7 @@ def network_view(config: Config, data: DataSet) -> dict[str, Any] | None:
     train = data.splits.get("train")
     if train is None or not len(train.labels):
         return None
-    size = config.data.image_size
+    size = config.data.side
     boxes, shapes = input_boxes(train, size)
     return {
         "image_size": size,
@@ -116,7 +116,7 @@ def _lost(
     from detector.data.loading.augment import Augmenter
 
     settings = config.augment
-    size, channels = config.data.image_size, config.model.in_channels
+    size, channels = config.data.side, config.model.in_channels
     augment = Augmenter(settings.steps, size, settings.min_visibility, channels)
     small: NDArray[np.bool_] = np.any(resized[:, 2:] - resized[:, :2] < 1, axis=1)
     draws = np.linspace(0, len(train) - 1, min(DRAWS, len(train))).astype(int).tolist()
