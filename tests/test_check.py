@@ -167,6 +167,19 @@ def test_of_boxes_that_are_all_lost_no_anchors_are_judged(tmp_path, caplog):
     assert "anchors reach" not in caplog.text
 
 
+def test_anchors_that_training_would_fit_are_named(tmp_path):
+    images = {f"a{i}": [("square", (10 + i, 10, 19 + i, 30))] for i in range(9)}
+    root = write_voc(tmp_path / "set", {"train": images, "val": random_split("v", 2)})
+    content = inspect(root, tmp_path / "a")
+    anchors = content["model"]["anchors"]
+    assert anchors["recall_50"] > 0.9
+    assert anchors["suggestion"] is None
+    (line,) = content["fitted"]
+    scales = ",".join(f"{scale:g}" for scale in anchors["scales"])
+    assert f"scales [{scales}]" in line
+    assert line[1:] in (tmp_path / "a/check.html").read_text()
+
+
 def test_a_file_name_that_is_not_utf_8_does_no_harm(voc_root, tmp_path):
     for folder, suffix in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
         file = voc_root / folder / f"train0{suffix}"

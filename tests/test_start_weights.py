@@ -40,7 +40,7 @@ def test_a_run_starts_from_another_and_outlives_it(voc_root, tmp_path, monkeypat
     assert "model.weights=none: all layers start at random" in caplog.messages
     best = tmp_path / "first/checkpoints/best.ckpt"
 
-    config = config_of("model.weights=first", data)
+    config = prepare(ask("train", *TINY, "model.weights=first", data)).config
     assert config.model.weights == str(best)
     expected = {
         name.removeprefix("network."): value

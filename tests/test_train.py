@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from commands import RUN, run_cli, run_script
 from conftest import (
     PHASES,
@@ -29,6 +30,7 @@ from conftest import (
 )
 
 from detector import cli
+from detector.config.schema import plain
 from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
 from detector.evaluation import reference
@@ -81,6 +83,53 @@ def test_checkpoints_know_the_images_they_were_trained_and_chosen_on(run):
         digests = {hashlib.blake2b(f.read_bytes(), digest_size=16).hexdigest() for f in files}
         assert {one.digest for one in record} == digests
         assert len(digests) == count
+
+
+def test_a_run_keeps_what_was_fitted_to_its_data(run):
+    root, out, _ = run
+    model = plain(prepare(ask("train", *TINY, f"data.root={root}")).config.model)
+    assert model["anchors"] == "fixed"
+    saved = torch.load(out / "checkpoints/best.ckpt", weights_only=True)["detector"]["config"]
+    written = yaml.safe_load((out / "config.yaml").read_text())
+    for key in ("anchors", "anchor_scales", "anchor_ratios", "detections_per_image"):
+        assert saved["model"][key] == written["model"][key] == model[key]
+
+
+def test_a_run_says_what_was_fitted_to_its_data(run, tmp_path, caplog):
+    lines = prepare(ask("train", *TINY, f"data.root={run[0]}")).fitted
+    with caplog.at_level("INFO"):
+        fresh_train(run[0], tmp_path / "out", "trainer.max_epochs=1")
+    assert lines
+    assert [caplog.messages.count(line) for line in lines] == [1] * len(lines)
+
+
+def test_a_run_at_a_fitted_image_size_has_that_size_in_its_files(run, tmp_path):
+    # Images of 80 x 60 pixels: any box is legible at the least size.
+    out = tmp_path / "out"
+    fresh_train(run[0], out, "trainer.max_epochs=1", "data.image_size=auto")
+    saved = torch.load(out / "checkpoints/last.ckpt", weights_only=True)["detector"]["config"]
+    written = yaml.safe_load((out / "config.yaml").read_text())
+    assert saved["data"]["image_size"] == written["data"]["image_size"] == 192
+
+
+def test_loaders_are_checked_at_the_fitted_image_size(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "detector.pipeline.request_checks.check_loading",
+        lambda config, data: seen.append(config.data.image_size),
+    )
+    prepare(ask("train", *TINY, f"data.root={run[0]}", "data.image_size=auto"))
+    assert seen == [192]
+
+
+def test_a_run_that_goes_on_fits_nothing_again(run, monkeypatch):
+    _, out, _ = run
+
+    def again(*arguments):
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr("detector.pipeline.fitting.fit_anchors", again)
+    assert prepare(ask("train", f"ckpt={out}")).fitted == []
 
 
 def test_metrics_csv_has_a_row_for_every_epoch(run):

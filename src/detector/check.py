@@ -21,7 +21,7 @@ from detector.core.files import write_json
 from detector.core.options import STRICT
 from detector.core.run_folder import RunFolder
 from detector.data.read import Reading
-from detector.pipeline import load_data, request_checks
+from detector.pipeline import fitting, load_data, request_checks
 from detector.pipeline.check_data import inspect, write_preview
 from detector.pipeline.command import Outcome
 
@@ -99,9 +99,9 @@ def run(prepared: Prepared, folder: RunFolder) -> Outcome:
     """
     from detector.report.page import write_check_page
 
-    config = prepared.config
     data = load_data.validate(prepared.reading)
-    content, thumbnails = inspect(config, data)
+    config, fitted = fitting.fit(prepared.config, data)
+    content, thumbnails = inspect(config, data, fitted)
     write_json(folder.check_json, content)
     write_check_page(folder.check_html, content, thumbnails)
     _print(content)
@@ -128,7 +128,7 @@ def _print(content: dict[str, Any]) -> None:
     if content["findings"]:
         _print_findings(content["findings"])
     if content["model"] is not None:
-        _print_model(content["model"])
+        _print_model(content["model"], content["fitted"])
     log.info("%d errors, %d leakage, %d warnings", *content["summary"].values())
 
 
@@ -169,8 +169,8 @@ def next_step(content: dict[str, Any], overrides: Sequence[str]) -> str:
     return f"next: mend {faults}, or train without what they concern:\n  {way_out}"
 
 
-def _print_model(model: dict[str, Any]) -> None:
-    """Log what the network would see."""
+def _print_model(model: dict[str, Any], fitted: Sequence[str]) -> None:
+    """Log what the network would see, and what training would fit to the data."""
     if model["crowded"]:
         log.warning("%s", model["crowded"])
     lost, anchors = model["lost"], model["anchors"]
@@ -179,6 +179,8 @@ def _print_model(model: dict[str, Any]) -> None:
         "%.1f %%",
         *(model["image_size"], 100 * lost["by_resizing"], 100 * lost["by_augmentation"]),
     )
+    for line in fitted:
+        log.info("%s", line)
     if anchors is None:
         return
     log.info(

@@ -24,7 +24,7 @@ from detector.core.run_folder import RunFolder
 from detector.data.read import DataSet
 from detector.finetune.schedule import Progress, Schedule
 from detector.models.options import WEIGHTS
-from detector.pipeline import leakage, load_data, request_checks
+from detector.pipeline import fitting, leakage, load_data, request_checks
 from detector.pipeline.command import Outcome
 from detector.pipeline.dry_run import print_phases
 from detector.pipeline.model_summary import summary_table
@@ -79,6 +79,7 @@ class Prepared:
 
     Attributes:
         config: Configuration in force.
+        fitted: What was fitted to the data set, a line each.
         schedule: Phases of the training.
         data: The data set.
         resumed: The checkpoint that training goes on from, if any.
@@ -86,6 +87,7 @@ class Prepared:
     """
 
     config: TrainKeys
+    fitted: list[str]
     schedule: Schedule
     data: DataSet
     resumed: Path | None
@@ -110,7 +112,8 @@ def prepare(cfg: DictConfig) -> Prepared | None:
     request_checks.check_machine(config)
 
     def check(data: DataSet) -> None:
-        request_checks.check_loading(config, data)
+        sized, _ = fitting.fit_image_size(config, data)
+        request_checks.check_loading(sized, data)
         request_checks.check_augmentation(config)
         if not config.ckpt:
             request_checks.check_weights(config)
@@ -119,7 +122,8 @@ def prepare(cfg: DictConfig) -> Prepared | None:
     resumed = checkpoint_path("train", config.ckpt) if config.ckpt else None
     if resumed is not None:
         refuse_other_data(config, data, resumed)
-    return Prepared(config, schedule, data, resumed, typed_command("train", cfg.overrides))
+    config, fitted = fitting.fit(config, data)
+    return Prepared(config, fitted, schedule, data, resumed, typed_command("train", cfg.overrides))
 
 
 def refuse_other_data(config: Config, data: DataSet, resumed: Path) -> None:
@@ -235,7 +239,9 @@ def _describe(prepared: Prepared, training: _Training, folder: RunFolder) -> Non
     OmegaConf.save(OmegaConf.create(plain(config)), folder.config)
     if data.divided:
         write_json(folder.splits, {"root": str(data.root), "splits": data.files()})
-    load_data.describe_data(data, config.model.detections_per_image)
+    load_data.describe_data(data, config.model.most_detections)
+    for line in prepared.fitted:
+        log.info("%s", line)
     if prepared.resumed is None:
         log_weights(config, training.task.network, training.loaded)
     if prepared.resumed is not None:

@@ -142,3 +142,45 @@ def test_nothing_in_a_checkpoint_is_interpolated(earlier, checkpoint):
 
 def test_an_empty_root_does_not_mean_the_working_directory():
     assert resolve(TRAIN, compose("train", ["data.root="]), resume=True).data.root is None
+
+
+def trained(*overrides):
+    return resolve(TRAIN, compose("train", overrides), resume=True).model
+
+
+@pytest.mark.parametrize("typed", ["model.anchor_scales=[4]", "model.anchor_ratios=[1]"])
+def test_typed_anchors_are_not_fitted(typed):
+    assert trained().anchors == "auto"
+    assert trained(typed).anchors == "fixed"
+
+
+def test_anchors_cannot_be_typed_and_fitted():
+    said = r"model\.anchors=auto: model\.anchor_scales is typed, too, and would be fitted to the"
+    with pytest.raises(RequestError, match=said):
+        trained("model.anchors=auto", "model.anchor_scales=[4]")
+
+
+def test_the_anchors_of_an_experiment_are_fixed_unless_others_are_to_be_fitted():
+    assert trained("+experiment=trees").anchors == "fixed"
+    model = trained("+experiment=trees", "model.anchors=auto")
+    assert (model.anchors, model.anchor_scales) == ("auto", (8.0,))
+
+
+def test_a_checkpoint_of_before_anchors_were_fitted_has_fixed_ones(earlier, checkpoint):
+    del earlier["model"]["anchors"]
+    save(checkpoint, earlier)
+    assert evaluated(checkpoint).model.anchors == "fixed"
+
+
+@pytest.mark.parametrize("typed", ["model.anchors=auto", "model=faster_rcnn", "+experiment=coco"])
+def test_with_a_checkpoint_auto_means_what_its_run_chose(earlier, checkpoint, typed):
+    earlier["backbone"]["name"] = "resnet50"
+    earlier["model"] |= {"anchors": "fixed", "anchor_scales": [4.0], "anchor_ratios": [1.0]}
+    earlier["model"]["detections_per_image"], earlier["data"]["image_size"] = 77, 320
+    save(checkpoint, earlier)
+    classes = "data.classes=[a]"  # the experiment's would be COCO's
+    autos = ["model.detections_per_image=auto", "data.image_size=auto"]
+    config = evaluated(checkpoint, typed, *autos, classes)
+    model = config.model
+    assert (model.detections_per_image, config.data.image_size) == (77, 320)
+    assert (model.anchors, model.anchor_scales, model.anchor_ratios) == ("fixed", (4,), (1,))

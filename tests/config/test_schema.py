@@ -48,7 +48,7 @@ def parsed(key, value, *overrides):
         ("data.workers", "two", "data.workers=two: expected null or a whole number, at least 0"),
         ("model.head.hidden", ["a"], "model.head.hidden[0]=a: expected a whole number, 1..16384"),
         ("data.batch_size", 2.5, "data.batch_size=2.5: expected a whole number, at least 1"),
-        ("data.image_size", None, "data.image_size=null: expected 32..4096"),
+        ("data.image_size", None, "data.image_size=null: expected auto or 32..4096"),
         ("data.workers", -1, "data.workers=-1: expected null or at least 0"),
         ("data.repeat_threshold", 2, "data.repeat_threshold=2: expected null or 0 < x <= 1"),
         ("data.format", "csv", "data.format=csv: expected one of auto, voc, coco, yolo, trees"),
@@ -67,6 +67,9 @@ def parsed(key, value, *overrides):
         ("model.head.dropout", 1, "model.head.dropout=1: expected 0 <= x < 1"),
         ("model.anchor_scales", 8, "model.anchor_scales=8: expected a list of at least one, each"),
         ("model.anchor_scales", [], "model.anchor_scales=[]: expected a list of at least one, ea"),
+        ("model.anchor_scales", [4], "model.anchor_scales=[4.0]: expected nothing beside model.an"),
+        ("model.anchor_ratios", [1], "model.anchor_ratios=[1.0]: expected nothing beside model.an"),
+        ("model.detections_per_image", 0, "model.detections_per_image=0: expected auto or at lea"),
         ("model.nms_threshold", 1.5, "model.nms_threshold=1.5: expected 0..1"),
         ("model.summary", "tru", "model.summary=tru: expected one of false, true, profile"),
         ("finetune.norm", "off", "finetune.norm=off: expected one of frozen, eval_when_frozen, t"),
@@ -268,5 +271,6 @@ def test_defaults_of_the_rooms_are_those_of_the_shipped_configuration():
                 compared += 1
                 default = list(default) if isinstance(default, tuple) else default
                 choice = prefix == "augment." or f"{prefix}{field.name}" == "model.summary"
+                choice = choice or part == "auto"  # which takes a data set
                 assert choice or part == default, f"{prefix}{field.name}"
     assert compared > 40

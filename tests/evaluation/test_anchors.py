@@ -5,7 +5,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from detector.evaluation import anchors
-from detector.evaluation.anchors import Anchors, Grid, Level, best_iou, recall, suggest
+from detector.evaluation.anchors import Anchors, Grid, Level, best_iou, fit_anchors, recall
 from detector.models.rpn import PlacedAnchors
 
 GRID = Grid((Level(4), Level(8), Level(16), Level(32)))
@@ -53,41 +53,60 @@ def test_recall_is_the_share_at_or_above():
     assert np.isnan(recall([])).all()
 
 
+def placed(*shapes, size=448, seed=0):
+    """Boxes of these widths and heights at random places, and the sizes of their images."""
+    low = np.random.default_rng(seed).uniform(0, size / 2, (len(shapes), 2))
+    boxes = np.concatenate([low, low + np.array(shapes)], axis=1).astype(np.float32)
+    return boxes, np.full((len(shapes), 2), size, np.int32)
+
+
+def reach(boxes, sizes, found):
+    return recall(best_iou(boxes, sizes, found))
+
+
 def test_small_boxes_get_smaller_anchors():
-    rng = np.random.default_rng(0)
-    low = rng.uniform(0, 400, (200, 2))
-    boxes = np.concatenate([low, low + np.array([10, 40])], axis=1).astype(np.float32)
-    sizes = np.full((200, 2), 448, np.int32)
-    usual = Anchors(GRID, (8.0,), (0.5, 1.0, 2.0))
-    before, _ = recall(best_iou(boxes, sizes, usual))
-    found, at_50, at_70 = suggest(boxes, sizes, usual)
-    assert before < 0.5
-    assert at_50 > 0.95
-    assert (at_50, at_70) == recall(best_iou(boxes, sizes, found))
+    boxes, sizes = placed(*[(10, 40)] * 200)
+    assert reach(boxes, sizes, Anchors(GRID, (8.0,), (0.5, 1.0, 2.0)))[0] < 0.5
+    found = fit_anchors(boxes, sizes, GRID)
+    assert reach(boxes, sizes, found)[0] > 0.95
     assert min(found.scales) < 8
 
 
-def test_no_more_anchors_are_suggested_than_needed():
-    rng = np.random.default_rng(0)
-    low = rng.uniform(0, 300, (100, 2))
-    boxes = np.concatenate([low, low + 32], axis=1).astype(np.float32)
-    huge = Anchors(GRID, (32.0,), (1.0,))
-    found, at_50, _ = suggest(boxes, np.full((100, 2), 448, np.int32), huge)
-    assert at_50 == 1
-    assert found.per_cell == 1
+def test_no_more_anchors_are_fitted_than_needed(monkeypatch):
+    # Squares, and one box in a hundred that only anchors of ratio 5 reach.
+    boxes, sizes = placed(*[(64, 64)] * 99, (20, 200))
+    assert fit_anchors(boxes, sizes, GRID).per_cell == 3
+    monkeypatch.setattr(anchors, "MARGIN", 0.0)
+    found = fit_anchors(boxes, sizes, GRID)
+    assert found.per_cell > 3
+    assert reach(boxes, sizes, found)[0] == 1
 
 
-def test_anchors_that_reach_fewer_boxes_at_iou_0_7_are_not_suggested(monkeypatch):
-    # Anchors of 32 pixels overlap boxes of 40 by 0.64 and boxes of 24 by 0.56; anchors of 40 lie
-    # exactly on the larger boxes and overlap the smaller ones by 0.36.
-    centre = np.tile(np.array([[64.0, 64], [192, 64]]), (20, 1))
-    half = np.array([[20.0], [12.0]])[np.arange(40) % 2]
-    boxes = np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
-    sizes = np.full((40, 2), 256, np.int32)
-    monkeypatch.setattr(anchors, "SCALES", ((8.0,),))
-    monkeypatch.setattr(anchors, "RATIOS", ((1.0,),))
-    exact, smaller = Anchors(GRID, (10.0,), (1.0,)), Anchors(GRID, (8.0,), (1.0,))
-    assert recall(best_iou(boxes, sizes, exact)) == (0.5, 0.5)
-    assert recall(best_iou(boxes, sizes, smaller)) == (1, 0)
-    assert suggest(boxes, sizes, exact) is None
-    assert suggest(boxes, sizes, Anchors(GRID, (100.0,), (1.0,))) == (smaller, 1, 0)
+def test_of_equally_many_anchors_those_that_fit_most_boxes_closely_are_taken():
+    # Squares of 45 pixels: half a step between the standard anchors of 32 and 64 pixels.
+    boxes, sizes = placed(*[(45, 45)] * 50)
+    assert reach(boxes, sizes, Anchors(GRID, (8.0,), (0.5, 1.0, 2.0))) == (1, 0)
+    found = fit_anchors(boxes, sizes, GRID)
+    assert found.per_cell == 3
+    assert reach(boxes, sizes, found) == (1, 1)
+
+
+def test_the_standard_anchors_are_taken_where_none_are_better():
+    boxes, sizes = placed((64, 64))
+    found = fit_anchors(boxes, sizes, GRID)
+    assert (found.scales, found.ratios) == ((8.0,), (0.5, 1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    "shapes", [[(3, 4)], [(40, 10)] * 30, [(2000, 30)] * 3, [(600, 600)], [(0.5, 0.5)]]
+)
+def test_anchors_are_fitted_to_any_boxes(shapes):
+    boxes, sizes = placed(*shapes, size=256)
+    found = fit_anchors(boxes, sizes, GRID)
+    assert 3 <= found.per_cell <= 9
+
+
+def test_a_sample_of_many_boxes_decides(monkeypatch):
+    monkeypatch.setattr(anchors, "SAMPLE", 2)  # the first and the last
+    boxes, sizes = placed((64, 64), *[(9, 9)] * 98, (64, 64))
+    assert fit_anchors(boxes, sizes, GRID).scales == (8.0,)

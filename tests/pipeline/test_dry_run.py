@@ -77,6 +77,18 @@ def test_the_parameters_are_those_of_the_real_network_in_that_phase(norm):
         assert share == pytest.approx(100 * numbers / whole, abs=0.5)
 
 
+def test_an_image_size_that_will_be_fitted_is_said():
+    said = footer(table(LITE, "data.image_size=auto"))
+    assert "image size fitted to the data; 512 pixels for the numbers here" in said
+    assert "at 512 x 512 pixels" in said
+    assert "image size" not in footer(table(LITE))
+
+
+def test_anchors_that_will_be_fitted_are_said():
+    assert "anchors fitted to the data" in footer(table(LITE))
+    assert "anchors" not in footer(table(LITE, "model.anchor_scales=[8]"))
+
+
 def test_a_plateau_says_between_which_epochs_and_until_when():
     lines = table("finetune=plateau", LITE)
     # Patience 2: the first epoch gains, the next two may not. Patience 4 likewise: 5, though 4

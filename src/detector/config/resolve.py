@@ -18,7 +18,7 @@ from detector.config.schema import C, Config, parse, plain
 from detector.core.errors import RequestError, require
 from detector.core.options import Fixed
 from detector.core.run_folder import RunFolder
-from detector.models.options import WEIGHTS
+from detector.models.options import STANDARD_ANCHORS, WEIGHTS
 from detector.training.checkpoint import (
     absolute_path,
     checkpoint_classes,
@@ -35,6 +35,14 @@ DROPPED = (
     *("trainer.fused", "dry_run", "split", "preview", "source", "predictions", "truth", "compare"),
     *("score_threshold", "min_precision", "min_recall", "thresholds"),
 )
+ANCHORS = "model.anchors"
+ANCHOR_NUMBERS = ("model.anchor_scales", "model.anchor_ratios")
+# What may be `auto`, and the keys that hold what is chosen then.
+FITTED = {
+    ANCHORS: (ANCHORS, *ANCHOR_NUMBERS),
+    "data.image_size": ("data.image_size",),
+    "model.detections_per_image": ("model.detections_per_image",),
+}
 
 
 def resolve(kind: type[C], cfg: DictConfig, *, resume: bool = False) -> C:
@@ -63,6 +71,7 @@ def resolve(kind: type[C], cfg: DictConfig, *, resume: bool = False) -> C:
     path = checkpoint_path("train" if resume else "evaluate", values["ckpt"])
     before = saved_config(path)
     asked = values if "experiment" in typed else _merged(kind, before, values, typed, resume)
+    _keep_what_was_fitted(asked, plain(before))
     config = parse(asked, kind)
     if config.data.root != before.data.root and "data.on_bad" not in typed:
         # What was left out of one data set says nothing of another.
@@ -137,10 +146,40 @@ def _values(cfg: DictConfig, typed: Collection[str]) -> dict[str, Any]:
     root = "" if data["root"] is None else str(data["root"])
     # An empty one, as from an empty shell variable, must not mean the working directory.
     data["root"] = str(absolute_path("data.root", root)) if root.strip() else None
+    _settle_anchors(model, typed)
     if model["weights"] not in WEIGHTS and ("model.weights" in typed or not values["ckpt"]):
         model["weights"] = str(weights_path(str(model["weights"] or ""), WEIGHTS))
     values["ckpt"] = None if values["ckpt"] is None else str(values["ckpt"])
     return {str(key): value for key, value in values.items()}
+
+
+def _settle_anchors(model: dict[str, Any], typed: Collection[str]) -> None:
+    """Take typed anchors as fixed, and forget those of an experiment where they are to be fitted.
+
+    Raises:
+        RequestError: If both are typed.
+    """
+    numbers = [key for key in typed if key.startswith(ANCHOR_NUMBERS)]
+    asked = ANCHORS in typed and model["anchors"] == "auto"
+    if numbers and asked:
+        raise RequestError(
+            f"model.anchors=auto: {numbers[0]} is typed, too, and would be fitted to the data; "
+            "leave one of them out"
+        )
+    if numbers:
+        model["anchors"] = "fixed"
+    elif asked:
+        model["anchor_scales"], model["anchor_ratios"] = map(list, STANDARD_ANCHORS)
+
+
+def _keep_what_was_fitted(values: dict[str, Any], saved: Mapping[str, Any]) -> None:
+    """Put what a checkpoint's run has chosen in place of `auto`: nothing is fitted twice."""
+    for key, chosen in FITTED.items():
+        group, name = key.split(".")
+        if values[group][name] == "auto":
+            for each in chosen:
+                name = each.split(".")[1]
+                values[group][name] = saved[group][name]
 
 
 def _merged(

@@ -3,7 +3,7 @@
 A room declares its options once, in its `options.py`, as a pydantic dataclass: constraints are in
 the types, and the text below a field is its description in `--help` and docs/keys.md. Classes have
 defaults only where a room is also used without a configuration; these are the values that conf/
-chooses by default.
+chooses by default, but for `auto`, which takes a data set.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from detector.core.errors import one_of, require
 from detector.core.options import STRICT, Count, Int, Real, Seed, Share, Wanted, fixed
 from detector.data.formats.table import NAMES
 
+USUAL_SIDE = 512  # pixels, where image_size is auto and there is nothing to fit it to
+
 
 @dataclass(config=STRICT, frozen=True, kw_only=True)
 class SplitNames:
@@ -63,8 +65,13 @@ class DataOptions:
     """Every class once; null: those of the data set."""
     on_bad: Literal["error", "skip"] = "error"
     """What to do about unusable images and boxes; error: stop, skip: leave them out and say so."""
-    image_size: Annotated[Int, Field(ge=32, le=4096), fixed("resume")]
-    """Longer side of the network's input, in pixels."""
+    image_size: Annotated[
+        Literal["auto"] | Annotated[Int, Field(ge=32, le=4096)],
+        Wanted("auto or 32..4096"),
+        fixed("resume"),
+    ]
+    """Longer side of the network's input, in pixels; auto: the smallest at which nearly all
+    training boxes have 16 pixels on their shorter side."""
     batch_size: Count
     """Images per step and device."""
     workers: Annotated[Int, Field(ge=0)] | None = None
@@ -81,6 +88,11 @@ class DataOptions:
     """Time to load a batch, in seconds, after which the file and the worker are named."""
     download: bool = False
     """With data=voc: fetch the VOC years that data.splits names."""
+
+    @property
+    def side(self) -> int:
+        """`image_size` as a number, also before it is fitted to the data."""
+        return USUAL_SIDE if self.image_size == "auto" else self.image_size
 
     def __post_init__(self) -> None:
         """Check the format and the names of the classes."""

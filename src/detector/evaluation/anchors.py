@@ -9,29 +9,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Sides over the stride and height over width that a suggestion is chosen from. A level's stride is
-# twice that of the level before, so one scale covers an octave, and fractions lie in between.
-SCALES: tuple[tuple[float, ...], ...] = (
-    (2.0,),
-    (4.0,),
-    (8.0,),
-    (2.0, 4.0),
-    (4.0, 8.0),
-    (4.0, 5.7),
-    (8.0, 11.3),
-    (2.0, 4.0, 8.0),
-    (4.0, 5.7, 8.0),
-    (2.0, 4.0, 8.0, 16.0),
-)
-RATIOS: tuple[tuple[float, ...], ...] = (
+# Sides over the stride: one of the bases times one of the steps. A level's stride is twice that of
+# the level before, so that a scale recurs in every octave: fractions of two lie in between, and 2
+# and 4 reach further at either end.
+BASES = (8.0, 5.7, 4.0, 2.8, 2.0, 1.4, 1.0, 11.3, 16.0)
+STEPS: tuple[tuple[float, ...], ...] = (
     (1.0,),
+    (1.0, 2.0),
+    (1.0, 1.41),
+    (1.0, 1.26, 1.59),
+    (1.0, 2.0, 4.0),
+)
+# Height over width.
+RATIOS: tuple[tuple[float, ...], ...] = (
     (0.5, 1.0, 2.0),
+    (1.0,),
+    (0.33, 1.0, 3.0),
     (0.33, 0.5, 1.0, 2.0, 3.0),
     (0.2, 0.33, 0.5, 1.0, 2.0, 3.0, 5.0),
 )
-ENOUGH = 0.98  # recall at IoU 0.5 that a suggestion stops at
-GAIN = 0.01  # gain of recall at IoU 0.5 that a suggestion needs
-SAMPLE = 3000  # number of boxes that suggestions are tried on
+# Anchors at a cell of a fitted set. One more takes a twentieth of the time of a training step where
+# the backbone is frozen; fewer than three are too sure of one size or shape.
+FEWEST, MOST = 3, 9
+MARGIN = 0.015  # share of boxes, at IoU 0.5, that a set with fewer anchors may lose
+SAMPLE = 3000  # number of boxes that sets are tried on
 
 
 @dataclass(frozen=True)
@@ -144,45 +145,40 @@ def best_iou(
     return best
 
 
-def suggest(
-    boxes: NDArray[np.float32], sizes: NDArray[np.int32], configured: Anchors
-) -> tuple[Anchors, float, float] | None:
-    """The smallest set of anchors that reaches nearly all boxes, or the one that reaches most.
+def fit_anchors(boxes: NDArray[np.float32], sizes: NDArray[np.int32], grid: Grid) -> Anchors:
+    """The fewest anchors at a cell that reach nearly as many boxes as any set does.
+
+    Of equally many, the set that reaches most boxes at IoU 0.7, and of equally good ones the first:
+    torchvision's three are tried before all others.
 
     Args:
-        boxes: As in `best_iou`; of many boxes, an evenly spaced sample is taken.
+        boxes: As in `best_iou`, at least one; of many boxes, an evenly spaced sample is taken.
         sizes: As in `best_iou`.
-        configured: The anchors to improve on, at the same positions.
-
-    Returns:
-        The anchors, and the share of boxes whose best anchor reaches IoU 0.5 and 0.7. None if no
-        set reaches more boxes than `configured` at IoU 0.5 and at least as many at 0.7.
+        grid: Positions of the anchors.
     """
     rows = np.linspace(0, len(boxes) - 1, min(SAMPLE, len(boxes))).astype(int)
-    grid = configured.grid
-    candidates = [Anchors(grid, s, r) for s, r in itertools.product(SCALES, RATIOS)]
-    before = recall(best_iou(boxes[rows], sizes[rows], configured))
-    tried = [
-        (anchors, *found)
-        for anchors in candidates
-        if _better(found := recall(best_iou(boxes[rows], sizes[rows], anchors)), before)
-    ]
-    if not tried:
-        return None
-    enough = [t for t in tried if t[1] >= ENOUGH]
-    if enough:
-        fewest = min(t[0].per_cell for t in enough)
-        chosen = max((t for t in enough if t[0].per_cell == fewest), key=lambda t: t[2])[0]
-    else:
-        chosen = max(tried, key=lambda t: (round(t[1], 2), round(t[2], 2), -t[0].per_cell))[0]
-    found = recall(best_iou(boxes, sizes, chosen))
-    better = _better(found, recall(best_iou(boxes, sizes, configured)))  # on all boxes, too
-    return (chosen, *found) if better else None
+    overlaps: dict[tuple[float, float], NDArray[np.float64]] = {}
+    tried = []
+    for anchors in _candidates(grid):
+        pairs = list(itertools.product(anchors.scales, anchors.ratios))
+        for scale, ratio in pairs:
+            if (scale, ratio) not in overlaps:
+                one = Anchors(grid, (scale,), (ratio,))
+                overlaps[scale, ratio] = best_iou(boxes[rows], sizes[rows], one)
+        tried.append((anchors, *recall(np.max([overlaps[pair] for pair in pairs], axis=0))))
+    most = max(at_50 for _, at_50, _ in tried)
+    enough = [(anchors, at_70) for anchors, at_50, at_70 in tried if at_50 >= most - MARGIN]
+    fewest = min(anchors.per_cell for anchors, _ in enough)
+    return max((t for t in enough if t[0].per_cell == fewest), key=lambda t: round(t[1], 2))[0]
 
 
-def _better(found: tuple[float, float], before: tuple[float, float]) -> bool:
-    """Whether recall is clearly higher at IoU 0.5 and no lower at 0.7."""
-    return found[0] > before[0] + GAIN and found[1] >= before[1]
+def _candidates(grid: Grid) -> Iterator[Anchors]:
+    """Yield the sets of anchors that are tried."""
+    for base, steps, ratios in itertools.product(BASES, STEPS, RATIOS):
+        scales = tuple(float(f"{base * step:.2g}") for step in steps)
+        anchors = Anchors(grid, scales, ratios)
+        if FEWEST <= anchors.per_cell <= MOST:
+            yield anchors
 
 
 def recall(overlaps: NDArray[np.float64] | Sequence[float]) -> tuple[float, float]:

@@ -154,7 +154,7 @@ class FasterRCNN(TorchvisionFasterRCNN):
             box_batch_size_per_image=options.box_batch_per_image,
             box_score_thresh=options.score_threshold,
             box_nms_thresh=options.nms_threshold,
-            box_detections_per_img=options.detections_per_image,
+            box_detections_per_img=options.most_detections,
             box_roi_pool=pool,
             box_head=box_head,
             box_predictor=Float32BoxPredictor(width, classes + 1),

@@ -12,6 +12,9 @@ from detector.core.options import STRICT, TYPED, Count, Int, Positive, Real, Wan
 from detector.models.backbones.table import BACKBONES, TIMM
 
 WEIGHTS = ("imagenet", "coco", "none")
+AnchorSet = tuple[tuple[float, ...], tuple[float, ...]]  # scales and ratios
+FEWEST_DETECTIONS = 100  # in an image, where detections_per_image is auto
+STANDARD_ANCHORS: AnchorSet = ((8.0,), (0.5, 1.0, 2.0))  # torchvision's
 # Larger layers would not fit into memory.
 MAX_CHANNELS, MAX_WIDTH = 4096, 16384
 
@@ -100,10 +103,15 @@ class ModelOptions:
     rpn_convs: Annotated[Count, fixed("network")] = 1
     """Convolutions of the RPN before its outputs."""
     head: HeadOptions = HeadOptions()
-    anchor_scales: Annotated[tuple[Positive, ...], Field(min_length=1), fixed("network")] = (8.0,)
+    anchors: Literal["auto", "fixed"] = "fixed"
+    """auto: scales and ratios are fitted to the training boxes; fixed: as the next two keys say,
+    also where one of them is typed."""
+    anchor_scales: Annotated[tuple[Positive, ...], Field(min_length=1), fixed("network")] = (
+        STANDARD_ANCHORS[0]
+    )
     """Anchor side over the level's stride; one anchor per cell for each."""
     anchor_ratios: Annotated[tuple[Positive, ...], Field(min_length=1), fixed("network")] = (
-        *(0.5, 1.0, 2.0),
+        STANDARD_ANCHORS[1]
     )
     """Anchor height over width."""
     rpn_top_n_train: Annotated[Count, fixed("resume")] = 2000
@@ -118,11 +126,27 @@ class ModelOptions:
     """Lowest score of a detection."""
     nms_threshold: Annotated[Fraction, fixed("resume")] = 0.5
     """IoU above which the weaker of two detections of a class is dropped."""
-    detections_per_image: Annotated[Count, fixed("resume")] = 100
-    """Most detections per image."""
+    detections_per_image: Annotated[
+        Literal["auto"] | Count, Wanted("auto or at least 1"), fixed("resume")
+    ] = FEWEST_DETECTIONS
+    """Most detections per image; auto: twice the most boxes in a training image, at least 100."""
     summary: Annotated[
         Literal["false", "true", "profile"],
         TYPED,
         fixed("command"),
     ] = "false"
     """Print a table of the network by stage when training begins; profile: with times."""
+
+    @property
+    def most_detections(self) -> int:
+        """`detections_per_image` as a number, also before it is fitted to the data."""
+        most = self.detections_per_image
+        return FEWEST_DETECTIONS if most == "auto" else most
+
+    def __post_init__(self) -> None:
+        """Check that nobody gave numbers that fitting would replace."""
+        numbers = {"scales": self.anchor_scales, "ratios": self.anchor_ratios}
+        for (name, given), standard in zip(numbers.items(), STANDARD_ANCHORS, strict=True):
+            wanted = "nothing beside model.anchors=auto, which fits it; or model.anchors=fixed"
+            good = self.anchors == "fixed" or given == standard
+            require(good, f"model.anchor_{name}", list(given), wanted)

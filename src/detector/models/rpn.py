@@ -48,6 +48,7 @@ class PlacedAnchors(AnchorGenerator):
     ) -> None:
         sizes = tuple(tuple(s * stride for s in scales) for stride in strides)
         super().__init__(sizes, (tuple(ratios),) * len(sizes))
+        self.chosen = tuple(scales), tuple(ratios)
         self.strides = tuple(strides)
         self.offsets = tuple(offsets)
 

@@ -190,7 +190,7 @@ def loader_workers(config: Config, images: dict[str, AnnotatedImages]) -> int:
         return 0
     data, run = config.data, config.trainer
     batch = shared_memory.largest_batch(
-        images.values(), data.image_size, config.model.in_channels, data.batch_size
+        images.values(), data.side, config.model.in_channels, data.batch_size
     )
     # What was loaded ahead in an epoch that is cut short waits while the other split is loaded.
     cut = "train" in images and (run.limit_train_batches, run.limit_val_batches) != (1.0, 1.0)

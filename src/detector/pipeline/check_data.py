@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,15 @@ PICTURED = 4  # of every kind
 PREVIEWED = 16  # images
 
 
-def inspect(config: Config, data: DataSet) -> tuple[dict[str, Any], list[Thumbnail]]:
+def inspect(
+    config: Config, data: DataSet, fitted: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[Thumbnail]]:
     """Check a data set.
 
     Args:
         config: Also says what the network would see of it.
         data: As read.
+        fitted: What training would fit to the data, a line each.
 
     Returns:
         What check.json holds, and pictures of what was found.
@@ -52,6 +56,7 @@ def inspect(config: Config, data: DataSet) -> tuple[dict[str, Any], list[Thumbna
         "findings": issues.plain(),
         "histograms": histograms(config, data),
         "model": network_view(config, data),
+        "fitted": list(fitted),
         "environment": {"detector": __version__},
         "seconds": round(time.perf_counter() - started, 2),
     }

@@ -131,7 +131,7 @@ class Detector:
         Raises:
             RequestError: If it cannot be read, or its channels do not fit the network.
         """
-        side, channels = self.config.data.image_size, self.config.model.in_channels
+        side, channels = self.config.data.side, self.config.model.in_channels
         if isinstance(image, str | Path):
             return read_resized(Path(image), side, channels=channels)
         if hasattr(image, "convert"):

@@ -91,7 +91,7 @@ def _step_compute(network: FasterRCNN, config: Config) -> int:
     """Multiply-adds of a training step over one image."""
     from detector.models.compute import step_compute
 
-    return sum(c.total for c in step_compute(network, config.data.image_size).values())
+    return sum(c.total for c in step_compute(network, config.data.side).values())
 
 
 def _images_a_step(config: Config) -> int:
@@ -206,7 +206,7 @@ def _rates(phase: Phase, groups: list[str], base: float) -> str:
 
 def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator[tuple[str, str]]:
     """Notes on all phases, each after a label."""
-    side, classes = config.data.image_size, len(config.data.classes or ["any"])
+    side, classes = config.data.side, len(config.data.classes or ["any"])
     yield "network", f"{config.backbone.name}, {_size(network) / 1e6:.2f} M parameters"
     width = network.roi_heads.box_predictor.cls_score.in_features
     each = 5 * (width + 1)  # a score and four offsets, with their biases
@@ -215,8 +215,12 @@ def _footer(config: Config, schedule: Schedule, network: FasterRCNN) -> Iterator
     yield "", f"with a head for {kinds}{more}"
     choice = config.model.weights
     yield "weights", WEIGHTS.get(choice, f"from {choice}")
+    if config.model.anchors == "auto":
+        yield "anchors", "fitted to the data"
     if network.backbone.has_batch_norms:
         yield "batch norms", NORMS[config.finetune.norm]
+    if config.data.image_size == "auto":
+        yield "image size", f"fitted to the data; {side} pixels for the numbers here"
     yield "saved", f"of a training step's multiply-adds, at {side} x {side} pixels"
     scaled = ""
     if reference := config.optim.reference_batch:

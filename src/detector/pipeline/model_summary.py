@@ -65,7 +65,7 @@ def summary_table(
     """
     from detector.models.summary import profile_step, summarise
 
-    side, seconds = config.data.image_size, None
+    side, seconds = config.data.side, None
     rows = summarise(network, phase.train, side)
     verb = "continues" if config.ckpt else "begins"
     notes = {
@@ -135,6 +135,6 @@ def _conditions(config: Config, device: torch.device, whole: float) -> str:
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return (
         f"{whole:.3g} s a step (median), forward and backward, without loading and optimiser; "
-        f"batch of {data.batch_size} random images of {data.image_size} x {data.image_size}, "
+        f"batch of {data.batch_size} random images of {data.side} x {data.side}, "
         f"precision {build.precision(run.precision, run.accelerator)}, on {where}"
     )

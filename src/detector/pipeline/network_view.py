@@ -10,33 +10,25 @@ from numpy.typing import NDArray
 
 from detector.config.schema import Config
 from detector.core.structures import AnnotatedImages
-from detector.data.images.pixels import resized_shape
 from detector.data.read import DataSet
-from detector.evaluation.anchors import Anchors, Grid, Level, best_iou, recall, suggest
+from detector.evaluation.anchors import Anchors, best_iou, fit_anchors, recall
+from detector.pipeline.fitting import (
+    anchor_grid,
+    boxes_per_image,
+    boxes_to_learn,
+    input_boxes,
+    listed,
+)
 
 DRAWS = 256  # training images that are augmented to see which boxes that costs
 SIZES = (0, 16, 32, 64, 128, 256)  # pixels of the network's input
 ASPECTS = (0, 1 / 3, 2 / 3, 3 / 2, 3)  # height over width
-# Below this share of boxes within reach of an anchor, others are suggested.
-LOW_RECALL = 0.95
-
-
-def _input_boxes(
-    images: AnnotatedImages, size: int
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Boxes in pixels of the network's input, and the size of each one's image there."""
-    shapes = np.array(
-        [resized_shape(int(h), int(w), size) for h, w in images.sizes], dtype=np.int32
-    ).reshape(-1, 2)
-    scale = shapes / np.maximum(images.sizes, 1)
-    owner = images.owners()
-    boxes = images.boxes * np.tile(scale[owner][:, ::-1], 2)
-    return boxes.astype(np.float32), shapes[owner]
+GAIN = 0.02  # share of boxes, at IoU 0.5, that other anchors must add to be suggested
 
 
 def histograms(config: Config, data: DataSet) -> dict[str, Any]:
     """Distributions over all splits."""
-    parts = [_input_boxes(images, config.data.image_size)[0] for images in data.splits.values()]
+    parts = [input_boxes(images, config.data.side)[0] for images in data.splits.values()]
     boxes = np.concatenate(parts) if parts else np.zeros((0, 4), np.float32)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-3)
     counts = np.concatenate([np.diff(images.offsets) for images in data.splits.values()])
@@ -81,14 +73,13 @@ def network_view(config: Config, data: DataSet) -> dict[str, Any] | None:
     train = data.splits.get("train")
     if train is None or not len(train.labels):
         return None
-    size = config.data.image_size
-    boxes, shapes = _input_boxes(train, size)
-    seen = ~train.ignore
+    size = config.data.side
+    boxes, shapes = input_boxes(train, size)
     return {
         "image_size": size,
-        "crowded": crowded(data.splits, config.model.detections_per_image),
+        "crowded": crowded(data.splits, config.model.most_detections),
         "lost": _lost(config, train, boxes, shapes),
-        "anchors": _fit_anchors(config, boxes[seen], shapes[seen]),
+        "anchors": _fit_anchors(config, *boxes_to_learn(train, size)),
     }
 
 
@@ -102,10 +93,7 @@ def crowded(splits: Mapping[str, AnnotatedImages], limit: int) -> str | None:
     Returns:
         A sentence; None if there are none.
     """
-    counts = {
-        name: np.bincount(images.owners()[~images.ignore], minlength=len(images))
-        for name, images in splits.items()
-    }
+    counts = {name: boxes_per_image(images) for name, images in splits.items()}
     over = {name: int((count > limit).sum()) for name, count in counts.items()}
     if not any(over.values()):
         return None
@@ -128,7 +116,7 @@ def _lost(
     from detector.data.loading.augment import Augmenter
 
     settings = config.augment
-    size, channels = config.data.image_size, config.model.in_channels
+    size, channels = config.data.side, config.model.in_channels
     augment = Augmenter(settings.steps, size, settings.min_visibility, channels)
     small: NDArray[np.bool_] = np.any(resized[:, 2:] - resized[:, :2] < 1, axis=1)
     draws = np.linspace(0, len(train) - 1, min(DRAWS, len(train))).astype(int).tolist()
@@ -154,19 +142,11 @@ def _lost(
 def _fit_anchors(
     config: Config, boxes: NDArray[np.float32], shapes: NDArray[np.int32]
 ) -> dict[str, Any] | None:
-    """The recall ceiling of the configured anchors, and better ones where it is low."""
-    from detector.models.backbones.build import backbone_spec
-    from detector.models.backbones.stages import pyramid_levels
-
-    good = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
-    boxes, shapes = boxes[good], shapes[good]
+    """The recall ceiling of the configured anchors, and those that fit better, if any."""
     if not len(boxes):
         return None
-    model = config.model
-    spec = backbone_spec(config.backbone.key)
-    levels = [Level(s.stride, s.offset, s.missing) for s in pyramid_levels(spec.stages)]
-    grid = Grid(tuple(levels), spec.smallest)
-    anchors = Anchors(grid, tuple(model.anchor_scales), tuple(model.anchor_ratios))
+    grid, model = anchor_grid(config), config.model
+    anchors = Anchors(grid, model.anchor_scales, model.anchor_ratios)
     overlaps = best_iou(boxes, shapes, anchors)
     at_50, at_70 = recall(overlaps)
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -180,14 +160,15 @@ def _fit_anchors(
         "by_aspect": _by_range(overlaps, sides[:, 1] / sides[:, 0], ASPECTS, ""),
         "suggestion": None,
     }
-    if at_50 < LOW_RECALL and (better := suggest(boxes, shapes, anchors)) is not None:
-        other, other_50, other_70 = better
-        lists = (",".join(f"{v:g}" for v in values) for values in (other.scales, other.ratios))
+    better = fit_anchors(boxes, shapes, grid)
+    better_50, better_70 = recall(best_iou(boxes, shapes, better))
+    if better_50 > at_50 + GAIN:
         found["suggestion"] = {
-            "override": "model.anchor_scales=[{}] model.anchor_ratios=[{}]".format(*lists),
-            "anchors_per_cell": other.per_cell,
-            "recall_50": other_50,
-            "recall_70": other_70,
+            "override": f"model.anchor_scales={listed(better.scales)} "
+            f"model.anchor_ratios={listed(better.ratios)}",
+            "anchors_per_cell": better.per_cell,
+            "recall_50": better_50,
+            "recall_70": better_70,
         }
     return found
 

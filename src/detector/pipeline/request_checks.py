@@ -28,7 +28,7 @@ def check_loading(config: Config, data: DataSet) -> None:
     if config.data.workers:
         build.loader_workers(config, data.splits)
     if config.data.cache == "disk":
-        DiskCache(cache_folder() / "images", config.data.image_size)
+        DiskCache(cache_folder() / "images", config.data.side)
 
 
 def check_backbone(config: Config) -> None:
@@ -44,7 +44,7 @@ def check_augmentation(config: Config) -> None:
     from detector.data.loading.augment import Augmenter
 
     channels = config.model.in_channels
-    Augmenter(config.augment.steps, config.data.image_size, channels=channels)
+    Augmenter(config.augment.steps, config.data.side, channels=channels)
 
 
 def check_devices(config: Config) -> None:

@@ -268,7 +268,7 @@ def _report_content(
     splits = {} if data is None else data.splits
     title = context.title or root or context.config.name
     own = context.own_detections
-    limit = context.config.model.detections_per_image if own else None
+    limit = context.config.model.most_detections if own else None
     return {
         **content,
         **analysis,

@@ -14,7 +14,7 @@ from torchvision.models.detection import (
 
 from detector.core.errors import RequestError
 from detector.models.faster_rcnn import build_faster_rcnn
-from detector.models.options import HeadOptions, ModelOptions
+from detector.models.options import STANDARD_ANCHORS, HeadOptions, ModelOptions
 from detector.models.weights import sources
 from detector.models.weights.files import Pretrained
 from detector.models.weights.load import find_pretrained, load_pretrained
@@ -112,6 +112,7 @@ def test_a_network_whose_neck_has_norms_takes_torchvisions_second_version(monkey
     report = load_pretrained(ours, pretrained)
     assert asked == [(FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1, "coco")]
     assert pretrained.norm_eps is None  # its norms are like ours
+    assert pretrained.anchors == STANDARD_ANCHORS
     assert all(group.new == 0 for group in report.groups.values())
     assert report.groups["head"].names == ("roi_heads.box_predictor",)
     assert report.left_out == {}
@@ -134,6 +135,18 @@ def test_the_box_predictor_is_kept_for_the_same_classes_in_the_same_order(classe
     )
     whole = sum(t.numel() for n, t in source.items() if not n.endswith("num_batches_tracked"))
     assert sum(g.loaded + g.replaced for g in report.groups.values()) == whole
+
+
+@pytest.mark.parametrize(
+    ("anchors", "kept"), [(STANDARD_ANCHORS, True), (None, True), (((8,), (0.5, 1, 3)), False)]
+)
+def test_the_rpns_outputs_are_kept_for_the_same_anchors(anchors, kept):
+    network = small()
+    before, source = state(network), trained(network)
+    load_pretrained(network, Pretrained("x", source, ("a", "b"), anchors), ["a", "b"])
+    left = {name for name in source if name.startswith(("rpn.head.cls", "rpn.head.bbox"))}
+    assert len(left) == 4
+    assert source.keys() - loaded(network, before) == (set() if kept else left)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "network.", "model.module.", "backbone."])

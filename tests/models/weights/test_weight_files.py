@@ -10,6 +10,7 @@ import torchvision.models.detection as tv
 from safetensors.torch import save_file
 
 from detector.core.errors import RequestError
+from detector.models.options import STANDARD_ANCHORS
 from detector.models.weights import files
 from detector.models.weights.files import WITHOUT_EPS, read_weights
 
@@ -55,6 +56,24 @@ def test_a_checkpoint_of_ours_knows_its_classes(tmp_path):
     ours = {"classes": {"names": ["disc", "square"], "ids": [0, 1]}, "config": {}}
     found = read(tmp_path / "a.ckpt", {"state_dict": STATE, "detector": ours})
     assert found.classes == ("disc", "square")
+
+
+def test_a_checkpoint_of_ours_knows_its_anchors(tmp_path):
+    ours = {"config": {"model": {"anchor_scales": [4, 8], "anchor_ratios": [1]}}}
+    found = read(tmp_path / "a.ckpt", {"state_dict": STATE, "detector": ours})
+    assert found.anchors == ((4.0, 8.0), (1.0,))
+
+
+@pytest.mark.parametrize(("number", "expected"), [(3, STANDARD_ANCHORS), (15, None)])
+@pytest.mark.parametrize("save", [torch.save, lambda state, file: save_file(state, file)])
+def test_a_detector_with_as_many_anchors_as_torchvisions_counts_as_having_them(
+    tmp_path, save, number, expected
+):
+    output = {"module.rpn.head.cls_logits.weight": torch.zeros(number, 4, 1, 1)}
+    save(STATE, tmp_path / "a.pth")
+    assert read_weights(tmp_path / "a.pth").anchors is None
+    save(STATE | output, tmp_path / "b.pth")
+    assert read_weights(tmp_path / "b.pth").anchors == expected
 
 
 def test_torchvisions_first_coco_files_are_known_by_name(tmp_path):

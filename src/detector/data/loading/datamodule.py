@@ -52,7 +52,7 @@ class DetectionDataModule(pl.LightningDataModule):
         self.options = options
         self.workers = options.workers or 0
         self.seed = seed
-        size, shares = options.image_size, augment.min_visibility
+        size, shares = options.side, augment.min_visibility
         self.augmenter = Augmenter(augment.steps, size, shares, channels)
         folder = cache or cache_folder() / "images"
         self.image_loaders = make_image_loaders(

@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from detector.core.errors import RequestError
+from detector.models.options import STANDARD_ANCHORS, AnchorSet
 
 State = dict[str, Tensor]
+RPN_OUTPUT = "rpn.head.cls_logits.weight"  # a row for each anchor of a cell
 
 # Exceptions of torch and safetensors for a file that is damaged or of another format.
 UNREADABLE = (
@@ -43,6 +45,7 @@ class Pretrained:
         source: Source of the weights, as messages name it.
         state: The tensors, by their names in the source.
         classes: Classes of the box predictor, without background; None if unknown.
+        anchors: Scales and ratios of the anchors of its RPN; None if it has none, or unknown ones.
         norm_eps: The eps that norms of the backbone were trained with; None if it is that of the
             network.
     """
@@ -50,6 +53,7 @@ class Pretrained:
     source: str
     state: State
     classes: tuple[str, ...] | None = None
+    anchors: AnchorSet | None = None
     norm_eps: float | None = None
 
 
@@ -65,7 +69,8 @@ def read_weights(path: Path) -> Pretrained:
     source = f"model.weights={path}"
     try:
         if _is_safetensors(path):
-            return Pretrained(source, load_file(path))
+            state = load_file(path)
+            return Pretrained(source, state, anchors=_anchors({}, state))
         mapped = zipfile.is_zipfile(path)  # not so in the format of torch before 1.6
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about formats that are refused below
@@ -76,7 +81,7 @@ def read_weights(path: Path) -> Pretrained:
     if not state:
         raise RequestError(f"{source}: no tensors by name are in it; expected a state dict")
     eps = 0.0 if _is_without_eps(path, state) else None
-    return Pretrained(source, state, _classes(content), eps)
+    return Pretrained(source, state, _classes(content), _anchors(content, state), eps)
 
 
 def _why_unreadable(error: Exception) -> str:
@@ -121,6 +126,22 @@ def _tensors(content: Any) -> State:
         if isinstance(content.get(key), Mapping):
             return _tensors(content[key])
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _anchors(content: Any, state: State) -> AnchorSet | None:
+    """Return the anchors of the RPN in a file.
+
+    A checkpoint of `detector.train` says which; other files with torchvision's number of them count
+    as having torchvision's.
+    """
+    try:
+        model = content["detector"]["config"]["model"]
+        return tuple(map(float, model["anchor_scales"])), tuple(map(float, model["anchor_ratios"]))
+    except (LookupError, TypeError):
+        scales, ratios = STANDARD_ANCHORS
+        number = len(scales) * len(ratios)
+        outputs = (t for name, t in state.items() if name.endswith(RPN_OUTPUT))
+        return STANDARD_ANCHORS if any(len(t) == number for t in outputs) else None
 
 
 def _classes(content: Any) -> tuple[str, ...] | None:

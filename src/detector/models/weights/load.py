@@ -21,6 +21,7 @@ from detector.models.weights.sources import imagenet_weights, torchvision_coco
 
 BODY = "backbone.body."  # prefix of a classification network's own names
 PREDICTOR = "roi_heads.box_predictor."
+RPN_OUTPUTS = ("rpn.head.cls_logits.", "rpn.head.bbox_pred.")
 WRAPPERS = ("module.", "network.", "model.", "backbone.")  # prefixes of names, in any order
 MOST_WRAPPINGS = 20  # real files have fewer
 ENOUGH = 0.5  # smallest share of the network's numbers that a file of it must have
@@ -54,7 +55,7 @@ def load_pretrained(
 
     A detector's file is matched with the whole network, a classification network's with the
     backbone. The box predictor is loaded only from a file that says it was trained on the same
-    classes in the same order.
+    classes in the same order, and the RPN's outputs only from one with the same anchors.
 
     Args:
         network: Changed in place; on torch's meta device this only checks whether a file fits.
@@ -80,6 +81,8 @@ def load_pretrained(
             )
     if pretrained.classes != tuple(classes):
         found = {name: t for name, t in found.items() if not name.startswith(PREDICTOR)}
+    if pretrained.anchors not in (None, network.rpn.anchor_generator.chosen):
+        found = {name: t for name, t in found.items() if not name.startswith(RPN_OUTPUTS)}
     if pretrained.norm_eps is not None:
         found |= _at_our_eps(network, found, pretrained.norm_eps)
     with torch.no_grad():

@@ -20,7 +20,8 @@ class GroupLoad:
 
     Attributes:
         loaded: How many were loaded from the file.
-        replaced: How many are random because the file's have another shape or other classes.
+        replaced: How many are random because the file's have another shape, or for other classes
+            or anchors.
         new: How many are random because the file has none.
         names: Names that were not loaded, if the group was loaded in part.
     """

@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision.models import WeightsEnum, get_model_weights
 
 from detector.core.errors import RequestError
+from detector.models.options import STANDARD_ANCHORS
 from detector.models.weights.files import UNREADABLE, WITHOUT_EPS, Pretrained, State
 
 TIMEOUT = 5  # seconds without an answer, after which there is no network
@@ -59,7 +60,10 @@ def torchvision_coco(*, v2: bool) -> Pretrained:
     name = weights.url.rsplit("/", 1)[-1]
     state = _from_torchvision(weights, "coco")
     return Pretrained(
-        f"model.weights=coco ({name})", state, norm_eps=0.0 if name in WITHOUT_EPS else None
+        f"model.weights=coco ({name})",
+        state,
+        anchors=STANDARD_ANCHORS,
+        norm_eps=0.0 if name in WITHOUT_EPS else None,
     )
 
 

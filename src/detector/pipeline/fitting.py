@@ -1,0 +1,178 @@
+"""`auto` becomes numbers: what is fitted to the data set when a training begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.config.schema import C, Config
+from detector.core.structures import AnnotatedImages
+from detector.data.images.pixels import resized_shape
+from detector.data.options import USUAL_SIDE
+from detector.data.read import DataSet
+from detector.evaluation.anchors import Anchors, Grid, Level, best_iou, fit_anchors, recall
+from detector.models.options import FEWEST_DETECTIONS, STANDARD_ANCHORS, AnchorSet
+
+# Share of boxes, at IoU 0.5, that a fitted set must add to the anchors that pretrained weights
+# know: with others, their RPN begins anew.
+WORTH = 0.05
+# Sizes of the input that are chosen, pixels: multiples of STEP.
+LEAST_SIDE, MOST_SIDE, STEP = 192, 1024, 32
+LEGIBLE = 16  # pixels on the shorter side of a box
+NEARLY_ALL = 0.95  # share of boxes that are to be legible
+
+
+def fit(config: C, data: DataSet) -> tuple[C, list[str]]:
+    """Fit what is `auto` to the training images.
+
+    Every process comes to the same numbers, as all read the same data.
+
+    Args:
+        config: Configuration in force.
+        data: As read.
+
+    Returns:
+        The configuration with numbers in place of `auto`, and a line for each thing that was
+        fitted.
+    """
+    config, lines = fit_image_size(config, data)
+    train = _train(data)
+    if config.model.anchors == "auto":
+        (scales, ratios), line = _choose_anchors(config, train)
+        model = replace(config.model, anchors="fixed", anchor_scales=scales, anchor_ratios=ratios)
+        config = replace(config, model=model)
+        lines.append(line)
+    if config.model.detections_per_image == "auto":
+        boxes = int(boxes_per_image(train).max(initial=0))
+        most = max(FEWEST_DETECTIONS, 2 * boxes)
+        config = replace(config, model=replace(config.model, detections_per_image=most))
+        if most > FEWEST_DETECTIONS:
+            lines.append(
+                f"at most {most} detections per image, as a training image has up to {boxes} boxes"
+            )
+    return config, lines
+
+
+def fit_image_size(config: C, data: DataSet) -> tuple[C, list[str]]:
+    """Fit the size of the network's input alone; arguments and results as those of `fit`."""
+    if config.data.image_size != "auto":
+        return config, []
+    train = _train(data)
+    seen = ~train.ignore
+    shorter = np.maximum((train.boxes[:, 2:] - train.boxes[:, :2]).min(1)[seen], 1)
+    longer = train.sizes.max(1)
+    if not len(shorter):
+        said = f"images of {USUAL_SIDE} pixels: no training box to fit their size to"
+        return replace(config, data=replace(config.data, image_size=USUAL_SIDE)), [said]
+    # Size of the input for each box, without the errors of float32.
+    needed = np.round(LEGIBLE * longer[train.owners()[seen]] / shorter, 2)
+    wanted = float(np.quantile(needed, NEARLY_ALL, method="inverted_cdf"))
+    largest = min(MOST_SIDE, -(-int(longer.max()) // STEP) * STEP)
+    size = max(LEAST_SIDE, min(largest, math.ceil(wanted / STEP) * STEP))
+    said = (
+        f"images of {size} pixels, fitted to the data: {100 * float((needed <= size).mean()):.1f} "
+        f"% of the training boxes have at least {LEGIBLE} pixels on their shorter side there"
+    )
+    return replace(config, data=replace(config.data, image_size=size)), [said]
+
+
+def input_boxes(
+    images: AnnotatedImages, size: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Boxes in pixels of the network's input, and the size of each one's image there."""
+    shapes = np.array(
+        [resized_shape(int(h), int(w), size) for h, w in images.sizes], dtype=np.int32
+    ).reshape(-1, 2)
+    scale = shapes / np.maximum(images.sizes, 1)
+    owner = images.owners()
+    boxes = images.boxes * np.tile(scale[owner][:, ::-1], 2)
+    return boxes.astype(np.float32), shapes[owner]
+
+
+def boxes_per_image(images: AnnotatedImages) -> NDArray[np.int64]:
+    """How many boxes each image has, without those that are ignored."""
+    return np.bincount(images.owners()[~images.ignore], minlength=len(images))
+
+
+def boxes_to_learn(
+    images: AnnotatedImages, size: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """As `input_boxes`, without boxes that are ignored or have less than a pixel there."""
+    boxes, shapes = input_boxes(images, size)
+    kept = ~images.ignore & (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
+    return boxes[kept], shapes[kept]
+
+
+def anchor_grid(config: Config) -> Grid:
+    """Positions of the anchors of the backbone."""
+    from detector.models.backbones.build import backbone_spec
+    from detector.models.backbones.stages import pyramid_levels
+
+    spec = backbone_spec(config.backbone.key)
+    levels = [Level(s.stride, s.offset, s.missing) for s in pyramid_levels(spec.stages)]
+    return Grid(tuple(levels), spec.smallest)
+
+
+def listed(values: Sequence[float]) -> str:
+    """Numbers as a list is typed."""
+    return f"[{','.join(f'{value:g}' for value in values)}]"
+
+
+def _train(data: DataSet) -> AnnotatedImages:
+    """The training images; none where there is no such split."""
+    return data.splits.get("train", AnnotatedImages.pack([]))
+
+
+def _choose_anchors(config: Config, train: AnnotatedImages) -> tuple[AnchorSet, str]:
+    """Choose anchors for the training boxes, and describe the choice."""
+    boxes, shapes = boxes_to_learn(train, config.data.side)
+    weights = f"model.weights={config.model.weights}"
+    own = _own_anchors(config.model.weights)
+    if not len(boxes):
+        chosen = own or STANDARD_ANCHORS
+        return chosen, f"{_named(chosen)}: no training box to fit them to"
+
+    grid = anchor_grid(config)
+
+    def reach(anchors: AnchorSet) -> tuple[float, float]:
+        return recall(best_iou(boxes, shapes, Anchors(grid, *anchors)))
+
+    found = fit_anchors(boxes, shapes, grid)
+    fitted = found.scales, found.ratios
+    before, after = (reach(anchors) for anchors in (own or STANDARD_ANCHORS, fitted))
+    others = f"those of {weights}" if own else "the standard ones"
+    if own and before[0] + WORTH >= after[0]:
+        return own, f"{_named(own)}, {others}: {_compared(before, 'fitted ones', after)}"
+    anew = f"; the RPN's outputs are new, as {others} are for other anchors" if own else ""
+    said = f"{_named(fitted)}, fitted to the data: {_compared(after, others, before)}{anew}"
+    return fitted, said
+
+
+def _compared(one: tuple[float, float], others: str, two: tuple[float, float]) -> str:
+    """What anchors reach beside others, in words; shares of boxes at IoU 0.5 and 0.7."""
+    first, second = (
+        "{:.1f} % ({:.1f} %)".format(*(100 * r for r in reach)) for reach in (one, two)
+    )
+    return f"reach IoU 0.5 (0.7) for {first} of the training boxes, {others} for {second}"
+
+
+def _named(anchors: AnchorSet) -> str:
+    """A set of anchors, in words."""
+    scales, ratios = map(listed, anchors)
+    return f"anchors of scales {scales} and ratios {ratios}"
+
+
+def _own_anchors(weights: str) -> AnchorSet | None:
+    """The anchors that the RPN of pretrained weights was trained with; None if they have none."""
+    if weights == "coco":
+        return STANDARD_ANCHORS
+    if weights in ("imagenet", "none"):
+        return None
+    from detector.models.weights.files import read_weights
+
+    return read_weights(Path(weights)).anchors
