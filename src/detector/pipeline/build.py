@@ -273,7 +273,7 @@ def phase_costs(config: Config, schedule: Schedule) -> list[int]:
     costs = []
     for phase in schedule.phases:
         network.set_trainable(phase.train)
-        counts = step_compute(network, config.data.image_size)
+        counts = step_compute(network, config.data.side)
         costs.append(sum(count.total for count in counts.values()))
     return costs
 
