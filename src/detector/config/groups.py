@@ -10,11 +10,17 @@ from omegaconf import DictConfig, OmegaConf
 from detector.models.backbones.table import BACKBONES, BackboneSpec
 
 
-@functools.cache
 def register_backbones() -> None:
     """Make every row of the table of backbones a choice of `backbone=`."""
-    for name, row in BACKBONES.items():
-        ConfigStore.instance().store(name, _node(row), "backbone", "_global_", "detector")
+    _register(tuple(BACKBONES))
+
+
+@functools.cache
+def _register(names: tuple[str, ...]) -> None:
+    """Store the rows of these names, once."""
+    for name in names:
+        node = _node(BACKBONES[name])
+        ConfigStore.instance().store(name, node, "backbone", "_global_", "detector")
 
 
 def _node(row: BackboneSpec) -> DictConfig:
