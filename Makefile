@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(STAMP) ## Train on aerial photographs of trees (3 to 8 minutes), evaluate, draw
+demo: $(STAMP) ## Train on aerial photographs of trees (5 minutes at most), evaluate, draw
 	$(BIN)/python -m detector.data.formats.trees
 	$(BIN)/python -m detector.train +experiment=trees
 
