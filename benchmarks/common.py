@@ -237,12 +237,9 @@ def one_thread() -> Iterator[None]:
 
 def machine() -> str:
     """What the figures were measured on, one paragraph: the machine and the versions."""
-    has = torch.cpu.get_capabilities()
-    bf16 = "with" if has.get("avx512_bf16") or has.get("amx_bf16") else "without"
     memory = psutil.virtual_memory().total / 2**30
     return (
-        f"{_processor()}, {_cores()} cores used, {bf16} bf16 instructions; {memory:.0f} GiB; "
-        f"{_system()}; Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{_processor()}, {_cores()} cores used, {_instructions()}; {memory:.0f} GiB; {_system()}; Python {platform.python_version()}, torch {torch.__version__}, "
         f"torchvision {torchvision.__version__}."
     )
 
@@ -250,6 +247,15 @@ def machine() -> str:
 def conditions() -> str:
     """As `machine`, and with how many threads torch computes."""
     return f"{machine().removesuffix('.')}; torch's threads: {torch.get_num_threads()}."
+
+
+def _instructions() -> str:
+    """The vector instructions that matter here, and what the environment limits them to."""
+    has = torch.cpu.get_capabilities()
+    names = [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if has.get(name)]
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
+    limited = f", limited to {limit} by ONEDNN_MAX_CPU_ISA" if limit else ""
+    return f"instructions {', '.join(names) or 'unknown'}{limited}"
 
 
 def _processor() -> str:
