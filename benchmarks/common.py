@@ -239,7 +239,8 @@ def machine() -> str:
     """What the figures were measured on, one paragraph: the machine and the versions."""
     memory = psutil.virtual_memory().total / 2**30
     return (
-        f"{_processor()}, {_cores()} cores used, {_instructions()}; {memory:.0f} GiB; {_system()}; Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{_processor()}, {_cores()} cores used, {_instructions()}; {memory:.0f} GiB; "
+        f"{_system()}; Python {platform.python_version()}, torch {torch.__version__}, "
         f"torchvision {torchvision.__version__}."
     )
 
