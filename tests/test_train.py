@@ -394,6 +394,18 @@ def test_too_little_time_is_refused_once_the_pace_is_known_and_nothing_stays(voc
     assert [file.name for file in other.iterdir()] == ["mine.txt"]
 
 
+def test_a_request_that_fails_after_training_loses_nothing(voc_root, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise RequestError("no room for this")
+
+    monkeypatch.setattr(cli.load_command("train"), "evaluate_best", refuse)
+    out = tmp_path / "out"
+    with pytest.raises(RequestError, match="no room for this"):
+        fresh_train(voc_root, out, "trainer.max_epochs=2")
+    assert (out / "checkpoints/last.ckpt").is_file()
+    assert (out / "metrics.csv").is_file()
+
+
 def test_a_run_of_limited_time_ends_with_a_validated_epoch_and_says_what_is_left(
     voc_root, tmp_path, caplog
 ):

@@ -173,8 +173,8 @@ def run(prepared: Prepared, folder: RunFolder) -> Outcome:
             _fit(prepared, training, folder)
             final = _evaluate_or_say_how(prepared, training, folder)
             _log_final(training, final, folder)
-    except RequestError:  # the time is too short, which is known only now
-        if training.trainer.is_global_zero and prepared.resumed is None:
+    except RequestError:  # such as of a time that is too short, which is known only now
+        if training.trainer.is_global_zero and not folder.last_checkpoint.exists():
             folder.discard(config.logger.name)
         raise
     best = training.finetuning.progress.best

@@ -151,6 +151,16 @@ def test_too_little_time_is_refused_with_the_shortest_that_would_do(clock, tmp_p
     assert trainer.global_step >= 3
 
 
+def test_a_run_that_becomes_slower_than_it_was_is_late_but_not_refused(clock, tmp_path):
+    # Planned by two steps of 12 and 10 s: a third, and a validation of 16 s, would end after 48 s.
+    _, tuning, _, seconds = train(
+        *(clock, tmp_path, 5 / 6, [Phase("a", ("head",), 1)]),
+        **{"step": 10, "validation": 16, "slower_after": clock.now + 20},
+    )
+    assert seconds == 12 + 10 + 15 + 16 + 1
+    assert tuning.progress.best == 0
+
+
 def with_own_clock(folder):
     """A process whose clock goes three times as fast as the first one's."""
     rank, _ = rank_and_count()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from detector.core.bar import Bar
 from detector.core.run_folder import RunFolder
 from detector.finetune.pace import Pace
 from detector.finetune.phases import Phase
@@ -125,6 +126,18 @@ def test_of_a_run_of_limited_time_that_time_and_the_final_evaluation_are_left(
     # 170 of 180 s, and 7 batches at 4 s; how many epochs that gives is not yet decided.
     assert caplog.messages[0] == "epoch 1 step 1/2, loss 1.000, 10 s/step, 3 min left"
     assert caplog.messages[-1].startswith("epoch 1  top  loss 1.500  val/map 0.250")
+
+
+@pytest.mark.parametrize(
+    ("limits", "steps"),
+    # Three epochs of two steps; after 20 of 180 s two steps.
+    [({}, 6), ({"max_minutes": 3}, 18), ({"max_minutes": 3, "max_epochs": 2}, 4)],
+)
+def test_the_bar_is_as_long_as_the_run(tmp_path, clock, monkeypatch, limits, steps):
+    bar, lengths = new_bar(tmp_path, **limits), []
+    monkeypatch.setattr(Bar, "update", lambda self, *_, **__: lengths.append(self.total))
+    an_epoch(bar, clock)
+    assert lengths[1] == steps
 
 
 def test_the_scores_of_an_epoch_that_was_not_validated_are_empty(tmp_path, clock, caplog):

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -191,6 +192,14 @@ def test_a_finished_run_goes_on_where_more_epochs_are_asked_for(finished):
     more = longer.resume(progress)
     assert not longer.finished(more)
     assert longer.total(more) == 9
+
+
+def test_epochs_that_were_cut_count_as_what_they_are_of_whole_ones(finished, monkeypatch):
+    cut = replace(read_schedule(resume(finished)).start(6), epochs=4, steps=9)  # one and a half
+    monkeypatch.setattr("detector.config.resolve.read_progress", lambda _: cut)
+    assert resume(finished, "trainer.max_epochs=2").trainer.max_epochs == 2
+    with pytest.raises(RequestError, match=r"max_epochs=1: expected at least 2, which .* has done"):
+        resume(finished, "trainer.max_epochs=1")
 
 
 def test_a_run_that_goes_on_makes_the_report_that_it_was_begun_with(finished):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -233,9 +234,11 @@ def _check_continued(
     if not config.finetune.allow_changed:
         _check_schedule(config, before, path)
     read_best(path)
-    done, cap = read_progress(path).done, config.trainer.max_epochs
+    progress, cap = read_progress(path), config.trainer.max_epochs
+    done = math.ceil(progress.step / progress.per_epoch)  # as epochs may have been cut
     wanted = f"at least {done}, which {path} has done"
-    require(cap is None or cap >= done, "trainer.max_epochs", cap, wanted)
+    good = cap in (None, before.trainer.max_epochs) or cap >= done
+    require(good, "trainer.max_epochs", cap, wanted)
 
 
 def _refuse_changes(keys: Collection[str], config: Config, saved: Config, path: Path) -> None:

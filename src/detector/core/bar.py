@@ -45,7 +45,7 @@ class Bar:
         leave: bool = True,
         noted: bool = False,
     ) -> None:
-        self.what, self.total, self.unit = what, total, unit
+        self.what, self.unit = what, unit
         self.done = initial
         self._units = unit + ("es" if unit.endswith("ch") else "s")
         self._initial = initial
@@ -63,6 +63,16 @@ class Bar:
         self._lines = self._bar.disable or not sys.stdout.isatty()
         self._began = self._noted = time.perf_counter()
         self._due = FIRST
+
+    @property
+    def total(self) -> int | None:
+        """Number of units of work, which may become known, or change, on the way."""
+        total: int | None = self._bar.total
+        return total
+
+    @total.setter
+    def total(self, total: int | None) -> None:
+        self._bar.total = total
 
     def update(self, count: int = 1, note: Callable[[], str] | None = None) -> None:
         """Advance the progress.

@@ -120,6 +120,12 @@ class Progress:
         left = max(1, self.planned - self.steps)
         return -(-left // -(-left // self.per_epoch))
 
+    def spans(self) -> list[tuple[Entry, int, int]]:
+        """Every phase that has begun, with the first epoch and the first step after it."""
+        after = [(entry.start_epoch, entry.start_step) for entry in self.phases[1:]]
+        ends = [*after, (self.done, self.step)]
+        return [(entry, *end) for entry, end in zip(self.phases, ends, strict=True)]
+
     def to_plain(self) -> dict[str, Any]:
         """The progress as dictionaries, lists, strings and numbers, for checkpoints."""
         plain = asdict(self)
@@ -218,12 +224,9 @@ class Schedule:
             ended = "max_epochs"
         elif plateau is not None and epochs >= plateau.min_epochs:
             ended = "plateau" if progress.bad_epochs >= plateau.patience else ""
-        if ended and phase.gain is not None and None not in (progress.best_before, progress.best):
-            assert progress.best is not None
-            assert progress.best_before is not None
-            wanted = progress.best_before + phase.gain
-            if progress.best < wanted or progress.best <= progress.best_before:
-                ended = "no gain"
+        best, before = progress.best, progress.best_before
+        if ended and phase.gain is not None and best is not None and before is not None:
+            ended = "no gain" if best < before + phase.gain or best <= before else ended
         record = replace(progress.phases[-1], ended=ended)
         return replace(progress, phases=(*progress.phases[:-1], record), ended=ended)
 
@@ -297,6 +300,11 @@ class Schedule:
         steps = None if self.max_minutes is not None else self._steps(index, step, per_epoch)
         return Entry(index, phase.name, epoch, step, restored, train=phase.train, steps=steps)
 
+    @property
+    def by_time(self) -> bool:
+        """Whether only the time limits the run, so that no number of epochs is known before."""
+        return self.max_minutes is not None and self.max_epochs is None
+
     def ends_at(self, phase: int) -> float:
         """Share of the run that is over when a phase is, by the phases' own epochs."""
         epochs = [p.max_epochs for p in self.phases]
@@ -304,7 +312,7 @@ class Schedule:
 
     def most_steps(self, progress: Progress) -> int | None:
         """The greatest number of steps of the current phase by epochs; None: only time counts."""
-        if self.max_minutes is not None and self.max_epochs is None:
+        if self.by_time:
             return None
         return self._steps(progress.phase, progress.phases[-1].start_step, progress.per_epoch)
 
@@ -340,9 +348,8 @@ class Schedule:
             steps = max(0, planned - progress.steps)
             left.append((progress.phase, max(0, steps - done), -(-steps // progress.per_epoch)))
             step += steps
-        by_time = self.max_minutes is not None and self.max_epochs is None
         for phase in range(progress.phase + 1, len(self.phases)):
-            if self.finished(progress) or by_time:
+            if self.finished(progress) or self.by_time:
                 break
             steps = self._steps(phase, step, progress.per_epoch)
             left.append((phase, steps, -(-steps // progress.per_epoch)))

@@ -194,15 +194,14 @@ class StagedFinetuning(pl.Callback):
             if validation is None:
                 validation = self.pace.batch * loader_batches(trainer.num_val_batches)
             try:
-                if self.progress.step == 0:
+                if self.progress.step == 0 and self.progress.planned is None:  # has just begun
                     check_budget(self.schedule, self.pace, validation)
                 decided = fit(self.schedule, self.progress, self.pace, done, validation)
             except RequestError as error:
                 refusal = str(error)
-        refusal, plain = trainer.strategy.broadcast((refusal, decided.to_plain()))
+        refusal, self.progress = trainer.strategy.broadcast((refusal, decided))
         if refusal:
             raise RequestError(refusal)
-        self.progress = Progress.from_plain(plain)
 
     def _restore(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Load the best epoch's weights, and return its checkpoint."""

@@ -265,17 +265,26 @@ def phase_costs(config: Config, schedule: Schedule) -> list[int]:
         config: Configuration in force.
         schedule: Schedule of the phases.
     """
-    from detector.models.compute import step_compute
-
     if len(schedule.phases) == 1:
         return [1]  # is compared with no other
     network = untrained_task(config, "meta").network
     costs = []
     for phase in schedule.phases:
         network.set_trainable(phase.train)
-        counts = step_compute(network, config.data.side)
-        costs.append(sum(count.total for count in counts.values()))
+        costs.append(step_cost(network, config))
     return costs
+
+
+def step_cost(network: FasterRCNN, config: Config) -> int:
+    """Multiply-adds of a training step over one image, with what is trainable now.
+
+    Args:
+        network: The network; on torch's meta device only shapes are computed.
+        config: Configuration in force.
+    """
+    from detector.models.compute import step_compute
+
+    return sum(count.total for count in step_compute(network, config.data.side).values())
 
 
 def build_trainer(

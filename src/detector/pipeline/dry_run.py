@@ -65,7 +65,7 @@ def phase_table(config: Config) -> list[str]:
     schedule = read_schedule(config)  # refused before torch is imported
     network = build.untrained_task(config, "meta").network
     groups = list(network.groups())
-    everything = _step_compute(network, config)
+    everything = build.step_cost(network, config)
     lengths = _lengths(config, schedule)
     lines = [
         ROW.format("phase", "epochs", "layers", "parameters", "compute"),
@@ -73,7 +73,7 @@ def phase_table(config: Config) -> list[str]:
     ]
     for index, phase in enumerate(schedule.phases):
         network.set_trainable(phase.train)
-        saved = 1 - _step_compute(network, config) / everything
+        saved = 1 - build.step_cost(network, config) / everything
         cells = lengths[index], _layers(network), _parameters(network), percent(saved)
         lines.append("-" * WIDTH)
         if len(phase.name) > 11:
@@ -85,13 +85,6 @@ def phase_table(config: Config) -> list[str]:
     for name, text in _footer(config, schedule, network):
         lines += hang(f"{name:<12}", text)
     return lines
-
-
-def _step_compute(network: FasterRCNN, config: Config) -> int:
-    """Multiply-adds of a training step over one image."""
-    from detector.models.compute import step_compute
-
-    return sum(c.total for c in step_compute(network, config.data.side).values())
 
 
 def _images_a_step(config: Config) -> int:
@@ -106,7 +99,8 @@ def _lengths(config: Config, schedule: Schedule) -> list[str]:
     By the pace of an earlier run, if there was one, the share of the time is also given in epochs.
     """
     words = []
-    if schedule.max_minutes is not None and schedule.max_epochs is None:
+    if schedule.by_time:
+        assert schedule.max_minutes is not None
         for index, phase in enumerate(schedule.phases):
             before = schedule.ends_at(index - 1) if index else 0.0
             share = schedule.ends_at(index) - before

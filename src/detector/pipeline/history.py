@@ -40,15 +40,15 @@ def write_history(
         monitor: Column of the monitored score.
     """
     scores = {int(row["epoch"]): _number(row.get(monitor)) for row in rows}
-    spans = _spans(progress)
-    write_json(run.phases, [_record(entry, end, scores) for entry, end in spans])
+    spans = progress.spans()
+    write_json(run.phases, [_record(entry, end, scores) for entry, end, _ in spans])
     draw_schedule(
         run.schedule,
         [
             ShadedPhase(entry.name, entry.start_epoch, end, entry.restored_epoch, entry.ended)
-            for entry, end in spans
+            for entry, end, _ in spans
         ],
-        [_curve(schedule, spans, progress.step, lr, group, rows) for group in groups],
+        [_curve(schedule, spans, lr, group, rows) for group in groups],
         scores,
         progress.best_epoch,
         monitor,
@@ -86,13 +86,6 @@ def _numbers(row: Mapping[str, str]) -> dict[str, Any]:
     return {**cells, "epoch": int(row["epoch"]), "phase": row["phase"]}
 
 
-def _spans(progress: Progress) -> list[tuple[Entry, int]]:
-    """Every phase that has begun, with the first epoch after it."""
-    ends = [entry.start_epoch for entry in progress.phases[1:]]
-    ends.append(progress.done)
-    return list(zip(progress.phases, ends, strict=True))
-
-
 def _index(schedule: Schedule, entry: Entry) -> int | None:
     """Index of the phase in the schedule; None if it was a phase of another schedule."""
     same = [(phase.name, phase.train) == (entry.name, entry.train) for phase in schedule.phases]
@@ -116,18 +109,16 @@ def _record(entry: Entry, end: int, scores: Mapping[int, float]) -> dict[str, An
 
 def _curve(
     schedule: Schedule,
-    spans: Sequence[tuple[Entry, int]],
-    last_step: int,
+    spans: Sequence[tuple[Entry, int, int]],
     lr: float,
     group: str,
     rows: Sequence[Mapping[str, Any]],
 ) -> Curve:
-    """Learning rate of a group over the run, which had `last_step` steps."""
+    """Learning rate of a group over the run, whose phases are those of `Progress.spans`."""
     recorded = {int(row["epoch"]): _number(row.get(f"lr/{group}")) for row in rows}
     epochs: list[float] = []
     rates: list[float] = []
-    ends = [*(entry.start_step for entry, _ in spans[1:]), last_step]
-    for (entry, end), end_step in zip(spans, ends, strict=True):
+    for entry, end, end_step in spans:
         start, done = entry.start_epoch, end_step - entry.start_step
         index = _index(schedule, entry)
         if index is None:

@@ -46,9 +46,7 @@ def remember_pace(
         phases: Phases of the schedule.
     """
     known = _read()
-    ends = [*(entry.start_epoch for entry in progress.phases[1:]), progress.done]
-    steps = [*(entry.start_step for entry in progress.phases[1:]), progress.step]
-    for entry, end, end_step in zip(progress.phases, ends, steps, strict=True):
+    for entry, end, end_step in progress.spans():
         own = [row for row in rows if entry.start_epoch <= int(row["epoch"]) < end]
         validations = [s for row in own if (s := float(row["seconds_validation"] or 0))]
         passes = (end_step - entry.start_step) / progress.per_epoch

@@ -86,7 +86,6 @@ class RunProgress(pl.Callback):
         self._bar: Bar | None = None
         self._losses: list[dict[str, Tensor]] = []  # of the epoch's steps
         self._started = 0.0  # time when the epoch began
-        self._done = 0  # steps of the epoch
         self._detected = 0  # batches of the epoch's validation
 
     @rank_zero_only
@@ -98,7 +97,7 @@ class RunProgress(pl.Callback):
     @rank_zero_only
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start to measure the epoch's time."""
-        self._losses, self._done, self._detected = [], 0, 0
+        self._losses, self._detected = [], 0
         self._started = time.perf_counter()
 
     @rank_zero_only
@@ -112,10 +111,10 @@ class RunProgress(pl.Callback):
     ) -> None:
         """Advance the bar."""
         self._losses.append({name: value.detach() for name, value in outputs.items()})
-        self._done = batch_idx + 1
         if self._bar is not None:
             # The note reads the loss, which waits for the device: not at every step.
-            place = f"step {self._done}/{self.finetuning.progress.epoch_steps}"
+            place = f"step {len(self._losses)}/{self.finetuning.progress.epoch_steps}"
+            self._bar.total = self._total_steps()
             self._bar.update(note=lambda: self._note(trainer, place))
 
     @rank_zero_only
@@ -128,14 +127,26 @@ class RunProgress(pl.Callback):
 
     def _note(self, trainer: pl.Trainer, place: str) -> str:
         """The progress as text: epoch, place in it, loss, pace, remaining time."""
-        progress = self.finetuning.progress
-        total = self.finetuning.schedule.total(progress)
-        epochs = "" if total is None else f"/{total}"
         return (
-            f"epoch {progress.done + 1}{epochs} {place}, "
+            f"{self._epoch(self.finetuning.progress.done)} {place}, "
             f"loss {float(self._losses[-1]['loss']):.3f}, {self.pace.step:.2g} s/step, "
             f"{in_words(self.seconds_left(trainer))} left"
         )
+
+    def _epoch(self, epoch: int) -> str:
+        """An epoch, from 0, as text: of how many, if that is decided."""
+        total = self.finetuning.schedule.total(self.finetuning.progress)
+        return f"epoch {epoch + 1}" if total is None else f"epoch {epoch + 1}/{total}"
+
+    def _total_steps(self) -> int:
+        """Number of steps of the run; where only time limits it, by the share that is over."""
+        schedule, progress = self.finetuning.schedule, self.finetuning.progress
+        done = progress.step + len(self._losses)
+        if schedule.by_time:
+            assert schedule.max_minutes is not None
+            return max(done, round(done * 60 * schedule.max_minutes / self.pace.seconds))
+        left = schedule.remaining(progress, len(self._losses))
+        return done + sum(steps for _, steps, _ in left)
 
     def evaluation_seconds(self, trainer: pl.Trainer) -> float:
         """Estimate the time of the final evaluation, by the pace of the validations."""
@@ -151,9 +162,9 @@ class RunProgress(pl.Callback):
         limit = math.inf
         if schedule.max_minutes is not None:
             limit = max(0.0, 60 * schedule.max_minutes - self.pace.seconds)
-            if schedule.max_epochs is None:
+            if schedule.by_time:
                 return limit + final
-        phases = schedule.remaining(progress, self._done)
+        phases = schedule.remaining(progress, len(self._losses))
         here = self.costs[progress.phase]
         training = sum(steps * self.costs[p] / here for p, steps, _ in phases) * self.pace.step
         epochs = sum(epochs for _, _, epochs in phases)
@@ -176,11 +187,9 @@ class RunProgress(pl.Callback):
 
     def _line(self, row: dict[str, Any], share: float) -> str:
         """The line of an epoch."""
-        total = self.finetuning.schedule.total(self.finetuning.progress)
-        epochs = "" if total is None else f"/{total}"
         scores = "  ".join(f"{n} {row[n]:.3f}" for n in ("val/map", "val/map_50") if n in row)
         return (
-            f"epoch {row['epoch'] + 1}{epochs}  {row['phase']}  loss {row['train/loss']:.3f}  "
+            f"{self._epoch(row['epoch'])}  {row['phase']}  loss {row['train/loss']:.3f}  "
             f"{scores or 'not validated'}  {row['seconds']:.0f} s"
             + (f", {100 * share:.0f} % of it validation" if scores else "")
         )
