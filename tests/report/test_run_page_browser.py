@@ -336,7 +336,7 @@ def test_the_gallery_is_walked_through_by_keyboard(visit, report):
     assert seen == [f"image_{i}.jpg" for i in (0, 1, 2, 0, 2)]
     page.keyboard.press("Escape")
     assert page.locator("#viewer").is_hidden()
-    page.wait_for_function("document.activeElement.getAttribute('href') === '#picture-3'")
+    page.wait_for_selector("[href='#picture-3']:focus", state="attached")
 
 
 def test_a_suspect_leads_to_its_picture_with_the_box_marked(visit, report):
@@ -364,12 +364,12 @@ def test_a_suspect_leads_to_its_picture_with_the_box_marked(visit, report):
 def test_a_picture_in_the_address_is_opened_with_the_keyboard_in_it(visit, report):
     page = visit(report, fragment="#picture-2")
     assert page.locator("#viewer").is_visible()
-    page.wait_for_function("document.getElementById('viewer').contains(document.activeElement)")
+    page.wait_for_selector("#viewer:focus-within", state="attached")
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#viewer-name") == "image_2.jpg"
     page.keyboard.press("Escape")
     assert page.locator("#viewer").is_hidden()
-    page.wait_for_function("document.activeElement.getAttribute('href') === '#picture-3'")
+    page.wait_for_selector("[href='#picture-3']:focus", state="attached")
 
 
 def test_a_table_that_is_too_wide_says_that_it_scrolls(page):
