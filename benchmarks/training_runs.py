@@ -28,6 +28,7 @@ from detector.core.files import write_json
 from detector.core.run_folder import RunFolder
 from detector.training.metrics_csv import read_rows
 
+TREES = "trees"  # the embedded data set
 PATIENCE = 15.0  # seconds that an interrupted run has to end by itself
 
 
@@ -84,6 +85,11 @@ class Run(Protocol[ResultOf]):
     @property
     def kind(self) -> str: ...  # noqa: D102
 
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Variables that are set for it, beside those of this process."""
+        ...
+
     def overrides(self) -> list[str]:
         """What is typed after `python -m detector.train`, but for the folder of the outputs."""
         ...
@@ -112,6 +118,31 @@ def command_of(run: Run[Any], folder: Path) -> list[str]:
     else:
         typed = [*run.overrides(), f"hydra.run.dir={quoted(str(folder))}"]
     return ["python", "-m", "detector.train", *typed]
+
+
+def data_sets(folders: Sequence[Path]) -> dict[str, Path | None]:
+    """The embedded data set and some folders, by name; the embedded one has no folder.
+
+    Raises:
+        ValueError: If a folder cannot be meant.
+    """
+    roots: dict[str, Path | None] = {TREES: None}
+    for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder")
+        root = folder.resolve()
+        if root.name in roots:
+            raise ValueError(f"{folder}: there is already a data set called {root.name}")
+        roots[root.name] = root
+    return roots
+
+
+def data_overrides(name: str, root: Path | None) -> list[str]:
+    """What is typed to train on one of `data_sets`."""
+    if root is None:
+        return ["+experiment=trees", "trainer.max_minutes=null"]  # epochs are compared
+    data = [f"data.root={quoted(str(root))}", "backbone=efficientnet_lite0"]
+    return [*data, "data.on_bad=skip", f"name={quoted(name)}"]
 
 
 def refuse_repeated(seeds: Sequence[int]) -> None:
@@ -184,7 +215,7 @@ def train_all(
         command = command_of(run, folder)
         print(f"[{turn}/{len(left)}] {run.name}:", end=" ", flush=True)
         started = time.monotonic()
-        code, peak = run_process(command, out / f"{run.name}.log")
+        code, peak = run_process(command, out / f"{run.name}.log", run.environment)
         if code:
             failed.append(run)
             print(f"failed with exit code {code}, see {out / run.name}.log", flush=True)
@@ -200,12 +231,15 @@ def train_all(
     return failed
 
 
-def run_process(command: Sequence[str], log: Path) -> tuple[int, int]:
+def run_process(
+    command: Sequence[str], log: Path, environment: Mapping[str, str]
+) -> tuple[int, int]:
     """Run a command of Python to its end.
 
     Args:
         command: Begins with `python`, which is this one.
         log: What it prints is added here.
+        environment: Variables beside those of this process.
 
     Returns:
         Its exit code, and the most memory that it held, bytes.
@@ -219,6 +253,7 @@ def run_process(command: Sequence[str], log: Path) -> tuple[int, int]:
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
         )
         try:
             # `getrusage(RUSAGE_CHILDREN)` would give the largest of all children so far.

@@ -17,7 +17,7 @@ import argparse
 import shlex
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from typing import Any
 # Nothing here imports torch at the top: a child's peak memory is counted from its parent's on.
 from training_runs import (
     Outcome,
+    data_overrides,
+    data_sets,
     group_by,
     period,
-    quoted,
     read_results,
     refuse_other,
     refuse_repeated,
@@ -40,7 +41,6 @@ PAGE, PICTURE = DOCS / "transfer.md", DOCS / "transfer.png"
 START, END = "<!-- figures: made by benchmarks/transfer.py -->", "<!-- end of figures -->"
 
 SCHEDULES = ("scratch", "feature_extraction", "staged", "auto", "full")
-TREES = "trees"
 
 
 class Named:
@@ -79,16 +79,16 @@ class Run(Named):
     seed: int
     epochs: int
 
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """No variables."""
+        return {}
+
     def overrides(self) -> list[str]:
         """What is typed after `python -m detector.train`, but for the folder of the outputs."""
-        if self.root is None:
-            data = ["+experiment=trees"]
-        else:
-            data = [f"data.root={quoted(str(self.root))}", "backbone=efficientnet_lite0"]
-            data += ["data.on_bad=skip", f"name={quoted(self.data)}"]
         weights = ["model.weights=none"] if self.schedule == "scratch" else []
         return [
-            *data,
+            *data_overrides(self.data, self.root),
             f"finetune={self.schedule}",
             f"trainer.max_epochs={self.epochs}",
             *weights,
@@ -172,14 +172,7 @@ def plan(folders: Sequence[Path], epochs: int, seeds: Sequence[int]) -> list[Run
     if epochs < 1:
         raise ValueError(f"--epochs {epochs}: expected at least 1")
     refuse_repeated(seeds)
-    roots: dict[str, Path | None] = {TREES: None}
-    for folder in folders:
-        if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder")
-        root = folder.resolve()
-        if root.name in roots:
-            raise ValueError(f"{folder}: there is already a data set called {root.name}")
-        roots[root.name] = root
+    roots = data_sets(folders)
     return [
         Run(name, root, schedule, seed, epochs)
         for seed in seeds

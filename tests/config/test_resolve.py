@@ -47,6 +47,7 @@ def test_what_a_checkpoint_fixes_is_said_by_the_fields():
     head = ("width", "convs", "conv_norm", "pool", "hidden", "dropout", "activation")
     assert fixed_keys(Config, "network") == [
         *("backbone.name", "backbone.library", "model.in_channels", "model.fpn_channels"),
+        "model.levels",
         *("model.neck_norm", "model.rpn_convs", *(f"model.head.{key}" for key in head)),
         *("model.anchor_scales", "model.anchor_ratios"),
     ]
@@ -160,9 +161,13 @@ def test_anchors_cannot_be_typed_and_fitted():
         trained("model.anchors=auto", "model.anchor_scales=[4]")
 
 
-def test_the_anchors_of_an_experiment_are_fixed_unless_others_are_to_be_fitted():
-    assert trained("+experiment=trees").anchors == "fixed"
-    model = trained("+experiment=trees", "model.anchors=auto")
+def test_the_anchors_of_an_experiment_are_fixed_unless_others_are_to_be_fitted(tmp_path):
+    file = tmp_path / "experiment" / "own.yaml"
+    file.parent.mkdir()
+    file.write_text("# @package _global_\nmodel: {anchors: fixed, anchor_scales: [4, 8]}\n")
+    own = f"hydra.searchpath=[file://{tmp_path}]", "+experiment=own"
+    assert trained(*own).anchor_scales == (4, 8)
+    model = trained(*own, "model.anchors=auto")
     assert (model.anchors, model.anchor_scales) == ("auto", (8.0,))
 
 
@@ -177,10 +182,12 @@ def test_with_a_checkpoint_auto_means_what_its_run_chose(earlier, checkpoint, ty
     earlier["backbone"]["name"] = "resnet50"
     earlier["model"] |= {"anchors": "fixed", "anchor_scales": [4.0], "anchor_ratios": [1.0]}
     earlier["model"]["detections_per_image"], earlier["data"]["image_size"] = 77, 320
+    earlier["model"]["levels"] = [8, 16, 32, 64]
     save(checkpoint, earlier)
     classes = "data.classes=[a]"  # the experiment's would be COCO's
-    autos = ["model.detections_per_image=auto", "data.image_size=auto"]
+    autos = ["model.detections_per_image=auto", "data.image_size=auto", "model.levels=auto"]
     config = evaluated(checkpoint, typed, *autos, classes)
     model = config.model
     assert (model.detections_per_image, config.data.image_size) == (77, 320)
     assert (model.anchors, model.anchor_scales, model.anchor_ratios) == ("fixed", (4,), (1,))
+    assert model.levels == (8, 16, 32, 64)

@@ -11,6 +11,7 @@ from detector.core.structures import AnnotatedImage, AnnotatedImages, ClassMap
 from detector.data.read import DataSet
 from detector.data.validation.issues import Issues
 from detector.evaluation.anchors import Anchors, best_iou, recall
+from detector.models.options import LEVELS
 from detector.pipeline.fitting import anchor_grid, boxes_to_learn, fit
 
 LITE = "backbone=efficientnet_lite0"
@@ -18,7 +19,7 @@ STANDARD = (8.0,), (0.5, 1.0, 2.0)
 
 
 def config_of(*overrides):
-    return in_force(ask("train", LITE, *overrides))
+    return in_force(ask("train", LITE, "model.levels=[4,8,16,32,64]", *overrides))
 
 
 def image(*shapes, size=(512, 512), ignore=False):
@@ -186,3 +187,34 @@ def test_anchors_are_fitted_at_the_size_that_is_chosen():
     config, _ = fit(config_of("data.image_size=auto"), data)
     assert config.data.image_size == 256
     assert anchors_of(config) == anchors_of(fit(config_of("data.image_size=256"), data)[0])
+
+
+def levels_of(data, *overrides):
+    config, lines = fit(config_of("model.levels=auto", *overrides), data)
+    return config.model.levels, lines
+
+
+def test_fine_levels_are_left_out_where_no_box_needs_them():
+    large = data_of(image(*[(100, 100)] * 30, *[(140, 140)] * 30))
+    levels, (line, said) = levels_of(large, "model.detections_per_image=100")
+    assert levels == (16, 32, 64)
+    assert line.startswith("anchors of scales")
+    assert said.startswith("levels of strides [16,32,64]: with finer ones anchors would reach 1")
+    assert levels_of(SMALL)[0] == LEVELS
+
+
+def test_levels_are_fitted_to_anchors_that_are_fixed():
+    large = data_of(image(*[(100, 100)] * 30))
+    for scale, expected in ((25, LEVELS), (12.5, LEVELS[1:]), (6.2, LEVELS[2:])):
+        typed = "model.anchors=fixed", f"model.anchor_scales=[{scale}]"
+        assert levels_of(large, *typed)[0] == expected
+
+
+@pytest.mark.parametrize("anchors", ["auto", "fixed"])
+def test_without_a_training_box_all_levels_are_kept(anchors):
+    assert levels_of(data_of(image()), f"model.anchors={anchors}")[0] == LEVELS
+
+
+def test_typed_levels_stay():
+    large = data_of(image(*[(100, 100)] * 30))
+    assert levels_of(large, "model.levels=[4,8,16,32,64]")[0] == LEVELS

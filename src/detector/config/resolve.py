@@ -42,6 +42,7 @@ ANCHOR_NUMBERS = ("model.anchor_scales", "model.anchor_ratios")
 FITTED = {
     ANCHORS: (ANCHORS, *ANCHOR_NUMBERS),
     "data.image_size": ("data.image_size",),
+    "model.levels": ("model.levels",),
     "model.detections_per_image": ("model.detections_per_image",),
 }
 

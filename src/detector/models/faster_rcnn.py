@@ -245,6 +245,7 @@ def build_faster_rcnn(
         out_channels=options.fpn_channels,
         norm=norm,
         neck_norm=NORMS[options.neck_norm],
+        finest=options.strides[0],
     )
     mean, std = (for_channels(values, options.in_channels) for values in (spec.mean, spec.std))
     speed = speed or SpeedOptions()

@@ -14,6 +14,7 @@ from detector.models.backbones.table import BACKBONES, TIMM
 WEIGHTS = ("imagenet", "coco", "none")
 AnchorSet = tuple[tuple[float, ...], tuple[float, ...]]  # scales and ratios
 FEWEST_DETECTIONS = 100  # in an image, where detections_per_image is auto
+LEVELS = (4, 8, 16, 32, 64)  # strides of the pyramid's levels, pixels
 STANDARD_ANCHORS: AnchorSet = ((8.0,), (0.5, 1.0, 2.0))  # torchvision's
 # Larger layers would not fit into memory.
 MAX_CHANNELS, MAX_WIDTH = 4096, 16384
@@ -98,6 +99,13 @@ class ModelOptions:
     """Channels of the images."""
     fpn_channels: Annotated[Channels, fixed("network")] = 256
     """Channels of every level of the feature pyramid."""
+    levels: Annotated[
+        Literal["auto"] | tuple[Int, ...],
+        Wanted("auto, [4,8,16,32,64], [8,16,32,64] or [16,32,64]"),
+        fixed("network"),
+    ] = LEVELS
+    """Strides of the feature pyramid's levels, pixels; auto: without fine ones that the training
+    boxes do not need."""
     neck_norm: Annotated[Norm, fixed("network")] = "none"
     """Norm of the pyramid's convolutions."""
     rpn_convs: Annotated[Count, fixed("network")] = 1
@@ -138,13 +146,21 @@ class ModelOptions:
     """Print a table of the network by stage when training begins; profile: with times."""
 
     @property
+    def strides(self) -> tuple[int, ...]:
+        """`levels` as numbers, also before they are fitted to the data."""
+        return LEVELS if self.levels == "auto" else self.levels
+
+    @property
     def most_detections(self) -> int:
         """`detections_per_image` as a number, also before it is fitted to the data."""
         most = self.detections_per_image
         return FEWEST_DETECTIONS if most == "auto" else most
 
     def __post_init__(self) -> None:
-        """Check that nobody gave numbers that fitting would replace."""
+        """Check the levels, and that nobody gave numbers that fitting would replace."""
+        wanted = "auto, or all strides from 4, 8 or 16 up to 64, such as [8,16,32,64]"
+        good = self.strides in (LEVELS, LEVELS[1:], LEVELS[2:])
+        require(good, "model.levels", list(self.strides), wanted)
         numbers = {"scales": self.anchor_scales, "ratios": self.anchor_ratios}
         for (name, given), standard in zip(numbers.items(), STANDARD_ANCHORS, strict=True):
             wanted = "nothing beside model.anchors=auto, which fits it; or model.anchors=fixed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,20 @@ from detector.data.images.pixels import resized_shape
 from detector.data.options import USUAL_SIDE
 from detector.data.read import DataSet
 from detector.evaluation.anchors import Anchors, Grid, Level, best_iou, fit_anchors, recall
-from detector.models.options import FEWEST_DETECTIONS, STANDARD_ANCHORS, AnchorSet
+from detector.models.options import (
+    FEWEST_DETECTIONS,
+    LEVELS,
+    STANDARD_ANCHORS,
+    AnchorSet,
+    ModelOptions,
+)
 
 # Share of boxes, at IoU 0.5, that a fitted set must add to the anchors that pretrained weights
 # know: with others, their RPN begins anew.
 WORTH = 0.05
+FEWER = 2  # fine levels that may be left out
+# Shares of boxes, at IoU 0.5 and 0.7, that anchors may lose without them: docs/frontier.md has why.
+MOST_LOST = 0.015, 0.25
 # Sizes of the input that are chosen, pixels: multiples of STEP.
 LEAST_SIDE, MOST_SIDE, STEP = 192, 1024, 32
 LEGIBLE = 16  # pixels on the shorter side of a box
@@ -42,11 +51,10 @@ def fit(config: C, data: DataSet) -> tuple[C, list[str]]:
     """
     config, lines = fit_image_size(config, data)
     train = _train(data)
-    if config.model.anchors == "auto":
-        (scales, ratios), line = _choose_anchors(config, train)
-        model = replace(config.model, anchors="fixed", anchor_scales=scales, anchor_ratios=ratios)
+    if "auto" in (config.model.anchors, config.model.levels):
+        model, found = _fit_grid(config, train)
         config = replace(config, model=model)
-        lines.append(line)
+        lines += found
     if config.model.detections_per_image == "auto":
         boxes = int(boxes_per_image(train).max(initial=0))
         most = max(FEWEST_DETECTIONS, 2 * boxes)
@@ -108,14 +116,19 @@ def boxes_to_learn(
     return boxes[kept], shapes[kept]
 
 
-def anchor_grid(config: Config) -> Grid:
-    """Positions of the anchors of the backbone."""
+def anchor_grid(config: Config, finest: int | None = None) -> Grid:
+    """Positions of the anchors of the backbone.
+
+    Args:
+        config: Configuration in force.
+        finest: Stride of the pyramid's finest level, pixels; None: the configuration's.
+    """
     from detector.models.backbones.build import backbone_spec
     from detector.models.backbones.stages import pyramid_levels
 
     spec = backbone_spec(config.backbone.key)
-    levels = [Level(s.stride, s.offset, s.missing) for s in pyramid_levels(spec.stages)]
-    return Grid(tuple(levels), spec.smallest)
+    stages = pyramid_levels(spec.stages, finest or config.model.strides[0])
+    return Grid(tuple(Level(s.stride, s.offset, s.missing) for s in stages), spec.smallest)
 
 
 def listed(values: Sequence[float]) -> str:
@@ -128,37 +141,105 @@ def _train(data: DataSet) -> AnnotatedImages:
     return data.splits.get("train", AnnotatedImages.pack([]))
 
 
-def _choose_anchors(config: Config, train: AnnotatedImages) -> tuple[AnchorSet, str]:
-    """Choose anchors for the training boxes, and describe the choice."""
-    boxes, shapes = boxes_to_learn(train, config.data.side)
-    weights = f"model.weights={config.model.weights}"
-    own = _own_anchors(config.model.weights)
-    if not len(boxes):
-        chosen = own or STANDARD_ANCHORS
-        return chosen, f"{_named(chosen)}: no training box to fit them to"
+@dataclass(frozen=True)
+class _Fit:
+    """Anchors chosen for some levels of the pyramid.
 
-    grid = anchor_grid(config)
+    Attributes:
+        levels: Strides of the levels, pixels.
+        anchors: Scales and ratios.
+        reach: Shares of the training boxes that they reach at IoU 0.5 and 0.7.
+        line: What to say about the choice; empty where there was none.
+    """
+
+    levels: tuple[int, ...]
+    anchors: AnchorSet
+    reach: tuple[float, float]
+    line: str
+
+    def is_nearly(self, other: _Fit) -> bool:
+        """Whether the anchors reach nearly as many boxes as others."""
+        losses = (b - a for a, b in zip(self.reach, other.reach, strict=True))
+        return all(loss <= most for loss, most in zip(losses, MOST_LOST, strict=True))
+
+
+def _fit_grid(config: Config, train: AnnotatedImages) -> tuple[ModelOptions, list[str]]:
+    """Fit the levels of the pyramid and the anchors on them, as far as they are `auto`.
+
+    Returns:
+        The model's options with numbers, and a line for each thing that was fitted.
+    """
+    model = config.model
+    boxes = boxes_to_learn(train, config.data.side)
+    own = _own_anchors(model.weights) if model.anchors == "auto" else None
+    fitted = model.levels == "auto" and len(boxes[0])
+    levels = [LEVELS[i:] for i in range(FEWER + 1)] if fitted else [model.strides]
+    fits = [_choose_anchors(config, strides, own, *boxes) for strides in levels]
+    everything = fits[0]
+    fit = next(fit for fit in reversed(fits) if fit.is_nearly(everything))
+    (scales, ratios), lines = fit.anchors, [fit.line] if fit.line else []
+    if fit is not everything:
+        lines.append(
+            f"levels of strides {listed(fit.levels)}: with finer ones anchors would reach "
+            f"{_shares(everything.reach)}"
+        )
+    fixed = replace(model, anchors="fixed", anchor_scales=scales, anchor_ratios=ratios)
+    return replace(fixed, levels=fit.levels), lines
+
+
+def _choose_anchors(
+    config: Config,
+    levels: tuple[int, ...],
+    own: AnchorSet | None,
+    boxes: NDArray[np.float32],
+    shapes: NDArray[np.int32],
+) -> _Fit:
+    """Choose anchors on some levels for the training boxes, and describe the choice.
+
+    Args:
+        config: Configuration in force.
+        levels: Strides of the levels, pixels.
+        own: Anchors that the RPN of the pretrained weights was trained with, if any.
+        boxes: Boxes of `boxes_to_learn`.
+        shapes: Sizes of their images.
+    """
+    model = config.model
+    grid = anchor_grid(config, levels[0])
 
     def reach(anchors: AnchorSet) -> tuple[float, float]:
-        return recall(best_iou(boxes, shapes, Anchors(grid, *anchors)))
+        found = recall(best_iou(boxes, shapes, Anchors(grid, *anchors)))
+        return found if len(boxes) else (0.0, 0.0)
 
+    if model.anchors == "fixed":
+        given = model.anchor_scales, model.anchor_ratios
+        return _Fit(levels, given, reach(given), "")
+    before = own or STANDARD_ANCHORS
+    if not len(boxes):
+        line = f"{_named(before)}: no training box to fit them to"
+        return _Fit(levels, before, (0.0, 0.0), line)
     found = fit_anchors(boxes, shapes, grid)
     fitted = found.scales, found.ratios
-    before, after = (reach(anchors) for anchors in (own or STANDARD_ANCHORS, fitted))
+    reached, could = reach(before), reach(fitted)
+    weights = f"model.weights={model.weights}"
     others = f"those of {weights}" if own else "the standard ones"
-    if own and before[0] + WORTH >= after[0]:
-        return own, f"{_named(own)}, {others}: {_compared(before, 'fitted ones', after)}"
+    if own and reached[0] + WORTH >= could[0]:
+        line = f"{_named(own)}, {others}: {_compared(reached, 'fitted ones', could)}"
+        return _Fit(levels, own, reached, line)
     anew = f"; the RPN's outputs are new, as {others} are for other anchors" if own else ""
-    said = f"{_named(fitted)}, fitted to the data: {_compared(after, others, before)}{anew}"
-    return fitted, said
+    line = f"{_named(fitted)}, fitted to the data: {_compared(could, others, reached)}{anew}"
+    return _Fit(levels, fitted, could, line)
 
 
 def _compared(one: tuple[float, float], others: str, two: tuple[float, float]) -> str:
     """What anchors reach beside others, in words; shares of boxes at IoU 0.5 and 0.7."""
-    first, second = (
-        "{:.1f} % ({:.1f} %)".format(*(100 * r for r in reach)) for reach in (one, two)
+    return (
+        f"reach IoU 0.5 (0.7) for {_shares(one)} of the training boxes, {others} for {_shares(two)}"
     )
-    return f"reach IoU 0.5 (0.7) for {first} of the training boxes, {others} for {second}"
+
+
+def _shares(reach: tuple[float, float]) -> str:
+    """What anchors reach, in words."""
+    return "{:.1f} % ({:.1f} %)".format(*(100 * share for share in reach))
 
 
 def _named(anchors: AnchorSet) -> str:

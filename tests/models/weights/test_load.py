@@ -1,6 +1,7 @@
 """Weights put into a network: which tensor goes where, what is refused, what is said of it."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import timm
@@ -20,6 +21,7 @@ from detector.models.weights.files import Pretrained
 from detector.models.weights.load import find_pretrained, load_pretrained
 
 SMALL = ModelOptions(fpn_channels=8, head=HeadOptions(hidden=(16,)))
+COARSE = replace(SMALL, levels=(8, 16, 32, 64))
 PREDICTOR = "roi_heads.box_predictor."
 COCO_V1 = FasterRCNN_ResNet50_FPN_Weights.COCO_V1
 
@@ -192,6 +194,37 @@ def test_a_layer_is_loaded_whole_or_not_at_all():
     kept = before.keys() - loaded(network, before)
     assert {n for n in kept if "rpn" in n} == {f"rpn.head.conv.0.0.{p}" for p in ("weight", "bias")}
     assert report.groups["head"].names == ("roi_heads.box_predictor", "rpn.head.conv")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_levels_of_a_pyramid_are_matched_by_their_strides(wrapped):
+    # Levels of strides 8 to 64 compute the same without the finest one, in either direction.
+    torch.manual_seed(1)
+    whole = build_faster_rcnn("efficientnet_lite0", 2, options=SMALL).eval()
+    coarse = build_faster_rcnn("efficientnet_lite0", 2, options=COARSE).eval()
+    source = {f"module.{n}" if wrapped else n: t for n, t in whole.state_dict().items()}
+    report = load_pretrained(coarse, Pretrained("x", source))
+    x = torch.rand(1, 3, 96, 64)
+    with torch.no_grad():
+        expected, found = whole.backbone(x), coarse.backbone(x)
+    assert list(found) == ["0", "1", "2", "pool"]
+    for name, other in {"0": "1", "1": "2", "2": "3", "pool": "pool"}.items():
+        assert torch.equal(found[name], expected[other])
+    assert report.groups["neck"].random == 0
+    assert {name.removeprefix("module.") for name in report.left_out} == {
+        "backbone.fpn.inner_blocks.0",
+        "backbone.fpn.layer_blocks.0",
+    }
+
+    finer = build_faster_rcnn("efficientnet_lite0", 2, options=SMALL).eval()
+    report = load_pretrained(finer, Pretrained("x", coarse.state_dict()))
+    with torch.no_grad():
+        again = finer.backbone(x)
+    assert all(torch.equal(again[name], expected[name]) for name in ("1", "2", "3", "pool"))
+    assert report.groups["neck"].names == (
+        "backbone.fpn.inner_blocks.0",
+        "backbone.fpn.layer_blocks.0",
+    )
 
 
 def test_less_than_half_of_a_network_is_refused_and_nothing_is_loaded():

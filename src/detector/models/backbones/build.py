@@ -46,6 +46,7 @@ def build_backbone(
     out_channels: int = 256,
     norm: NormMode = "frozen",
     neck_norm: Callable[..., nn.Module] | None = None,
+    finest: int = 4,
 ) -> PyramidBackbone:
     """Build a backbone under its pyramid, with random weights and everything trainable.
 
@@ -55,9 +56,12 @@ def build_backbone(
         out_channels: Channels of every pyramid level.
         norm: How batch norms of the backbone behave (see `PyramidBackbone`).
         neck_norm: Norm after the pyramid's convolutions; None gives them biases instead.
+        finest: Stride of the pyramid's finest level, in pixels.
     """
     row = backbone_spec(name)
     network = build_network(row)
     adapt_first_convolution(network, in_channels)
     keep_depthwise_in_float32(network)
-    return PyramidBackbone(network, row.stages, out_channels, norm, row.channels_last, neck_norm)
+    return PyramidBackbone(
+        network, row.stages, out_channels, norm, row.channels_last, neck_norm, finest
+    )

@@ -36,7 +36,7 @@ class LevelNorm(nn.LayerNorm):
 
 
 class PyramidBackbone(nn.Module):
-    """A network cut into stages, with a feature pyramid over the last one of every stride from 4.
+    """A network cut into stages, with a feature pyramid over the last one of every stride.
 
     Batch norms follow `norm`: `frozen` never updates statistics or affine parameters, which suits
     detection's small batches; `eval_when_frozen` updates them in stages that are not frozen;
@@ -55,6 +55,7 @@ class PyramidBackbone(nn.Module):
         norm: How batch norms of the body behave.
         channels_last: Whether the stages' outputs are `(N, H, W, C)`.
         neck_norm: Norm after the pyramid's convolutions; None gives them biases instead.
+        finest: Stride of the pyramid's finest level, in pixels.
 
     Raises:
         ValueError: If the strides of the pyramid's stages do not double.
@@ -68,11 +69,12 @@ class PyramidBackbone(nn.Module):
         norm: NormMode = "frozen",
         channels_last: bool = False,
         neck_norm: Callable[..., nn.Module] | None = None,
+        finest: int = 4,
     ) -> None:
         super().__init__()
         self.stages = tuple(stages)
         self.norm = norm
-        levels = pyramid_levels(self.stages)
+        levels = pyramid_levels(self.stages, finest)
         self.levels = tuple(s.name for s in levels)
         # The pooled level has every other cell of the level below, beginning with the first.
         self.strides = (*(s.stride for s in levels), levels[-1].stride * 2)

@@ -58,13 +58,17 @@ def numbered_layers(*ends: int) -> list[str]:
     return [" ".join(f"features.{i}" for i in range(*cut)) for cut in pairwise((0, *ends))]
 
 
-def pyramid_levels(stages: Sequence[Stage]) -> list[Stage]:
-    """Choose the inputs of the feature pyramid: the last stage of every stride from 4.
+def pyramid_levels(stages: Sequence[Stage], finest: int = 4) -> list[Stage]:
+    """Choose the inputs of the feature pyramid: the last stage of every stride from the finest.
+
+    Args:
+        stages: Stages of the network, from the image upwards.
+        finest: Stride of the finest level, in pixels.
 
     Raises:
         ValueError: If the strides do not double from level to level.
     """
-    last = {s.stride: s for s in stages if s.stride >= 4}
+    last = {s.stride: s for s in stages if s.stride >= finest}
     levels = list(last.values())
     strides = [s.stride for s in levels]
     if any(b != 2 * a for a, b in pairwise(strides)):

@@ -22,6 +22,7 @@ from detector.models.weights.sources import imagenet_weights, torchvision_coco
 BODY = "backbone.body."  # prefix of a classification network's own names
 PREDICTOR = "roi_heads.box_predictor."
 RPN_OUTPUTS = ("rpn.head.cls_logits.", "rpn.head.bbox_pred.")
+PYRAMID = re.compile(r"fpn\.(?:inner|layer)_blocks\.(\d+)")  # and the number of a level
 WRAPPERS = ("module.", "network.", "model.", "backbone.")  # prefixes of names, in any order
 MOST_WRAPPINGS = 20  # real files have fewer
 ENOUGH = 0.5  # smallest share of the network's numbers that a file of it must have
@@ -71,7 +72,9 @@ def load_pretrained(
     """
     state, target = pretrained.state, network.state_dict()
     kernel = f"{BODY}{first_convolution(network.backbone.body)}.weight"
-    fits = [(reading, _fitting(reading, state, target, kernel)) for reading in _readings(state)]
+    finer = _levels(state) - _levels(target)
+    readings = _readings(state, finer)
+    fits = [(reading, _fitting(reading, state, target, kernel)) for reading in readings]
     reading, found = max(fits, key=lambda pair: _numbers(pair[1]))
     _refuse_too_little(pretrained, reading, found, target)
     for name, value in found.items():
@@ -91,9 +94,14 @@ def load_pretrained(
     return report(network, pretrained, reading, found)
 
 
-def _readings(state: State) -> Iterator[dict[str, str]]:
-    """Yield the possible mappings from the network's names of tensors to the file's."""
-    for names in _unwrapped({_modern(name): name for name in state}):
+def _readings(state: State, finer: int) -> Iterator[dict[str, str]]:
+    """Yield the possible mappings from the network's names of tensors to the file's.
+
+    Args:
+        state: The file's tensors.
+        finer: Number of levels below the finest one of the network that the file's pyramid has.
+    """
+    for names in _unwrapped({_at_level(_modern(name), finer): name for name in state}):
         yield names
         yield {f"{BODY}{name}": file for name, file in names.items()}
 
@@ -117,6 +125,17 @@ def _modern(name: str) -> str:
     name = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$", r"\1\2", name)
     name = re.sub(r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
     return re.sub(r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2", name)
+
+
+def _levels(state: State) -> int:
+    """Number of levels of the pyramid in a file or a network; they end with the same one."""
+    numbers = {found[1] for name in state if (found := PYRAMID.search(name))}
+    return len(numbers)
+
+
+def _at_level(name: str, finer: int) -> str:
+    """Return the name that a tensor has in a pyramid with so many fewer fine levels."""
+    return PYRAMID.sub(lambda found: f"{found[0][: -len(found[1])]}{int(found[1]) - finer}", name)
 
 
 def _fitting(reading: Mapping[str, str], state: State, target: State, kernel: str) -> State:
