@@ -40,7 +40,7 @@ reader = CocoReader(Folder(Path(sys.argv[1])), {"train": None, "val": None, "tes
 raw = reader.read("train")
 infos = {i: ImageInfo(w, h, 1) for i, (h, w) in zip(raw.images, raw.sizes.tolist(), strict=True)}
 classes = choose_classes(reader, {"train": raw}, None)
-images = Validator(reader, infos, classes, "x").validate("train", raw).images
+images = Validator(reader, infos, classes, "x", 3).validate("train", raw).images
 seconds = time.perf_counter() - started
 print(json.dumps([seconds, peak() - before, len(images), len(images.boxes)]))
 """
@@ -133,7 +133,7 @@ def read(code: str, root: Path) -> list[float]:
 
 def read_all(images: object, results: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
     """A worker: touch every box, as an epoch does."""
-    total = sum(float(image.boxes.sum()) for image in images)  # type: ignore[attr-defined]
+    total = sum(float(image.boxes.sum()) for image in images)  # type: ignore[attr-defined, misc]
     results.put((total, psutil.Process().memory_full_info().uss / 2**20))
 
 
@@ -150,7 +150,8 @@ def workers_memory(count: int, boxes: int) -> tuple[float, list[float]]:
         labels=np.ones(boxes, np.int64),
         ignore=np.zeros(boxes, bool),
     )
-    packed = sum(array.nbytes for array in vars(images).values()) / 2**20
+    arrays = [array for array in vars(images).values() if array is not None]
+    packed = sum(array.nbytes for array in arrays) / 2**20
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     idle = context.Process(target=read_all, args=([], results))
