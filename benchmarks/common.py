@@ -36,6 +36,8 @@ class Figure:
         spread: How far the rounds' ratios are apart: (largest - smallest) / median.
         what: One line: what is compared, at which sizes.
         target: The ratio that is wanted, if any.
+        bound_s: The least seconds that ours could take, median of the rounds; None: not known.
+        bound_by: What takes them, in a few words.
     """
 
     ratio: float
@@ -44,10 +46,18 @@ class Figure:
     spread: float
     what: str
     target: float | None = None
+    bound_s: float | None = None
+    bound_by: str = ""
 
     @classmethod
     def of(
-        cls, ours: Sequence[float], peer: Sequence[float], what: str, target: float | None = None
+        cls,
+        ours: Sequence[float],
+        peer: Sequence[float],
+        what: str,
+        target: float | None = None,
+        bound: Sequence[float] = (),
+        bound_by: str = "",
     ) -> Figure:
         """The figure of some rounds.
 
@@ -56,6 +66,8 @@ class Figure:
             peer: Seconds of the same rounds.
             what: As the attribute.
             target: As the attribute.
+            bound: The least seconds that ours could take, of the same rounds; empty: not known.
+            bound_by: As the attribute.
         """
         ratios = [b / a for a, b in zip(ours, peer, strict=True)]
         middle = statistics.median(ratios)
@@ -66,7 +78,33 @@ class Figure:
             spread=(max(ratios) - min(ratios)) / middle,
             what=what,
             target=target,
+            bound_s=statistics.median(bound) if bound else None,
+            bound_by=bound_by,
         )
+
+    @property
+    def bound(self) -> float | None:
+        """The ratio if ours took only `bound_s`: it can be no larger on this machine."""
+        return None if self.bound_s is None else self.peer_s / self.bound_s
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What bounds a ratio: work that ours cannot do without.
+
+    Attributes:
+        work: That alone, or something that takes as long in a known proportion.
+        by: What it is, in a few words; the page names all figures of the same words together.
+        times: How many times as long as the work ours takes at least.
+    """
+
+    work: Callable[[], object]
+    by: str
+    times: float = 1.0
+
+    def seconds(self) -> float:
+        """The least seconds that ours could take, measured once."""
+        return self.times * seconds(self.work)
 
 
 @dataclass(frozen=True)
@@ -93,6 +131,7 @@ def compare(
     what: str,
     target: float | None = None,
     count: int = 1,
+    bound: Bound | None = None,
 ) -> Figure:
     """Run the two in turn, so that what else the machine does meets both.
 
@@ -104,9 +143,29 @@ def compare(
         what: As in `Figure`.
         target: As in `Figure`.
         count: Things that a call does; the figure's seconds are those of one.
+        bound: Measured in each round too; its seconds are those of a call of ours.
     """
-    pairs = [(seconds(ours) / count, seconds(peer) / count) for _ in range(warmup + rounds)]
-    return Figure.of(*zip(*pairs[warmup:], strict=True), what, target)
+    return _in_turn(
+        lambda: seconds(ours), lambda: seconds(peer), rounds, warmup, what, target, count, bound
+    )
+
+
+def _in_turn(
+    ours: Callable[[], float],
+    peer: Callable[[], float],
+    rounds: int,
+    warmup: int,
+    what: str,
+    target: float | None,
+    count: int,
+    bound: Bound | None,
+) -> Figure:
+    """As `compare`, of two that tell their seconds."""
+    sides = [ours, peer, *([bound.seconds] if bound else [])]
+    took = [[side() / count for side in sides] for _ in range(warmup + rounds)][warmup:]
+    of_ours, of_peer, *least = zip(*took, strict=True)
+    of_bound = least[0] if least else ()
+    return Figure.of(of_ours, of_peer, what, target, of_bound, bound.by if bound else "")
 
 
 Work = Callable[[], object]
@@ -187,6 +246,7 @@ def compare_processes(
     what: str,
     target: float | None = None,
     count: int = 1,
+    bound: Bound | None = None,
 ) -> Figure:
     """As `compare`, each side in a process of its own, in turn.
 
@@ -198,10 +258,10 @@ def compare_processes(
         what: As in `compare`.
         target: As in `compare`.
         count: As in `compare`.
+        bound: As in `compare`, in this process.
     """
     with Worker(ours) as a, Worker(peer) as b:
-        pairs = [(a.seconds() / count, b.seconds() / count) for _ in range(warmup + rounds)]
-    return Figure.of(*zip(*pairs[warmup:], strict=True), what, target)
+        return _in_turn(a.seconds, b.seconds, rounds, warmup, what, target, count, bound)
 
 
 def median_seconds(work: Callable[[], object], rounds: int, warmup: int = 2) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from common import Report, compare_processes
+from limit import at_most, multiply_adds
 from networks import make_batch, our_detection, torchvision_detection
 
 
@@ -22,12 +23,16 @@ def measure(quick: bool) -> Report:
     figures = {}
     for name, count, target in (("inference", 1, 5.0), ("inference_batch", 4, None)):
         batch = make_batch(count, height, width)
+        ours = partial(our_detection, batch)
+        total = multiply_adds(ours())
         figures[name] = compare_processes(
-            partial(our_detection, batch),
+            ours,
             partial(torchvision_detection, batch),
             rounds,
-            what=f"detection, an image in a batch of {count}; ResNet-50 FPN, {height}x{width}",
+            what=f"detection, an image in a batch of {count}; ResNet-50 FPN, {height}x{width}, "
+            f"{total / count / 1e9:.1f} billion multiply-adds",
             target=target,
             count=count,
+            bound=at_most(total),
         )
     return Report(figures)

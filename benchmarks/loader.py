@@ -6,7 +6,8 @@ ours are uint8, to be scaled on the device.
 
 `loader` and `loader_ram_cache` (from the second epoch on, which does without decoding) are those of
 one thread, as in a loader's worker; `loader_workers` is that of whole loaders with two workers,
-collated batches as they arrive.
+collated batches as they arrive. Each is bounded by what is left if all else took no time: decoding
+the bytes of a JPEG, or copying its pixels.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from common import Figure, Report, compare, one_thread, seconds
+from common import Bound, Figure, Report, compare, one_thread, seconds
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
@@ -157,7 +158,32 @@ def one_by_one(
 
     kept = ", `data.cache=ram`" if cache == "ram" else ""
     what = f"load an image, one thread{kept}: {described(images)}; torchvision's reference (PIL)"
-    return compare(ours, peer, rounds, what=what, target=target, count=count)
+    bound = Bound(decoding(images), "OpenCV's decoding of the JPEG, from memory")
+    if cache == "ram":
+        bound = Bound(copying(images), "a copy of the decoded pixels")
+    return compare(ours, peer, rounds, what=what, target=target, count=count, bound=bound)
+
+
+def decoding(images: AnnotatedImages) -> Callable[[], None]:
+    """Decode every image once, and do nothing else; the files have been read."""
+    contents = [np.fromfile(str(path), np.uint8) for path in images.paths]
+
+    def work() -> None:
+        for content in contents:
+            cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+
+    return work
+
+
+def copying(images: AnnotatedImages) -> Callable[[], None]:
+    """Copy the pixels of every image once; they have been decoded."""
+    decoded = [read_image(Path(str(path))) for path in images.paths]
+
+    def work() -> None:
+        for pixels in decoded:
+            pixels.copy()
+
+    return work
 
 
 def whole_loaders(images: AnnotatedImages, rounds: int, passes: int) -> Figure:
@@ -182,6 +208,11 @@ def whole_loaders(images: AnnotatedImages, rounds: int, passes: int) -> Figure:
         rounds,
         what=f"{what}; torchvision's reference (PIL) in a DataLoader",
         count=len(many),
+        bound=Bound(
+            decoding(images),
+            f"OpenCV's decoding of the JPEG, from memory, by {WORKERS} processes at once",
+            passes / WORKERS,
+        ),
     )
 
 

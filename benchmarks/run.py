@@ -7,7 +7,8 @@ Without names, all are run but those in `ON_REQUEST`.
 
 After each benchmark the JSON file is written. What it holds of other benchmarks stays, so that a
 run that was interrupted goes on when the rest is named. The tables in docs/performance.md are made
-from that file, without what was measured with `--quick`.
+from that file, without what was measured with `--quick`. Beside a ratio stands its bound,
+measured in the same rounds: what the ratio can be at most on this machine.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
         for state in ("frozen", "partial", "full")
         for peer in ("", "_detectron2")
     ),
-    "limit": tuple(f"limit_{state}" for state in ("frozen", "partial", "full")),
     "inference": ("inference", "inference_batch"),
     "switches": (),
     "memory": (),
@@ -142,18 +142,19 @@ def page(results: Results) -> str:
     for name, entry in whole.items():
         measured.setdefault((entry["date"], entry["machine"]), []).append(name)
     parts = [f"{day}, {', '.join(names)}: {on}" for (day, on), names in measured.items()]
-    rows = [
-        _row(key, results[key])
+    figures = {
+        key: _figure(results[key])
         for name in whole
         for key in BENCHMARKS[name]
         if "ratio" in results.get(key, {})
-    ]
+    }
     head = [
-        "| what | ours | peer | ratio | rounds differ by | wanted |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| what | ours | peer | ratio | bound | rounds differ by | wanted |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
-    if rows:
-        parts.append("\n".join(head + rows))
+    if figures:
+        parts.append("\n".join(head + [_row(*item) for item in figures.items()]))
+    parts += _bounds(figures)
     parts += [entry["tables"].strip() for entry in whole.values() if entry["tables"]]
     return "\n\n".join(parts)
 
@@ -177,14 +178,35 @@ def between_markers(text: str, content: str, first: str = START, last: str = END
     return f"{before}{first}\n\n{content}\n\n{last}{after}"
 
 
-def _row(name: str, entry: dict[str, Any]) -> str:
+def _figure(entry: dict[str, Any]) -> Figure:
+    """The comparison in an entry; one of an older file has no bound."""
+    return Figure(**{key: entry[key] for key in Figure.__dataclass_fields__ if key in entry})
+
+
+def _bounds(figures: dict[str, Figure]) -> list[str]:
+    """What bounds the ratios, as a paragraph and a list; nothing if no bound is known."""
+    names: dict[str, list[str]] = {}
+    for name, figure in figures.items():
+        if figure.bound is not None:
+            names.setdefault(figure.bound_by, []).append(f"`{name}`")
+    if not names:
+        return []
+    said = (
+        "The bound is the ratio if ours took only the time of the following, which it cannot do "
+        "without, measured in the same rounds. What else it has to do is not counted, so some "
+        "bounds are far from what can be reached:"
+    )
+    return [said, "\n".join(f"- {', '.join(every)}: {by}" for by, every in names.items())]
+
+
+def _row(name: str, figure: Figure) -> str:
     """One comparison as a row of the table."""
-    figure = Figure(**{key: entry[key] for key in Figure.__dataclass_fields__})
     cells = (
         f"`{name}`: {figure.what}",
         _time(figure.ours_s),
         _time(figure.peer_s),
         f"{figure.ratio:.2f}",
+        "" if figure.bound is None else f"{figure.bound:.2f}",
         f"{figure.spread:.0%}",
         "" if figure.target is None else f"{figure.target:g}",
     )
@@ -196,7 +218,10 @@ def _line(figure: Figure) -> str:
     ours, peer = _time(figure.ours_s), _time(figure.peer_s)
     wanted = "" if figure.target is None else f", wanted {figure.target:g}"
     spread = f"rounds differ by {figure.spread:.0%}"
-    return f"ours {ours}, peer {peer}, ratio {figure.ratio:.2f} ({spread}{wanted})"
+    ratio, by = f"{figure.ratio:.2f}", ""
+    if figure.bound is not None:
+        ratio, by = f"{ratio} of at most {figure.bound:.2f}", f"; bound by {figure.bound_by}"
+    return f"ours {ours}, peer {peer}, ratio {ratio} ({spread}{wanted}){by}"
 
 
 def _time(value: float) -> str:

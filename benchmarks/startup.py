@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from common import Report, compare
+from common import Bound, Report, compare
 
 
 def measure(quick: bool) -> Report:
@@ -20,6 +20,9 @@ def measure(quick: bool) -> Report:
         rounds=2 if quick else 9,
         what="`python -m detector.train --help`, wanted in at most 2.5 s; "
         "`import torch, torchvision, lightning`",
+        bound=Bound(
+            process("-c", "import hydra"), "Python and `import hydra`, which composes the help"
+        ),
     )
     return Report({"startup": figure})
 

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from functools import partial
 
 from common import Figure, Report, compare_processes
+from limit import at_most, multiply_adds
 from networks import TRAINED, Batch, make_batch, our_step, torchvision_step
 
 HEIGHT, WIDTH, IMAGES = 480, 640, 2
 TARGETS = {"frozen": 4.0, "partial": 3.0, "full": None}
+WANTED = {"frozen": " (wanted in at most 1.5 times the bound's time)"}
 SAID = {
     "frozen": "backbone frozen",
     "partial": "the backbone's upper three stages trained",
@@ -32,14 +34,19 @@ def measure(quick: bool) -> Report:
     batch = make_batch(IMAGES, height, width)
     sizes = f"ResNet-50 FPN, {IMAGES} images of {height}x{width}"
     figures: dict[str, Figure] = {}
+    counts: dict[str, int] = {}
     for state, trained in TRAINED.items():
         ours = partial(our_step, trained, batch)
+        counts[f"multiply_adds_{state}"] = count = multiply_adds(ours())
+        bound = at_most(count)
         figures[f"step_{state}"] = compare_processes(
             ours,
             partial(torchvision_step, trained, batch),
             rounds,
-            what=f"training step, {SAID[state]}; {sizes}",
+            what=f"training step, {SAID[state]}; {sizes}, {count / 1e9:.0f} billion multiply-adds"
+            f"{WANTED.get(state, '')}",
             target=TARGETS[state],
+            bound=bound,
         )
         if importlib.util.find_spec("detectron2"):
             figures[f"step_{state}_detectron2"] = compare_processes(
@@ -47,9 +54,10 @@ def measure(quick: bool) -> Report:
                 partial(detectron2_step, trained, batch),
                 rounds,
                 what=f"the same beside detectron2, {SAID[state]}",
+                bound=bound,
             )
     ratio, text = _thawed(quick)
-    return Report(figures, text, {"efficientnet_lite0_thawed_over_frozen": ratio})
+    return Report(figures, text, {"efficientnet_lite0_thawed_over_frozen": ratio, **counts})
 
 
 def _thawed(quick: bool) -> tuple[float, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import run
+from common import Figure, Report
 
 MODULES = sorted(path.stem for path in Path(run.__file__).parent.glob("*.py"))
 
@@ -23,8 +24,28 @@ def test_figures_are_measured_written_and_kept_off_the_page(tmp_path, monkeypatc
     before, file = run.PAGE.read_text(), tmp_path / "figures.json"
     assert run.main(["bootstrap", "--quick", "--json", str(file)]) == 0
     assert "bootstrap" in json.loads(file.read_text())
-    assert "bootstrap" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "bootstrap: ours" in shown
+    assert "of at most" in shown
     assert run.PAGE.read_text() == before
+
+
+def test_the_bound_of_a_ratio_stands_beside_it_on_the_page():
+    figure = Figure.of([1.0, 1.0], [2.0, 2.0], "x", bound=[0.5, 0.5], bound_by="a copy of it")
+    results: run.Results = {}
+    run.keep(results, "startup", Report({"startup": figure}), quick=False)
+    assert "| 2.00 | 4.00 |" in run.page(results)
+    assert "- `startup`: a copy of it" in run.page(results)
+
+
+def test_figures_of_a_file_from_before_there_were_bounds_are_still_shown():
+    results: run.Results = {}
+    figure = Figure.of([1.0, 1.0], [2.0, 2.0], "x")
+    run.keep(results, "startup", Report({"startup": figure}), quick=False)
+    for name in ("bound_s", "bound_by"):
+        del results["startup"][name]
+    assert "| 2.00 |  |" in run.page(results)
+    assert "bound is" not in run.page(results)
 
 
 @pytest.mark.parametrize("page", ["performance", "transfer"])
