@@ -65,23 +65,32 @@ def phase(name: str, epochs: int, lowest: int) -> str:
     )
 
 
+# How backbone=efficientnet_lite0 was before its pyramid, head, levels and batches were chosen by
+# these figures.
+BEFORE = (
+    "model.fpn_channels=128",
+    "model.head.width=512",
+    "model.levels=[4,8,16,32,64]",
+    "model.anchors=fixed",
+    "data.batch_size=4",
+)
 # What is typed beside the data.
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "before": ("model.anchors=fixed", "model.levels=[4,8,16,32,64]"),
+    "before": BEFORE,
     "default": (),
-    "all levels": ("model.levels=[4,8,16,32,64]",),
-    "pyramid of 96": ("model.fpn_channels=96",),
-    "pyramid of 64": ("model.fpn_channels=64",),
-    "head of 256": ("model.head.width=256",),
-    "500 proposals": ("model.rpn_top_n_train=500",),
-    "fewer samples": ("model.rpn_batch_per_image=128", "model.box_batch_per_image=64"),
+    "all levels": BEFORE[2:3],
+    "standard anchors": BEFORE[3:4],
+    "pyramid of 128": BEFORE[:1],
+    "head of 512": BEFORE[1:2],
+    "batches of 4": BEFORE[4:],
+    "2000 proposals": ("model.rpn_top_n_train=2000",),
+    "half the samples": ("model.rpn_batch_per_image=128", "model.box_batch_per_image=64"),
     "image_size=auto": ("data.image_size=auto",),
-    "images of 320": ("data.image_size=320",),
     "images of 256": ("data.image_size=256",),
-    "batches of 2": ("data.batch_size=2",),
+    "images of 320": ("data.image_size=320",),
+    "no augmentation": ("augment=none",),
     "all trained": ("finetune=full",),
     "upper stages trained": (f"finetune.phases=[{phase('upper', 12, 2)}]",),
-    "pyramid of 64, head of 256": ("model.fpn_channels=64", "model.head.width=256"),
 }
 
 

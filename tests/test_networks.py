@@ -61,12 +61,12 @@ def test_heads_and_versions_are_keys():
 def test_a_small_network_takes_any_head_that_is_typed():
     config = in_force(ask("train", "backbone=efficientnet_lite0", "model/head=conv_average"))
     assert config.model.head.hidden == ()
-    assert config.model.fpn_channels == 128
+    assert config.model.fpn_channels == 64
     slim = ask("train", "backbone=efficientnet_lite0", "model=faster_rcnn_v2")
     config = in_force(slim)
-    assert (config.model.head.convs, config.model.head.hidden) == ((256,) * 4, (512,))
+    assert (config.model.head.convs, config.model.head.hidden) == ((256,) * 4, (256,))
     config = in_force(ask("train", "backbone=efficientnet_lite0"))
-    assert config.model.head.hidden == (512, 512)
+    assert config.model.head.hidden == (256, 256)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_help_fits_on_two_screens(command):
 
 def test_help_shows_description_type_default_and_choices():
     lines = " ".join(text("train").split())
-    assert "data.batch_size=4 Images per step and device. [at least 1]" in lines
+    assert "data.batch_size=2 Images per step and device. [at least 1]" in lines
     assert "trainer.accelerator=auto Kind of device. [one of auto, cpu, gpu, mps]" in lines
     assert "optim=adamw adamw, sgd" in lines
     assert "+experiment=NAME coco, trees, voc" in lines

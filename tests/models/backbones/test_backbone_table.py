@@ -40,7 +40,7 @@ def test_a_row_has_its_name_and_a_description(name):
     [
         ("resnet50", (256, 1024, 1000, "imagenet", "frozen")),
         ("zfnet", (256, 1024, 1000, "none", "train")),  # finetune=scratch
-        ("efficientnet_lite0", (128, 512, 500, "imagenet", "frozen")),
+        ("efficientnet_lite0", (64, 256, 500, "imagenet", "frozen")),
     ],
 )
 def test_a_backbone_brings_its_settings(name, expected):
@@ -51,8 +51,8 @@ def test_a_backbone_brings_its_settings(name, expected):
 
 
 def test_what_is_typed_counts_more_than_the_settings_of_a_backbone():
-    config = composed("backbone=efficientnet_lite0", "model.fpn_channels=64")
-    assert config.model.fpn_channels == 64
+    config = composed("backbone=efficientnet_lite0", "model.fpn_channels=96")
+    assert config.model.fpn_channels == 96
 
 
 def test_a_new_row_is_a_choice_that_is_checked_and_built(monkeypatch):

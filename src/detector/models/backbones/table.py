@@ -177,8 +177,8 @@ _ROWS = (
         mean=HALF,
         std=HALF,
         settings={
-            "model.fpn_channels": 128,
-            "model.head.width": 512,
+            "model.fpn_channels": 64,
+            "model.head.width": 256,
             "model.rpn_top_n_train": 500,
             "model.rpn_top_n_test": 500,
             "model.box_batch_per_image": 128,
