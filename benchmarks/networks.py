@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -165,7 +166,12 @@ def detection(network: nn.Module, images: list[Tensor], *, mixed: bool) -> Calla
 
 
 def mixed_dtype() -> torch.dtype | None:
-    """What `trainer.precision=auto` means on this machine's processor; None: float32."""
+    """What `trainer.precision=auto` means on this machine's processor; None: float32.
+
+    Where `ONEDNN_MAX_CPU_ISA` stands for a processor without bf16 instructions, it is float32.
+    """
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2"):
+        return None
     return torch.bfloat16 if precision("auto", "cpu") == "bf16-mixed" else None
 
 

@@ -4,6 +4,7 @@ import csv
 import errno
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +36,7 @@ from detector.core.errors import RequestError
 from detector.core.run_folder import RunFolder
 from detector.evaluation import reference
 from detector.pipeline import build, load_data
+from detector.pipeline.dry_run import phase_table
 from detector.training.checkpoint import read_trained_on
 from detector.training.run_checkpoints import RunCheckpoints
 
@@ -416,6 +418,10 @@ def test_a_run_of_limited_time_ends_with_a_validated_epoch_and_says_what_is_left
     assert [phase["name"] for phase in phases] == ["heads", "top"]
     assert epochs(out)[-1]["val/map"]
     assert "the evaluation takes about" in caplog.text
+    # By its pace the next dry run says how many epochs that is, also where much is `auto`.
+    limit = "trainer.max_minutes=0.05"
+    table = phase_table(in_force(ask("train", *TINY, f"data.root={voc_root}", PHASES, limit)))
+    assert re.search(r"% of 0\.05 min: [0-9.e+]+ *epochs", " ".join(" ".join(table).split()))
 
 
 def test_a_class_list_of_the_checkpoint_judges_other_data(run, tmp_path, voc_root):

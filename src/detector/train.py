@@ -79,6 +79,7 @@ class Prepared:
 
     Attributes:
         config: Configuration in force.
+        asked: The configuration before what is auto was fitted to the data, as a dry run has it.
         fitted: What was fitted to the data set, a line each.
         schedule: Phases of the training.
         data: The data set.
@@ -87,6 +88,7 @@ class Prepared:
     """
 
     config: TrainKeys
+    asked: TrainKeys
     fitted: list[str]
     schedule: Schedule
     data: DataSet
@@ -122,8 +124,9 @@ def prepare(cfg: DictConfig) -> Prepared | None:
     resumed = checkpoint_path("train", config.ckpt) if config.ckpt else None
     if resumed is not None:
         refuse_other_data(config, data, resumed)
-    config, fitted = fitting.fit(config, data)
-    return Prepared(config, fitted, schedule, data, resumed, typed_command("train", cfg.overrides))
+    fixed, fitted = fitting.fit(config, data)
+    command = typed_command("train", cfg.overrides)
+    return Prepared(fixed, config, fitted, schedule, data, resumed, command)
 
 
 def refuse_other_data(config: Config, data: DataSet, resumed: Path) -> None:
@@ -292,7 +295,7 @@ def _fit(prepared: Prepared, training: _Training, folder: RunFolder) -> None:
         if seconds := training.rows.evaluation_seconds(trainer):
             log.info("the evaluation takes about %s", in_words(seconds))
         rows = training.rows.rows()
-        remember_pace(prepared.config, finetuning.progress, rows, prepared.schedule.phases)
+        remember_pace(prepared.asked, finetuning.progress, rows, prepared.schedule.phases)
         write_history(
             folder,
             prepared.schedule,

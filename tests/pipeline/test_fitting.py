@@ -218,3 +218,20 @@ def test_without_a_training_box_all_levels_are_kept(anchors):
 def test_typed_levels_stay():
     large = data_of(image(*[(100, 100)] * 30))
     assert levels_of(large, "model.levels=[4,8,16,32,64]")[0] == LEVELS
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [[(30, 60)], [(50, 50)] * 40, [(3000, 2000)], [(1, 1)], [(512, 512)]],
+    ids=["one", "of one size", "larger than the image", "a pixel", "the whole image"],
+)
+def test_levels_and_anchors_fit_any_boxes(boxes):
+    data = data_of(image(*boxes))
+    levels, lines = levels_of(data)
+    assert levels in (LEVELS, LEVELS[1:], LEVELS[2:])
+    assert lines[0].startswith("anchors of scales")
+    config, _ = fit(config_of(f"model.levels={list(levels)}"), data)
+    everything, _ = fit(config_of(), data)
+    one, most = (reach(c, data, anchors_of(c)) for c in (config, everything))
+    assert one[0] >= most[0] - 0.015
+    assert one[1] >= most[1] - 0.25

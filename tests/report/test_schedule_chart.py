@@ -90,7 +90,7 @@ def test_without_a_restore_the_line_goes_on_from_the_epoch_before():
 def test_a_restored_epoch_without_a_score_is_named_alone():
     top, _ = figure(scores={4: 0.1}, best_epoch=4).axes
     assert "restored" not in labels(top)
-    assert "top\nrestored epoch 2\nended: max epochs" in texts(top)
+    assert "top\nrestored epoch 2\nended: full length" in texts(top)
 
 
 def test_phases_are_shaded_in_turn_in_both_panels():

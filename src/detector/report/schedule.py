@@ -168,7 +168,8 @@ def _title(phase: ShadedPhase) -> list[str]:
     if phase.restored_epoch is not None:
         lines.append(f"restored epoch {phase.restored_epoch + 1}")
     if phase.ended:
-        lines.append(f"ended: {phase.ended.replace('_', ' ')}")
+        full = phase.ended == "max_epochs"  # also where the run's time set the length
+        lines.append(f"ended: {'full length' if full else phase.ended}")
     return lines
 
 
