@@ -347,21 +347,23 @@ def _panel(axis: Any, found: Sequence[Point]) -> None:
     """Draw the points of one data set on one kind of processor."""
     best = [point for point in found if point.best]
     axis.plot([p.seconds for p in best], [p.ap50 for p in best], color="#c9a227", lw=1.5, zorder=1)
+    several = len({point.runs[0].epochs_asked for point in found}) > 1
     for point in found:
-        scores = [r.ap50 for r in point.runs]
+        scores, first = [r.ap50 for r in point.runs], point.runs[0]
         colour = "#2a6f97" if point.best else "#8a8a8a"
         axis.plot([point.seconds] * 2, [min(scores), max(scores)], color=colour, lw=1, alpha=0.5)
         axis.plot(point.seconds, point.ap50, "o", color=colour, ms=5)
         axis.annotate(
-            f"{point.runs[0].setting} x{point.runs[0].epochs_asked}",
+            f"{first.setting}, {first.epochs_asked} epochs" if several else first.setting,
             (point.seconds, point.ap50),
-            xytext=(5, 4),
+            xytext=(0, 5),
             textcoords="offset points",
+            ha="center",
             size=6.5,
             color=colour,
         )
     axis.set_xlim(left=0)
-    axis.margins(x=0.2)
+    axis.margins(x=0.1, y=0.1)
     axis.tick_params(labelsize=8)
     axis.grid(color="#e5e5e5", lw=0.7)
     for side in ("top", "right"):

@@ -334,7 +334,9 @@ def summary(result: Outcome) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and extremes, to three digits after the point."""
+    """Mean and extremes, to three digits after the point; a single value alone."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
     return f"{statistics.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})"
 
 
