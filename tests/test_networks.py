@@ -79,6 +79,7 @@ def test_a_small_network_takes_any_head_that_is_typed():
         (["model.head.hidden=[1000000000]"], "model.head.hidden[0]=1000000000: expected 1..16384"),
         (["model.head.convs=[10000000]"], "model.head.convs[0]=10000000: expected 1..4096"),
         (["model.head.width=100000000"], "model.head.width=100000000: expected 1..16384"),
+        (["model.levels=[8,16]"], "model.levels=[8, 16]: expected auto, [4,8,16,32,64], [8,16,32"),
         (["model.fpn_channels=100000000"], "model.fpn_channels=100000000: expected 1..4096"),
         (["backbone=timm", "backbone.name=resnt18"], "did you mean resnet18"),
         (["backbone=timm", "backbone.name=resnt18", "model.weights=none"], "did you mean resnet18"),

@@ -15,6 +15,7 @@ WEIGHTS = ("imagenet", "coco", "none")
 AnchorSet = tuple[tuple[float, ...], tuple[float, ...]]  # scales and ratios
 FEWEST_DETECTIONS = 100  # in an image, where detections_per_image is auto
 LEVELS = (4, 8, 16, 32, 64)  # strides of the pyramid's levels, pixels
+LEVELS_WANTED = "auto, [4,8,16,32,64], [8,16,32,64] or [16,32,64]"
 STANDARD_ANCHORS: AnchorSet = ((8.0,), (0.5, 1.0, 2.0))  # torchvision's
 # Larger layers would not fit into memory.
 MAX_CHANNELS, MAX_WIDTH = 4096, 16384
@@ -101,7 +102,7 @@ class ModelOptions:
     """Channels of every level of the feature pyramid."""
     levels: Annotated[
         Literal["auto"] | tuple[Int, ...],
-        Wanted("auto, [4,8,16,32,64], [8,16,32,64] or [16,32,64]"),
+        Wanted(LEVELS_WANTED),
         fixed("network"),
     ] = LEVELS
     """Strides of the feature pyramid's levels, pixels; auto: without fine ones that the training
@@ -158,9 +159,8 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         """Check the levels, and that nobody gave numbers that fitting would replace."""
-        wanted = "auto, or all strides from 4, 8 or 16 up to 64, such as [8,16,32,64]"
         good = self.strides in (LEVELS, LEVELS[1:], LEVELS[2:])
-        require(good, "model.levels", list(self.strides), wanted)
+        require(good, "model.levels", list(self.strides), LEVELS_WANTED)
         numbers = {"scales": self.anchor_scales, "ratios": self.anchor_ratios}
         for (name, given), standard in zip(numbers.items(), STANDARD_ANCHORS, strict=True):
             wanted = "nothing beside model.anchors=auto, which fits it; or model.anchors=fixed"
