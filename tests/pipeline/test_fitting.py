@@ -203,11 +203,11 @@ def test_fine_levels_are_left_out_where_no_box_needs_them():
     assert levels_of(SMALL)[0] == LEVELS
 
 
-def test_levels_are_fitted_to_anchors_that_are_fixed():
+@pytest.mark.parametrize("scale", [6.2, 32])
+def test_with_typed_anchors_all_levels_are_kept(scale):
     large = data_of(image(*[(100, 100)] * 30))
-    for scale, expected in ((25, LEVELS), (12.5, LEVELS[1:]), (6.2, LEVELS[2:])):
-        typed = "model.anchors=fixed", f"model.anchor_scales=[{scale}]"
-        assert levels_of(large, *typed)[0] == expected
+    assert levels_of(large)[0] == LEVELS[2:]
+    assert levels_of(large, f"model.anchor_scales=[{scale}]")[0] == LEVELS
 
 
 @pytest.mark.parametrize("anchors", ["auto", "fixed"])

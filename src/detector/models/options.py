@@ -106,7 +106,7 @@ class ModelOptions:
         fixed("network"),
     ] = LEVELS
     """Strides of the feature pyramid's levels, pixels; auto: without fine ones that the training
-    boxes do not need."""
+    boxes do not need, if anchors are fitted, too."""
     neck_norm: Annotated[Norm, fixed("network")] = "none"
     """Norm of the pyramid's convolutions."""
     rpn_convs: Annotated[Count, fixed("network")] = 1

@@ -172,7 +172,8 @@ def _fit_grid(config: Config, train: AnnotatedImages) -> tuple[ModelOptions, lis
     model = config.model
     boxes = boxes_to_learn(train, config.data.side)
     own = _own_anchors(model.weights) if model.anchors == "auto" else None
-    fitted = model.levels == "auto" and len(boxes[0])
+    # Typed anchors are meant for all levels: what they miss says nothing of the levels.
+    fitted = (model.levels, model.anchors) == ("auto", "auto") and len(boxes[0])
     levels = [LEVELS[i:] for i in range(FEWER + 1)] if fitted else [model.strides]
     fits = [_choose_anchors(config, strides, own, *boxes) for strides in levels]
     everything = fits[0]
