@@ -76,11 +76,6 @@ class Run(Named):
     epochs: int
     quick: bool = False
 
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """No variables."""
-        return {}
-
     def overrides(self) -> list[str]:
         """What is typed after `python -m detector.train`, but for the folder of the outputs."""
         schedule = NETWORKS[self.backbone]

@@ -12,7 +12,6 @@ either. `bf16` needs a processor with such instructions; `avx2` is any, limited 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import shlex
 import statistics
@@ -28,6 +27,7 @@ from training_runs import (
     data_overrides,
     data_sets,
     group_by,
+    make_parser,
     period,
     read_results,
     refuse_repeated,
@@ -49,22 +49,12 @@ AVX2 = {
 }
 KINDS: dict[str, tuple[Mapping[str, str], str]] = {"bf16": ({}, "bf16-mixed"), "avx2": (AVX2, "32")}
 
-# Everything at once, lower stages slower; and without the two lowest, whose maps are largest.
-STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
-FACTORS = {"default": 1.0, **dict.fromkeys(STAGES, 0.3), "layer1": 0.1, "stem": 0.1}
-
-
-def phase(name: str, epochs: int, lowest: int) -> str:
-    """A phase that trains the stages from the lowest on, as it is typed."""
-    train = [*STAGES[lowest:], "neck", "head"]
-    factors = {k: v for k, v in FACTORS.items() if k in (*train, "default")}
-    rates = ",".join(f"{key}:{value}" for key, value in factors.items())
-    return (
-        f"{{name:{name},train:[{','.join(train)}],until:{{max_epochs:{epochs}}},"
-        f"lr_factor:{{{rates}}},warmup:{{steps:50}},decay:{{type:cosine,final_factor:0.02}}}}"
-    )
-
-
+# As finetune=full, but without the two lowest stages, whose maps are largest.
+UPPER = (
+    "finetune.phases=[{name:upper,train:[layer2,layer3,layer4,neck,head],until:{max_epochs:12},"
+    "lr_factor:{default:1.0,layer2:0.3,layer3:0.3,layer4:0.3},warmup:{steps:50},"
+    "decay:{type:cosine,final_factor:0.02}}]"
+)
 # How backbone=efficientnet_lite0 was before its pyramid, head, levels and batches were chosen by
 # these figures.
 BEFORE = (
@@ -90,7 +80,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "images of 320": ("data.image_size=320",),
     "no augmentation": ("augment=none",),
     "all trained": ("finetune=full",),
-    "upper stages trained": (f"finetune.phases=[{phase('upper', 12, 2)}]",),
+    "upper stages trained": (UPPER,),
 }
 
 
@@ -134,11 +124,6 @@ class Run(Named):
     setting: str
     epochs_asked: int
     seed: int
-
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """Variables that stand for the kind of processor."""
-        return KINDS[self.processor][0]
 
     def overrides(self) -> list[str]:
         """What is typed after `python -m detector.train`, but for the folder of the outputs."""
@@ -193,15 +178,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 a run failed, 2 the request was wrong, 130 interrupted.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)  # also what goes on
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folders", metavar="FOLDER", nargs="*", type=Path, help="data sets")
+    parser = make_parser(__doc__, "frontier")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--epochs", metavar="N", nargs="+", type=int, default=[4], help="4")
-    parser.add_argument("--seeds", metavar="SEED", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--without-trees", action="store_true", help="the folders alone")
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("outputs", "frontier"))
-    parser.add_argument("--report", action="store_true", help="write docs/frontier.*")
     asked = parser.parse_args(typed)
     try:
         refuse_repeated(asked.seeds)
@@ -219,7 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     ]
     try:
-        failed = train_all([run for run in runs if run.name not in done], asked.out, done)
+        left = [run for run in runs if run.name not in done]
+        failed = train_all(left, asked.out, done, lambda run: KINDS[run.processor][0])
     except KeyboardInterrupt:
         print(f"\nto go on: python benchmarks/frontier.py {shlex.join(typed)}")
         return 130
@@ -270,10 +252,8 @@ class Point:
 
 def points(rows: Sequence[Result]) -> list[Point]:
     """The points of some runs, the quickest first."""
-    groups: dict[tuple[str, int], list[Result]] = {}
-    for row in rows:
-        groups.setdefault((row.setting, row.epochs_asked), []).append(row)
-    found = sorted((Point(tuple(g)) for g in groups.values()), key=lambda p: p.seconds)
+    groups = group_by(rows, "kind").values()
+    found = sorted((Point(tuple(group)) for group in groups), key=lambda p: p.seconds)
     highest, marked = -1.0, []
     for point in found:
         marked.append(Point(point.runs, point.ap50 > highest))

@@ -6,6 +6,7 @@ OUT/results.json is written whenever a run ends.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -85,11 +86,6 @@ class Run(Protocol[ResultOf]):
     @property
     def kind(self) -> str: ...  # noqa: D102
 
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """Variables that are set for it, beside those of this process."""
-        ...
-
     def overrides(self) -> list[str]:
         """What is typed after `python -m detector.train`, but for the folder of the outputs."""
         ...
@@ -118,6 +114,21 @@ def command_of(run: Run[Any], folder: Path) -> list[str]:
     else:
         typed = [*run.overrides(), f"hydra.run.dir={quoted(str(folder))}"]
     return ["python", "-m", "detector.train", *typed]
+
+
+def make_parser(doc: str | None, name: str) -> argparse.ArgumentParser:
+    """A parser of what trainings on several data sets have in common.
+
+    Args:
+        doc: The script's docstring.
+        name: Of the script, its page and the folder of its outputs.
+    """
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("folders", metavar="FOLDER", nargs="*", type=Path, help="data sets")
+    parser.add_argument("--seeds", metavar="SEED", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("outputs", name))
+    parser.add_argument("--report", action="store_true", help=f"write docs/{name}.md and .png")
+    return parser
 
 
 def data_sets(folders: Sequence[Path]) -> dict[str, Path | None]:
@@ -188,7 +199,10 @@ def read_results(file: Path, make: Callable[..., Result]) -> dict[str, Result]:
 
 
 def train_all(
-    runs: Sequence[Run[Result]], out: Path, results: dict[str, Result]
+    runs: Sequence[Run[Result]],
+    out: Path,
+    results: dict[str, Result],
+    environment: Callable[[Any], Mapping[str, str]] = lambda _: {},
 ) -> list[Run[Result]]:
     """Do what is not done yet, and write results.json after each run.
 
@@ -196,6 +210,7 @@ def train_all(
         runs: In their order.
         out: Holds their folders.
         results: So far, by the names of runs; completed here.
+        environment: Variables of a run, beside those of this process.
 
     Returns:
         Those that failed.
@@ -215,7 +230,7 @@ def train_all(
         command = command_of(run, folder)
         print(f"[{turn}/{len(left)}] {run.name}:", end=" ", flush=True)
         started = time.monotonic()
-        code, peak = run_process(command, out / f"{run.name}.log", run.environment)
+        code, peak = run_process(command, out / f"{run.name}.log", environment(run))
         if code:
             failed.append(run)
             print(f"failed with exit code {code}, see {out / run.name}.log", flush=True)

@@ -13,11 +13,10 @@ Every schedule gets N epochs, which its phases share.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from training_runs import (
     data_overrides,
     data_sets,
     group_by,
+    make_parser,
     period,
     read_results,
     refuse_other,
@@ -79,11 +79,6 @@ class Run(Named):
     seed: int
     epochs: int
 
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """No variables."""
-        return {}
-
     def overrides(self) -> list[str]:
         """What is typed after `python -m detector.train`, but for the folder of the outputs."""
         weights = ["model.weights=none"] if self.schedule == "scratch" else []
@@ -125,12 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 a run failed, 2 the request was wrong, 130 interrupted.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)  # also what goes on
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folders", metavar="FOLDER", nargs="*", type=Path, help="data sets")
+    parser = make_parser(__doc__, "transfer")
     parser.add_argument("--epochs", metavar="N", type=int, default=10, help="of every run; 10")
-    parser.add_argument("--seeds", metavar="SEED", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("outputs", "transfer"))
-    parser.add_argument("--report", action="store_true", help="write docs/transfer.md and .png")
     asked = parser.parse_args(typed)
     try:
         runs = plan(asked.folders, asked.epochs, asked.seeds)

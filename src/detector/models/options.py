@@ -15,6 +15,7 @@ WEIGHTS = ("imagenet", "coco", "none")
 AnchorSet = tuple[tuple[float, ...], tuple[float, ...]]  # scales and ratios
 FEWEST_DETECTIONS = 100  # in an image, where detections_per_image is auto
 LEVELS = (4, 8, 16, 32, 64)  # strides of the pyramid's levels, pixels
+LEVEL_CHOICES = LEVELS, LEVELS[1:], LEVELS[2:]  # fine ones may be left out
 LEVELS_WANTED = "auto, [4,8,16,32,64], [8,16,32,64] or [16,32,64]"
 STANDARD_ANCHORS: AnchorSet = ((8.0,), (0.5, 1.0, 2.0))  # torchvision's
 # Larger layers would not fit into memory.
@@ -159,7 +160,7 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         """Check the levels, and that nobody gave numbers that fitting would replace."""
-        good = self.strides in (LEVELS, LEVELS[1:], LEVELS[2:])
+        good = self.strides in LEVEL_CHOICES
         require(good, "model.levels", list(self.strides), LEVELS_WANTED)
         numbers = {"scales": self.anchor_scales, "ratios": self.anchor_ratios}
         for (name, given), standard in zip(numbers.items(), STANDARD_ANCHORS, strict=True):

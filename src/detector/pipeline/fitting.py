@@ -18,7 +18,7 @@ from detector.data.read import DataSet
 from detector.evaluation.anchors import Anchors, Grid, Level, best_iou, fit_anchors, recall
 from detector.models.options import (
     FEWEST_DETECTIONS,
-    LEVELS,
+    LEVEL_CHOICES,
     STANDARD_ANCHORS,
     AnchorSet,
     ModelOptions,
@@ -27,8 +27,7 @@ from detector.models.options import (
 # Share of boxes, at IoU 0.5, that a fitted set must add to the anchors that pretrained weights
 # know: with others, their RPN begins anew.
 WORTH = 0.05
-FEWER = 2  # fine levels that may be left out
-# Shares of boxes, at IoU 0.5 and 0.7, that anchors may lose without them: docs/frontier.md has why.
+# Shares of boxes, at IoU 0.5 and 0.7, that anchors may lose where fine levels are left out.
 MOST_LOST = 0.015, 0.25
 # Sizes of the input that are chosen, pixels: multiples of STEP.
 LEAST_SIDE, MOST_SIDE, STEP = 192, 1024, 32
@@ -116,18 +115,13 @@ def boxes_to_learn(
     return boxes[kept], shapes[kept]
 
 
-def anchor_grid(config: Config, finest: int | None = None) -> Grid:
-    """Positions of the anchors of the backbone.
-
-    Args:
-        config: Configuration in force.
-        finest: Stride of the pyramid's finest level, pixels; None: the configuration's.
-    """
+def anchor_grid(config: Config) -> Grid:
+    """Positions of the anchors of the backbone."""
     from detector.models.backbones.build import backbone_spec
     from detector.models.backbones.stages import pyramid_levels
 
     spec = backbone_spec(config.backbone.key)
-    stages = pyramid_levels(spec.stages, finest or config.model.strides[0])
+    stages = pyramid_levels(spec.stages, config.model.strides[0])
     return Grid(tuple(Level(s.stride, s.offset, s.missing) for s in stages), spec.smallest)
 
 
@@ -149,7 +143,7 @@ class _Fit:
         levels: Strides of the levels, pixels.
         anchors: Scales and ratios.
         reach: Shares of the training boxes that they reach at IoU 0.5 and 0.7.
-        line: What to say about the choice; empty where there was none.
+        line: What to say about the choice.
     """
 
     levels: tuple[int, ...]
@@ -170,15 +164,18 @@ def _fit_grid(config: Config, train: AnnotatedImages) -> tuple[ModelOptions, lis
         The model's options with numbers, and a line for each thing that was fitted.
     """
     model = config.model
+    if model.anchors == "fixed":  # typed anchors are meant for all levels
+        return replace(model, levels=model.strides), []
     boxes = boxes_to_learn(train, config.data.side)
-    own = _own_anchors(model.weights) if model.anchors == "auto" else None
-    # Typed anchors are meant for all levels: what they miss says nothing of the levels.
-    fitted = (model.levels, model.anchors) == ("auto", "auto") and len(boxes[0])
-    levels = [LEVELS[i:] for i in range(FEWER + 1)] if fitted else [model.strides]
-    fits = [_choose_anchors(config, strides, own, *boxes) for strides in levels]
+    own = _own_anchors(model.weights)
+    fitted = model.levels == "auto" and len(boxes[0])
+    fits = [
+        _choose_anchors(replace(config, model=replace(model, levels=levels)), own, *boxes)
+        for levels in (LEVEL_CHOICES if fitted else [model.strides])
+    ]
     everything = fits[0]
     fit = next(fit for fit in reversed(fits) if fit.is_nearly(everything))
-    (scales, ratios), lines = fit.anchors, [fit.line] if fit.line else []
+    (scales, ratios), lines = fit.anchors, [fit.line]
     if fit is not everything:
         lines.append(
             f"levels of strides {listed(fit.levels)}: with finer ones anchors would reach "
@@ -190,38 +187,31 @@ def _fit_grid(config: Config, train: AnnotatedImages) -> tuple[ModelOptions, lis
 
 def _choose_anchors(
     config: Config,
-    levels: tuple[int, ...],
     own: AnchorSet | None,
     boxes: NDArray[np.float32],
     shapes: NDArray[np.int32],
 ) -> _Fit:
-    """Choose anchors on some levels for the training boxes, and describe the choice.
+    """Choose anchors on the levels of a configuration for the training boxes; describe the choice.
 
     Args:
-        config: Configuration in force.
-        levels: Strides of the levels, pixels.
+        config: Configuration in force, with levels as numbers.
         own: Anchors that the RPN of the pretrained weights was trained with, if any.
         boxes: Boxes of `boxes_to_learn`.
         shapes: Sizes of their images.
     """
-    model = config.model
-    grid = anchor_grid(config, levels[0])
-
-    def reach(anchors: AnchorSet) -> tuple[float, float]:
-        found = recall(best_iou(boxes, shapes, Anchors(grid, *anchors)))
-        return found if len(boxes) else (0.0, 0.0)
-
-    if model.anchors == "fixed":
-        given = model.anchor_scales, model.anchor_ratios
-        return _Fit(levels, given, reach(given), "")
+    levels, weights = config.model.strides, f"model.weights={config.model.weights}"
     before = own or STANDARD_ANCHORS
     if not len(boxes):
         line = f"{_named(before)}: no training box to fit them to"
         return _Fit(levels, before, (0.0, 0.0), line)
+    grid = anchor_grid(config)
+
+    def reach(anchors: AnchorSet) -> tuple[float, float]:
+        return recall(best_iou(boxes, shapes, Anchors(grid, *anchors)))
+
     found = fit_anchors(boxes, shapes, grid)
     fitted = found.scales, found.ratios
     reached, could = reach(before), reach(fitted)
-    weights = f"model.weights={model.weights}"
     others = f"those of {weights}" if own else "the standard ones"
     if own and reached[0] + WORTH >= could[0]:
         line = f"{_named(own)}, {others}: {_compared(reached, 'fitted ones', could)}"

@@ -22,7 +22,7 @@ from detector.models.weights.sources import imagenet_weights, torchvision_coco
 BODY = "backbone.body."  # prefix of a classification network's own names
 PREDICTOR = "roi_heads.box_predictor."
 RPN_OUTPUTS = ("rpn.head.cls_logits.", "rpn.head.bbox_pred.")
-PYRAMID = re.compile(r"fpn\.(?:inner|layer)_blocks\.(\d+)")  # and the number of a level
+PYRAMID = re.compile(r"(fpn\.(?:inner|layer)_blocks\.)(\d+)")  # and the number of a level
 WRAPPERS = ("module.", "network.", "model.", "backbone.")  # prefixes of names, in any order
 MOST_WRAPPINGS = 20  # real files have fewer
 ENOUGH = 0.5  # smallest share of the network's numbers that a file of it must have
@@ -129,13 +129,13 @@ def _modern(name: str) -> str:
 
 def _levels(state: State) -> int:
     """Number of levels of the pyramid in a file or a network; they end with the same one."""
-    numbers = {found[1] for name in state if (found := PYRAMID.search(name))}
+    numbers = {found[2] for name in state if (found := PYRAMID.search(name))}
     return len(numbers)
 
 
 def _at_level(name: str, finer: int) -> str:
     """Return the name that a tensor has in a pyramid with so many fewer fine levels."""
-    return PYRAMID.sub(lambda found: f"{found[0][: -len(found[1])]}{int(found[1]) - finer}", name)
+    return PYRAMID.sub(lambda found: f"{found[1]}{int(found[2]) - finer}", name)
 
 
 def _fitting(reading: Mapping[str, str], state: State, target: State, kernel: str) -> State:
