@@ -389,6 +389,8 @@ def test_too_little_time_is_refused_once_the_pace_is_known_and_nothing_stays(voc
     other.mkdir()
     (other / "mine.txt").touch()
     for folder in (out, other):
+        (folder / ".hydra").mkdir(parents=True)  # as Hydra does, which this call goes without
+        (folder / ".hydra/config.yaml").touch()
         said = r"^trainer\.max_minutes=1e-05: expected at least [0-9.]+ here, where a step takes "
         with pytest.raises(RequestError, match=said):
             fresh_train(voc_root, folder, "trainer.max_minutes=0.00001", "logger=tensorboard")

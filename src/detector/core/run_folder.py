@@ -67,6 +67,7 @@ class RunFolder:
     path: Path
 
     lock = File(".lock")
+    hydra = File(".hydra")  # written by Hydra before the work begins
     # train
     train_log = File("train.log")
     config = File("config.yaml")
