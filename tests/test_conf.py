@@ -70,3 +70,24 @@ def test_nothing_in_a_configuration_names_code_to_run():
     for file in FILES:
         text = (CONF / file).read_text()
         assert ("_target_" in text) == (str(file) == str(Path("hydra/detector.yaml")))
+
+
+@pytest.mark.parametrize("epochs", [2, 20])
+@pytest.mark.parametrize("name", sorted({*choices("finetune")} - {"auto"}))
+def test_phases_have_their_shares_of_two_epochs_and_of_twenty(name, epochs):
+    schedule = read_schedule(parsed(f"finetune={name}", f"trainer.max_epochs={epochs}"))
+    shares = [p.until.share for p in parsed(f"finetune={name}").finetune.phases]
+    found = [steps for _, steps, _ in schedule.remaining(schedule.start(1000))]
+    assert sum(found) == 1000 * epochs
+    # Twenty epochs are whole ones, so that a phase may have half of one more or less.
+    slack = 1 if epochs < len(shares) else 500
+    assert found == pytest.approx([1000 * epochs * share for share in shares], abs=slack)
+
+
+def test_the_length_of_a_schedule_is_its_own_unless_the_run_has_one():
+    staged = read_schedule(parsed("finetune=staged"))
+    assert [steps for _, steps, _ in staged.remaining(staged.start(10))] == [20, 20, 60]
+    assert read_schedule(parsed("finetune=staged", "trainer.max_minutes=5")).by_time
+    typed = "finetune.phases=[{name: a, train: [head], until: {max_epochs: 3}}]"
+    own = read_schedule(parsed("finetune=staged", typed))
+    assert [steps for _, steps, _ in own.remaining(own.start(10))] == [30]

@@ -227,6 +227,8 @@ def _set_up(prepared: Prepared, folder: RunFolder) -> _Training:
     loaded = None
     if resumed is None:
         loaded = build.load_pretrained(config, task.network, data.classes.names)
+        if config.optim.l2_sp and loaded is not None:
+            task.remember_pretrained(loaded.names)
     progress = schedule.resume(read_progress(resumed)) if resumed else schedule.start()
     finetuning, rows, callbacks = build.build_callbacks(config, schedule, folder)
     steps = int(load_checkpoint(resumed)["global_step"]) if resumed else 0

@@ -57,7 +57,8 @@ def test_what_a_checkpoint_fixes_is_said_by_the_fields():
         *("data.image_size", "model.rpn_top_n_train", "model.rpn_top_n_test"),
         *("model.rpn_batch_per_image", "model.box_batch_per_image", "model.score_threshold"),
         *("model.nms_threshold", "model.detections_per_image", "optim.name", "optim.momentum"),
-        *("optim.weight_decay", "optim.weight_decay_norm", "optim.weight_decay_bias", "optim.ema"),
+        *("optim.weight_decay", "optim.weight_decay_norm", "optim.weight_decay_bias"),
+        *("optim.l2_sp", "optim.ema"),
     ]
     assert fixed_keys(Config, "scoring") == [
         *("trainer.limit_test_batches", "logger", "resamples", "gallery"),
@@ -94,9 +95,9 @@ def test_a_group_is_replaced_before_the_keys_in_it(checkpoint):
 
 
 def test_a_key_of_one_phase_replaces_that_one_alone(checkpoint):
-    key = "finetune.phases.0.until.max_epochs"
+    key = "finetune.phases.0.warmup.steps"
     phases = evaluated(checkpoint, f"{key}=7").finetune.phases
-    assert (phases[0].until.max_epochs, phases[0].name) == (7, "heads")
+    assert (phases[0].warmup.steps, phases[0].name) == (7, "heads")
 
 
 def test_a_network_that_the_weights_do_not_fit_is_refused(checkpoint):

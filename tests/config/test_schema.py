@@ -76,12 +76,28 @@ def parsed(key, value, *overrides):
         ("finetune.phases", "all", "finetune.phases=all: expected auto or a list of phases"),
         ("finetune.phases", [3], "finetune.phases[0]=3: expected the keys name, train, until, lr"),
         ("finetune.phases", [{"name": "a"}], "finetune.phases[0].train: missing"),
-        ("finetune.phases.0.until", 2, "finetune.phases[0].until=2: expected the keys max_epochs"),
-        ("finetune.phases.0.until", {}, "finetune.phases[0].until.max_epochs: missing"),
+        ("finetune.phases.0.until", 2, "finetune.phases[0].until=2: expected the keys share, max"),
+        (
+            "finetune.phases.0.until",
+            {},
+            "finetune.phases[0].until: expected one of the keys share and max_epochs",
+        ),
+        (
+            "finetune.phases.0.until",
+            {"share": 1, "max_epochs": 2},
+            "finetune.phases[0].until: expected one of the keys share and max_epochs",
+        ),
+        ("finetune.phases.0.until.share", 0, "finetune.phases[0].until.share=0: expected null or"),
+        (
+            "finetune.phases.0.until.share",
+            0.7,
+            "finetune.phases: the shares add up to 0.7 = 0.7, expected 1",
+        ),
+        ("finetune.epochs", None, "finetune.epochs: missing; phases with shares need a length"),
         (
             "finetune.phases.0.until",
             {"max_epochs": 10**20},
-            "finetune.phases[0].until.max_epochs=100000000000000000000: expected 1..100000, also",
+            "finetune.phases[0].until.max_epochs=100000000000000000000: expected null or",
         ),
         (
             "finetune.phases.0.until.plateau",
@@ -127,6 +143,7 @@ def parsed(key, value, *overrides):
         ("optim.lr", -1, "optim.lr=-1: expected a number above 0"),
         ("optim.lr", True, "optim.lr=true: expected a number above 0"),
         ("optim.l1", -1, "optim.l1=-1: expected at least 0"),
+        ("optim.l2_sp", -1, "optim.l2_sp=-1: expected at least 0"),
         ("optim.momentum", 1, "optim.momentum=1: expected 0 <= x < 1"),
         ("optim.weight_decay", float("nan"), "optim.weight_decay=nan: expected at least 0"),
         ("optim.clip_norm", 0, "optim.clip_norm=0: expected null or a number above 0"),
@@ -144,6 +161,12 @@ def parsed(key, value, *overrides):
 def test_a_wrong_value_is_refused_with_its_key_and_what_would_be_right(key, value, said):
     with pytest.raises(RequestError, match=re.escape(said)):
         parsed(key, value)
+
+
+def test_a_distance_from_pretrained_weights_needs_some():
+    assert parsed("optim.l2_sp", 0.1) == 0.1
+    with pytest.raises(RequestError, match=r"optim\.l2_sp=0\.1: .* but model\.weights=none; name"):
+        parsed("optim.l2_sp", 0.1, "model.weights=none")
 
 
 @pytest.mark.parametrize(
@@ -272,5 +295,6 @@ def test_defaults_of_the_rooms_are_those_of_the_shipped_configuration():
                 default = list(default) if isinstance(default, tuple) else default
                 choice = prefix == "augment." or f"{prefix}{field.name}" == "model.summary"
                 choice = choice or part == "auto"  # which takes a data set
+                choice = choice or f"{prefix}{field.name}" == "finetune.epochs"  # a schedule's
                 assert choice or part == default, f"{prefix}{field.name}"
     assert compared > 40

@@ -67,6 +67,36 @@ def test_l1_adds_the_sizes_of_the_trained_weights_to_the_loss(monkeypatch):
     assert network.stem.weight.grad is None
 
 
+def test_l2_sp_adds_half_the_squared_distance_from_the_pretrained_weights(monkeypatch):
+    monkeypatch.setattr(DetectionTask, "log_dict", lambda *_, **__: None)
+    torch.manual_seed(0)
+    network, images = Squares(), [torch.randn(3), torch.randn(3)]
+    options = OptimiserOptions(name="sgd", momentum=0.9, weight_decay=0.3, l2_sp=0.2)
+    task = DetectionTask(network, ONE, options, {}, 0)
+    task.remember_pretrained({"stem.weight", "head.weight", "head.bias"})
+    weight, start = network.head.weight, network.head.weight.detach().clone()
+    with torch.no_grad():
+        network.stem.weight += 1  # frozen: no part of the distance
+        network.head.bias += 1  # neither is a bias
+        weight += torch.tensor([[0.5], [-1.0]])  # of two rows with four columns each
+    losses = task.training_step((images, []), 0)
+    assert losses["loss_l2_sp"].item() == pytest.approx(0.2 / 2 * 4 * (0.25 + 1.0))
+    assert losses["loss"].item() == pytest.approx(
+        (losses["loss_square"] + losses["loss_l2_sp"]).item()
+    )
+    losses["loss_l2_sp"].backward()
+    torch.testing.assert_close(weight.grad, 0.2 * (weight.detach() - start))
+    network.head.requires_grad_(False)
+    assert task.training_step((images, []), 0)["loss_l2_sp"] == 0
+    # The pull takes the place of the pull towards zero.
+    decays = {
+        id(p): group["weight_decay"]
+        for group in task.configure_optimizers().param_groups
+        for p in group["params"]
+    }
+    assert {decays[id(m.weight)] for m in (network.stem, network.head)} == {0.0}
+
+
 @pytest.mark.parametrize("backbone", ["efficientnet_lite0", "swin_t", "convnext_tiny"])
 def test_weight_decay_is_that_of_the_parameters_kind(backbone):
     options = ModelOptions(fpn_channels=8, head=HeadOptions(hidden=(8,)))
@@ -112,12 +142,12 @@ def test_gradients_are_clipped_to_the_norm_or_not_at_all(tmp_path):
         ("finetune.phases=[3]", r"finetune\.phases\[0\]=3: expected the keys name, train"),
         (
             "finetune.phases=[{name: a, train: [head], until: 2}]",
-            r"finetune\.phases\[0\]\.until=2: expected the keys max_epochs, plateau",
+            r"finetune\.phases\[0\]\.until=2: expected the keys share, max_epochs, plateau",
         ),
         ("finetune.phases=[{name: a}]", r"finetune\.phases\[0\]\.train: missing"),
         (
             "finetune.phases=[{name: a, train: [head], until: {plateau: {patience: 1}}}]",
-            r"finetune\.phases\[0\]\.until\.max_epochs: missing",
+            r"finetune\.phases\[0\]\.until: expected one of the keys share and max_epochs",
         ),
         (
             "finetune.phases=[{name: a, train: [head], until: {max_epochs: 1}, lr: {default: 1}}]",

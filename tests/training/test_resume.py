@@ -65,12 +65,14 @@ def rows(out):
 @pytest.mark.parametrize(
     ("averaging", "state", "kills"),
     [("null", "checkpoint", KILLS), ("0.9", "reset", KILLS_AVERAGED)],
-    ids=["plain", "averaged"],
+    ids=["plain", "averaged and pulled"],
 )
 def test_a_run_that_is_killed_and_resumed_ends_as_the_uninterrupted_one(
-    root, tmp_path, averaging, state, kills
+    root, runs, tmp_path, averaging, state, kills
 ):
     asked = [*TINY, f"data.root={root}", PHASES.format(state), f"optim.ema={averaging}"]
+    if averaging != "null":
+        asked += [f"model.weights={runs.first}", "optim.l2_sp=0.5"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(asked, whole) == 0
 
@@ -163,9 +165,9 @@ def test_a_changed_schedule_may_be_allowed_and_has_all_of_its_own_epochs(finishe
 
 
 def test_a_group_is_taken_over_before_the_keys_in_it(finished):
-    typed = ["finetune=staged", "finetune.phases.2.until.max_epochs=11"]
+    typed = ["finetune=staged", "finetune.phases.2.warmup.steps=7"]
     found = resume(finished, *reversed(typed), "finetune.allow_changed=true")
-    assert [phase.max_epochs for phase in read_schedule(found).phases] == [2, 2, 11]
+    assert [phase.warmup.steps for phase in read_schedule(found).phases] == [50, 20, 7]
 
 
 def test_a_momentum_that_is_not_used_may_change(finished):

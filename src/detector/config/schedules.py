@@ -26,7 +26,7 @@ def read_schedule(config: Config) -> Schedule:
         assert settings.auto is not None  # checked by FinetuneOptions
         phases = work_backwards(GROUPS[:-2], settings.auto)
     else:
-        phases = [_phase(options) for options in settings.phases]
+        phases = [_phase(options, settings.length or 1) for options in settings.phases]
     stopping = settings.early_stopping
     if phases and stopping.patience is not None:
         if phases[-1].plateau is not None:
@@ -36,16 +36,28 @@ def read_schedule(config: Config) -> Schedule:
             )
         plateau = Plateau(stopping.patience, stopping.min_delta)
         phases[-1] = replace(phases[-1], plateau=plateau)
-    return Schedule(phases, GROUPS, config.trainer.max_epochs, config.trainer.max_minutes)
+    trainer = config.trainer
+    epochs = trainer.max_epochs
+    if epochs is None and trainer.max_minutes is None:
+        epochs = settings.length
+    return Schedule(phases, GROUPS, epochs, trainer.max_minutes)
 
 
-def _phase(options: PhaseOptions) -> Phase:
-    """A phase as the schedule has it."""
+def _phase(options: PhaseOptions, length: int) -> Phase:
+    """A phase as the schedule has it.
+
+    Args:
+        options: The phase as it is configured.
+        length: Number of epochs that its share is of, if it has one.
+    """
+    until = options.until
+    most = until.max_epochs if until.share is None else until.share * length
+    assert most is not None  # checked by FinetuneOptions
     return Phase(
         name=options.name,
         train=tuple(options.train),
-        max_epochs=options.until.max_epochs,
-        plateau=options.until.plateau,
+        max_epochs=most,
+        plateau=until.plateau,
         lr_factor=options.lr_factor,
         warmup=options.warmup,
         decay=options.decay,

@@ -65,6 +65,11 @@ class Config:
     def __post_init__(self) -> None:
         """Check what concerns several rooms."""
         check_weights(self.model.weights, self.backbone.key)
+        if self.optim.l2_sp and self.model.weights == "none":
+            raise RequestError(
+                f"optim.l2_sp={self.optim.l2_sp:g}: a distance from pretrained weights, but "
+                "model.weights=none; name some, or leave optim.l2_sp out"
+            )
         if self.model.summary == "profile" and self.trainer.compile:
             raise RequestError(
                 "model.summary=profile: trainer.compile=true runs all stages as one, which cannot "

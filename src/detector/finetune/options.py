@@ -12,6 +12,7 @@ from detector.core.errors import RequestError
 from detector.core.options import STRICT, Count, Int, NotNegative, Real, Wanted, fixed
 
 MAX_EPOCHS = 100_000
+Epochs = Annotated[Int, Field(ge=1, le=MAX_EPOCHS), Wanted(f"1..{MAX_EPOCHS}")]
 Factor = Annotated[Real, Field(ge=0, le=1)]
 
 
@@ -68,12 +69,12 @@ class Plateau:
 
 @dataclass(config=STRICT, frozen=True, kw_only=True)
 class Until:
-    """The end of a phase: whichever comes first."""
+    """The end of a phase: its length, and perhaps a plateau before."""
 
-    max_epochs: Annotated[
-        Int, Field(ge=1, le=MAX_EPOCHS), Wanted(f"1..{MAX_EPOCHS}, also with a plateau")
-    ]
-    """Most epochs of the phase."""
+    share: Annotated[Real, Field(gt=0, le=1)] | None = None
+    """Length of the phase over that of the run; the shares of all phases add up to 1."""
+    max_epochs: Epochs | None = None
+    """Most epochs of the phase, in place of a share."""
     plateau: Plateau | None = None
 
 
@@ -101,7 +102,7 @@ class PhaseOptions:
 class AutoOptions:
     """How phases=auto makes its phases: one more stage at a time, from the top."""
 
-    max_epochs: Annotated[Int, Field(ge=1, le=MAX_EPOCHS)]
+    max_epochs: Epochs
     """Most epochs of each phase."""
     patience: Count
     """Epochs without an improvement that end a phase."""
@@ -138,12 +139,45 @@ class FinetuneOptions:
     """How norm layers behave; see docs/finetune.md."""
     phases: Annotated[Literal["auto"] | list[PhaseOptions], Wanted("auto or a list of phases")]
     """Phases of the schedule; finetune=NAME chooses a list, or auto."""
+    epochs: Epochs | None = None
+    """Length of the run where phases have shares and neither trainer.max_epochs nor
+    trainer.max_minutes is set."""
     auto: AutoOptions | None = None
     early_stopping: EarlyStopping = EarlyStopping()
     allow_changed: Annotated[bool, fixed("command")] = False
     """With ckpt=: continue with another schedule than the run began with."""
 
     def __post_init__(self) -> None:
-        """Check that `auto` says how."""
-        if self.phases == "auto" and self.auto is None:
-            raise RequestError("finetune.phases=auto: needs finetune.auto; finetune=auto has both")
+        """Check that `auto` says how, and that every phase has a length."""
+        if isinstance(self.phases, str):
+            if self.auto is None:
+                why = "needs finetune.auto; finetune=auto has both"
+                raise RequestError(f"finetune.phases=auto: {why}")
+            return
+        for i, phase in enumerate(self.phases):
+            if (phase.until.share is None) == (phase.until.max_epochs is None):
+                raise RequestError(
+                    f"finetune.phases[{i}].until: expected one of the keys share and max_epochs"
+                )
+        shares = self._shares()
+        if not shares:
+            return
+        if len(shares) < len(self.phases):
+            raise RequestError("finetune.phases: some have a share, some max_epochs; expected one")
+        if abs(sum(shares) - 1) > 1e-6:
+            terms = " + ".join(f"{share:g}" for share in shares)
+            raise RequestError(
+                f"finetune.phases: the shares add up to {terms} = {sum(shares):g}, expected 1"
+            )
+        if self.epochs is None:
+            raise RequestError("finetune.epochs: missing; phases with shares need a length")
+
+    @property
+    def length(self) -> int | None:
+        """Number of epochs that the phases' shares are of; None where phases have their own."""
+        return self.epochs if self._shares() else None
+
+    def _shares(self) -> list[float]:
+        """The shares of the phases that have one."""
+        phases = [] if isinstance(self.phases, str) else self.phases
+        return [phase.until.share for phase in phases if phase.until.share is not None]

@@ -17,7 +17,8 @@ class Phase:
     Attributes:
         name: Name for logs and tables; unique in a schedule.
         train: Names of the trained groups; all others are frozen.
-        max_epochs: Greatest number of epochs; where the run has a length of its own, its share.
+        max_epochs: Greatest number of epochs; where the run has a length of its own, in proportion
+            to it.
         plateau: Condition that ends the phase sooner; None: no such condition.
         lr_factor: Factor of each group's learning rate, relative to `optim.lr`; that of `default`
             applies to groups that are not listed.
@@ -32,7 +33,7 @@ class Phase:
 
     name: str
     train: tuple[str, ...]
-    max_epochs: int
+    max_epochs: float
     plateau: Plateau | None = None
     lr_factor: Mapping[str, float] = field(default_factory=dict)
     warmup: Warmup = field(default_factory=Warmup)
@@ -120,8 +121,8 @@ def _check(key: str, phase: Phase, groups: Collection[str]) -> None:
         good = 0 <= factor <= 1000
         require(good, f"{key}.lr_factor.{name}", factor, "0..1000, times optim.lr")
     if phase.plateau is not None:
-        good, wanted = phase.plateau.min_epochs <= phase.max_epochs, f"1..{phase.max_epochs}"
-        wanted += ", the phase's max_epochs"
+        good, wanted = phase.plateau.min_epochs <= phase.max_epochs, f"1..{phase.max_epochs:g}"
+        wanted += ", the phase's length"
         require(good, f"{key}.until.plateau.min_epochs", phase.plateau.min_epochs, wanted)
     if phase.optimizer_state == "checkpoint" and not phase.restore_best:
         raise RequestError(f"{key}.optimizer_state: checkpoint, which needs restore_best: true")

@@ -322,7 +322,7 @@ class Schedule:
         Where there are enough epochs for that, phases have whole ones.
         """
         if self.max_epochs is None:
-            return self.phases[phase].max_epochs * per_epoch
+            return max(1, round(self.phases[phase].max_epochs * per_epoch))
         left = self.max_epochs * per_epoch - start_step
         epochs = [p.max_epochs for p in self.phases[phase:]]
         own, after = left * epochs[0] / sum(epochs), len(epochs) - 1

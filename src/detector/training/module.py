@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -38,6 +39,8 @@ class DetectionTask(pl.LightningModule):
             trained on (see `checkpoint.pack_fingerprints`). They are saved in checkpoints, so that
             an evaluation on the same images is noticed.
         chosen_on: Fingerprints of the validation images.
+        pretrained: Weights of convolutions and linear layers that `optim.l2_sp` pulls towards, by
+            name. They are saved in checkpoints; None where there is no such pull.
     """
 
     def __init__(
@@ -57,6 +60,24 @@ class DetectionTask(pl.LightningModule):
         self.metric = DetectionMetric(len(classes))
         self.trained_on: Tensor | None = None
         self.chosen_on: Tensor | None = None
+        self.pretrained: dict[str, Tensor] | None = None
+
+    def remember_pretrained(self, names: Collection[str]) -> None:
+        """Take the network's present weights for those that `optim.l2_sp` pulls towards.
+
+        Args:
+            names: Names of the network's pretrained tensors.
+        """
+        self.pretrained = {
+            name: parameter.detach().clone()
+            for name, parameter in self.network.named_parameters()
+            if name in names and _is_kernel(name, parameter)
+        }
+
+    def on_train_start(self) -> None:
+        """Bring the pretrained weights to the device of the network."""
+        if self.pretrained is not None:
+            self.pretrained = {n: weight.to(self.device) for n, weight in self.pretrained.items()}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Derive random numbers from seed, epoch, step and process: a resumed run has the same."""
@@ -74,6 +95,9 @@ class DetectionTask(pl.LightningModule):
         }
         if self.optimiser.l1:
             losses["loss_l1"] = self.optimiser.l1 * _l1_norm(self.network)
+        if self.pretrained is not None:
+            distance = _squared_distance(self.network, self.pretrained)
+            losses["loss_l2_sp"] = self.optimiser.l2_sp / 2 * distance
         losses["loss"] = torch.stack(list(losses.values())).sum()
         self.log_dict(
             {f"train/{name}": value for name, value in losses.items()},
@@ -160,12 +184,14 @@ class DetectionTask(pl.LightningModule):
         Learning rates are 0 until `finetune.StagedFinetuning` sets them.
         """
         groups: list[dict[str, Any]] = []
+        names = {id(parameter): name for name, parameter in self.network.named_parameters()}
         for name, modules in self.network.groups().items():
             by_decay: dict[float, list[nn.Parameter]] = {}
             for module in modules:
                 for child in module.modules():
                     for key, parameter in child.named_parameters(recurse=False):
-                        decay = self._decay(child, key, parameter)
+                        pulled = names.get(id(parameter)) in (self.pretrained or {})
+                        decay = 0.0 if pulled else self._decay(child, key, parameter)
                         by_decay.setdefault(decay, []).append(parameter)
             groups += [
                 {"params": params, "group": name, "weight_decay": decay, "lr": 0.0}
@@ -199,7 +225,12 @@ class DetectionTask(pl.LightningModule):
             "classes": {"names": list(self.classes.names), "ids": list(self.classes.ids)},
             "trained_on": self.trained_on,
             "chosen_on": self.chosen_on,
+            "pretrained": self.pretrained,
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the pretrained weights that the run began with."""
+        self.pretrained = checkpoint[CHECKPOINT_KEY].get("pretrained")
 
 
 def _is_kernel(name: str, parameter: nn.Parameter) -> bool:
@@ -215,6 +246,15 @@ def _l1_norm(network: nn.Module) -> Tensor:
     """L1 norm of the trained weights of convolutions and linear layers."""
     weights = [p for n, p in network.named_parameters() if p.requires_grad and _is_kernel(n, p)]
     return torch.stack([weight.abs().sum() for weight in weights]).sum()
+
+
+def _squared_distance(network: nn.Module, pretrained: Mapping[str, Tensor]) -> Tensor:
+    """Squared distance of the trained weights from the pretrained ones."""
+    trained = ((n, p) for n, p in network.named_parameters() if p.requires_grad)
+    pairs = [(weight, pretrained[name]) for name, weight in trained if name in pretrained]
+    if not pairs:  # a phase that trains none of them
+        return next(network.parameters()).new_zeros(())
+    return torch.stack([(weight - start).square().sum() for weight, start in pairs]).sum()
 
 
 def _check_partition(network: nn.Module, groups: list[dict[str, Any]]) -> None:

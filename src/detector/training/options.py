@@ -49,6 +49,9 @@ class OptimiserOptions:
     """Weight decay of biases."""
     l1: NotNegative = 0.0
     """Factor of the L1 norm of the trained weights in the loss."""
+    l2_sp: Annotated[NotNegative, fixed("resume")] = 0.0
+    """Factor of half the squared distance of the trained weights from the pretrained ones in the
+    loss, in place of their weight decay (arXiv 1802.01483)."""
     clip_norm: Positive | None = 10.0
     """Largest norm of the gradient; null: no clipping."""
     ema: Annotated[Share | None, fixed("resume")] = None

@@ -45,11 +45,13 @@ class LoadReport:
         source: Source of the weights, as messages name it.
         groups: Counts of each parameter group, from the image upwards.
         left_out: How many numbers of the file the network has no place for, by name.
+        names: Names of the loaded tensors, as the network has them.
     """
 
     source: str
     groups: dict[str, GroupLoad]
     left_out: dict[str, int]
+    names: frozenset[str] = frozenset()
 
     def lines(self) -> list[str]:
         """Format the report as a table of counts."""
@@ -94,7 +96,7 @@ def report(
         top: sum(pretrained.state[name].numel() for name in names)
         for top, names in _outermost(others, placed).items()
     }
-    return LoadReport(pretrained.source, groups, left_out)
+    return LoadReport(pretrained.source, groups, left_out, frozenset(found))
 
 
 def _by_group(network: FasterRCNN, names: Iterable[str]) -> dict[str, list[str]]:
