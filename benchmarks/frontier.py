@@ -79,6 +79,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "images of 256": ("data.image_size=256",),
     "images of 320": ("data.image_size=320",),
     "no augmentation": ("augment=none",),
+    "flips alone": ("augment=flip",),
     "all trained": ("finetune=full",),
     "upper stages trained": (UPPER,),
 }

@@ -231,6 +231,7 @@ def _set_up(prepared: Prepared, folder: RunFolder) -> _Training:
             task.remember_pretrained(loaded.names)
     progress = schedule.resume(read_progress(resumed)) if resumed else schedule.start()
     finetuning, rows, callbacks = build.build_callbacks(config, schedule, folder)
+    task.network.backbone.store = build.feature_store(config)
     steps = int(load_checkpoint(resumed)["global_step"]) if resumed else 0
     logger = build_logger(config.logger, folder, steps)
     trainer = build.build_trainer(config, folder.path, callbacks, logger.lightning)
@@ -307,6 +308,7 @@ def _fit(prepared: Prepared, training: _Training, folder: RunFolder) -> None:
             rows,
             prepared.config.monitor,
         )
+    task.network.backbone.store = None  # other images follow
     build.load_weights(task, finetuning.best)
 
 

@@ -65,7 +65,7 @@ def rows(out):
 @pytest.mark.parametrize(
     ("averaging", "state", "kills"),
     [("null", "checkpoint", KILLS), ("0.9", "reset", KILLS_AVERAGED)],
-    ids=["plain", "averaged and pulled"],
+    ids=["plain", "averaged, pulled and kept"],
 )
 def test_a_run_that_is_killed_and_resumed_ends_as_the_uninterrupted_one(
     root, runs, tmp_path, averaging, state, kills
@@ -73,6 +73,7 @@ def test_a_run_that_is_killed_and_resumed_ends_as_the_uninterrupted_one(
     asked = [*TINY, f"data.root={root}", PHASES.format(state), f"optim.ema={averaging}"]
     if averaging != "null":
         asked += [f"model.weights={runs.first}", "optim.l2_sp=0.5"]
+        asked += ["finetune.norm=frozen", "augment=flip"]  # outputs of frozen stages are kept
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(asked, whole) == 0
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from detector.config.schema import Config, plain
 from detector.core.console import typed
 from detector.core.errors import RequestError
+from detector.core.memory import free_memory
 from detector.core.run_folder import RunFolder
 from detector.core.structures import AnnotatedImages, ClassMap
 from detector.data.loading import shared_memory
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from detector.data.loading.datamodule import DetectionDataModule
     from detector.finetune.schedule import Schedule
     from detector.finetune.unfreezing import StagedFinetuning
+    from detector.models.backbones.feature_store import FeatureStore
     from detector.models.faster_rcnn import FasterRCNN, SpeedOptions
     from detector.models.weights.files import Pretrained
     from detector.models.weights.report import LoadReport
@@ -169,6 +171,24 @@ def build_datamodule(config: Config, images: dict[str, AnnotatedImages]) -> Dete
         channels=config.model.in_channels,
         processes=local_processes(config.trainer),
     )
+
+
+def feature_store(config: Config) -> FeatureStore | None:
+    """What keeps the outputs of frozen stages in a training; None where it would not pay.
+
+    It pays where images come again. Turned or scaled at random they do not, and a GPU computes
+    them faster than they are found.
+
+    Args:
+        config: Configuration in force.
+    """
+    from detector.models.backbones.feature_store import FeatureStore
+
+    run = config.trainer
+    changing = {step.get("name") for step in config.augment.steps} - {"HorizontalFlip"}
+    if not run.cache_features or changing or run.compile or uses_gpu(run.accelerator):
+        return None
+    return FeatureStore(free_memory() // 4 // local_processes(run))
 
 
 def loader_workers(config: Config, images: dict[str, AnnotatedImages]) -> int:

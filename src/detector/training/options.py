@@ -79,6 +79,9 @@ class TrainerOptions:
     """Keep images and kernels in the memory layout that convolutions are fastest in."""
     compile: bool
     """Compile the network with torch.compile, which needs a C++ compiler."""
+    cache_features: bool = True
+    """On a CPU, while the whole backbone is frozen: keep what it computes of each image, where
+    images come again unchanged or mirrored (augment=none, flip); in a quarter of free memory."""
     tf32: bool
     """Use TF32 for products of float32 on GPUs that have it."""
     limit_train_batches: Limit

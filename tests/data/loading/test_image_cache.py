@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import ask, prepare, write_image
 
+from detector.core import memory
 from detector.core.errors import RequestError
 from detector.core.structures import AnnotatedImage, AnnotatedImages
 from detector.data.images.pixels import read_resized
@@ -100,21 +101,21 @@ def test_the_test_split_is_not_kept_in_memory(images):
 
 
 def test_the_memory_needed_is_said_and_too_much_is_refused_before_anything_is_loaded(
-    images, monkeypatch, caplog
+    images, tmp_path, monkeypatch, caplog
 ):
     shapes = [(36, 48), (48, 36), (48, 48), (30, 48)]
     needed = sum(height * width * 3 for height, width in shapes)
     assert RamCache(images, 48).bytes == needed
     monkeypatch.setattr(image_cache, "read_resized", refuse)
     splits = {"train": images, "val": images}
-    memory = SimpleNamespace(available=4 * needed)
-    monkeypatch.setattr(image_cache.psutil, "virtual_memory", lambda: memory)
-    monkeypatch.setattr(image_cache, "CGROUP", image_cache.Path("/nowhere"))
+    machine = SimpleNamespace(available=4 * needed)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: machine)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path / "nowhere")
     with caplog.at_level(logging.INFO):
         make_image_loaders(splits, 48, "ram", processes=2)
     (said,) = caplog.messages
     assert said.startswith("data.cache=ram: 8 images in each of 2 processes take 0.0 GB")
-    memory.available -= 1
+    machine.available -= 1
     with pytest.raises(RequestError, match=r"data\.cache=ram: 8 images .* are free; use"):
         module(splits, cache="ram", processes=2)
     module(splits, cache="ram")
@@ -125,7 +126,7 @@ def test_what_the_container_leaves_counts_too(tmp_path, images, monkeypatch, lim
     (tmp_path / "memory.max").write_text(f"{limit}\n")
     (tmp_path / "memory.current").write_text("9000\n")
     (tmp_path / "memory.stat").write_text("anon 6000\nactive_file 2000\ninactive_file 1000\n")
-    monkeypatch.setattr(image_cache, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
     assert RamCache(images, 48).bytes == 21_600  # and 22000 or 14000 are free
     if fits:
         make_image_loaders({"train": images}, 48, "ram")

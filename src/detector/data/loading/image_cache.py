@@ -19,11 +19,11 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from detector.core.errors import RequestError
 from detector.core.files import atomic
+from detector.core.memory import free_memory
 from detector.core.structures import AnnotatedImages
 from detector.data.images.pixels import (
     Resized,
@@ -39,8 +39,6 @@ Kind = Literal["none", "ram", "disk"]
 # Function of index and path of an image that returns the image at the input size of the network.
 ImageLoader = Callable[[int, Path], Resized]
 
-# Where Linux keeps the memory limits of a container (its documentation: cgroup-v2, "memory").
-CGROUP = Path("/sys/fs/cgroup")
 # Head of a file of `DiskCache`: checksum of the rest, original height and width, height and width.
 HEAD = struct.Struct("<5I")
 # Part of the name of a file, so that files of another resizing or another decoder are not used.
@@ -210,7 +208,7 @@ def _unpack(file: Path, channels: int) -> Resized | None:
 def _check_memory(caches: Sequence[RamCache], processes: int) -> None:
     """Log how much memory the images take; RequestError if it is not available."""
     needed = sum(cache.bytes for cache in caches) * processes
-    free = _free_memory()
+    free = free_memory()
     count = sum(len(cache.sizes) for cache in caches)
     times = f" in each of {processes} processes" if processes > 1 else ""
     said = f"{count} images{times} take {needed / 1e9:.1f} GB"
@@ -220,16 +218,3 @@ def _check_memory(caches: Sequence[RamCache], processes: int) -> None:
             "use data.cache=disk or none, or a smaller data.image_size"
         )
     log.info("data.cache=ram: %s of %.1f GB free, filled in the first epoch", said, free / 1e9)
-
-
-def _free_memory() -> int:
-    """Free memory of the machine or of its container, whichever is less, in bytes."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit = int((CGROUP / "memory.max").read_text())  # "max" is a ValueError: no limit
-        used = int((CGROUP / "memory.current").read_text())
-        lines = (CGROUP / "memory.stat").read_text().splitlines()
-        kept = dict(line.split() for line in lines)  # cached files, whose memory can be freed
-        return min(free, limit - used + int(kept["active_file"]) + int(kept["inactive_file"]))
-    except (OSError, ValueError, KeyError):
-        return free

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from detector.models.backbones.feature_store import FeatureStore
 from detector.models.backbones.stages import Stage, pyramid_levels
 
 NormMode = Literal["frozen", "eval_when_frozen", "train"]
@@ -57,6 +58,9 @@ class PyramidBackbone(nn.Module):
         neck_norm: Norm after the pyramid's convolutions; None gives them biases instead.
         finest: Stride of the pyramid's finest level, in pixels.
 
+    Attributes:
+        store: Keeps the stages' outputs while all of them are frozen; None: they are computed.
+
     Raises:
         ValueError: If the strides of the pyramid's stages do not double.
     """
@@ -87,6 +91,7 @@ class PyramidBackbone(nn.Module):
             [s.channels for s in levels], out_channels, LastLevelMaxPool(), neck_norm
         )
         self.level_norms = nn.ModuleDict()
+        self.store: FeatureStore | None = None
         self.has_batch_norms = any(isinstance(module, _BatchNorm) for module in body.modules())
         if not self.has_batch_norms:
             self.level_norms.update(
@@ -104,14 +109,28 @@ class PyramidBackbone(nn.Module):
             The levels: `"0"` (finest) upwards, then `"pool"`. Each is
             `(N, out_channels, H / stride, W / stride)`, less `Stage.missing` cells.
         """
-        x, levels = images, OrderedDict[str, Tensor]()
+        if self.store is not None and self._is_fixed() and not images.is_cuda:
+            outputs = self.store.outputs(images, self._stage_outputs)
+        else:
+            outputs = self._stage_outputs(images)
+        named = zip(self.levels, outputs, strict=True)
+        levels = OrderedDict((str(i), self.as_level(*each)) for i, each in enumerate(named))
+        pyramid: dict[str, Tensor] = self.fpn(levels)
+        return pyramid
+
+    def _is_fixed(self) -> bool:
+        """Whether the stages compute the same of an image every time."""
+        return not self._trainable and self.norm != "train"
+
+    def _stage_outputs(self, images: Tensor) -> list[Tensor]:
+        """Run the stages; the outputs of those that feed the pyramid, the finest first."""
+        x, outputs = images, []
         for stage in self.stages:
             for module in self.stage_modules(stage.name):
                 x = module(x)
             if stage.name in self.levels:
-                levels[str(len(levels))] = self.as_level(stage.name, x)
-        pyramid: dict[str, Tensor] = self.fpn(levels)
-        return pyramid
+                outputs.append(x)
+        return outputs
 
     def as_level(self, name: str, x: Tensor) -> Tensor:
         """Convert a stage's output to an input of the pyramid, `(N, C, H, W)`."""
@@ -139,6 +158,8 @@ class PyramidBackbone(nn.Module):
             names: Names of the stages to train.
         """
         self._trainable = frozenset(names)
+        if self.store is not None:
+            self.store.clear()
         for stage in self.stages:
             trained = stage.name in self._trainable
             for root in self.stage_modules(stage.name):
