@@ -69,6 +69,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "before": BEFORE,
     "default": (),
     "all levels": BEFORE[2:3],
+    "without stride 4": ("model.levels=[8,16,32,64]",),
     "standard anchors": BEFORE[3:4],
     "pyramid of 128": BEFORE[:1],
     "head of 512": BEFORE[1:2],
@@ -80,6 +81,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "images of 320": ("data.image_size=320",),
     "no augmentation": ("augment=none",),
     "flips alone": ("augment=flip",),
+    "standard augmentation": ("augment=standard",),
+    "nothing kept": ("trainer.cache_features=false",),
     "all trained": ("finetune=full",),
     "upper stages trained": (UPPER,),
 }

@@ -10,7 +10,7 @@ from detector.finetune.schedule import Entry, Progress
 from detector.pipeline.dry_run import phase_table
 from detector.pipeline.pace_cache import recall_pace, remember_pace
 
-STAGED = [*TINY, "finetune=staged", "trainer.max_minutes=6"]
+STAGED = [*TINY, "finetune=staged", "trainer.max_minutes=5"]
 # Two phases of 6 and 3 steps, where a pass has 6: 20 s and 10 s of training.
 PROGRESS = Progress(
     (
@@ -43,9 +43,9 @@ def test_a_dry_run_says_how_many_epochs_the_shares_of_the_time_give():
     heads, top, upper = rows("data.root=a")
     # A minute each. A pass of 20 s with a validation of 1 s; one of 20 s where a validation, of
     # 12 s, may take a tenth, so that not every epoch has one.
-    assert heads.startswith(f"heads 17 % of 6 min: {60 / 21:.2g} epochs ")
-    assert top.startswith(f"top 17 % of 6 min: {60 / (20 / 0.9):.2g} epochs ")
-    assert upper.startswith("upper 67 % of 6 min ")  # has not been trained
+    assert heads.startswith(f"heads 20 % of 5 min: {60 / 21:.2g} epochs ")
+    assert top.startswith(f"top 20 % of 5 min: {60 / (20 / 0.9):.2g} epochs ")
+    assert upper.startswith("upper 60 % of 5 min ")  # has not been trained
     assert ":" not in upper
 
 
