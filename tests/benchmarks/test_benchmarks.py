@@ -4,9 +4,14 @@ import importlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import run
 from common import Figure, Report
+from conftest import ask, in_force
+from PIL import Image
+
+from detector.config.schedules import read_schedule
 
 MODULES = sorted(path.stem for path in Path(run.__file__).parent.glob("*.py"))
 
@@ -48,8 +53,41 @@ def test_figures_of_a_file_from_before_there_were_bounds_are_still_shown():
     assert "bound is" not in run.page(results)
 
 
-@pytest.mark.parametrize("page", ["performance", "transfer"])
+@pytest.mark.parametrize("page", ["performance", "transfer", "frontier"])
 def test_the_pages_have_the_markers_between_which_figures_are_put(page):
-    module = {"performance": run, "transfer": importlib.import_module("transfer")}[page]
+    module = run if page == "performance" else importlib.import_module(page)
     text = (Path(run.__file__).parents[1] / "docs" / f"{page}.md").read_text(encoding="utf-8")
     assert text.index(module.START) < text.index(module.END)
+
+
+def test_fewer_training_images_and_shifted_test_images_are_data_sets(voc_root, tmp_path):
+    import derived_sets
+
+    data = derived_sets.read(voc_root)
+    few = derived_sets.read(derived_sets.smaller(data, 2, tmp_path / "few"))
+    assert {name: len(split) for name, split in few.splits.items()} == {
+        **{name: len(split) for name, split in data.splits.items()},
+        "train": 2,
+    }
+    assert few.classes.names == data.classes.names
+    test = data.splits["test"]
+    for shift in derived_sets.SHIFTS:
+        other = derived_sets.read(derived_sets.shifted(data, shift, tmp_path / shift))
+        np.testing.assert_allclose(other.splits["test"].boxes, test.boxes)
+        assert other.splits["test"].labels.tolist() == test.labels.tolist()
+        pictures = [np.asarray(Image.open(s.paths[0])) for s in (other.splits["test"], test)]
+        assert pictures[0].shape == pictures[1].shape
+        assert (pictures[0] != pictures[1]).any()
+    with pytest.raises(ValueError, match=r"99 training images: expected 1\.\."):
+        derived_sets.smaller(data, 99, tmp_path / "many")
+
+
+def test_every_schedule_that_is_compared_is_one(voc_root):
+    import transfer
+
+    for name in transfer.SCHEDULES:
+        run = transfer.Run("a", voc_root, "all", name, 0, 0.5)
+        config = in_force(ask("train", *run.overrides()))
+        schedule = read_schedule(config)
+        assert schedule.by_time
+        assert abs(schedule.ends_at(len(schedule.phases) - 1) - 1) < 1e-6
