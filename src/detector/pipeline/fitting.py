@@ -28,7 +28,7 @@ from detector.models.options import (
 # know: with others, their RPN begins anew.
 WORTH = 0.05
 # Shares of boxes, at IoU 0.5 and 0.7, that anchors may lose where fine levels are left out.
-MOST_LOST = 0.015, 0.05
+MOST_LOST = 0.015, 0.25
 # Sizes of the input that are chosen, pixels: multiples of STEP.
 LEAST_SIDE, MOST_SIDE, STEP = 192, 1024, 32
 LEGIBLE = 16  # pixels on the shorter side of a box
