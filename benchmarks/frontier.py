@@ -69,7 +69,6 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "before": BEFORE,
     "default": (),
     "all levels": BEFORE[2:3],
-    "without stride 4": ("model.levels=[8,16,32,64]",),
     "standard anchors": BEFORE[3:4],
     "pyramid of 128": BEFORE[:1],
     "head of 512": BEFORE[1:2],
