@@ -318,8 +318,9 @@ def check(run: Run, root: Path | None, out: Path, folder: Path) -> dict[str, Any
     metrics = json.loads(file.read_text(encoding="utf-8"))
     found = {"map": metrics["coco"]["map"], "map_50": metrics["coco"]["map_50"]}
     if metrics["comparison"]:
-        row = metrics["comparison"]["rows"][0]
-        found |= {"difference": row["difference"], "interval": row["interval"]}
+        row = metrics["comparison"]["rows"][0]  # of mAP, what is compared with less what is scored
+        bounds = row["interval"] and [-bound for bound in reversed(row["interval"])]
+        found |= {"difference": -row["difference"], "interval": bounds}
     return found
 
 
