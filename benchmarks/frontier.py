@@ -318,6 +318,9 @@ def draw(results: Sequence[Result], file: Path) -> None:
     for line, (name, of_data) in zip(axes, data.items(), strict=True):
         for axis, kind in zip(line, kinds, strict=True):
             found = points([r for r in of_data if r.processor == kind])
+            if not found:
+                axis.axis("off")
+                continue
             _panel(axis, found)
             axis.set_title(f"{name}, {kind}", loc="left", size=10)
         line[0].set_ylabel("AP50 on the test split", size=9)
@@ -330,23 +333,29 @@ def _panel(axis: Any, found: Sequence[Point]) -> None:
     """Draw the points of one data set on one kind of processor."""
     best = [point for point in found if point.best]
     axis.plot([p.seconds for p in best], [p.ap50 for p in best], color="#c9a227", lw=1.5, zorder=1)
-    several = len({point.runs[0].epochs_asked for point in found}) > 1
+    usual = statistics.mode(point.runs[0].epochs_asked for point in found)
     for point in found:
         scores, first = [r.ap50 for r in point.runs], point.runs[0]
+        other = first.epochs_asked != usual
+        epochs = f", {first.epochs_asked} epochs" if other else ""
         colour = "#2a6f97" if point.best else "#8a8a8a"
         axis.plot([point.seconds] * 2, [min(scores), max(scores)], color=colour, lw=1, alpha=0.5)
         axis.plot(point.seconds, point.ap50, "o", color=colour, ms=5)
         axis.annotate(
-            f"{first.setting}, {first.epochs_asked} epochs" if several else first.setting,
+            first.setting + epochs,
             (point.seconds, point.ap50),
-            xytext=(0, 5),
+            xytext=(3, -3),
             textcoords="offset points",
-            ha="center",
+            rotation=-28,  # away from the line, so that neighbours can be read
+            rotation_mode="anchor",
+            va="top",
             size=6.5,
             color=colour,
         )
-    axis.set_xlim(left=0)
     axis.margins(x=0.1, y=0.1)
+    axis.set_xlim(0, 1.25 * max(p.seconds for p in found))
+    low, high = axis.get_ylim()
+    axis.set_ylim(low - 0.15 * (high - low), high)
     axis.tick_params(labelsize=8)
     axis.grid(color="#e5e5e5", lw=0.7)
     for side in ("top", "right"):
