@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from training_runs import (
-    TREES,
     Outcome,
     data_overrides,
     data_sets,
@@ -185,13 +184,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--epochs", metavar="N", nargs="+", type=int, default=[4], help="4")
-    parser.add_argument("--without-trees", action="store_true", help="the folders alone")
     asked = parser.parse_args(typed)
     try:
         refuse_repeated(asked.seeds)
-        roots = data_sets(asked.folders)
-        if asked.without_trees:
-            del roots[TREES]
+        roots = data_sets(asked)
         done = read_results(FIGURES, Result) | read_results(asked.out / "results.json", Result)
     except ValueError as error:
         print(error, file=sys.stderr)

@@ -125,20 +125,21 @@ def make_parser(doc: str | None, name: str) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("folders", metavar="FOLDER", nargs="*", type=Path, help="data sets")
+    parser.add_argument("--without-trees", action="store_true", help="the folders alone")
     parser.add_argument("--seeds", metavar="SEED", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("outputs", name))
     parser.add_argument("--report", action="store_true", help=f"write docs/{name}.md and .png")
     return parser
 
 
-def data_sets(folders: Sequence[Path]) -> dict[str, Path | None]:
-    """The embedded data set and some folders, by name; the embedded one has no folder.
+def data_sets(asked: argparse.Namespace) -> dict[str, Path | None]:
+    """The data sets that `make_parser`'s arguments name; the embedded one has no folder.
 
     Raises:
         ValueError: If a folder cannot be meant.
     """
-    roots: dict[str, Path | None] = {TREES: None}
-    for folder in folders:
+    roots: dict[str, Path | None] = {} if asked.without_trees else {TREES: None}
+    for folder in asked.folders:
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder")
         root = folder.resolve()

@@ -5,10 +5,10 @@
 
 Trains on the embedded `trees`, and on every data set named; with `--sizes` also on so many of their
 training images. Each run is a process of its own, as it would be typed, in
-OUT/<data>-<size>-<schedule>-<seed>, and has M minutes for training and validation. Then it is
-scored on the test split and on copies of it that look different, beside the run of `full` with the
-same seed. The command can be interrupted and typed again: what is finished is not repeated. With
-`--report` the tables go to docs/transfer.md, beside a picture, and the figures to
+OUT/<data>-<size>-<schedule>-<minutes>-<seed>, and has M minutes for training and validation. It is
+then scored on the test split and on copies of it that look different, beside the run of `full` with
+the same seed. The command can be interrupted and typed again: what is finished is not repeated.
+With `--report` the tables go to docs/transfer.md, beside a picture, and the figures to
 docs/transfer.json, whose runs are not repeated either.
 """
 
@@ -43,6 +43,7 @@ from training_runs import (
     train_all,
 )
 
+from detector import DataSet
 from detector.core.files import write_json
 from detector.core.run_folder import RunFolder
 
@@ -109,17 +110,18 @@ class Named:
     size: str
     schedule: str
     seed: int
+    minutes: float
 
     @property
     def name(self) -> str:
         """Of the run and of its folder."""
-        words = f"{self.data}-{self.size}-{self.schedule}-{self.seed}"
+        words = f"{self.data}-{self.size}-{self.schedule}-{self.minutes:g}-{self.seed}"
         return words.replace(",", "").replace(" ", "_")
 
     @property
     def kind(self) -> str:
-        """The data set: its runs take about as long as each other."""
-        return f"{self.data}-{self.size}"
+        """The data set and the time: its runs take about as long as each other."""
+        return f"{self.data}-{self.size}-{self.minutes:g}"
 
 
 @dataclass(frozen=True)
@@ -201,26 +203,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", metavar="M", type=float, default=1.5, help="of a run; 1.5")
     parser.add_argument("--sizes", metavar="N", nargs="+", default=[ALL], help="or all")
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
-    parser.add_argument("--without-trees", action="store_true", help="the folders alone")
     asked = parser.parse_args(typed)
     try:
         refuse_repeated(asked.seeds)
-        roots = data_sets(asked.folders)
-        if asked.without_trees:
-            del roots[TREES]
+        roots = data_sets(asked)
         results = read_results(FIGURES, Result) | read_results(asked.out / "results.json", Result)
-        runs = plan(roots, asked)
+        whole = {name: derived_sets.read(root) for name, root in roots.items()}
+        runs = plan(roots, whole, asked)
         for run in runs:
             root = None if run.root is None else str(run.root)
-            wanted = {"trainer.max_minutes": run.minutes, "data.root": root}
-            refuse_other(asked.out / run.name, wanted)
+            refuse_other(asked.out / run.name, {"data.root": root})
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     try:
         left = [run for run in runs if run.name not in results]
         failed = train_all(left, asked.out, results)
-        check_all(runs, roots, asked.out, results)
+        check_all(runs, whole, asked.out, results)
     except KeyboardInterrupt:
         print(f"\nto go on: python benchmarks/transfer.py {shlex.join(typed)}")
         return 130
@@ -233,19 +232,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def plan(roots: Mapping[str, Path | None], asked: Any) -> list[Run]:
+def plan(roots: Mapping[str, Path | None], whole: Mapping[str, DataSet], asked: Any) -> list[Run]:
     """All runs in their order: of each seed every data set, of each data set every schedule.
 
     So that an early end leaves the same number of runs to all, within one.
 
     Args:
         roots: Folders of the data sets by name; None: the embedded one.
+        whole: What is in them.
         asked: What was typed.
 
     Raises:
         ValueError: If a size cannot be meant.
     """
-    whole = {name: derived_sets.read(root) for name, root in roots.items()}
     folders: dict[tuple[str, str], Path | None] = {}
     for name, size in itertools.product(roots, asked.sizes):
         if size == ALL:
@@ -265,7 +264,7 @@ def plan(roots: Mapping[str, Path | None], asked: Any) -> list[Run]:
 
 def check_all(
     runs: Sequence[Run],
-    roots: Mapping[str, Path | None],
+    whole: Mapping[str, DataSet],
     out: Path,
     results: dict[str, Result],
 ) -> None:
@@ -273,7 +272,7 @@ def check_all(
 
     Args:
         runs: Those whose folders are below `out`.
-        roots: Folders of the whole data sets.
+        whole: The whole data sets by name.
         out: Holds the folders.
         results: By the names of runs; completed here, and written.
     """
@@ -281,11 +280,10 @@ def check_all(
         result = results.get(run.name)
         if result is None or result.checks:
             continue
-        whole = derived_sets.read(roots[run.data])
-        checks = {}
+        data, checks = whole[run.data], {}
         for shift in (PLAIN, *derived_sets.SHIFTS):
             place = out / "data" / f"{run.data}-{shift}".replace(" ", "_")
-            root = None if shift == PLAIN else derived_sets.shifted(whole, shift, place).resolve()
+            root = None if shift == PLAIN else derived_sets.shifted(data, shift, place).resolve()
             checks[shift] = check(run, root, out, out / f"{run.name}-on-{shift.replace(' ', '_')}")
         results[run.name] = replace(result, checks=checks)
         write_json(out / "results.json", [asdict(r) for r in results.values()])
@@ -332,7 +330,8 @@ def tables(results: Sequence[Result]) -> str:
         images = "all training images" if first.size == ALL else f"{first.size} training images"
         shifts = " | ".join(f"mAP {shift}" for shift in derived_sets.SHIFTS)
         head = (
-            f"| {first.data}, {images} | seeds | {first.split} mAP: mean (least-most) "
+            f"| {first.data}, {images}, {first.minutes:g} min | seeds "
+            f"| {first.split} mAP: mean (least-most) "
             f"| points beside {BASELINE}, by seed | {shifts} | epochs | peak memory |"
         )
         lines = [_row(schedule, runs) for schedule, runs in group_by(rows, "schedule").items()]
@@ -423,7 +422,7 @@ def draw(results: Sequence[Result], file: Path) -> None:
                 size=8,
             )
         (split,) = {r.split for r in rows}
-        axis.set_title(name.removesuffix(f"-{ALL}"), loc="left", size=10)
+        axis.set_title(name, loc="left", size=10)
         axis.set_xlabel(f"mAP on the {split} split", size=9)
         # From zero, so that lengths compare; room on the right for the last number.
         axis.set_xlim(0, 1.2 * max([r.map for r in rows if r.map == r.map] or [1]) or 1)

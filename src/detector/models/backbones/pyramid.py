@@ -13,6 +13,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from detector.models.backbones.feature_store import FeatureStore
 from detector.models.backbones.stages import Stage, pyramid_levels
+from detector.models.device import on_cpu
 
 NormMode = Literal["frozen", "eval_when_frozen", "train"]
 
@@ -109,7 +110,7 @@ class PyramidBackbone(nn.Module):
             The levels: `"0"` (finest) upwards, then `"pool"`. Each is
             `(N, out_channels, H / stride, W / stride)`, less `Stage.missing` cells.
         """
-        if self.store is not None and self._is_fixed() and not images.is_cuda:
+        if self.store is not None and self._is_fixed() and on_cpu(images):
             outputs = self.store.outputs(images, self._stage_outputs)
         else:
             outputs = self._stage_outputs(images)
